@@ -1,0 +1,73 @@
+# One line each for a newcomer; CI calls the same targets (.ci/run). Needs Python >= 3.11 and make.
+# A C compiler is optional: without one the quantizers use their PyTorch implementation.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+WORKERS ?= 2
+
+# What the installed package depends on. Its Python files are not in the list: the install is editable.
+INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/quantizers/_kernels.c)
+
+.PHONY: help demo test check pytest bench docs docs-serve format clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment. `.ok` holds what the demo needs; `.dev` adds what the other targets need.
+.venv/.ok: $(INSTALL_INPUTS)
+	@python=""; \
+	for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python="$$candidate"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "mixbit needs Python >= 3.11 with venv and ensurepip (Debian: apt-get install python3-venv)." >&2; \
+	  echo "None of these fits: $(PYTHON) python3.11 python3 python3.12 python3.13." >&2; \
+	  echo "Name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
+	fi; \
+	test -x $(BIN)/python || "$$python" -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,data]'
+	@touch $@
+
+.venv/.dev: .venv/.ok
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/.ok  ## train, search, allocate and fine-tune on embedded digits; prints one table
+	$(BIN)/mixbit demo
+
+test: check pytest  ## everything CI runs: make check, tests, doctests, README commands
+
+pytest: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+check: .venv/.dev  ## ruff (lint and format) and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+format: .venv/.dev  ## apply ruff's formatting and safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev  ## the measured claims; writes benchmarks/results/*.json
+	$(BIN)/python -m pytest -m bench -q
+
+docs: .venv/.dev  ## the documentation site, in site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/.dev  ## the site on http://127.0.0.1:8000 while you write
+	$(BIN)/mkdocs serve --strict
+
+clean:  ## caches and builds
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name '__pycache__' -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## and the environment
+	rm -rf .venv
+	rm -f src/mixbit/quantizers/_kernels*.so
