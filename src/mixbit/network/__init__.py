@@ -1,0 +1,8 @@
+"""What capture learned of a model: layers, MACs, shapes, and which tensors layers share."""
+
+from __future__ import annotations
+
+from mixbit.network._capture import ExampleInputs, capture
+from mixbit.network._records import Join, Layer, LayerKind, Network, Skipped, Tensor
+
+__all__ = ["ExampleInputs", "Join", "Layer", "LayerKind", "Network", "Skipped", "Tensor", "capture"]
