@@ -1,0 +1,94 @@
+"""CIFAR-10 from its standard binary files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mixbit.data.base import DataSet
+from mixbit.data.memory import TensorSplit
+from mixbit.errors import DataError
+
+__all__ = ["cifar10"]
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TRAIN_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+TEST_FILES = ("test_batch.bin",)
+_FOLDER = "cifar-10-batches-bin"
+_RECORD_BYTES = 1 + 3 * 32 * 32
+
+
+def cifar10(
+    folder: str,
+    *,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    records: int = 10_000,
+) -> DataSet:
+    """CIFAR-10 (Krizhevsky 2009), 50,000 training and 10,000 test images (3, 32, 32) of 10 classes, in memory.
+
+    Augmentation is a crop out of the image padded by 4 pixels, and a flip. The default mean and std are ImageNet's, as
+    the published ResNet-20 weights (akamaster/pytorch_resnet_cifar10) expect.
+
+    Args:
+        folder: the folder that holds data_batch_1.bin, or its parent.
+        mean: one number a channel, on the scale of pixel / 255.
+        std: the same.
+        records: images in each of the six files, 10,000 in the public ones.
+
+    Raises:
+        DataError: a file is missing or of another size than `records` images, or a label is above 9.
+    """
+    place = _find(Path(folder))
+    splits = [
+        TensorSplit(*_read(place, files, records), len(CLASSES), mean, std, pad=4, flip=True, source=str(place))
+        for files in (TRAIN_FILES, TEST_FILES)
+    ]
+    return DataSet(
+        name="cifar10",
+        train=splits[0],
+        test=splits[1],
+        num_classes=len(CLASSES),
+        input_shape=(3, 32, 32),
+        mean=tuple(mean),
+        std=tuple(std),
+        classes=CLASSES,
+    )
+
+
+def _find(folder: Path) -> Path:
+    for place in (folder, folder / _FOLDER):
+        if any((place / name).is_file() for name in (*TRAIN_FILES, *TEST_FILES)):
+            return place
+    raise DataError(
+        f"No CIFAR-10 binary files in {str(folder)!r} or its {_FOLDER}/; expected {TRAIN_FILES[0]} to {TRAIN_FILES[-1]}"
+        f" and {TEST_FILES[0]} (the 'binary version' of https://www.cs.toronto.edu/~kriz/cifar.html)."
+    )
+
+
+def _read(place: Path, files: Sequence[str], records: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N, 3, 32, 32) uint8 and labels (N,) of some files."""
+    rows = np.concatenate([_read_file(place / name, records) for name in files])
+    images = torch.from_numpy(np.ascontiguousarray(rows[:, 1:])).view(-1, 3, 32, 32)
+    return images, torch.from_numpy(rows[:, 0].astype(np.int64))
+
+
+def _read_file(file: Path, records: int) -> npt.NDArray[np.uint8]:
+    if not file.is_file():
+        raise DataError(f"CIFAR-10: {file.name} is missing in {str(file.parent)!r}; unpack the archive again.")
+    expected, size = records * _RECORD_BYTES, file.stat().st_size
+    if size != expected:
+        raise DataError(
+            f"CIFAR-10: {str(file)!r} has {size} bytes, expected {expected} ({records} records of {_RECORD_BYTES}); "
+            "the file is truncated or of another version: fetch it again."
+        )
+    rows = np.fromfile(file, dtype=np.uint8).reshape(records, _RECORD_BYTES)
+    wrong = np.flatnonzero(rows[:, 0] >= len(CLASSES))
+    if len(wrong):
+        found = rows[wrong[0], 0]
+        raise DataError(f"CIFAR-10: {str(file)!r} record {wrong[0]} has label {found}; labels must be 0 to 9.")
+    return rows

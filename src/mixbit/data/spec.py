@@ -1,0 +1,130 @@
+"""Data named in one string: `cifar10:DIR`, `imagefolder:DIR?size=160`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from mixbit.data.base import DataSet
+from mixbit.errors import DataError, did_you_mean
+
+__all__ = ["Source", "load", "parse_spec", "sources"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One kind of data that a spec can name."""
+
+    module: str
+    function: str
+    argument: str = ""
+    """What follows the colon, for messages; empty: nothing does."""
+    summary: str
+
+
+_SOURCES: dict[str, Source] = {
+    "digits": Source(module="digits", function="digits", summary="scikit-learn's 1797 handwritten digits, embedded"),
+    "cifar10": Source(module="cifar10", function="cifar10", argument="DIR", summary="the standard binary files"),
+    "fashion-mnist": Source(
+        module="fashion_mnist", function="fashion_mnist", argument="DIR", summary="the standard idx files, .gz or plain"
+    ),
+    "imagefolder": Source(
+        module="imagefolder", function="imagefolder", argument="DIR", summary="DIR/train/CLASS/*, DIR/val/CLASS/*"
+    ),
+    "hf": Source(module="hf", function="hf", argument="NAME", summary="the datasets package: a hub name or a folder"),
+}
+
+
+def sources() -> Mapping[str, Source]:
+    """The kinds of data that `load` knows, by name."""
+    return dict(_SOURCES)
+
+
+def load(
+    spec: str, *, seed: int = 0, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> DataSet:
+    """Load a data set named by a string.
+
+    Args:
+        spec: `digits`, `cifar10:DIR`, `fashion-mnist:DIR`, `imagefolder:DIR` or `hf:NAME`, with options behind a
+            question mark: `imagefolder:DIR?size=160&workers=4`, `cifar10:DIR?mean=0.49,0.48,0.45&std=0.25,0.24,0.26`.
+        seed: draws the split of data that come without one (digits, and `hf` data without a test part). Keep it fixed
+            for all commands on one network, or a model is tested on what it was trained on.
+        mean: instead of the data set's own, one number a channel on the scale of pixel / 255.
+        std: the same.
+
+    Raises:
+        DataError: an unknown name or option, or data that are missing, damaged or mislabelled.
+        MissingExtra: a package that this kind of data needs is not installed.
+    """
+    name, argument, options = parse_spec(spec)
+    function = _function(name)
+    given: dict[str, object] = {} if mean is None else {"mean": mean}
+    given |= {} if std is None else {"std": std}
+    given |= _typed(function, options, spec)
+    if "seed" in inspect.signature(function).parameters:
+        given.setdefault("seed", seed)
+    return function(argument, **given) if _SOURCES[name].argument else function(**given)
+
+
+def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
+    """Cut a spec into name, argument and options.
+
+    Raises:
+        DataError: an unknown name, an argument missing or too many, or a malformed option.
+
+    >>> parse_spec("imagefolder:pets?size=160&workers=2")
+    ('imagefolder', 'pets', {'size': '160', 'workers': '2'})
+    """
+    body, _, tail = spec.partition("?")
+    name, colon, argument = body.partition(":")
+    if name not in _SOURCES:
+        legal = ", ".join(f"{kind}:{source.argument}".rstrip(":") for kind, source in _SOURCES.items())
+        raise DataError(f"Unknown data {spec!r}; there are: {legal}.{did_you_mean(name, _SOURCES)}")
+    wanted = _SOURCES[name].argument
+    if wanted and not argument:
+        raise DataError(f"{spec!r} names no data; write {name}:{wanted}.")
+    if colon and not wanted:
+        raise DataError(f"{spec!r}: {name} is embedded and takes nothing behind a colon; write {name}.")
+    return name, argument, _options(spec, tail)
+
+
+def _options(spec: str, tail: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for item in filter(None, tail.split("&")):
+        option, equals, value = item.partition("=")
+        if not equals or not option or option in options:
+            raise DataError(f"{spec!r}: cannot read {item!r}; write each option once, as ?name=value&name=value.")
+        options[option] = value
+    return options
+
+
+def _function(name: str) -> Callable[..., DataSet]:
+    source = _SOURCES[name]
+    function: Callable[..., DataSet] = getattr(import_module(f"mixbit.data.{source.module}"), source.function)
+    return function
+
+
+def _typed(function: Callable[..., DataSet], options: Mapping[str, str], spec: str) -> dict[str, object]:
+    """Options in the types of the function's defaults."""
+    parameters = inspect.signature(function).parameters
+    legal = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for option in options:
+        if option not in legal:
+            known = ", ".join(sorted(legal))
+            raise DataError(f"{spec!r}: unknown option {option!r}; there are: {known}.{did_you_mean(option, legal)}")
+    return {option: _convert(text, legal[option], f"{spec!r}: {option}") for option, text in options.items()}
+
+
+def _convert(text: str, default: object, what: str) -> object:
+    try:
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split(","))
+        if isinstance(default, int):
+            return int(text)
+        return text
+    except ValueError as cause:
+        kind = "numbers with commas between" if isinstance(default, tuple) else "a whole number"
+        raise DataError(f"{what} is {text!r}; it must be {kind}.") from cause

@@ -1,0 +1,120 @@
+"""Models named in one string: a zoo name, `package.module:factory` or a Python file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from mixbit.errors import MixbitError, did_you_mean
+from mixbit.models.registry import build, names
+
+__all__ = ["load_model"]
+
+_USUAL_NAMES = ("build_model", "build", "make_model", "create_model", "model", "Model", "Net")
+
+
+def load_model(spec: str, num_classes: int | None = None) -> nn.Module:
+    """Make the model that a string names.
+
+    Args:
+        spec: a zoo name (`resnet20`), `package.module:factory`, or `path/to/file.py` with or without `:factory`. A
+            factory is a function or class that can be called without arguments and gives an `nn.Module`, or a module
+            that is ready. Without one, a file is searched for build_model, build, make_model, create_model, model,
+            Model, Net, in this order. A file is run as Python code: give only files that you trust.
+        num_classes: passed to the factory if it has a parameter of that name.
+
+    Raises:
+        MixbitError: no such model, file, module or factory, it fails when called, or gives something else.
+
+    >>> type(load_model("resnet20", num_classes=100).linear).__name__
+    'Linear'
+    """
+    place, factory = _split(spec)
+    if place.endswith(".py"):
+        return _make(_from_file(place, spec), factory, spec, num_classes)
+    if factory is not None:
+        return _make(_import(place, spec), factory, spec, num_classes)
+    if spec not in names():
+        legal = f"a zoo name ({', '.join(names())}), package.module:factory or FILE.py:factory"
+        raise MixbitError(f"No model {spec!r}; write {legal}.{did_you_mean(spec, names())}")
+    return build(spec, **({} if num_classes is None else {"num_classes": num_classes}))
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    """`a.b:c` -> (`a.b`, `c`); the colon of a Windows drive stays with its path."""
+    place, colon, factory = spec.rpartition(":")
+    if not colon or spec.endswith(".py"):
+        return spec, None
+    return place, factory
+
+
+def _from_file(path: str, spec: str) -> ModuleType:
+    file = Path(path)
+    if not file.is_file():
+        raise MixbitError(f"Model {spec!r}: no file at {path!r}.")
+    name = f"mixbit_user_{file.stem}"
+    loader = importlib.util.spec_from_file_location(name, file)
+    if loader is None or loader.loader is None:
+        raise MixbitError(f"Model {spec!r}: {path!r} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(loader)
+    # Dataclasses and torch.export look a class's module up here.
+    sys.modules[name] = module
+    try:
+        loader.loader.exec_module(module)
+    except Exception as cause:
+        del sys.modules[name]
+        raise MixbitError(f"Model {spec!r}: running {path!r} failed: {type(cause).__name__}: {cause}.") from cause
+    return module
+
+
+def _import(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as cause:
+        remedy = f"install it, or run where {name!r} can be imported"
+        raise MixbitError(f"Model {spec!r}: no module named {cause.name!r}; {remedy}.") from cause
+    except Exception as cause:
+        raise MixbitError(f"Model {spec!r}: importing {name!r} failed: {type(cause).__name__}: {cause}.") from cause
+
+
+def _make(module: ModuleType, factory: str | None, spec: str, num_classes: int | None) -> nn.Module:
+    found = _find(module, factory, spec)
+    made = found if isinstance(found, nn.Module) else _call(found, spec, num_classes)
+    if not isinstance(made, nn.Module):
+        raise MixbitError(f"Model {spec!r} gives a {type(made).__name__}; it must give a torch.nn.Module.")
+    return made
+
+
+def _find(module: ModuleType, factory: str | None, spec: str) -> object:
+    usable = [name for name, value in vars(module).items() if _is_factory(value, module)]
+    wanted = _USUAL_NAMES if factory is None else (factory,)
+    for name in wanted:
+        if hasattr(module, name):
+            return getattr(module, name)
+    listed = ", ".join(usable) or "nothing that could be one"
+    if factory is None:
+        raise MixbitError(f"Model {spec!r}: which factory? Write {spec}:NAME; the file defines: {listed}.")
+    raise MixbitError(f"Model {spec!r}: no {factory!r} there; it defines: {listed}.{did_you_mean(factory, usable)}")
+
+
+def _is_factory(value: object, module: ModuleType) -> bool:
+    own = getattr(value, "__module__", None) == module.__name__
+    return isinstance(value, nn.Module) or (own and callable(value))
+
+
+def _call(factory: object, spec: str, num_classes: int | None) -> object:
+    if not callable(factory):
+        raise MixbitError(f"Model {spec!r} is a {type(factory).__name__}; name a function, a class or a module.")
+    takes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
+    try:
+        return factory(num_classes=num_classes) if takes else factory()
+    except MixbitError:
+        raise
+    except Exception as cause:
+        raise MixbitError(f"Model {spec!r}: the factory failed: {type(cause).__name__}: {cause}.") from cause
