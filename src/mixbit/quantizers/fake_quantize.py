@@ -1,0 +1,176 @@
+"""The fake-quantize operator: quantize and dequantize in float, so that gradients pass.
+
+It is registered as `torch.ops.mixbit.fake_quantize`, so that eager mode, `torch.compile`, `torch.export` and the ONNX exporter
+all see one node with explicit step size, zero point and integer range. Quantizers differ in how they choose its arguments.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixbit.quantizers._native import library
+
+__all__ = ["fake_quantize", "fuse_under_compile"]
+
+torch.library.define(
+    "mixbit::fake_quantize",
+    "(Tensor x, Tensor step, Tensor zero_point, Tensor qmin, Tensor qmax, SymInt count) -> Tensor",
+)
+torch.library.define(
+    "mixbit::fake_quantize_backward",
+    "(Tensor grad, Tensor x, Tensor step, Tensor zero_point, Tensor qmin, Tensor qmax, SymInt count)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+def fake_quantize(
+    x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, *, count: int = 0
+) -> Tensor:
+    """Round `x` to the grid of `step` within `[qmin, qmax]` and back, with straight-through gradients.
+
+    Forward `q = clamp(round(x / s) + z, qmin, qmax)`, `y = s * (q - z)`; rounding is half to even. Backward (LSQ, eq. 3, with
+    the bounds as the paper writes them: an element on a bound counts as clipped):
+
+    * `dy/dx = 1` inside the range, 0 outside;
+    * `dy/ds = round(x / s) - x / s` inside, `q - z` outside;
+    * `dy/dz = 0` inside, `-s` outside.
+
+    The arithmetic is float32 also for bfloat16 tensors.
+
+    Args:
+        x: any shape, float32 or bfloat16.
+        step: `(1,)`, or `(C,)` for one step a slice of `x` along its first dimension; positive float32.
+        zero_point: like `step`, whole numbers.
+        qmin: `(1,)`, lowest integer, e.g. -8.
+        qmax: `(1,)`, highest integer, e.g. 7.
+        count: the gradients of step and zero point are multiplied by `1 / sqrt(count * qmax)`; 0 leaves them as they are.
+
+    Returns:
+        A tensor like `x`.
+
+    >>> one = torch.ones(1)
+    >>> fake_quantize(torch.tensor([-1.3, -0.3, 0.12, 1.4]), 0.25 * one, 0 * one, -4 * one, 3 * one)
+    tensor([-1.0000, -0.2500,  0.0000,  0.7500])
+    """
+    return torch.ops.mixbit.fake_quantize(x, step, zero_point, qmin, qmax, count)  # type: ignore[no-any-return]
+
+
+def _per_slice(parameter: Tensor, x: Tensor) -> Tensor:
+    """Reshape `(C,)` to `(C, 1, ...)` so that it broadcasts along the first dimension of `x`."""
+    return parameter.view(-1, *[1] * (x.dim() - 1)) if parameter.numel() > 1 else parameter
+
+
+def _forward(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int) -> Tensor:
+    s, z = _per_slice(step, x), _per_slice(zero_point, x)
+    q = torch.minimum(torch.maximum(torch.round(x.float() / s) + z, qmin), qmax)
+    return ((q - z) * s).to(x.dtype)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    s, z = _per_slice(step, x), _per_slice(zero_point, x)
+    up, v = grad.float(), x.float() / s
+    below, above = v + z <= qmin, v + z >= qmax
+    clipped = below | above
+    by_step = torch.where(below, qmin - z, torch.where(above, qmax - z, torch.round(v) - v))
+    scale = torch.rsqrt(count * qmax) if count else torch.ones_like(qmax)
+    grad_step = _sum_like(up * by_step, step) * scale
+    grad_zero = _sum_like(torch.where(clipped, -s * up, 0.0), zero_point) * scale
+    return torch.where(clipped, 0.0, up).to(grad.dtype), grad_step, grad_zero
+
+
+def _sum_like(values: Tensor, parameter: Tensor) -> Tensor:
+    if parameter.numel() == 1:
+        return values.sum().view(1)
+    return values.sum(dim=list(range(1, values.dim()))) if values.dim() > 1 else values
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether storage holds the elements without gaps and with the first dimension outermost."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _kernel_name(x: Tensor) -> str | None:
+    return {torch.float32: "f32", torch.bfloat16: "bf16"}.get(x.dtype)
+
+
+def _forward_cpu(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int) -> Tensor:
+    kernels, name = library(), _kernel_name(x)
+    if kernels is None or name is None or not x.numel():
+        return _forward(x, step, zero_point, qmin, qmax, count)
+    x = x if _dense(x) else x.contiguous()
+    y, channels = torch.empty_like(x), step.numel()
+    getattr(kernels, f"mixbit_forward_{name}")(
+        x.data_ptr(), y.data_ptr(), step.data_ptr(), zero_point.data_ptr(), qmin.data_ptr(), qmax.data_ptr(),
+        channels, x.numel() // channels,
+    )  # fmt: skip
+    return y
+
+
+def _backward_cpu(
+    grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels, name = library(), _kernel_name(x)
+    if kernels is None or name is None or not x.numel():
+        return _backward(grad, x, step, zero_point, qmin, qmax, count)
+    x = x if _dense(x) else x.contiguous()
+    if grad.stride() != x.stride() or grad.dtype != x.dtype:
+        grad = torch.empty_like(x).copy_(grad)
+    channels = step.numel()
+    inner = x.numel() // channels
+    grad_x, grad_step, grad_zero = torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
+    partial = torch.empty(2 * kernels.mixbit_blocks(channels, inner))
+    getattr(kernels, f"mixbit_backward_{name}")(
+        grad.data_ptr(), x.data_ptr(), grad_x.data_ptr(), step.data_ptr(), zero_point.data_ptr(), qmin.data_ptr(),
+        qmax.data_ptr(), channels, inner, count, partial.data_ptr(), grad_step.data_ptr(), grad_zero.data_ptr(),
+    )  # fmt: skip
+    return grad_x, grad_step, grad_zero
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.count = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x, grad_step, grad_zero = torch.ops.mixbit.fake_quantize_backward(grad, *ctx.saved_tensors, ctx.count)
+    return grad_x, grad_step, grad_zero, None, None, None
+
+
+for _name, _reference, _cpu in (
+    ("mixbit::fake_quantize", _forward, _forward_cpu),
+    ("mixbit::fake_quantize_backward", _backward, _backward_cpu),
+):
+    torch.library.impl(_name, "CompositeExplicitAutograd", _reference)
+    torch.library.impl(_name, "CPU", _cpu)
+
+
+@torch.library.register_fake("mixbit::fake_quantize")
+def _fake_forward(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("mixbit::fake_quantize_backward")
+def _fake_backward(grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
+
+
+torch.library.register_autograd("mixbit::fake_quantize", _autograd_backward, setup_context=_save_for_backward)
+
+
+@cache
+def fuse_under_compile() -> None:
+    """Let `torch.compile` see through the operator, so that its arithmetic fuses with what surrounds it.
+
+    Without this call a compiled model still gives the same numbers, with the operator as one opaque node. It is a call of its
+    own since it imports the compiler, which takes over a second.
+    """
+    from torch._inductor.decomposition import register_decomposition
+
+    register_decomposition(torch.ops.mixbit.fake_quantize.default)(_forward)
+    register_decomposition(torch.ops.mixbit.fake_quantize_backward.default)(_backward)

@@ -1,0 +1,155 @@
+"""A bank of quantizers, one a bit-width, that share one place in the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mixbit import _distributed
+from mixbit.errors import MixbitError
+from mixbit.quantizers.fake_quantize import fake_quantize
+from mixbit.quantizers.rules import Rule, integer_range
+
+__all__ = ["GradientScale", "Quantizer"]
+
+GradientScale = Literal["features", "numel", "none"]
+
+
+class Quantizer(nn.Module):
+    """Fake quantization with a learned step size per candidate bit-width (LSQ), and O(1) switching between them.
+
+    Tensor data, with `n` bit-widths and `C` channels (1 if per tensor):
+        steps: parameter `(n, C)`, step sizes in the order of `bits`.
+        zero_points: buffer `(n, C)`.
+        qmins, qmaxs: buffers `(n,)`, the integer ranges. They are tensors so that switching bits recompiles nothing.
+        index: buffer `(1,)`, which row is in use.
+
+    Args:
+        bits: candidate bit-widths, in the order of the rows.
+        signed: full signed range, or from zero.
+        channels: slices along the first dimension that own a step each.
+        gradient_scale: LSQ divides the gradient of a step by `sqrt(count * qmax)`. "features" counts the elements that share
+            the step in one sample (the LSQ paper), "numel" those of the whole batch (LIMPQ's released code), "none" leaves
+            the gradient as it is.
+        batched: whether the first dimension of the input is the batch (activations) or the channels (weights).
+        step_range: steps are clamped to it before use, with zero gradient outside (LIMPQ's indicator stage: 1e-5 to 1).
+
+    >>> quantizer = Quantizer([4, 2], signed=True)
+    >>> with torch.no_grad():
+    ...     _ = quantizer.steps.copy_(torch.tensor([[0.1], [0.4]]))
+    >>> quantizer(torch.tensor([0.33, -0.98])).detach()
+    tensor([ 0.3000, -0.8000])
+    >>> quantizer.select(2)
+    >>> quantizer(torch.tensor([0.33, -0.98])).detach()
+    tensor([ 0.4000, -0.8000])
+    """
+
+    qmins: Tensor
+    qmaxs: Tensor
+    zero_points: Tensor
+    index: Tensor
+
+    def __init__(
+        self,
+        bits: Sequence[int],
+        *,
+        signed: bool,
+        channels: int = 1,
+        gradient_scale: GradientScale = "features",
+        batched: bool = False,
+        step_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if not bits or len(set(bits)) != len(bits):
+            raise MixbitError(f"bits={list(bits)} must name at least one bit-width, and none twice.")
+        ranges = [integer_range(b, signed=signed) for b in bits]
+        self.bits, self.signed, self.channels = tuple(bits), signed, channels
+        self.gradient_scale, self.batched, self.step_range = gradient_scale, batched, step_range
+        self.rule: Rule | None = None
+        self.bypass = False
+        self._seen = [0] * len(bits)
+        self.steps = nn.Parameter(torch.ones(len(bits), channels))
+        self.register_buffer("zero_points", torch.zeros(len(bits), channels))
+        self.register_buffer("qmins", torch.tensor([float(low) for low, _ in ranges]), persistent=False)
+        self.register_buffer("qmaxs", torch.tensor([float(high) for _, high in ranges]), persistent=False)
+        self.register_buffer("index", torch.zeros(1, dtype=torch.long))
+
+    def extra_repr(self) -> str:
+        """Bits, sign and granularity, for `print(model)`."""
+        return f"bits={list(self.bits)}, signed={self.signed}, channels={self.channels}"
+
+    @property
+    def selected(self) -> int:
+        """The bit-width in use."""
+        return self.bits[int(self.index)]
+
+    def select(self, bits: int) -> None:
+        """Use the row of that bit-width from now on."""
+        if bits not in self.bits:
+            raise MixbitError(f"bits={bits!r} is not in this bank. Legal: {list(self.bits)}.")
+        self.index.fill_(self.bits.index(bits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize `x` with the row in use; any shape."""
+        if self.bypass:
+            return x
+        if self.rule is not None:
+            self._observe(x)
+        step, zero_point, qmin, qmax = self._row()
+        if self.step_range is not None:
+            step = step.clamp(*self.step_range)
+        return fake_quantize(x, step, zero_point, qmin, qmax, count=self._count(x))
+
+    def _row(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if len(self.bits) == 1:
+            return self.steps.squeeze(0), self.zero_points.squeeze(0), self.qmins, self.qmaxs
+        row = self.index
+        return (
+            self.steps.index_select(0, row).squeeze(0),
+            self.zero_points.index_select(0, row).squeeze(0),
+            self.qmins.index_select(0, row),
+            self.qmaxs.index_select(0, row),
+        )
+
+    def _count(self, x: Tensor) -> int:
+        if self.gradient_scale == "none":
+            return 0
+        if self.gradient_scale == "features" and self.batched:
+            return x.numel() // x.shape[0]
+        return x.numel() // self.channels
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, rule: Rule) -> None:
+        """Set every row from `x` by `rule`; for weights, whose values are at hand."""
+        for row in range(len(self.bits)):
+            self._set_row(row, *self._by_rule(x, rule, row))
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        """Move the row in use to the running mean of what `rule` says of the batches seen, over all ranks."""
+        row = int(self.index)
+        assert self.rule is not None
+        step, zero_point = self._by_rule(x, self.rule, row)
+        _distributed.mean_([step, zero_point])
+        seen = self._seen[row]
+        self._seen[row] += 1
+        self._set_row(
+            row,
+            (self.steps[row] * seen + step) / (seen + 1),
+            torch.round((self.zero_points[row] * seen + zero_point) / (seen + 1)),
+        )
+
+    def _by_rule(self, x: Tensor, rule: Rule, row: int) -> tuple[Tensor, Tensor]:
+        rows = x.detach().float().reshape(self.channels, -1)
+        return rule(rows, int(self.qmins[row]), int(self.qmaxs[row]))
+
+    def _set_row(self, row: int, step: Tensor, zero_point: Tensor) -> None:
+        self.steps[row].copy_(step)
+        self.zero_points[row].copy_(zero_point)
+
+    def forget(self) -> None:
+        """Start calibration anew: the batches seen so far no longer count."""
+        self._seen = [0] * len(self.bits)

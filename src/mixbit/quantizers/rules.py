@@ -1,0 +1,112 @@
+"""How a quantizer's first step size is chosen from the data: one function a published rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mixbit.errors import MixbitError, did_you_mean
+
+__all__ = ["RULES", "RuleName", "Rule", "find_rule", "integer_range"]
+
+Rule = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
+"""`(rows, qmin, qmax) -> (step, zero_point)`: `rows` is `(C, elements)`, the answers are `(C,)` float32."""
+
+RuleName = Literal["lsq", "lsq+", "minmax", "minmax-affine", "mse"]
+
+
+def integer_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Lowest and highest integer of a bit-width: full range if signed, from zero if not.
+
+    >>> integer_range(3, signed=True), integer_range(3, signed=False)
+    ((-4, 3), (0, 7))
+    """
+    if not isinstance(bits, int) or not 1 < bits <= 16:
+        raise MixbitError(f"bits={bits!r} is no bit-width that mixbit quantizes to. Use a whole number from 2 to 8.")
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def lsq(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """`s = 2 * mean(|x|) / sqrt(qmax)` (LSQ, section 2.1).
+
+    >>> lsq(torch.tensor([[-1.3, -1, -.62, -.3, -.06, 0, .12, .26, .55, .74, 1.4]]), 0, 7)[0]
+    tensor([0.4364])
+    """
+    step = 2 * rows.abs().mean(dim=1) / qmax**0.5
+    return _positive(step), torch.zeros_like(step)
+
+
+def lsq_plus(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """`s = max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(b-1)` with the unbiased sigma (LSQ+, for weights).
+
+    >>> lsq_plus(torch.tensor([[-1.3, -1, -.62, -.3, -.06, 0, .12, .26, .55, .74, 1.4]]), -4, 3)[0]
+    tensor([0.5884])
+    """
+    mean, sigma = rows.mean(dim=1), rows.std(dim=1) if rows.shape[1] > 1 else rows.abs().squeeze(1)
+    half = (qmax - qmin + 1) / 2
+    step = torch.maximum((mean - 3 * sigma).abs(), (mean + 3 * sigma).abs()) / half
+    return _positive(step), torch.zeros_like(step)
+
+
+def minmax(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """The smallest step that clips nothing, zero point 0.
+
+    >>> minmax(torch.tensor([[-1.0, 0.5]]), -4, 3)[0], minmax(torch.tensor([[-0.2, 3.5]]), 0, 7)[0]
+    (tensor([0.2500]), tensor([0.5000]))
+    """
+    step = rows.amax(dim=1) / qmax
+    if qmin < 0:
+        step = torch.maximum(step, rows.amin(dim=1) / qmin)
+    return _positive(step), torch.zeros_like(step)
+
+
+def minmax_affine(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """Step and zero point that spread `[min, max]`, widened to hold zero, over the whole integer range.
+
+    >>> minmax_affine(torch.tensor([[-1.0, 2.0]]), 0, 3)
+    (tensor([1.]), tensor([1.]))
+    """
+    low, high = rows.amin(dim=1).clamp(max=0), rows.amax(dim=1).clamp(min=0)
+    step = _positive((high - low) / (qmax - qmin))
+    return step, torch.clamp(qmin - torch.round(low / step), qmin, qmax)
+
+
+def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """The step of least squared error among 80 fractions of the min-max step (0.0125 to 1), zero point 0.
+
+    >>> x = torch.cat([torch.linspace(-1, 1, 1001), torch.tensor([10.0])]).view(1, -1)
+    >>> mse(x, -4, 3)[0] / minmax(x, -4, 3)[0]  # the outlier is clipped
+    tensor([0.0875])
+    """
+    widest, _ = minmax(rows, qmin, qmax)
+    best, least = widest.clone(), torch.full_like(widest, float("inf"))
+    for part in torch.linspace(0.0125, 1.0, 80).tolist():
+        step = widest * part
+        grid = torch.clamp(torch.round(rows / step[:, None]), qmin, qmax) * step[:, None]
+        error = (grid - rows).square().sum(dim=1)
+        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+    return best, torch.zeros_like(best)
+
+
+def _positive(step: Tensor) -> Tensor:
+    """A tensor of zeros would give step 0, by which nothing can be divided."""
+    return torch.where(step > 1e-8, step, torch.full_like(step, 1e-8))
+
+
+RULES: dict[str, Rule] = {
+    "lsq": lsq,
+    "lsq+": lsq_plus,
+    "minmax": minmax,
+    "minmax-affine": minmax_affine,
+    "mse": mse,
+}
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name, or an error that lists the names."""
+    if name not in RULES:
+        raise MixbitError(f"calibration rule {name!r} is unknown.{did_you_mean(name, RULES)} Legal: {', '.join(RULES)}.")
+    return RULES[name]
