@@ -99,4 +99,6 @@ def _content(file: Path) -> bytes:
             return packed.read()
     except (OSError, EOFError, zlib.error) as cause:
         size = file.stat().st_size
-        raise DataError(f"{str(file)!r} ({size} bytes) is truncated or no gzip file: {cause}; fetch it again.") from cause
+        raise DataError(
+            f"{str(file)!r} ({size} bytes) is truncated or no gzip file: {cause}; fetch it again."
+        ) from cause

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixbit.errors import DataError
 
-__all__ = ["BatchPlan", "count_batches", "generator", "key", "part_of", "plan_batches", "samples_of"]
+__all__ = ["BatchPlan", "count_batches", "count_samples", "generator", "key", "part_of", "plan_batches", "samples_of"]
 
 # Keep the draws for the subset, the order and the augmentation apart where their other numbers are equal.
 _SUBSET, _ORDER = 1, 2
@@ -67,8 +67,8 @@ def plan_batches(
 
     >>> [p.samples.tolist() for p in plan_batches(5, 2)]
     [[0, 1], [2, 3], [4]]
-    >>> [p.samples[p.part].tolist() for p in plan_batches(5, 4, rank=1, world=2)]
-    [[2, 3], []]
+    >>> [p.samples[p.part].tolist() for p in plan_batches(5, 4, rank=0, world=2)]
+    [[0, 1], []]
     """
     _check(rank, world, start)
     total = count_batches(length, batch_size, drop_last=drop_last, fraction=fraction)
@@ -89,13 +89,13 @@ def count_batches(length: int, batch_size: int, *, drop_last: bool = False, frac
     """
     if batch_size < 1:
         raise DataError(f"The batch size is {batch_size}; it must be at least 1.")
-    samples = _share(length, fraction)
+    samples = count_samples(length, fraction)
     return samples // batch_size if drop_last else -(-samples // batch_size)
 
 
 def samples_of(length: int, fraction: float, seed: int) -> Tensor:
     """Indices (n,) int64, ascending, of the fixed subset that `fraction` leaves; the same in every epoch."""
-    share = _share(length, fraction)
+    share = count_samples(length, fraction)
     if share == length:
         return torch.arange(length)
     return torch.randperm(length, generator=generator(_SUBSET, seed))[:share].sort().values
@@ -110,7 +110,12 @@ def part_of(length: int, rank: int, world: int) -> slice:
     return slice(length * rank // world, length * (rank + 1) // world)
 
 
-def _share(length: int, fraction: float) -> int:
+def count_samples(length: int, fraction: float) -> int:
+    """Number of samples that `fraction` leaves of `length`, at least 1.
+
+    >>> count_samples(1437, 0.5)
+    718
+    """
     if not 0 < fraction <= 1:
         raise DataError(f"fraction is {fraction}; it must be above 0 and at most 1.")
     return min(length, max(1, round(length * fraction)))

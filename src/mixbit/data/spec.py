@@ -122,9 +122,7 @@ def _convert(text: str, default: object, what: str) -> object:
     try:
         if isinstance(default, tuple):
             return tuple(float(part) for part in text.split(","))
-        if isinstance(default, int):
-            return int(text)
-        return text
+        return type(default)(text) if isinstance(default, int | float) else text
     except ValueError as cause:
-        kind = "numbers with commas between" if isinstance(default, tuple) else "a whole number"
+        kind = {tuple: "numbers with commas between", int: "a whole number"}.get(type(default), "a number")
         raise DataError(f"{what} is {text!r}; it must be {kind}.") from cause

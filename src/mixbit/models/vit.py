@@ -19,7 +19,7 @@ def _logits_class() -> Any:
     try:
         from transformers import ViTForImageClassification
     except ImportError as cause:
-        raise MissingExtra("vit-tiny-hf needs the transformers package: pip install transformers.") from cause
+        raise MissingExtra("vit-tiny-hf needs the transformers package: pip install 'mixbit[zoo]'.") from cause
 
     class ViTLogits(ViTForImageClassification):  # type: ignore[misc]
         """The state_dict keys stay those of transformers."""

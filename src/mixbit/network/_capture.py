@@ -35,7 +35,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
     Args:
         model: any module; parameters may be on any device, the example on the same one.
         example_inputs: see `ExampleInputs`; one sample is enough, e.g. `torch.randn(1, 3, 224, 224)`. Its values matter
-            only in this: if none is negative, the first layer's input counts as unsigned.
+            only in this: if some are positive and none is negative, the first layer's input counts as unsigned.
 
     Raises:
         CaptureError: not a module, inputs that the model does not accept, or code that torch.export cannot follow; the
@@ -93,14 +93,14 @@ def _assemble(program: Program, inputs: Inputs) -> Network:
     from mixbit.network._layers import LayerFinder
     from mixbit.network._macs import macs
     from mixbit.network._names import Names
-    from mixbit.network._signs import can_be_negative, has_negative
+    from mixbit.network._signs import can_be_negative, example_negative
     from mixbit.network._tensors import Schedule
 
     finder = LayerFinder(program)
     nodes = {node: found.name for node, found in finder.layers.items()}
     names = Names(program, nodes.values())
     schedule = Schedule(program, nodes, names)
-    signed = can_be_negative(program, dict(zip(program.inputs, map(has_negative, inputs.tensors()), strict=True)))
+    signed = can_be_negative(program, dict(zip(program.inputs, map(example_negative, inputs.tensors()), strict=True)))
     counts = {node: macs(node, program.sizes) for node in program.calls}
     layers = tuple(
         _layer(program, node, found, counts[node], schedule, signed[found.source])
@@ -143,9 +143,9 @@ def _skipped(program: Program, finder: LayerFinder, names: Names, counts: dict[f
 
     entries: dict[str, Skipped] = {}
     told: set[fx.Node] = set(finder.layers)
-    for name, reason, users in finder.left_out():
-        count = sum(counts[node] for node in users if node not in told)
-        told.update(users)
+    for name, reason, products in finder.left_out():
+        count = sum(counts[node] for node in products if node not in told)
+        told.update(products)
         entries.setdefault(name, Skipped(name=name, reason=reason, macs=count))
     for node, reason in finder.loose():
         if node not in told:

@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from types import FrameType
 
 import torch
@@ -35,16 +36,19 @@ def running(model: nn.Module, inputs: Inputs) -> Iterator[None]:
 
 def cannot_export(model: nn.Module, error: BaseException) -> CaptureError:
     """The model runs, but torch.export cannot follow it."""
-    return CaptureError(
-        f"torch.export cannot follow the model: {_first_line(error)}{_where(model, error)}."
-        " Keep that line in tensor operations of torch (no .numpy(), no third-party code on tensors), or move it out of"
+    where = _where(model, error)
+    remedy = (
+        "Keep that line in tensor operations of torch (no .numpy(), no third-party code on tensors), or move it out of"
         " forward."
+        if where
+        else "Let forward take and return tensors, tuples, lists and dicts (for transformers: use_cache=False)."
     )
+    return CaptureError(f"torch.export cannot follow the model: {_first_line(error)}{where}. {remedy}")
 
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    return ": ".join([type(error).__name__, *(shorten(line.rstrip("."), 240) for line in lines[:1])])
 
 
 def _where(model: nn.Module, error: BaseException) -> str:

@@ -68,8 +68,8 @@ def observe(model: nn.Module, inputs: Inputs) -> Network:
             Skipped(
                 name="(topology)",
                 reason="branches, loops or shapes depend on the values of the inputs, so there is no graph: layers"
-                " and MACs are those of one run on the example; shared tensors, adds and concats are unknown, and weights"
-                " used outside their modules were not seen",
+                " and MACs are those of one run on the example; shared tensors, adds and concats are unknown, and"
+                " weights used outside their modules were not seen",
             ),
             *_left_out(model, seen),
         ),
@@ -186,5 +186,5 @@ def _left_out(model: nn.Module, seen: _Seen) -> Iterator[Skipped]:
         if name is not None and seen.calls[name] > 1:
             macs = seen.layers[name].macs * seen.calls[name]
             yield Skipped(name=name, reason=f"weight used {seen.calls[name]} times", macs=macs)
-        elif name is None and value.dim() >= 2:
+        elif name is None and value.dim() >= 2 and not parameter.endswith("bias"):
             yield Skipped(name=parameter.removesuffix(".weight"), reason="not seen as a layer by the example")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mixbit.network._macs import TRANSPOSED, multiplies
+from mixbit.network._macs import TRANSPOSED, factors, multiplies
 from mixbit.network._ops import argument, is_shape_only, op_name, values
 from mixbit.network._program import Program
 from mixbit.network._records import LayerKind
@@ -90,8 +90,8 @@ class LayerFinder:
     def _before_padding(self, node: fx.Node, owner: nn.Module) -> fx.Node:
         """What the module is given. A pad that only convolutions read is part of them, like their own padding.
 
-        So it lives in the buffer that it pads. If the module pads by itself (padding_mode="reflect"), it is given the tensor
-        before; if the user's code pads with zeros (TensorFlow's SAME), it is given the padded one.
+        So it lives in the buffer that it pads. If the module pads by itself (padding_mode="reflect"), it is given the
+        tensor before; if the user's code pads with zeros (TensorFlow's SAME), it is given the padded one.
         """
         source = node.all_input_nodes[0]
         inside = _is_pad(source) and next(self._program.modules(source), ("", None))[1] is owner
@@ -110,27 +110,25 @@ class LayerFinder:
         return self._program.path(node) or "the model's own forward"
 
     def left_out(self) -> Iterator[tuple[str, str, list[fx.Node]]]:
-        """(name, reason, operators that use it) of every parameter with two or more dimensions that is no layer's."""
+        """(name, reason, products with it) of every parameter with two or more dimensions that is no layer's."""
         taken = {found.parameter for found in self.layers.values()}
         for name, parameter in self._program.model.named_parameters():
-            if parameter.dim() >= 2 and name not in taken:
-                users = self._users(name)
-                yield _shown(name), self._reason(name, users), users
+            if parameter.dim() >= 2 and name not in taken and not name.endswith("bias"):
+                products = self._products(name)
+                yield _shown(name), self._reason(name, products), products
 
-    def _users(self, parameter: str) -> list[fx.Node]:
-        """Operators that use a parameter, itself or computed from it."""
-        found = []
-        for node in self._program.calls:
-            constant = node not in self._program.live and not multiplies(node)
-            if not constant and any(parameter in self._origins.get(arg, ()) for arg in node.all_input_nodes):
-                found.append(node)
-        return found
+    def _products(self, parameter: str) -> list[fx.Node]:
+        """Operators that multiply with a parameter, itself or computed from it."""
+        return [
+            node
+            for node in self._program.calls
+            if multiplies(node) and any(parameter in self._origins.get(arg, ()) for arg in factors(node))
+        ]
 
-    def _reason(self, parameter: str, users: list[fx.Node]) -> str:
+    def _reason(self, parameter: str, products: list[fx.Node]) -> str:
         readers = self._readers.get(parameter, [])
         if not readers:
             return "not reached by the example"
-        products = [node for node in users if multiplies(node)]
         if len(readers) > 1 and products:
             return self._used_often(parameter)
         if not products:

@@ -37,6 +37,15 @@ def multiplies(node: fx.Node) -> bool:
     return op_name(node) in _RULES or op_name(node) in _MEASURED
 
 
+def factors(node: fx.Node) -> list[fx.Node]:
+    """The arguments that are multiplied with each other: neither bias nor mask nor what is added to the product."""
+    name = op_name(node)
+    if name in _MEASURED:
+        return list(node.all_input_nodes)
+    first, last = _FACTORS.get(name, (0, 2))
+    return [arg for arg in node.args[first:last] if isinstance(arg, fx.Node)]
+
+
 def is_unknown(node: fx.Node) -> bool:
     """An operator from outside PyTorch: its MACs cannot be known."""
     return namespace(node) not in ("", "aten", "prim", "prims", "higher_order", "_c10d_functional", "profiler")
@@ -143,6 +152,10 @@ _RULES: dict[str, Callable[[fx.Node, Sizes], int]] = {
     "baddbmm": _inner(1, "batch1"),
     "scaled_dot_product_attention": _attention,
 }
+
+
+# Positions of the factors, where they are not the first two arguments.
+_FACTORS = {"addmm": (1, 3), "addmv": (1, 3), "baddbmm": (1, 3), "scaled_dot_product_attention": (0, 3)}
 
 
 def _measured(node: fx.Node, sizes: Sizes) -> int:

@@ -150,7 +150,7 @@ class Network:
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """All layer names, grouped by the tensor they read; groups and members in execution order.
 
-        Layers of one group can share one quantized copy of their input, so hardware gives them one activation bit-width.
+        Layers of one group can share one quantized copy of their input: hardware gives them one activation bit-width.
 
         Returns:
             Every layer is in exactly one group; a layer that shares its input with no other is a group of one.

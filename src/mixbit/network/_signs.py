@@ -31,7 +31,7 @@ _KEEPS_SIGN = words(
     masked_select matmul max max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices mean median min minimum mish mm mul multiply nan_to_num native_dropout pixel_shuffle
     pixel_unshuffle reciprocal reflection_pad1d reflection_pad2d repeat repeat_interleave replication_pad1d
-    replication_pad2d round scatter scatter_add silu softshrink softsign sort stack sum take tanh tile topk
+    replication_pad2d round scatter scatter_add silu softshrink softsign sort stack sum take tanh tile to topk
     true_divide trunc type_as upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
     upsample_nearest3d upsample_trilinear3d vstack where
     """
@@ -63,6 +63,14 @@ def can_be_negative(program: Program, inputs_signed: Signs) -> Signs:
 def has_negative(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds a negative number; True where that cannot be told (complex, meta)."""
     return tensor.is_complex() or tensor.is_meta or bool((tensor < 0).any())
+
+
+def example_negative(tensor: torch.Tensor) -> bool:
+    """Whether a model's input counts as signed: always, unless the example has positive numbers and no negative one.
+
+    An example of zeros, which is often given for its shape alone, says nothing.
+    """
+    return has_negative(tensor) or not bool((tensor > 0).any())
 
 
 def _visit(program: Program, node: fx.Node, signed: Signs) -> None:

@@ -1,0 +1,79 @@
+"""The state of a training in one safetensors file: written whole or not at all, read without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mixbit import _io
+from mixbit.errors import StaleRun, WeightsError
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts atomically."""
+    flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    _io.write_bytes(path, save(_unshared(flat), metadata={"mixbit": json.dumps(facts)}))
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors refuses tensors that share memory; each name gets its own copy."""
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in tensors.items():
+        out[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return out
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("mixbit", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is no readable checkpoint: {error}. Delete it to start again.") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer/{index}/{key}": value
+        for index, entries in state.items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put `optimizer_tensors` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str = "model/") -> None:
+    """Copy tensors into the model in place, so that memory layout and sharing stay."""
+    state = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+    model.load_state_dict(state, strict=True)
+
+
+def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than the run was begun with."""
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            raise StaleRun(
+                f"{path.parent} was begun with {key}={old.get(key)!r}, now {key}={new.get(key)!r}. "
+                "Give the old value to go on with it, or another run folder to begin anew."
+            )

@@ -1,0 +1,58 @@
+"""Parameter groups and the learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixbit.quantizers import Quantizer
+
+
+def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Learnable parameters as "steps" (of quantizers), "decay" (two dimensions and more) and "plain" (BN, biases)."""
+    steps = {id(m.steps) for m in model.modules() if isinstance(m, Quantizer)}
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "steps": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            kind = "steps" if id(parameter) in steps else "decay" if parameter.dim() > 1 else "plain"
+            groups[kind].append(parameter)
+    return groups
+
+
+def make_optimizer(
+    model: nn.Module, *, name: str, lr: float, step_lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; decay only where it belongs, step sizes with a rate of their own."""
+    parts = split_parameters(model)
+    groups: list[dict[str, Any]] = [
+        {"params": parts["decay"], "weight_decay": weight_decay, "lr": lr, "peak": lr},
+        {"params": parts["plain"], "weight_decay": 0.0, "lr": lr, "peak": lr},
+        {"params": parts["steps"], "weight_decay": 0.0, "lr": step_lr, "peak": step_lr},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if name == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0)
+
+
+def rate_at(progress: float, *, peak: float, floor: float, warmup: float) -> float:
+    """Cosine from `peak` to `floor` after a linear warm-up; `progress` and `warmup` are parts of the whole run.
+
+    The cosine's clock includes the warm-up. `floor` above `peak` means no decay.
+
+    >>> [round(rate_at(p, peak=1.0, floor=0.0, warmup=0.1), 4) for p in (0.0, 0.05, 0.5, 1.0)]
+    [0.0, 0.5, 0.5, 0.0]
+    """
+    floor = min(floor, peak)
+    if progress < warmup:
+        return floor + (peak - floor) * progress / warmup
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, progress: float, *, floor: float, warmup: float) -> None:
+    """Give every group its rate at this point of the run; the floor is a part of each group's own peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate_at(progress, peak=group["peak"], floor=floor * group["peak"], warmup=warmup)

@@ -1,0 +1,139 @@
+"""What a person reads about an allocation: notes on a policy, and why a budget cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mixbit.allocation._groups import Group, LayerOptions
+from mixbit.allocation._rows import Row
+from mixbit.cost import Budget, LayerBits, Limit, Macs, Pins, float_costs, layer_macs
+from mixbit.cost._limit import show_amount
+from mixbit.errors import InfeasibleBudget
+from mixbit.policy import Scores
+from mixbit.policy._policy import pin_note
+
+if TYPE_CHECKING:
+    from mixbit.network import Network
+
+__all__ = ["infeasible", "jointly_infeasible", "notes"]
+
+BLOCKERS = 5
+
+
+def infeasible(
+    network: Network, budget: Budget, groups: Sequence[Group], rows: Sequence[Row], pins: Pins, macs: Macs
+) -> InfeasibleBudget:
+    """The error for limits that even the lowest bits exceed, each limit taken by itself."""
+    full = float_costs(network, macs=macs)
+    parts: list[str] = []
+    nearest: dict[str, float] = {}
+    blocking: list[str] = []
+    for limit in budget.limits:
+        row = max((row for row in rows if row.key == limit.key), key=lambda row: row.least)
+        nearest[limit.kind] = _in_unit(limit, row.least)
+        if row.least > row.limit:
+            uses = _largest_uses(network, groups, row, macs)
+            parts.append(_broken(limit, row, limit.used(full), uses, pins))
+            blocking += [name for name, _ in uses if name not in blocking]
+    advice = "Raise the limit, pin fewer layers or at fewer bits, or score lower bits."
+    return InfeasibleBudget(f"{'; '.join(parts)}. {advice}", nearest=nearest, blocking=blocking)
+
+
+def _broken(limit: Limit, row: Row, full: int, uses: Sequence[tuple[str, int]], pins: Pins) -> str:
+    word = "largest" if limit.unit == "x" else "smallest"
+    shown, plain = limit.show(row.least, full), show_amount(limit.kind, row.least)
+    place = f" at step {row.name.partition(' at ')[2]}" if row.key == "activation_bytes" else ""
+    text = f"{limit.kind}={limit.text} cannot be met: the {word} is {shown}"
+    text += f" ({'' if plain == shown else f'{plain}, '}every free layer at its lowest bits{place})"
+    names = [f"{name}{_pin_mark(name, pins)} {show_amount(limit.kind, used)}" for name, used in uses]
+    if row.constant:
+        names.append(f"tensors that no choice changes {show_amount(limit.kind, row.constant)}")
+    return f"{text}; layers that block it: {', '.join(names)}" if names else text
+
+
+def _pin_mark(name: str, pins: Pins) -> str:
+    return f" (pinned {pins[name]})" if name in pins else ""
+
+
+def _largest_uses(network: Network, groups: Sequence[Group], row: Row, macs: Macs) -> list[tuple[str, int]]:
+    """The layers that use most of the row when every group takes its cheapest option, the largest first.
+
+    A buffer belongs to all layers that read it, so of activations the groups are named.
+    """
+    uses: dict[str, int] = {}
+    layers = {layer.name: layer for layer in network.layers}
+    for index, (group, costs) in enumerate(zip(groups, row.costs, strict=True)):
+        option = int(costs.argmin())
+        if row.key == "activation_bytes":
+            uses[group.name] = int(costs[option]) - (row.constant if index == 0 else 0)
+        for name, (w, a) in zip(group.layers, group.bits[option].tolist(), strict=True):
+            if row.key == "bitops":
+                uses[name] = layer_macs(layers[name], macs) * w * a
+            elif row.key == "weight_bits":
+                uses[name] = layers[name].weights * w
+    used = [(name, amount) for name, amount in uses.items() if amount]
+    return sorted(used, key=lambda use: -use[1])[:BLOCKERS]
+
+
+def jointly_infeasible(budget: Budget, rows: Sequence[Row], error: InfeasibleBudget) -> InfeasibleBudget:
+    """The solver's error in the user's words: limits that can be met one by one, but not together."""
+    nearest: dict[str, float] = {}
+    ways = []
+    for limit in budget.limits:
+        mine = [row for row in rows if row.key == limit.key]
+        needed = max(int(error.nearest[row.name]) for row in mine)
+        nearest[limit.kind] = _in_unit(limit, needed)
+        if needed > min(row.limit for row in mine):
+            ways.append(f"{limit.kind}={show_amount(limit.kind, needed)}")
+    if not ways:
+        return error  # the search ended without a proof, and says so
+    shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
+    text = (
+        f"{shown}: each limit can be met, but not all together. With the others as they are, {' or '.join(ways)} can."
+    )
+    return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
+
+
+def _in_unit(limit: Limit, value: float) -> float:
+    """BitOps or bytes; weights are counted in bits inside."""
+    return value / 8 if limit.key == "weight_bits" else value
+
+
+def notes(
+    network: Network,
+    options: Mapping[str, LayerOptions],
+    scores: Scores,
+    groups: Sequence[Group],
+    layers: Mapping[str, LayerBits],
+    *,
+    ties: bool,
+) -> list[str]:
+    """What was decided beside the bits: pinned and tied layers, forbidden options, MACs that are not counted."""
+    pins = {name: bits for name, bits in layers.items() if options[name].pinned}
+    found = [pin_note(pins)] if pins else ["pinned: none"]
+    tied = [[name for name in group.layers if name not in pins] for group in groups] if ties else []
+    for names in tied:
+        if len(names) > 1:
+            found.append(f"tied (read one tensor): {', '.join(names)} at A{layers[names[0]].activation_bits}")
+    if not ties:
+        found.append("ties off: layers that read one tensor may have different activation bits")
+    for name in layers:
+        if name not in pins:
+            found += _left_out(name, options[name], scores)
+    if network.other_macs:
+        found.append(
+            f"{network.other_macs} MACs without weights (attention products) stay in float and are not counted"
+        )
+    return found
+
+
+def _left_out(name: str, one: LayerOptions, scores: Scores) -> list[str]:
+    """Options that the monotone repair took away."""
+    table = scores.layers[name]
+    sides = (("weight", table.weight, one.weight), ("activation", table.activation, one.activation))
+    return [
+        f"{name}: {side} bits {', '.join(map(str, lost))} forbidden, they score better than more bits"
+        for side, curve, kept in sides
+        if (lost := [bits for bits in curve if bits not in dict(kept)])
+    ]

@@ -1,0 +1,80 @@
+"""A random policy that uses its budget up: the baseline that every search must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING
+
+from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs
+from mixbit.policy import Policy, resolve_pins
+
+if TYPE_CHECKING:
+    from mixbit.network import Network
+
+__all__ = ["random_policy"]
+
+
+def random_policy(
+    network: Network,
+    budget: Budget,
+    *,
+    bits: Sequence[int] = (2, 3, 4, 5, 6),
+    pins: Pins | None = None,
+    ties: bool = True,
+    macs: Macs = "exact",
+    seed: int = 0,
+) -> Policy:
+    """Start every free layer at the fewest bits, then raise random ones by one option until nothing fits any more.
+
+    Args:
+        network: the captured network.
+        budget: hard limits, met exactly.
+        bits: options of weights and activations.
+        pins: as in `allocate`.
+        ties: layers that read one tensor share its activation bits.
+        macs: how MACs are counted.
+        seed: of the draws.
+
+    Raises:
+        BudgetError: even the fewest bits exceed the budget.
+    """
+    pins = resolve_pins(network) if pins is None else pins
+    limits, ladder = budget.resolve(network, pins, macs), sorted(bits)
+    layers = {la.name: pins.get(la.name, LayerBits(ladder[0], ladder[0])) for la in network.layers}
+    budget.check(costs(network, layers, macs=macs), limits)
+    knobs = list(_knobs(network, pins, ties))
+    random = Random(seed)
+    while knobs:
+        names, side = knobs[random.randrange(len(knobs))]
+        raised = layers | {n: _raised(layers[n], side, ladder) for n in names}
+        used = costs(network, raised, macs=macs)
+        if raised == layers or min(budget.slack(used, limits).values()) < 0:
+            knobs.remove((names, side))
+        else:
+            layers = raised
+    return Policy(
+        fingerprint=network.fingerprint,
+        layers=layers,
+        method="random",
+        seed=seed,
+        macs=macs,
+        budget=budget.texts,
+        costs=cost_table(network, layers, macs=macs),
+    )
+
+
+def _knobs(network: Network, pins: Pins, ties: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What can be raised by itself: each free layer's weights, and the activations of each tie group."""
+    groups = network.ties() if ties else [(layer.name,) for layer in network.layers]
+    for group in groups:
+        free = tuple(name for name in group if name not in pins)
+        yield from (((name,), "weight_bits") for name in free)
+        if free:
+            yield free, "activation_bits"
+
+
+def _raised(bits: LayerBits, side: str, ladder: Sequence[int]) -> LayerBits:
+    higher = [b for b in ladder if b > getattr(bits, side)]
+    return replace(bits, **{side: higher[0]}) if higher else bits

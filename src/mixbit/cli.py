@@ -1,0 +1,290 @@
+"""The command line: parses, calls, prints. `mixbit.runs` does the work, `mixbit.report` says how it looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from mixbit._version import __version__
+from mixbit.errors import BudgetError, MixbitError
+from mixbit.report import Screen
+
+if TYPE_CHECKING:
+    from mixbit.cost import LayerBits
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Search, allocate, train and evaluate mixed-precision networks under hard budgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+# Under torchrun every process runs the same command; the first one speaks.
+screen = Screen(silent=os.environ.get("RANK", "0") != "0")
+
+Model = Annotated[str, typer.Argument(help="zoo name (mixbit list models), package.module:factory, or FILE.py:factory")]
+Data = Annotated[str, typer.Option(help="digits, cifar10:DIR, fashion-mnist:DIR, imagefolder:DIR or hf:NAME")]
+Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pth (read with weights_only=True)")]
+Run = Annotated[Path, typer.Option(help="folder of this run; the same command on it continues a killed run")]
+Seed = Annotated[int, typer.Option(min=0, help="of the data split, the order of training, and random draws")]
+Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting, in JSON")]
+Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
+BatchSize = Annotated[int | None, typer.Option(help="samples of one step, over all processes together")]
+Rate = Annotated[float | None, typer.Option(help="peak learning rate")]
+Macs = Literal["exact", "limpq"]
+Repair = Literal["forbid", "isotonic", "none"]
+Fraction = Annotated[float | None, typer.Option(help="part of the training data that is used")]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 1 for an interruption, 2 for a wrong command or any `MixbitError`.
+
+    A `MixbitError` is one message on standard error, without a traceback; other exceptions are bugs and keep theirs.
+    """
+    try:
+        app(arguments)
+    except MixbitError as error:
+        Screen(sys.stderr).error(f"Error: {error}")
+        raise SystemExit(2) from None
+    raise SystemExit(0)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        screen.say(f"mixbit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    model: Model,
+    data: Annotated[str | None, typer.Option(help="takes the input shape and the number of classes from it")] = None,
+    shape: Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="shape of one input: 3x224x224")] = None,
+    weights: Weights = None,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="write the network as JSON")] = None,
+) -> None:
+    """Show the layers of a model: shapes, MACs, shared inputs, and what stays in float32 with the reason."""
+    from mixbit import report, runs
+
+    subject = runs.Subject(model=model, data=data, weights=weights)
+    done = runs.inspect(subject, input_shape=None if shape is None else _shape(shape), out=json_out)
+    screen.show(report.layers_table(done.network))
+    if done.network.joins:
+        screen.show(report.joins_table(done.network))
+    if done.network.skipped:
+        screen.show(report.skipped_table(done.network))
+    screen.show(report.costs_table(done.uniform, done.float32))
+    if json_out is not None:
+        screen.files({json_out: "the captured network"})
+    screen.next(report.after_inspect(subject, done.input_shape))
+
+
+@app.command()
+def search(
+    method: Annotated[str, typer.Argument(help="see mixbit list methods")],
+    model: Model,
+    data: Data,
+    run: Run,
+    weights: Weights = None,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    fraction: Fraction = None,
+    lr: Rate = None,
+    bits: Annotated[str | None, typer.Option(metavar="B,B,...", help="candidate bit-widths: 2,3,4,5,6")] = None,
+    faithful: Annotated[
+        bool | None, typer.Option("--faithful/--no-faithful", help="as the authors released it, without our options")
+    ] = None,
+    settings: Setting = None,
+) -> None:
+    """Measure the harm of each bit-width to each layer. Once a network; budgets come later."""
+    from mixbit import report, runs
+
+    given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
+    chosen = {**given, "bits": None if bits is None else _bit_list(bits)}
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.search(subject, method, _settings(chosen, settings), run)
+    screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
+    screen.files(done.files)
+    screen.next(report.after_search(run))
+
+
+@app.command()
+def allocate(
+    source: Annotated[Path, typer.Argument(metavar="RUN|SCORES", help="folder of a search, or a scores file in one")],
+    budget: Annotated[
+        list[str],
+        typer.Option(metavar="KIND=VALUE", help="bitops=3x4, bitops=1.2G, weight-bytes=12.2x, activation-bytes=64kB"),
+    ],
+    out: Annotated[Path, typer.Option(help="the policy, as JSON")] = Path("policy.json"),
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=W8A8", help="fix a layer's bits; re:PATTERN=W8A8 for all that match"),
+    ] = None,
+    first_last: Annotated[
+        str, typer.Option(metavar="W8A8|free", help="bits of the first and the last layer, or free")
+    ] = "W8A8",
+    ties: Annotated[bool, typer.Option(help="layers that read one tensor share its activation bits")] = True,
+    alpha: Annotated[float | None, typer.Option(help="weight of the weights' harm; default: the method's")] = None,
+    macs: Annotated[Macs, typer.Option(help="how MACs are counted; limpq reproduces its released code")] = "exact",
+    repair: Annotated[Repair, typer.Option(help="scores that improve with fewer bits")] = "forbid",
+) -> None:
+    """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
+    from mixbit import report, runs
+
+    edges = None if first_last == "free" else _bits(first_last)
+    done = runs.allocate(
+        source,
+        budget,
+        out,
+        pins=dict(map(_pin, pin or ())),
+        first_last=edges,
+        ties=ties,
+        alpha=alpha,
+        macs=macs,
+        repair=repair,
+    )
+    screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
+    for note in done.policy.notes:
+        screen.say(f"Note: {note}")
+    screen.show(report.budget_table(done.budget, done.costs, done.limits))
+    screen.say(report.allocation_summary(done.allocation))
+    screen.files({out: "the policy; edit it by hand if you like"})
+    screen.next(report.after_allocate(done.subject, out))
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Data,
+    run: Run,
+    policy: Annotated[Path | None, typer.Option(help="bits of every layer; without it, training in float32")] = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    fraction: Fraction = None,
+    lr: Rate = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile; pays from about ten epochs on")] = False,
+    settings: Setting = None,
+) -> None:
+    """Train in float32, or fine-tune under a policy. The same command on the same folder continues a killed run."""
+    from mixbit import report, runs
+
+    given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "compile": compiled or None}
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.train(subject, policy, _settings(given, settings), run)
+    screen.show(report.comparison_table([done.outcome], done.float32))
+    screen.files(done.files)
+    screen.next(report.after_train(done.trained, run, quantized=policy is not None))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="folder of a training, or a model as for train")],
+    data: Annotated[str | None, typer.Option(help="as for train; a run folder knows its own")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="for a MODEL: its bits; float weights are calibrated only")
+    ] = None,
+    weights: Weights = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="as for train; a run folder knows its own")] = None,
+) -> None:
+    """Accuracy and costs of a trained run, or of a model with or without a policy."""
+    from mixbit import report, runs
+
+    done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
+    screen.show(report.comparison_table([done.outcome], done.float32))
+    screen.say(f"Loss {done.metrics.loss:.4f} on {done.metrics.samples} test samples.")
+    screen.next(report.after_evaluate(done.subject, policy=done.policy))
+
+
+@app.command()
+def demo(run: Run = Path("runs/demo")) -> None:
+    """Train, search, allocate and fine-tune on embedded digits, beside uniform and random policies."""
+    from mixbit import report, runs
+
+    done = runs.demo(run)
+    screen.show(report.comparison_table(done.outcomes, done.float32, title="Digits", notes=done.notes))
+    screen.files(done.files)
+    screen.next(report.after_demo(run))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["methods", "models", "data"], typer.Argument(help="methods, models or data")],
+    pattern: Annotated[str, typer.Argument(help="shell pattern: 'resnet*'")] = "*",
+) -> None:
+    """List what there is, one line each."""
+    from mixbit import report
+
+    screen.show(report.listing(what, pattern))
+
+
+# ---------------------------------------------------------------------------------------- from text to arguments
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) is None:
+        raise MixbitError(f"--input {text!r} is no shape. Write sizes with x between, without the batch: 3x32x32.")
+    return tuple(int(part) for part in text.split("x"))
+
+
+def _bit_list(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise MixbitError(f"--bits {text!r} is no list of bit-widths. Write whole numbers with commas: 2,3,4,5,6.")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _pin(text: str) -> tuple[str, LayerBits]:
+    """`NAME=W8A8`; a regular expression may hold `=` itself, so the last one counts."""
+    name, equals, bits = text.rpartition("=")
+    if not equals or not name:
+        raise BudgetError(f"--pin {text!r} is no pin. Write NAME=W8A8, or re:PATTERN=W8A8 for all layers that match.")
+    return name, _bits(bits)
+
+
+def _bits(text: str) -> LayerBits:
+    from mixbit.cost import FLOAT_BITS, LayerBits
+
+    found = re.fullmatch(r"W(\d+)A(\d+)", text)
+    if found is None:
+        raise BudgetError(f"{text!r} are no bits. Write W8A8: weight bits, then activation bits; 32 is float32.")
+    weight, activation = (None if int(part) == FLOAT_BITS else int(part) for part in found.groups())
+    return LayerBits(weight, activation)
+
+
+def _settings(given: Mapping[str, Any], extra: Sequence[str] | None) -> dict[str, Any]:
+    """Options that were given, and `--set` pairs; a value is JSON, or else text."""
+    settings = {key: value for key, value in given.items() if value is not None}
+    for text in extra or ():
+        key, equals, value = text.partition("=")
+        if not equals or key in settings:
+            raise MixbitError(f"--set {text!r}: write each setting once, as key=value.")
+        settings[key] = _json(value)
+    return settings
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

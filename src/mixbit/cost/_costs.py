@@ -1,0 +1,147 @@
+"""Exact costs of a policy, in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from mixbit.cost._bits import FLOAT_BITS, LayerBits, check_layer_names, width
+from mixbit.errors import BudgetError, did_you_mean
+
+if TYPE_CHECKING:
+    from mixbit.network import Layer, Network, Tensor
+
+__all__ = ["ELSEWHERE_BITS", "Costs", "Macs", "cost_table", "costs", "float_costs", "layer_macs", "tensor_bytes"]
+
+Macs: TypeAlias = Literal["exact", "limpq"]
+"""How MACs are counted: exactly, or as LIMPQ's released code does (output area truncated as one product)."""
+
+ELSEWHERE_BITS = 8
+"""Bits of a tensor that an add, a pool or the caller reads as well: it is kept once, and layers requantize from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What one assignment of bits costs, of one sample."""
+
+    bitops: int
+    """Sum over layers of MACs * weight bits * activation bits; a MAC counts once."""
+    weight_bits: int
+    """Sum over layers of weights * bits: no biases, scales or batch-norm parameters."""
+    activation_bytes: int
+    """Bytes of the largest set of activation tensors that live at one step of the schedule."""
+    peak_step: str
+    """The (first) step at which that set lives; empty for a network without steps."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """`weight_bits` in whole bytes, rounded up."""
+        return -(-self.weight_bits // 8)
+
+
+def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact") -> Costs:
+    """Costs of giving each layer of `network` the bits in `layers`; float32 (None) counts as 32 bits.
+
+    * BitOps = sum over layers of MACs * b_w * b_a, as LIMPQ and HAWQ-V3 count them. Only layers with weights are
+      counted: the two products inside attention (`network.other_macs`) are neither here nor in the float32 figure.
+    * Weight bits = sum over layers of weights * b_w.
+    * Peak activation bytes = the largest sum, over the steps of the schedule, of the tensors that live then; see
+      `tensor_bytes` for one tensor.
+
+    Args:
+        network: the captured network.
+        layers: bits of every layer, by name.
+        macs: "exact", or "limpq" to reproduce the counting of LIMPQ's released code.
+
+    Raises:
+        PolicyError: `layers` names an unknown layer or leaves one out.
+        BudgetError: `macs` is neither of the two.
+
+    >>> from mixbit.network import Layer, Network, Tensor
+    >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
+    ...     macs_limpq=640, input_shape=(64,), output_shape=(10,), input_tensor="x", output_tensor="y",
+    ...     input_signed=True)
+    >>> x = Tensor(name="x", shape=(64,), first_step=0, last_step=0, readers=("fc",), read_elsewhere=False)
+    >>> y = Tensor(name="y", shape=(10,), first_step=0, last_step=0, readers=(), read_elsewhere=True)
+    >>> net = Network(layers=(fc,), tensors=(x, y), steps=("fc",), joins=(), skipped=(), other_macs=0)
+    >>> costs(net, {"fc": LayerBits(3, 4)})        # 640*3*4, 640*3, and 64*4/8 + 10*8/8
+    Costs(bitops=7680, weight_bits=1920, activation_bytes=42, peak_step='fc')
+    """
+    check_layer_names(network, layers, "The policy")
+    bitops = weight_bits = 0
+    for layer in network.layers:
+        bits = layers[layer.name]
+        bitops += layer_macs(layer, macs) * width(bits.weight_bits) * width(bits.activation_bits)
+        weight_bits += layer.weights * width(bits.weight_bits)
+    peak, step = _peak(network, layers)
+    return Costs(bitops=bitops, weight_bits=weight_bits, activation_bytes=peak, peak_step=step)
+
+
+def float_costs(network: Network, *, macs: Macs = "exact") -> Costs:
+    """Costs of the float32 network: 1024 BitOps a MAC, 32 bits a weight, 4 bytes an activation."""
+    return costs(network, {layer.name: LayerBits(None, None) for layer in network.layers}, macs=macs)
+
+
+def cost_table(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact") -> dict[str, int | float]:
+    """The costs that a policy carries: those of `layers`, and those of the float32 network under `float_...`."""
+    table: dict[str, int | float] = {}
+    for prefix, found in (("", costs(network, layers, macs=macs)), ("float_", float_costs(network, macs=macs))):
+        table[f"{prefix}bitops"] = found.bitops
+        table[f"{prefix}weight_bytes"] = found.weight_bytes
+        table[f"{prefix}activation_bytes"] = found.activation_bytes
+    return table
+
+
+def layer_macs(layer: Layer, macs: Macs) -> int:
+    """MACs of one sample in the chosen counting.
+
+    Raises:
+        BudgetError: `macs` is neither "exact" nor "limpq".
+    """
+    if macs not in get_args(Macs):
+        legal = get_args(Macs)
+        raise BudgetError(f"macs={macs!r} is unknown. Legal: {', '.join(legal)}.{did_you_mean(str(macs), legal)}")
+    return layer.macs_limpq if macs == "limpq" else layer.macs
+
+
+def tensor_bytes(tensor: Tensor, reader_bits: Collection[int | None]) -> int:
+    """Bytes of one activation tensor of one sample.
+
+    A tensor that only quantizable layers read is kept once for each bit-width at which they read it: once for tied
+    layers, and once more for a pinned or untied layer with other bits. A tensor that anything else reads too is kept
+    once, at 8 bits, or in float32 if a layer needs it in float32.
+
+    Args:
+        tensor: the tensor.
+        reader_bits: activation bits of the layers that read it; None is float32.
+
+    >>> from mixbit.network import Tensor
+    >>> x = Tensor(name="x", shape=(3, 5), first_step=0, last_step=1, readers=("a", "b"), read_elsewhere=False)
+    >>> tensor_bytes(x, [3, 3]), tensor_bytes(x, [3, 4])         # 45 bits -> 6 bytes; and 60 bits -> 8 more
+    (6, 14)
+    """
+    if tensor.read_elsewhere or not reader_bits:
+        return _bytes(tensor.numel, FLOAT_BITS if None in reader_bits else ELSEWHERE_BITS)
+    return sum(_bytes(tensor.numel, width(bits)) for bits in set(reader_bits))
+
+
+def _bytes(numel: int, bits: int) -> int:
+    return -(-numel * bits // 8)
+
+
+def _peak(network: Network, layers: Mapping[str, LayerBits]) -> tuple[int, str]:
+    """Largest live sum and its step; a network without a quantized activation keeps all tensors in float32."""
+    if not network.steps:
+        return 0, ""
+    quantized = any(bits.activation_bits is not None for bits in layers.values())
+    change = [0] * (len(network.steps) + 1)
+    for tensor in network.tensors:
+        bits = [layers[name].activation_bits for name in tensor.readers]
+        size = tensor_bytes(tensor, bits) if quantized else _bytes(tensor.numel, FLOAT_BITS)
+        change[tensor.first_step] += size
+        change[tensor.last_step + 1] -= size
+    live = list(accumulate(change[:-1]))
+    peak = max(live)
+    return peak, network.steps[live.index(peak)]

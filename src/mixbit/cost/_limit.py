@@ -1,0 +1,170 @@
+"""One limit of a budget: its text, its exact value, and how amounts are shown in the unit that the user chose."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from mixbit.cost._bits import MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
+from mixbit.cost._costs import Costs, Macs, costs, float_costs
+from mixbit.errors import BudgetError, did_you_mean
+
+if TYPE_CHECKING:
+    from mixbit.network import Network
+
+__all__ = ["KINDS", "Limit", "show_amount"]
+
+DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "kiB": 2**10, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+NUMBER = r"[0-9]{1,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What can be limited."""
+
+    attribute: str
+    """Name in `Costs`, and key of `Budget.resolve`."""
+    units: dict[str, int]
+    scale: int
+    """Base units (those of `attribute`) in one of the unit 1."""
+    shown: tuple[str, ...]
+    """Units for amounts whose limit has no unit of its own."""
+    example: str
+
+
+KINDS = {
+    "bitops": Kind(attribute="bitops", units=DECIMAL, scale=1, shown=("", "k", "M", "G", "T"), example="1.2G"),
+    "weight-bytes": Kind(
+        attribute="weight_bits", units={"": 1, **BYTES}, scale=8, shown=("B", "kiB", "MiB", "GiB"), example="8MiB"
+    ),
+    "activation-bytes": Kind(
+        attribute="activation_bytes", units={"": 1, **BYTES}, scale=1, shown=("B", "kiB", "MiB", "GiB"), example="64kB"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """An upper limit on one cost, as the user wrote it.
+
+    Exactly one of `uniform` and `number` counts: `3x4` has the first, all other forms have the second.
+    """
+
+    kind: str
+    """bitops, weight-bytes or activation-bytes."""
+    text: str
+    """The value as written, e.g. `12.2x`."""
+    number: Fraction = Fraction(0)
+    unit: str = ""
+    """A unit of the kind, `%` or `x`."""
+    uniform: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, kind: str, text: str) -> Limit:
+        """Read the value of one limit; no rounding takes place.
+
+        Raises:
+            BudgetError: the value is malformed, has an unknown unit, or is zero or negative.
+
+        >>> Limit.parse("weight-bytes", "12.2x").number
+        Fraction(61, 5)
+        """
+        pair = re.fullmatch(r"([0-9]{1,4})\s*x\s*([0-9]{1,4})", text)
+        if pair is not None:
+            weight_bits, activation_bits = int(pair[1]), int(pair[2])
+            if not all(MIN_BITS <= bits <= MAX_BITS for bits in (weight_bits, activation_bits)):
+                raise _wrong(kind, text, f"bits of a uniform network must be {MIN_BITS} to {MAX_BITS}")
+            return cls(kind=kind, text=text, uniform=(weight_bits, activation_bits))
+        parts = re.fullmatch(rf"([+-]?)({NUMBER})\s*([^\s0-9.+-]\S*)?", text)
+        if parts is None:
+            raise _wrong(kind, text, "it is not a number with a unit")
+        number, unit = Fraction(parts[2]), parts[3] or ""
+        legal = [*KINDS[kind].units, "%", "x"]
+        if unit not in legal:
+            raise _wrong(kind, text, f"the unit {unit!r} is unknown.{_near_unit(unit, legal)}", end="")
+        if parts[1] == "-" or number == 0:
+            raise _wrong(kind, text, "a limit must be above zero")
+        return cls(kind=kind, text=text, number=number, unit=unit)
+
+    @property
+    def key(self) -> str:
+        """The attribute of `Costs` that this limits: bitops, weight_bits or activation_bytes."""
+        return KINDS[self.kind].attribute
+
+    def used(self, found: Costs) -> int:
+        """What `found` uses of this, in base units (BitOps, bits, bytes)."""
+        value: int = getattr(found, self.key)
+        return value
+
+    def resolve(self, network: Network, pins: Pins, macs: Macs) -> int:
+        """The largest legal cost in base units (BitOps, bits, bytes), rounded down; see `Budget.resolve`."""
+        if self.uniform is not None:
+            return self.used(costs(network, uniform_bits(network, LayerBits(*self.uniform), pins), macs=macs))
+        if self.unit in ("%", "x"):
+            full = self.used(float_costs(network, macs=macs))
+            return int(full * self.number / 100 if self.unit == "%" else full / self.number)
+        kind = KINDS[self.kind]
+        return int(self.number * kind.units[self.unit] * kind.scale)
+
+    def show(self, value: int, full: int) -> str:
+        """`value` base units in the unit of this limit, so that the text, given as a limit, allows `value`.
+
+        Args:
+            value: BitOps, bits or bytes.
+            full: what the float32 network uses.
+
+        >>> Limit.parse("bitops", "0.1G").show(231_416_001, 0)
+        '0.2315G'
+        >>> Limit.parse("weight-bytes", "12.2x").show(1000, 12_345)     # rounded down: less compression is allowed
+        '12.34x'
+        """
+        if self.unit == "%" and full:
+            return f"{_digits(Fraction(100 * value, full))}%"
+        if self.unit == "x" and value:
+            return f"{_digits(Fraction(full, value), up=False)}x"
+        unit = self.unit if self.uniform is None and self.unit in KINDS[self.kind].units else None
+        return show_amount(self.kind, value, unit or None)
+
+
+def show_amount(kind: str, value: int, unit: str | None = None) -> str:
+    """`value` base units of `kind` in `unit`, or in the largest that fits, rounded up to four digits.
+
+    >>> show_amount("bitops", 55_313_000_000), show_amount("weight-bytes", 8 * 2**20)
+    ('55.32G', '1MiB')
+    """
+    table = KINDS[kind]
+    amount = Fraction(value, table.scale)
+    if unit is None:
+        unit = [one for one in table.shown if one == table.shown[0] or abs(amount) >= table.units[one]][-1]
+    return f"{_digits(amount / table.units[unit])}{unit}"
+
+
+def _digits(value: Fraction, *, up: bool = True) -> str:
+    """Plain decimal notation with at least four significant digits, rounded in the given direction."""
+    places = 0
+    while places < 12 and abs(value) * 10**places < 1000:
+        places += 1
+    scaled = value * 10**places
+    whole = -(-scaled.numerator // scaled.denominator) if up else scaled.numerator // scaled.denominator
+    text = f"{abs(whole):0{places + 1}d}"
+    text = f"{text[:-places]}.{text[-places:]}".rstrip("0").rstrip(".") if places else text
+    return f"-{text}" if whole < 0 else text
+
+
+def _near_unit(unit: str, legal: list[str]) -> str:
+    """Units differ in case most often, which the usual distance of words does not forgive."""
+    same = [one for one in legal if one and one.lower() == unit.lower()]
+    longer = [one for one in legal if len(unit) == 1 and one.lower() == f"{unit}b".lower()]
+    return f" Did you mean {(same + longer)[0]!r}?" if same + longer else did_you_mean(unit, legal)
+
+
+def _wrong(kind: str, text: str, why: str, end: str = ".") -> BudgetError:
+    """The error that shows every legal form of `kind`."""
+    table = KINDS[kind]
+    return BudgetError(
+        f"{kind}={text[:60]!s}: {why}{end} Legal: {table.example} (units {', '.join(filter(None, table.units))}), "
+        f"3x4 (what the uniform W3A4 network uses), 1.5% (of float32), 12.2x (float32 divided by 12.2)."
+    )

@@ -1,0 +1,97 @@
+"""Accuracy on a split, and batch-norm statistics made anew for the weights at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mixbit import _distributed
+from mixbit.errors import MixbitError
+from mixbit.task import Batches, Loss, cross_entropy
+
+__all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Top-1 accuracy (0 to 1), mean loss, and the number of samples behind them."""
+
+    accuracy: float
+    loss: float
+    samples: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Batches, *, batch_size: int = 256, loss: Loss = cross_entropy, channels_last: bool = False
+) -> Metrics:
+    """Top-1 accuracy and loss of `model` in eval mode over a whole split; its mode is put back.
+
+    On several processes each takes its share, and all get the same answer.
+    """
+    device, training = next(model.parameters()).device, model.training
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    model.eval()
+    shard = {"rank": _distributed.rank(), "world": _distributed.world_size()}
+    for x, y in split.batches(batch_size, **shard):
+        if not len(y):
+            continue
+        y = y.to(device)
+        logits = model(to_model(x, device, channels_last))
+        right = (logits.argmax(dim=1) == y).sum()
+        totals += torch.stack([right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()])
+    model.train(training)
+    _distributed.sum_([totals])
+    right, summed, samples = totals.tolist()
+    if not samples:
+        raise MixbitError("the split to evaluate on is empty. Give a data set with at least one sample.")
+    return Metrics(accuracy=right / samples, loss=summed / samples, samples=int(samples))
+
+
+def to_model(x: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    """Move a batch to the model's device and memory layout."""
+    if channels_last and x.dim() == 4:
+        return x.to(device, memory_format=torch.channels_last, non_blocking=True)
+    return x.to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics by the plain mean over `batches` (inputs `(N, ...)`), without gradients.
+
+    Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights move the
+    statistics by so much that the exponential average of training lags behind.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    with _cumulative(model, norms):
+        for x in batches:
+            model(x)
+    average_batch_norm(model)
+
+
+@contextmanager
+def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    training, momenta = model.training, [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)
+
+
+def average_batch_norm(model: nn.Module) -> None:
+    """Make the running statistics of all ranks equal to their mean."""
+    _distributed.mean_(b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var")))

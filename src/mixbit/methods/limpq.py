@@ -1,0 +1,253 @@
+"""LIMPQ: step sizes learned at all bit-widths jointly are layer importances (Tang et al., ECCV 2022, arXiv 2203.08368).
+
+The pipeline: put a bank of LSQ quantizers, one a candidate bit-width, onto every searched layer; train all bit-widths jointly
+for a few epochs; read the learned step sizes. A larger step is a coarser grid: that tensor loses more at those bits and wants
+more of them. `mixbit.allocation.allocate` minimises the sum of `s_a + alpha * s_w` under the budget.
+
+`faithful=True` follows the authors' released code. The named options below it are ours, not the paper's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixbit._switchable import make_switchable, norms_after_layers, select_norms
+from mixbit.errors import MixbitError
+from mixbit.methods.registry import register
+from mixbit.network import Layer, Network
+from mixbit.policy import LayerBits, LayerScores, Scores
+from mixbit.quantize import QuantizeConfig, attach, calibrate, quantized_layers, select
+from mixbit.quantizers import Quantizer
+from mixbit.task import Task
+from mixbit.training import StepContext, TrainConfig, train
+
+__all__ = ["Limpq", "LimpqInit"]
+
+
+@register("limpq", "learned step sizes at all bit-widths as importance (Tang et al., ECCV 2022)")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limpq:
+    """LIMPQ's indicator training.
+
+    Attributes:
+        bits: candidate bit-widths of weights and activations, in the order of the uniform passes.
+        alpha: weight of weight indicators against activation indicators (released code: 2).
+        epochs: of joint training (released: 5 for ResNet-18, 3 for ResNet-50; the authors say 3 to 10 are enough).
+        fraction: part of the training data (the authors say half is enough).
+        batch_size: samples of a step.
+        lr: of weights and step sizes alike; cosine to 1e-5 that moves between epochs.
+        weight_decay: of weights only.
+        label_smoothing: of the loss.
+        clip_value: element-wise clip of the summed gradients.
+        first_last: also search the first and the last layer (released code: both stay float and are pinned at 8 bits later).
+        faithful: as released: unscaled sum of the n + 1 gradients, one draw a layer for weight and activation in the random
+            pass, only convolutions drawn, gradient scale by the whole batch, steps clamped to [1e-5, 1].
+        independent_draws: our option: weight and activation bits drawn separately in the random pass, linear layers too.
+        normalise: our option: indicators divided by the standard deviation of their weight tensor, or by the root mean square
+            of their input, so that rescaling a tensor does not change its importance.
+        step_lr: our option: a learning rate of their own for step sizes (None: `lr`).
+        seed: of data order and draws.
+    """
+
+    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
+    alpha: float = 2.0
+    epochs: int = 3
+    fraction: float = 0.5
+    batch_size: int = 128
+    lr: float = 0.01
+    weight_decay: float = 2.5e-5
+    label_smoothing: float = 0.1
+    clip_value: float = 1.0
+    first_last: bool = False
+    faithful: bool = True
+    independent_draws: bool = False
+    normalise: bool = False
+    step_lr: float | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ours = [n for n in ("independent_draws", "normalise", "step_lr") if getattr(self, n) not in (False, None)]
+        if self.faithful and ours:
+            raise MixbitError(
+                f"faithful=True excludes {', '.join(ours)}, which the paper does not have. Set faithful=False to use them."
+            )
+
+    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+        """Train the indicators on a copy of the task's model and read them."""
+        model, searched = prepare(task, self)
+        after = norms_after_layers(model, task.example())
+        make_switchable(model, after, len(self.bits))
+        calibrate_indicators(model, task, self, after)
+        step = _JointStep(model, searched, after, self)
+        train(
+            model, task.train, None, self.training(), run=run, loss=task.loss, step=step, quiet=quiet, label="limpq"
+        )
+        return read_indicators(model, task, self, method="limpq")
+
+    def training(self) -> TrainConfig:
+        """The settings of the joint training in the terms of the one loop."""
+        return TrainConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            step_lr=self.step_lr,
+            weight_decay=self.weight_decay,
+            final_lr=min(1.0, 1e-5 / self.lr),
+            schedule="epoch",
+            label_smoothing=self.label_smoothing,
+            clip_value=self.clip_value,
+            drop_zero_gradients=True,
+            bn_samples=0,
+            fraction=self.fraction,
+            precision=self.precision,  # type: ignore[arg-type]
+            seed=self.seed,
+        )
+
+
+@register("limpq-init", "the indicators' starting values, no training: the ablation of limpq")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimpqInit:
+    """LIMPQ without its training: step sizes as LSQ initialises them from weights and one batch of inputs.
+
+    Our ablation: the released ResNet-50 indicators lie close to their starting formula, so training must show that it adds
+    something. Attributes as in `Limpq`.
+    """
+
+    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
+    alpha: float = 2.0
+    batch_size: int = 128
+    first_last: bool = False
+    normalise: bool = False
+    seed: int = 0
+
+    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+        """Initialise the indicators and read them; `run` and `quiet` are not needed."""
+        model, _ = prepare(task, self)
+        calibrate_indicators(model, task, self, {})
+        return read_indicators(model, task, self, method="limpq-init")
+
+
+Settings = Limpq | LimpqInit
+
+
+def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """A copy of the model with banks on every searched layer, and those layers in execution order."""
+    layers = task.network.layers
+    searched = layers if settings.first_last else layers[1:-1]
+    if not searched:
+        raise MixbitError(f"the network has {len(layers)} layers, so none is left to search. Set first_last=True.")
+    model = copy.deepcopy(task.model)
+    scale = "features" if isinstance(settings, Limpq) and not settings.faithful else "numel"
+    config = QuantizeConfig(per_channel=False, gradient_scale=scale, step_range=(1e-5, 1.0))
+    attach(model, task.network, {layer.name: (settings.bits, settings.bits) for layer in searched}, config)
+    on = quantized_layers(model)
+    return model, tuple(layer for layer in searched if layer.name in on)
+
+
+def calibrate_indicators(model: nn.Module, task: Task, settings: Settings, after: Mapping[str, str]) -> None:
+    """Activation steps from the first training batch at each bit-width, with all layers at that bit-width."""
+    device = next(model.parameters()).device
+    x, _ = next(task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True))
+    for bits in settings.bits:
+        _select_uniform(model, after, settings.bits, bits)
+        calibrate(model, [x.to(device)], "lsq", every_row=False)
+
+
+def _select_uniform(model: nn.Module, after: Mapping[str, str], options: Sequence[int], bits: int) -> None:
+    select(model, bits)
+    select_norms(model, after, options, dict.fromkeys(after.values(), bits))
+
+
+class _JointStep:
+    """n uniform passes and one random pass; their gradients are summed (dossier a.4: no division)."""
+
+    def __init__(
+        self, model: nn.Module, searched: Sequence[Layer], after: Mapping[str, str], settings: Limpq
+    ) -> None:
+        self.model, self.after, self.settings = model, after, settings
+        drawn = [la for la in searched if settings.independent_draws or la.kind.startswith("conv")]
+        self.drawn = [la.name for la in drawn]
+        self.chosen = dict.fromkeys((la.name for la in searched), settings.bits[-1])
+
+    def __call__(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        losses = []
+        for bits in self.settings.bits:
+            _select_uniform(self.model, self.after, self.settings.bits, bits)
+            losses.append(self._pass(context, x, y))
+        self._draw(context.number)
+        losses.append(self._pass(context, x, y))
+        return torch.stack(losses).mean()
+
+    def _pass(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        loss = context.loss(x, context.forward(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _draw(self, number: int) -> None:
+        """Random bits for every drawn layer, a function of seed and step alone: all ranks and resumed runs agree."""
+        options = self.settings.bits
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
+        rows = torch.randint(len(options), (2, len(self.drawn)), generator=generator).tolist()
+        weight, activation = rows if self.settings.independent_draws else (rows[0], rows[0])
+        bits = {n: LayerBits(options[w], options[a]) for n, w, a in zip(self.drawn, weight, activation, strict=True)}
+        select(self.model, bits)
+        # With two draws a layer's batch norm needs one key: the coarser of the two, which moves its statistics most (ours).
+        keys = self.chosen | {n: min(b.weight_bits or 0, b.activation_bits or 0) for n, b in bits.items()}
+        select_norms(self.model, self.after, options, keys)
+
+
+def read_indicators(model: nn.Module, task: Task, settings: Settings, *, method: str) -> Scores:
+    """The step sizes of every searched layer as scores; a wider step is more harm."""
+    scale = _scales(model, task, settings) if settings.normalise else {}
+    layers = {}
+    for name, layer in quantized_layers(model).items():
+        weight_scale, input_scale = scale.get(name, (1.0, 1.0))
+        assert layer.weight_quantizer is not None and layer.input_quantizer is not None
+        layers[name] = LayerScores(
+            weight=_indicator(layer.weight_quantizer, weight_scale),
+            activation=_indicator(layer.input_quantizer, input_scale),
+        )
+    ordered = {layer.name: layers[layer.name] for layer in task.network.layers if layer.name in layers}
+    return Scores(
+        fingerprint=task.network.fingerprint,
+        method=method,
+        seed=settings.seed,
+        alpha=settings.alpha,
+        layers=ordered,
+        settings=_plain(settings),
+    )
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+
+
+def _indicator(bank: Quantizer, scale: float) -> dict[int, float]:
+    return {bits: float(step) / scale for bits, step in zip(bank.bits, bank.steps.mean(dim=1), strict=True)}
+
+
+@torch.no_grad()
+def _scales(model: nn.Module, task: Task, settings: Settings) -> dict[str, tuple[float, float]]:
+    """Layer name -> (standard deviation of its weight, root mean square of its input on one float batch)."""
+    float_model = copy.deepcopy(task.model).eval()
+    found: dict[str, tuple[float, float]] = {}
+
+    def watch(layer: Layer) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            weight = float_model.get_parameter(layer.parameter)
+            found[layer.name] = (float(weight.std()) or 1.0, float(inputs[0].square().mean().sqrt()) or 1.0)
+
+        return hook
+
+    for layer in task.network.layers:
+        float_model.get_submodule(layer.parameter.rpartition(".")[0]).register_forward_pre_hook(watch(layer))
+    float_model(task.example(settings.batch_size))
+    return found

@@ -1,0 +1,163 @@
+"""Policy: the bits of every layer of one network, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from mixbit import _io
+from mixbit.cost import LayerBits, Macs, Pins, cost_table, uniform_bits
+from mixbit.cost._bits import check_layer_names
+from mixbit.errors import PolicyError, did_you_mean
+from mixbit.policy._files import JSON, check_header, read_document
+
+if TYPE_CHECKING:
+    from mixbit.network import Network
+
+__all__ = ["Policy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Bits of every layer of one network; the file of it is meant to be read and edited by people.
+
+    >>> Policy(fingerprint="sha256:0123456789abcdef", layers={"fc": LayerBits(3, 4)}).layers["fc"].weight_bits
+    3
+    """
+
+    FORMAT: ClassVar[str] = "mixbit-policy"
+    VERSION: ClassVar[int] = 1
+
+    fingerprint: str
+    """`Network.fingerprint` of the network that it is for."""
+    layers: dict[str, LayerBits]
+    """Layer name -> bits, all layers, in execution order."""
+    method: str = "by hand"
+    seed: int | None = None
+    macs: Macs = "exact"
+    """How the MACs in `costs` and `budget` are counted."""
+    budget: dict[str, str] = field(default_factory=dict)
+    """Kind -> limit as the user wrote it, e.g. `{"bitops": "3x4"}`."""
+    costs: dict[str, int | float] = field(default_factory=dict)
+    """`mixbit.cost.cost_table`: bitops, weight_bytes, activation_bytes, and the same of the float32 network."""
+    allocation: dict[str, JSON] = field(default_factory=dict)
+    """How the solver ended: objective, bound, gap, slack, ...; empty for a policy that no solver made."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know: pinned and tied layers, forbidden options, edits."""
+    format: str = FORMAT
+    version: int = VERSION
+
+    @classmethod
+    def uniform(
+        cls,
+        network: Network,
+        weight_bits: int | None,
+        activation_bits: int | None,
+        pins: Pins | None = None,
+        *,
+        macs: Macs = "exact",
+    ) -> Policy:
+        """All layers at the same bits, but for `pins` (exact names; default none, see `resolve_pins`).
+
+        Raises:
+            PolicyError: bits are illegal, or a pin names an unknown layer.
+
+        >>> import torch
+        >>> from mixbit.network import capture
+        >>> net = capture(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.zeros(1, 64))
+        >>> policy = Policy.uniform(net, 3, 4)
+        >>> policy.costs["bitops"], policy.costs["float_bitops"]        # 640 MACs * 3 * 4, and * 32 * 32
+        (7680, 655360)
+        """
+        pins = pins or {}
+        bits = LayerBits(weight_bits, activation_bits)
+        names = {layer.name for layer in network.layers}
+        for name in pins:
+            if name not in names:
+                raise PolicyError(f"The pin {name!r} is no layer of this network.{did_you_mean(name, names)}")
+        layers = uniform_bits(network, bits, pins)
+        return cls(
+            fingerprint=network.fingerprint,
+            layers=layers,
+            method=f"uniform {bits}",
+            macs=macs,
+            costs=cost_table(network, layers, macs=macs),
+            notes=[pin_note(pins)] if pins else [],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the policy as JSON, atomically; one key a fact, layers last."""
+        content = asdict(self)
+        layers = content.pop("layers")
+        head = {key: content.pop(key) for key in ("format", "version", "fingerprint", "method", "seed")}
+        _io.write_json(path, {**head, **content, "layers": layers})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a policy. Its costs are taken as they stand in the file; `check` compares them with the network.
+
+        Raises:
+            PolicyError: the file is missing, malformed, of another format, newer than this mixbit, or holds illegal
+                bits.
+        """
+        from mixbit.policy._schema import PolicyFile
+
+        found = read_document(path, PolicyFile, format=cls.FORMAT, version=cls.VERSION)
+        content = {key: getattr(found, key) for key in PolicyFile.model_fields}
+        layers = {name: LayerBits(bits.weight_bits, bits.activation_bits) for name, bits in found.layers.items()}
+        return cls(**{**content, "layers": layers})
+
+    def check(self, network: Network) -> Policy:
+        """Make sure that this policy is one of `network`, and bring its costs up to date.
+
+        Returns:
+            This policy; or, if its bits were edited since its costs were written (or the network was captured at
+            another input size), a copy with fresh costs, a note that says so, and without the solver's results, which
+            no longer hold.
+
+        Raises:
+            PolicyError: another model, an unknown or missing layer, illegal bits, another format or a newer version.
+        """
+        check_header(self.format, self.version, format=self.FORMAT, version=self.VERSION, where="policy")
+        check_fingerprint(network, self.fingerprint, self.layers, "policy")
+        check_layer_names(network, self.layers, "The policy")
+        for name, bits in self.layers.items():
+            if not isinstance(cast(object, bits), LayerBits):
+                raise PolicyError(f"The policy's layer {name!r} holds {bits!r}. Legal: a LayerBits.")
+        fresh = cost_table(network, self.layers, macs=self.macs)
+        if fresh == self.costs:
+            return self
+        stale = [name for name, value in self.costs.items() if fresh.get(name) != value]
+        if not stale:
+            return replace(self, costs=fresh)
+        note = f"costs recomputed for these bits and this input size: {', '.join(sorted(stale))} had other values"
+        return replace(self, costs=fresh, allocation={}, notes=[*self.notes, note])
+
+
+def check_fingerprint(network: Network, fingerprint: str, names: Mapping[str, object], what: str) -> None:
+    """Raise `PolicyError` if `fingerprint` is not that of `network`, with the first layer that differs, if one does."""
+    if fingerprint == network.fingerprint:
+        return
+    legal = [layer.name for layer in network.layers]
+    foreign = [name for name in names if name not in legal]
+    if foreign:
+        detail = f"its layer {foreign[0]!r} is not in this network.{did_you_mean(foreign[0], legal)}"
+    elif len(names) < len(legal):
+        detail = f"it has {len(names)} layers, this network has {len(legal)}."
+    else:
+        detail = "the layers have the same names, but other kinds, weight shapes or groups."
+    raise PolicyError(
+        f"This {what} was made for another model: {detail} Its fingerprint is {fingerprint!r}, this network's is "
+        f"{network.fingerprint!r}. Make a new {what} for this network, or load the model that it was made for."
+    )
+
+
+def pin_note(pins: Pins) -> str:
+    """The pinned layers in one line.
+
+    >>> pin_note({"conv1": LayerBits(8, 8), "fc": LayerBits(8, None)})
+    'pinned: conv1 W8A8, fc W8A32'
+    """
+    return "pinned: " + ", ".join(f"{name} {bits}" for name, bits in pins.items())

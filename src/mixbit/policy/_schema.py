@@ -1,0 +1,97 @@
+"""What policy and score files may hold. Imported when a file is read: pydantic is slow to load."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from mixbit.cost import MAX_BITS, MIN_BITS
+
+Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+# JSON keys are text; "06" or "6 " would name an option twice.
+BitsKey = Annotated[str, Field(pattern=rf"\A[{MIN_BITS}-{MAX_BITS}]\z")]
+Fingerprint = Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{16}\z")]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Curve = Annotated[dict[BitsKey, float], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+LEGAL = {
+    "version": "1",
+    "fingerprint": "'sha256:' and 16 hex digits; `Policy.uniform(network, 8, 8).save(path)` writes a file to edit",
+    "layers": "an object with an entry for every layer",
+    "method": "a text",
+    "seed": "a whole number from 0 to 2^64 - 1, or null",
+    "macs": "'exact' or 'limpq'",
+    "budget": 'an object of texts, such as {"bitops": "3x4"}',
+    "costs": "an object of finite numbers, whole ones below 2^63",
+    "notes": "a list of texts",
+    "alpha": "a finite number from 0 up",
+    "weight_bits": f"a whole number {MIN_BITS} to {MAX_BITS}, or null for float32",
+    "activation_bits": f"a whole number {MIN_BITS} to {MAX_BITS}, or null for float32",
+    "weight": f'an object from bits "{MIN_BITS}" to "{MAX_BITS}" to finite harm, at least one',
+    "activation": f'an object from bits "{MIN_BITS}" to "{MAX_BITS}" to finite harm, at least one',
+}
+"""What a value may be, in words: top-level keys, and keys of a layer's entry."""
+
+
+class Document(_Strict):
+    """What both kinds of file share."""
+
+    ENTRY: ClassVar[tuple[str, ...]]
+    """Keys of a layer's entry."""
+
+    @classmethod
+    def legal(cls, place: list[str]) -> str:
+        """What the value at a location may be."""
+        if place[0] != "layers" or len(place) == 1:
+            return LEGAL.get(place[0], "an object of JSON values")
+        return LEGAL[place[2]] if len(place) > 2 else f"an object with {' and '.join(cls.ENTRY)}"
+
+
+class _LayerBits(_Strict):
+    weight_bits: Bits | None
+    activation_bits: Bits | None
+
+
+class PolicyFile(Document):
+    """A mixbit-policy document, version 1. Everything after `layers` may be left out by hand."""
+
+    ENTRY = ("weight_bits", "activation_bits")
+
+    format: Literal["mixbit-policy"]
+    version: Literal[1]
+    fingerprint: Fingerprint
+    layers: Annotated[dict[str, _LayerBits], Field(min_length=1)]
+    method: str = "by hand"
+    seed: Seed | None = None
+    macs: Literal["exact", "limpq"] = "exact"
+    budget: dict[str, str] = {}
+    costs: dict[str, Count | float] = {}
+    allocation: dict[str, JsonValue] = {}
+    notes: list[str] = []
+
+
+class _LayerScores(_Strict):
+    weight: Curve
+    activation: Curve
+
+
+class ScoresFile(Document):
+    """A mixbit-scores document, version 1."""
+
+    ENTRY = ("weight", "activation")
+
+    format: Literal["mixbit-scores"]
+    version: Literal[1]
+    fingerprint: Fingerprint
+    method: str
+    seed: Seed | None = None
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    layers: Annotated[dict[str, _LayerScores], Field(min_length=1)]
+    settings: dict[str, JsonValue] = {}

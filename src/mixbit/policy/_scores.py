@@ -1,0 +1,146 @@
+"""Scores: the harm of giving a layer certain bits, measured once and used for any budget."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from mixbit import _io
+from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
+from mixbit.errors import PolicyError, did_you_mean
+from mixbit.policy._files import JSON, check_header, read_document
+from mixbit.policy._policy import check_fingerprint
+
+if TYPE_CHECKING:
+    from mixbit.network import Network
+
+__all__ = ["LayerScores", "Scores"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScores:
+    """Harm of each option of one layer: bits -> harm, lower is better, finite.
+
+    Raises:
+        PolicyError: a curve is empty, has bits that are not whole numbers from 2 to 8, or a harm that is not finite.
+    """
+
+    weight: dict[int, float]
+    activation: dict[int, float]
+
+    def __post_init__(self) -> None:
+        _check_curve(self.weight, "weight")
+        _check_curve(self.activation, "activation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """A table of harm: what a search method found out, before any budget.
+
+    The harm of layer l at (b_w, b_a) is activation[b_a] + alpha * weight[b_w] (LIMPQ's objective, with its alpha).
+
+    >>> table = Scores(fingerprint="sha256:0123456789abcdef", method="limpq", alpha=2.0,
+    ...     layers={"fc": LayerScores(weight={4: 0.1, 2: 0.5}, activation={4: 0.3, 2: 0.9})})
+    >>> table.harm("fc", LayerBits(2, 4))       # 0.3 + 2 * 0.5
+    1.3
+    """
+
+    FORMAT: ClassVar[str] = "mixbit-scores"
+    VERSION: ClassVar[int] = 1
+
+    fingerprint: str
+    """`Network.fingerprint` of the network that was measured."""
+    layers: dict[str, LayerScores]
+    method: str
+    seed: int | None = None
+    alpha: float = 1.0
+    """Weight of the weight terms."""
+    settings: dict[str, JSON] = field(default_factory=dict)
+    """How the method was run."""
+    format: str = FORMAT
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise PolicyError(f"alpha {self.alpha!r} is not legal. Legal: a finite number from 0 up.")
+
+    def harm(self, layer: str, bits: LayerBits, *, alpha: float | None = None) -> float:
+        """Harm of giving `layer` these bits; a side in float32 does none.
+
+        Raises:
+            PolicyError: the layer or the bits are not in the table.
+        """
+        if layer not in self.layers:
+            raise PolicyError(f"There are no scores for the layer {layer!r}.{did_you_mean(layer, self.layers)}")
+        found = self.layers[layer]
+        weight = _at(found.weight, bits.weight_bits, f"{layer!r}, weight")
+        activation = _at(found.activation, bits.activation_bits, f"{layer!r}, activation")
+        return activation + (self.alpha if alpha is None else alpha) * weight
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores as JSON, atomically."""
+        layers = {
+            name: {"weight": _to_file(found.weight), "activation": _to_file(found.activation)}
+            for name, found in self.layers.items()
+        }
+        head = ("format", "version", "fingerprint", "method", "seed", "alpha", "settings")
+        _io.write_json(path, {**{key: getattr(self, key) for key in head}, "layers": layers})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Scores:
+        """Read scores.
+
+        Raises:
+            PolicyError: the file is missing, malformed, of another format, newer than this mixbit, or holds illegal
+                bits or a number that is not finite.
+        """
+        from mixbit.policy._schema import ScoresFile
+
+        found = read_document(path, ScoresFile, format=cls.FORMAT, version=cls.VERSION)
+        content = {key: getattr(found, key) for key in ScoresFile.model_fields}
+        layers = {
+            name: LayerScores(_from_file(one.weight), _from_file(one.activation)) for name, one in found.layers.items()
+        }
+        return cls(**{**content, "layers": layers})
+
+    def check(self, network: Network) -> None:
+        """Make sure that the table is one of `network`; it may leave layers out (pinned ones need no scores).
+
+        Raises:
+            PolicyError: another model, an unknown layer, another format or a newer version.
+        """
+        check_header(self.format, self.version, format=self.FORMAT, version=self.VERSION, where="scores")
+        check_fingerprint(network, self.fingerprint, self.layers, "score table")
+        legal = {layer.name for layer in network.layers}
+        for name in self.layers:
+            if name not in legal:
+                near = did_you_mean(name, legal)
+                raise PolicyError(f"The score table has the layer {name!r}, which this network does not have.{near}")
+
+
+def _check_curve(curve: Mapping[int, float], kind: str) -> None:
+    if not curve:
+        raise PolicyError(f"The {kind} scores of a layer are empty. Give the harm of at least one bit-width.")
+    for bits, harm in curve.items():
+        LayerBits(bits, None)
+        if bits is None or not math.isfinite(harm):
+            raise PolicyError(
+                f"The {kind} score at {bits!r} bits is {harm!r}. Legal: bits {MIN_BITS} to {MAX_BITS}, finite harm."
+            )
+
+
+def _at(curve: Mapping[int, float], bits: int | None, place: str) -> float:
+    if bits is not None and bits not in curve:
+        raise PolicyError(f"There is no score for {place} at {bits} bits. Legal: {sorted(curve)}.")
+    return 0.0 if bits is None else curve[bits]
+
+
+def _to_file(curve: Mapping[int, float]) -> dict[str, float]:
+    return {str(bits): float(harm) for bits, harm in curve.items()}
+
+
+def _from_file(curve: Mapping[str, float]) -> dict[int, float]:
+    return {int(bits): harm for bits, harm in curve.items()}

@@ -1,0 +1,241 @@
+"""A policy onto a model: put quantizers on, calibrate them, switch bits, freeze, take them off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
+from mixbit.errors import MixbitError, PolicyError
+from mixbit.network import Layer, Network, Skipped
+from mixbit.policy import LayerBits, Policy
+from mixbit.quantizers import GradientScale, Quantizer, RuleName, find_rule
+
+__all__ = [
+    "QuantizeConfig",
+    "attach",
+    "calibrate",
+    "detach",
+    "freeze",
+    "quantize",
+    "quantized_layers",
+    "quantizers",
+    "select",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeConfig:
+    """How layers are quantized, whatever their bits.
+
+    Attributes:
+        per_channel: one step size an output channel for weights (activations always have one a tensor).
+        gradient_scale: see `mixbit.quantizers.Quantizer`.
+        weight_rule: initialisation of weight steps; "lsq+" is what LIMPQ's code does.
+        activation_rule: initialisation of activation steps.
+        step_range: clamp of the steps before use, or None.
+    """
+
+    per_channel: bool = True
+    gradient_scale: GradientScale = "features"
+    weight_rule: RuleName = "lsq+"
+    activation_rule: RuleName = "lsq"
+    step_range: tuple[float, float] | None = None
+
+
+BitOptions = Mapping[str, tuple[Sequence[int] | None, Sequence[int] | None]]
+"""Layer name -> candidate weight bits and activation bits; None leaves that side in float."""
+
+
+def quantize(
+    model: nn.Module, policy: Policy, network: Network, config: QuantizeConfig = QuantizeConfig()
+) -> tuple[Skipped, ...]:
+    """Put quantizers onto `model`, in place, as `policy` says; weights are initialised, activations need `calibrate`.
+
+    Returns:
+        What stays in float, with the reason.
+
+    Raises:
+        PolicyError: the policy is of another model, or its bits are illegal.
+    """
+    policy.check(network)
+    options: dict[str, tuple[list[int] | None, list[int] | None]] = {
+        name: ([b.weight_bits] if b.weight_bits else None, [b.activation_bits] if b.activation_bits else None)
+        for name, b in policy.layers.items()
+    }
+    return attach(model, network, options, config)
+
+
+def attach(
+    model: nn.Module, network: Network, options: BitOptions, config: QuantizeConfig = QuantizeConfig()
+) -> tuple[Skipped, ...]:
+    """Put a bank of quantizers, one a candidate bit-width, onto every layer that `options` names, in place.
+
+    Returns:
+        What stays in float, with the reason: skipped by capture, not named, or impossible to turn.
+    """
+    unknown = set(options) - {layer.name for layer in network.layers}
+    if unknown:
+        raise PolicyError(f"layers {sorted(unknown)} are not in this network. Legal: its {len(network.layers)} layers.")
+    left = list(network.skipped)
+    for layer in network.layers:
+        left.extend(_attach_layer(model, layer, options.get(layer.name, (None, None)), config))
+    _turn_attention_parents(model)
+    return tuple(left)
+
+
+def _attach_layer(
+    model: nn.Module, layer: Layer, bits: tuple[Sequence[int] | None, Sequence[int] | None], config: QuantizeConfig
+) -> Iterator[Skipped]:
+    weight_bits, activation_bits = bits
+    module = _owner(model, layer)
+    reason = why_not(module)
+    if reason is None and (weight_bits or activation_bits):
+        weight = model.get_parameter(layer.parameter)
+        put_on(module, _weight_bank(weight, weight_bits, config), _input_bank(layer, weight, activation_bits, config))
+    if reason is not None or not (weight_bits and activation_bits):
+        sides = [s for s, b in (("weight", weight_bits), ("input", activation_bits)) if reason is not None or not b]
+        yield Skipped(name=layer.name, reason=f"{' and '.join(sides)} in float: {reason or 'as the policy says'}")
+
+
+def _owner(model: nn.Module, layer: Layer) -> nn.Module:
+    return model.get_submodule(layer.parameter.rpartition(".")[0])
+
+
+def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
+    if not bits:
+        return None
+    channels = weight.shape[0] if config.per_channel else 1
+    bank = Quantizer(
+        bits, signed=True, channels=channels, gradient_scale=config.gradient_scale, step_range=config.step_range
+    ).to(weight.device)
+    bank.initialise(weight, find_rule(config.weight_rule))
+    return bank
+
+
+def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
+    if not bits:
+        return None
+    return Quantizer(
+        bits,
+        signed=layer.input_signed,
+        gradient_scale=config.gradient_scale,
+        batched=True,
+        step_range=config.step_range,
+    ).to(weight.device)
+
+
+def _turn_attention_parents(model: nn.Module) -> None:
+    """A quantized output projection is only called as a module by the quantized attention around it."""
+    for module in list(model.modules()):
+        if isinstance(module, nn.MultiheadAttention) and not isinstance(module, QuantizedLayer):
+            if isinstance(module.out_proj, QuantizedLayer):
+                put_on(module, None, None)
+
+
+def detach(model: nn.Module) -> None:
+    """Take all quantizers off: the model is what it was, bit for bit, with the weights that it has now."""
+    for module in list(model.modules()):
+        if isinstance(module, QuantizedLayer):
+            take_off(module)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Layer name (as in `Network.layers`) -> the module that carries its quantizers."""
+    return {
+        f"{name}.in_proj" if isinstance(module, nn.MultiheadAttention) else name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLayer)
+    }
+
+
+def quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Full name -> quantizer, for weights and inputs alike."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def select(model: nn.Module, bits: int | Mapping[str, LayerBits]) -> None:
+    """Switch every bank to one bit-width, or each layer's to its own; no module is rebuilt, nothing recompiles."""
+    for name, layer in quantized_layers(model).items():
+        if not isinstance(bits, int) and name not in bits:
+            continue
+        chosen = LayerBits(bits, bits) if isinstance(bits, int) else bits[name]
+        for bank, wanted in (
+            (layer.weight_quantizer, chosen.weight_bits),
+            (layer.input_quantizer, chosen.activation_bits),
+        ):
+            if bank is not None and wanted is not None and len(bank.bits) > 1:
+                bank.select(wanted)
+
+
+def freeze(model: nn.Module, *, frozen: bool = True) -> None:
+    """Stop (or resume) the learning of all step sizes."""
+    for quantizer in quantizers(model).values():
+        quantizer.steps.requires_grad_(not frozen)
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    rule: RuleName = "lsq",
+    *,
+    every_row: bool = True,
+    forward: Callable[[nn.Module, Tensor], object] | None = None,
+) -> None:
+    """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
+
+    Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode, as in the first training step, but
+    its batch-norm statistics are left as they were. Several batches are averaged, and so are ranks.
+
+    Args:
+        model: with quantizers on.
+        batches: inputs `(N, ...)`, at least one batch.
+        rule: see `mixbit.quantizers.RULES`.
+        every_row: False calibrates only the bit-widths that are selected now.
+        forward: how to run the model on a batch; default `model(batch)`.
+    """
+    inputs = [m.input_quantizer for m in quantized_layers(model).values() if m.input_quantizer is not None]
+    run = forward or (lambda net, x: net(x))
+    rounds, count = max((len(q.bits) for q in inputs), default=0) if every_row else 1, 0
+    with _calibrating(model, inputs, rule):
+        for batch in batches:
+            count += 1
+            for row in range(rounds):
+                if every_row:
+                    _select_row(model, row)
+                run(model, batch)
+    if not count and inputs:
+        raise MixbitError("calibration got no batch. Give at least one batch of inputs.")
+
+
+def _select_row(model: nn.Module, row: int) -> None:
+    """All banks to the row of that number, as in the uniform passes of joint training; shorter ones to their last."""
+    for quantizer in quantizers(model).values():
+        quantizer.index.fill_(min(row, len(quantizer.bits) - 1))
+
+
+@contextmanager
+def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) -> Iterator[None]:
+    """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards."""
+    buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
+    rows = [(q, q.index.clone()) for q in quantizers(model).values()]
+    training = model.training
+    model.train()
+    for quantizer in inputs:
+        quantizer.rule = find_rule(rule)
+        quantizer.forget()
+    try:
+        yield
+    finally:
+        for quantizer in inputs:
+            quantizer.rule = None
+        for quantizer, index in rows:
+            quantizer.index.copy_(index)
+        for name, saved in buffers.items():
+            model.get_buffer(name).copy_(saved)
+        model.train(training)

@@ -1,0 +1,43 @@
+"""Tables for people: drawn in a terminal, plain text in files and pipes."""
+
+from __future__ import annotations
+
+from mixbit.report.listings import listing
+from mixbit.report.screen import Screen
+from mixbit.report.steps import after_allocate, after_demo, after_evaluate, after_inspect, after_search, after_train
+from mixbit.report.table import Table
+from mixbit.report.tables import (
+    allocation_summary,
+    bits_table,
+    budget_table,
+    comparison_table,
+    costs_table,
+    joins_table,
+    layers_table,
+    skipped_table,
+)
+from mixbit.report.units import count, percent, seconds, size
+
+__all__ = [
+    "Screen",
+    "Table",
+    "after_allocate",
+    "after_demo",
+    "after_evaluate",
+    "after_inspect",
+    "after_search",
+    "after_train",
+    "allocation_summary",
+    "bits_table",
+    "budget_table",
+    "comparison_table",
+    "costs_table",
+    "count",
+    "joins_table",
+    "layers_table",
+    "listing",
+    "percent",
+    "seconds",
+    "size",
+    "skipped_table",
+]

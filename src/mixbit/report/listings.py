@@ -1,0 +1,63 @@
+"""What there is to choose from: methods, networks of the zoo, kinds of data."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from mixbit.errors import MixbitError, did_you_mean
+from mixbit.report.table import Table
+
+__all__ = ["listing"]
+
+
+def listing(what: str, pattern: str = "*") -> Table:
+    """Names that match a shell pattern, one line each.
+
+    Args:
+        what: "methods", "models" or "data".
+        pattern: as a shell understands it, e.g. `resnet*`.
+
+    Raises:
+        MixbitError: another word, or nothing matches.
+
+    >>> print(listing("methods", "limpq-*").plain())          # doctest: +ELLIPSIS
+    Methods
+    name        what it is
+    ----------  ----------...
+    limpq-init  ...
+    """
+    kinds = {"methods": _methods, "models": _models, "data": _data}
+    if what not in kinds:
+        raise MixbitError(f"There is no list of {what!r}.{did_you_mean(what, kinds)} Legal: {', '.join(kinds)}.")
+    table = kinds[what](pattern)
+    if not table.rows:
+        raise MixbitError(f"No {what} match {pattern!r}. See them all: mixbit list {what}.")
+    return table
+
+
+def _methods(pattern: str) -> Table:
+    from mixbit import methods
+
+    rows = tuple((name, methods.summary(name)) for name in methods.names(pattern))
+    return Table(title="Methods", columns=("name", "what it is"), rows=rows)
+
+
+def _models(pattern: str) -> Table:
+    from mixbit import models
+
+    infos = [models.info(name) for name in models.names(pattern)]
+    rows = tuple((one.name, "x".join(map(str, one.input_shape)), one.summary, one.paper) for one in infos)
+    note = "Your own: package.module:factory or FILE.py:factory."
+    return Table(title="Models", columns=("name", ">input", "what it is", "source"), rows=rows, notes=(note,))
+
+
+def _data(pattern: str) -> Table:
+    from mixbit import data
+
+    rows = tuple(
+        (f"{name}:{source.argument}" if source.argument else name, source.summary)
+        for name, source in sorted(data.sources().items())
+        if fnmatchcase(name, pattern)
+    )
+    note = "Options follow a question mark: imagefolder:DIR?size=160&workers=4."
+    return Table(title="Data", columns=("spec", "what it reads"), rows=rows, notes=(note,))

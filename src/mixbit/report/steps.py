@@ -1,0 +1,65 @@
+"""The command to type next: complete, so that it can be pasted, as far as the user has said what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mixbit.runs import Subject
+
+__all__ = ["after_allocate", "after_demo", "after_evaluate", "after_inspect", "after_search", "after_train"]
+
+# Input shape (C, H, W) -> the data set that has it. Only a guess for a user who has not named data yet.
+_USUAL_DATA = {(1, 8, 8): "digits", (3, 32, 32): "cifar10:DIR", (1, 28, 28): "fashion-mnist:DIR"}
+
+
+def subject_words(subject: Subject, data: str | None = None) -> list[str]:
+    """Model, data, weights and seed as they are typed.
+
+    >>> from types import SimpleNamespace
+    >>> subject_words(SimpleNamespace(model="digits-resnet", data="digits", weights=None, seed=3))
+    ['digits-resnet', '--data', 'digits', '--seed', '3']
+    """
+    words = [subject.model, "--data", subject.data or data or "DATA"]
+    words += [] if subject.weights is None else ["--weights", str(subject.weights)]
+    return words if subject.seed == 0 else [*words, "--seed", str(subject.seed)]
+
+
+def after_inspect(subject: Subject, input_shape: Sequence[int]) -> list[str]:
+    """Search; the data are a guess from the shape of the input where none were named."""
+    guess = _USUAL_DATA.get(tuple(input_shape), "imagefolder:DIR")
+    return ["mixbit", "search", "limpq", *subject_words(subject, guess), "--run", "runs/search"]
+
+
+def after_search(run: Path) -> list[str]:
+    """Allocate at the BitOps of the uniform W3A3 network."""
+    return ["mixbit", "allocate", str(run), "--budget", "bitops=3x3", "--out", str(run / "policy.json")]
+
+
+def after_allocate(subject: Subject | None, out: Path) -> list[str]:
+    """Fine-tune under the policy; a scores file without a run folder does not say which model."""
+    words = ["MODEL", "--data", "DATA"] if subject is None else subject_words(subject)
+    return ["mixbit", "train", *words, "--policy", str(out), "--run", str(out.parent / f"{out.stem}-trained")]
+
+
+def after_train(subject: Subject, run: Path, *, quantized: bool) -> list[str]:
+    """Evaluate a fine-tuned network; search on a float one."""
+    if quantized:
+        return ["mixbit", "evaluate", str(run)]
+    words = subject_words(subject)
+    return ["mixbit", "search", "limpq", *words, "--run", str(run.parent / "search")]
+
+
+def after_evaluate(subject: Subject, *, policy: Path | None) -> list[str]:
+    """Search where there is no policy yet; else fine-tune under it anew, with more epochs."""
+    words = subject_words(subject)
+    if policy is None:
+        return ["mixbit", "search", "limpq", *words, "--run", "runs/search"]
+    return ["mixbit", "train", *words, "--policy", str(policy), "--epochs", "20", "--run", "runs/longer"]
+
+
+def after_demo(run: Path) -> list[str]:
+    """Another budget on the same scores: no training."""
+    return ["mixbit", "allocate", str(run / "search"), "--budget", "bitops=2x2", "--out", str(run / "policy-2x2.json")]

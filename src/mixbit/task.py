@@ -1,0 +1,82 @@
+"""The user's problem in one object: model, data, loss and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbit.network import Network, capture
+
+__all__ = ["Batches", "Loss", "Task", "cross_entropy"]
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+"""`(outputs, targets, label_smoothing) -> scalar`, the mean over the batch."""
+
+
+class Batches(Protocol):
+    """What mixbit needs of a data split: `mixbit.data` offers it for files on disk and for a DataLoader."""
+
+    def __len__(self) -> int: ...
+
+    def num_batches(self, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:
+        """Batches of one epoch."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: bool = False,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+        fraction: float = 1.0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs `(N, ...)` and targets `(N,)`, from batch `start` on; a function of seed, epoch and batch number alone."""
+        ...
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of logits `(N, classes)` against class numbers `(N,)`.
+
+    >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    tensor(0.6931)
+    """
+    return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Everything a method needs to know of the user's problem.
+
+    Attributes:
+        model: the trained float network; methods work on copies.
+        train: the split that searches and trainings read.
+        test: the split that only evaluation reads.
+        loss: see `Loss`.
+        network: what capture learned of the model; made from one test batch if not given.
+    """
+
+    model: nn.Module
+    train: Batches
+    test: Batches
+    loss: Loss = cross_entropy
+    network: Network = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.network is None:
+            object.__setattr__(self, "network", capture(self.model, self.example()))
+
+    def example(self, samples: int = 2) -> Tensor:
+        """The first test inputs, `(samples, ...)`, on the model's device."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return next(self.test.batches(samples))[0].to(device)

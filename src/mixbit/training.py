@@ -1,0 +1,449 @@
+"""The one training loop: fine-tuning of quantized networks, of float ones, and the joint training of search methods."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbit import _checkpoint, _distributed, _io
+from mixbit._optim import make_optimizer, set_rates
+from mixbit._progress import progress_bar
+from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean
+from mixbit.evaluation import Metrics, average_batch_norm, evaluate, reestimate_batch_norm, to_model
+from mixbit.quantizers import fuse_under_compile
+from mixbit.task import Batches, Loss, cross_entropy
+
+__all__ = ["Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training run.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: samples of one optimizer step, over all processes together.
+        optimizer: "sgd" (Nesterov) or "adamw".
+        lr: peak learning rate of weights, batch norm and biases.
+        step_lr: peak learning rate of step sizes; None takes `lr`.
+        momentum: of SGD.
+        weight_decay: of weights with two dimensions and more; never of step sizes, batch norm and biases.
+        warmup_epochs: linear warm-up at the start of the cosine.
+        final_lr: floor of the cosine, as a part of the peak.
+        schedule: "step" moves the rate at every step, "epoch" only between epochs.
+        label_smoothing: 0 to 1.
+        distill: weight of the divergence from the teacher against the loss on labels, 0 to 1.
+        temperature: of the distillation.
+        clip_value: element-wise clip of summed gradients, or None.
+        drop_zero_gradients: parameters whose whole gradient is 0 skip momentum and decay (LIMPQ's code).
+        ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved; or None.
+        bn_samples: training samples from which batch-norm statistics are made anew before evaluation; 0 for none.
+        fraction: part of the training samples that is used, always the same part.
+        augment: random crops and flips as the data set defines them.
+        precision: "float32", or "bf16" autocast (quantizer arithmetic stays float32).
+        channels_last: memory layout of images; faster on CPUs and on tensor cores.
+        compile: compile the training step's model; worth it from about ten epochs on.
+        seed: of data order, augmentation and random draws.
+        checkpoint_seconds: time between checkpoints within an epoch; one is also written after every epoch.
+        validate_every: epochs between evaluations (the last epoch is always evaluated); 0 for none but the last.
+    """
+
+    epochs: int = 5
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    step_lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.0
+    final_lr: float = 0.0
+    schedule: Literal["step", "epoch"] = "step"
+    label_smoothing: float = 0.0
+    distill: float = 0.0
+    temperature: float = 4.0
+    clip_value: float | None = None
+    drop_zero_gradients: bool = False
+    ema: float | None = None
+    bn_samples: int = 6000
+    fraction: float = 1.0
+    augment: bool = True
+    precision: Literal["float32", "bf16"] = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    seed: int = 0
+    checkpoint_seconds: float = 60.0
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name, legal, ok in (
+            ("epochs", "a whole number from 1", self.epochs >= 1),
+            ("batch_size", "a whole number from 1", self.batch_size >= 1),
+            ("lr", "above 0", self.lr > 0),
+            ("optimizer", "'sgd' or 'adamw'", self.optimizer in ("sgd", "adamw")),
+            ("schedule", "'step' or 'epoch'", self.schedule in ("step", "epoch")),
+            ("precision", "'float32' or 'bf16'", self.precision in ("float32", "bf16")),
+            ("fraction", "above 0, at most 1", 0 < self.fraction <= 1),
+            ("distill", "0 to 1", 0 <= self.distill <= 1),
+            ("ema", "None or 0 to 1", self.ema is None or 0 < self.ema < 1),
+        ):
+            if not ok:
+                raise MixbitError(f"{name}={getattr(self, name)!r} is illegal. Legal: {legal}.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """From JSON; an unknown key is an error that offers the nearest legal one.
+
+        >>> TrainConfig.from_dict({"epochs": 2}).epochs
+        2
+        """
+        legal = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in legal:
+                raise MixbitError(f"setting {key!r} is unknown.{did_you_mean(key, legal)} Legal: {', '.join(legal)}.")
+        return cls(**values)
+
+
+@dataclass(slots=True, kw_only=True)
+class StepContext:
+    """What one training step may use; `loss` is the user's loss with smoothing and distillation already in it."""
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """`(inputs, outputs, targets) -> scalar`."""
+    forward: Callable[[Tensor], Tensor]
+    """The model under the run's precision, compiled if asked for."""
+    number: int = 0
+    """Steps taken before this one, over all epochs."""
+    seed: int = 0
+
+
+class Step(Protocol):
+    """Computes gradients for one batch (they may be the sum of several passes) and returns the loss to report."""
+
+    def __call__(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor: ...
+
+
+def supervised_step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+    """One forward and one backward pass."""
+    loss = context.loss(x, context.forward(x), y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+def distilled_loss(outputs: Tensor, teacher: Tensor, hard: Tensor, *, weight: float, temperature: float) -> Tensor:
+    """`(1 - w) * hard + w * T^2 * KL(softmax(teacher / T) || softmax(outputs / T))` (Hinton et al. 2015).
+
+    Args:
+        outputs: logits `(N, classes)`.
+        teacher: the float network's logits, the same shape.
+        hard: the loss on labels, a scalar.
+
+    >>> same = torch.tensor([[1.0, 2.0]])
+    >>> float(distilled_loss(same, same, torch.tensor(2.0), weight=0.5, temperature=4.0))
+    1.0
+    """
+    soft = F.kl_div(
+        F.log_softmax(outputs.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * hard + weight * temperature**2 * soft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a finished training reports: metrics of the last epoch on the test split, and the history."""
+
+    metrics: Metrics | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    model: nn.Module,
+    train_split: Batches,
+    test_split: Batches | None,
+    config: TrainConfig,
+    *,
+    run: Path | None = None,
+    teacher: nn.Module | None = None,
+    loss: Loss = cross_entropy,
+    step: Step = supervised_step,
+    quiet: bool = False,
+    label: str = "train",
+) -> TrainResult:
+    """Train `model` in place; with a run folder, a killed run goes on where it was and ends with the same numbers.
+
+    Args:
+        model: float or quantized (calibrated) network.
+        train_split: see `mixbit.task.Batches`.
+        test_split: evaluated after epochs as the config says; None for none.
+        config: settings.
+        run: folder for `checkpoint.safetensors` and `metrics.jsonl`.
+        teacher: the float network, where `config.distill` is above 0.
+        loss: on labels.
+        step: how gradients of one batch are made.
+        quiet: no progress bar.
+        label: what the progress bar calls this training.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite; the last checkpoint is kept.
+        StaleRun: the run folder was begun with other settings.
+    """
+    _distributed.start()
+    return _Loop(model, train_split, test_split, config, run, teacher, loss, step, quiet, label).run()
+
+
+class _Loop:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_split: Batches,
+        test_split: Batches | None,
+        config: TrainConfig,
+        folder: Path | None,
+        teacher: nn.Module | None,
+        loss: Loss,
+        step: Step,
+        quiet: bool,
+        label: str,
+    ) -> None:
+        if config.distill and teacher is None:
+            raise MixbitError(f"distill={config.distill} needs a teacher. Pass the float network, or distill=0.")
+        self.model, self.train_split, self.test_split, self.config = model, train_split, test_split, config
+        self.folder, self.loss, self.step, self.quiet, self.label = folder, loss, step, quiet, label
+        self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
+        self.device = next(model.parameters()).device
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(
+            model,
+            name=config.optimizer,
+            lr=config.lr,
+            step_lr=config.lr if config.step_lr is None else config.step_lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.per_epoch = train_split.num_batches(config.batch_size, drop_last=True, fraction=config.fraction)
+        if not self.per_epoch:
+            raise MixbitError(
+                f"batch_size={config.batch_size} is larger than the training split ({len(train_split)} samples, "
+                f"fraction {config.fraction}). Legal: at most the number of samples."
+            )
+        self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()
+        self.average = _Average(model, config.ema) if config.ema else None
+        self.context = StepContext(model=model, loss=self._loss, forward=self._forward(), seed=config.seed)
+
+    # -- one run -------------------------------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        torch.manual_seed(self.config.seed)
+        self._resume()
+        with progress_bar(self.label, self.config.epochs * self.per_epoch, quiet=self._silent()) as advance:
+            advance(self.epoch * self.per_epoch + self.batch, "")
+            while self.epoch < self.config.epochs:
+                self._run_epoch(advance)
+        metrics = Metrics(**self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
+        return TrainResult(metrics=metrics, history=self.history)
+
+    def _silent(self) -> bool:
+        return self.quiet or _distributed.rank() != 0
+
+    def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
+        began, saved = time.perf_counter(), time.perf_counter()
+        self.model.train()
+        for x, y in self._batches(self.epoch, self.batch):
+            loss = self._take_step(x, y)
+            self.batch += 1
+            advance(1, f"epoch {self.epoch + 1}/{self.config.epochs}  loss {loss:.3f}")
+            if time.perf_counter() - saved > self.config.checkpoint_seconds and self.batch < self.per_epoch:
+                self._check_parameters()
+                self._save()
+                saved = time.perf_counter()
+        self._end_epoch(time.perf_counter() - began)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        c = self.config
+        yield from self.train_split.batches(
+            c.batch_size, epoch=epoch, seed=c.seed, shuffle=True, augment=c.augment, start=start, drop_last=True,
+            rank=_distributed.rank(), world=_distributed.world_size(), fraction=c.fraction,
+        )  # fmt: skip
+
+    def _take_step(self, x: Tensor, y: Tensor) -> float:
+        x, y = to_model(x, self.device, self.config.channels_last), y.to(self.device)
+        self.context.number = self.epoch * self.per_epoch + self.batch
+        self._set_rates()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.step(self.context, x, y)
+        self._check_finite(loss, x)
+        self._finish_gradients()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        return float(loss)
+
+    def _set_rates(self) -> None:
+        step = self.context.number if self.config.schedule == "step" else self.epoch * self.per_epoch
+        total = self.config.epochs * self.per_epoch
+        warmup = self.config.warmup_epochs / self.config.epochs
+        set_rates(self.optimizer, step / total, floor=self.config.final_lr, warmup=warmup)
+
+    def _finish_gradients(self) -> None:
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        _distributed.mean_(p.grad for p in parameters)
+        if self.config.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self.config.clip_value)
+        if self.config.drop_zero_gradients:
+            for parameter in parameters:
+                if not parameter.grad.any():
+                    parameter.grad = None
+
+    # -- model and loss ------------------------------------------------------------------------------------------
+
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        inner: Callable[[Tensor], Tensor] = self.model
+        if self.config.compile:
+            fuse_under_compile()
+            inner = torch.compile(self.model)
+        if self.config.precision == "float32":
+            return inner
+
+        def autocast(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return inner(x)
+
+        return autocast
+
+    def _loss(self, x: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
+        hard = self.loss(outputs, y, self.config.label_smoothing)
+        if self.teacher is None:
+            return hard
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
+            soft = self.teacher(x)
+        return distilled_loss(outputs, soft, hard, weight=self.config.distill, temperature=self.config.temperature)
+
+    def _check_finite(self, loss: Tensor, x: Tensor) -> None:
+        if not math.isfinite(float(loss)):
+            raise self._diverged(f"loss={float(loss)}, {_first_not_finite(self.model, x)}")
+
+    def _check_parameters(self) -> None:
+        """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity away."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise self._diverged(f"parameter {name!r} is not finite")
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        kept = "no checkpoint was written yet"
+        if self.folder is not None and (self.folder / CHECKPOINT).exists():
+            kept = f"the last good checkpoint is {self.folder / CHECKPOINT}"
+        return TrainingDiverged(
+            f"training diverged in epoch {self.epoch + 1}, at batch {self.batch + 1}: {what}; {kept}. "
+            f"Lower lr (now {self.config.lr}), set clip_value, or check the data for NaN."
+        )
+
+    # -- ends of epochs and resuming -----------------------------------------------------------------------------
+
+    def _end_epoch(self, seconds: float) -> None:
+        self._check_parameters()
+        self.epoch, self.batch = self.epoch + 1, 0
+        average_batch_norm(self.model)
+        record: dict[str, Any] = {"epoch": self.epoch, "seconds": round(seconds, 3)}
+        last, every = self.epoch == self.config.epochs, self.config.validate_every
+        if last and self.average is not None:
+            self.average.put_into(self.model)
+        if self.test_split is not None and (last or (every and self.epoch % every == 0)):
+            record["test"] = asdict(self._validate(self.test_split))
+        self.history.append(record)
+        self._save()
+
+    def _validate(self, split: Batches) -> Metrics:
+        c = self.config
+        if c.bn_samples:
+            count = -(-c.bn_samples // c.batch_size)
+            first = (x for (x, _), _ in zip(self._batches(0, 0), range(count), strict=False))
+            reestimate_batch_norm(self.model, (to_model(x, self.device, c.channels_last) for x in first))
+        return evaluate(self.model, split, batch_size=2 * c.batch_size, loss=self.loss, channels_last=c.channels_last)
+
+    def _settings(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self.config).items() if k not in ("checkpoint_seconds", "validate_every")}
+
+    def _save(self) -> None:
+        _distributed.barrier()
+        if self.folder is None or _distributed.rank() != 0:
+            return
+        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= _checkpoint.optimizer_tensors(self.optimizer) | {"rng": torch.get_rng_state()}
+        if self.average is not None:
+            tensors |= {f"average/{k}": v for k, v in self.average.shadow.items()}
+        facts = {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
+        _checkpoint.write(self.folder / CHECKPOINT, tensors, facts)
+        _io.write_text(self.folder / METRICS, "".join(json.dumps(r) + "\n" for r in self.history))
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT if self.folder is not None else None
+        if path is None or not path.exists():
+            return
+        tensors, facts = _checkpoint.read(path)
+        _checkpoint.check_same(path, facts["settings"], json.loads(json.dumps(self._settings())))
+        _checkpoint.restore_model(self.model, tensors)
+        _checkpoint.restore_optimizer(self.optimizer, tensors)
+        if self.average is not None:
+            self.average.shadow = {k[8:]: v for k, v in tensors.items() if k.startswith("average/")}
+        torch.set_rng_state(tensors["rng"])
+        self.epoch, self.batch, self.history = facts["epoch"], facts["batch"], facts["history"]
+
+
+class _Average:
+    """Exponential moving average of all parameters."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            self.shadow[name].lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def put_into(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(self.shadow[name])
+
+
+@torch.no_grad()
+def _first_not_finite(model: nn.Module, x: Tensor) -> str:
+    """Where NaN or infinity first appears: in the input, a parameter, or a layer's output."""
+    if not torch.isfinite(x).all():
+        return "the input batch holds NaN or infinity"
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"parameter {name!r} is not finite"
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if not list(m.children())]
+    model(x)
+    for handle in hooks:
+        handle.remove()
+    return f"layer {found[0]!r} gives the first output that is not finite" if found else "the loss itself is not finite"

@@ -1,0 +1,317 @@
+"""`allocate` finds the least harm under every kind of budget: an enumeration of all policies is the oracle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixbit.allocation.allocate import allocate
+from mixbit.cost import Budget, LayerBits, costs
+from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
+from mixbit.network import Network
+from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
+from tests.support import chain, layer, network, random_network, random_scores
+
+EIGHT = LayerBits(8, 8)
+
+
+def best_by_enumeration(
+    net: Network, scores: Scores, budget: Budget, pins: dict[str, LayerBits], *, ties: bool
+) -> float:
+    """The smallest harm of all policies within the budget, infinite if there is none."""
+    limits = budget.resolve(net, pins)
+    free = [one.name for one in net.layers if one.name not in pins]
+    choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
+    tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
+    best = math.inf
+    for picked in product(*choices):
+        layers = {**pins, **dict(zip(free, picked, strict=True))}
+        if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
+            continue
+        harm = sum(scores.harm(name, layers[name]) for name in free)
+        if harm < best and min(budget.slack(costs(net, layers), limits).values()) >= 0:
+            best = harm
+    return best
+
+
+BUDGETS = [
+    ["bitops=3x3"],
+    ["weight-bytes=3x3"],
+    ["activation-bytes=3x3"],
+    ["bitops=3x4", "weight-bytes=3x3"],
+    ["bitops=4x4", "weight-bytes=3x3", "activation-bytes=3x3"],
+    ["bitops=1.2%", "activation-bytes=20%"],
+]
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("texts", BUDGETS, ids=" ".join)
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
+    net = random_network(seed, layers=5)
+    scores = random_scores(net, (2, 5), seed)
+    budget = Budget.parse(texts)
+    pins = resolve_pins(net) if seed % 2 else {}
+    expected = best_by_enumeration(net, scores, budget, pins, ties=ties)
+    if math.isinf(expected):
+        with pytest.raises(InfeasibleBudget):
+            allocate(net, scores, budget, pins=pins, ties=ties)
+        return
+    policy, allocation = allocate(net, scores, budget, pins=pins, ties=ties)
+    assert allocation.objective == pytest.approx(expected, rel=1e-9)
+    assert allocation.proven
+    assert policy.check(net) is policy
+    limits = budget.resolve(net, pins)
+    assert min(budget.slack(costs(net, policy.layers), limits).values()) >= 0
+    harm = sum(scores.harm(name, bits) for name, bits in policy.layers.items() if name not in pins)
+    assert harm == pytest.approx(expected, rel=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 100), factor=st.sampled_from([1e-6, 1e6]))
+def test_scaled_scores_give_the_same_policy_and_more_budget_never_hurts(seed: int, factor: float) -> None:
+    net = random_network(seed, layers=6)
+    scores = random_scores(net, (2, 3, 4, 6), seed)
+    scaled = replace(
+        scores,
+        layers={
+            name: LayerScores(
+                {b: h * factor for b, h in one.weight.items()}, {b: h * factor for b, h in one.activation.items()}
+            )
+            for name, one in scores.layers.items()
+        },
+    )
+    small, large = (Budget.parse([f"bitops={text}"]) for text in ("3x3", "4x4"))
+    policy, found = allocate(net, scores, small)
+    assert allocate(net, scaled, small)[0].layers == policy.layers
+    assert allocate(net, scores, large)[1].objective <= found.objective
+
+
+def test_ties_share_activation_bits_and_are_noted() -> None:
+    net = network([layer("stem", "x", "y"), layer("conv", "y", "z"), layer("down", "y", "w"), layer("fc", "z", "out")])
+    curve = {4: 0.0, 2: 1.0}
+    table = {"conv": LayerScores(curve, {4: 0.0, 2: 0.1}), "down": LayerScores(curve, {4: 0.0, 2: 5.0})}
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=table)
+    budget = Budget.parse(["bitops=3x4"])
+    tied, _ = allocate(net, scores, budget)
+    assert tied.layers["conv"].activation_bits == tied.layers["down"].activation_bits
+    assert any(note.startswith("tied (read one tensor): conv, down at A") for note in tied.notes)
+    free, _ = allocate(net, scores, budget, ties=False)
+    assert free.layers["conv"].activation_bits == 2
+    assert free.layers["down"].activation_bits == 4
+    assert any("ties off" in note for note in free.notes)
+
+
+def test_first_and_last_are_pinned_by_default_and_counted() -> None:
+    net = chain((10, 100), (10, 100), (10, 100))
+    policy, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]))
+    assert policy.layers["l0"] == policy.layers["l2"] == EIGHT
+    assert policy.costs["bitops"] == 2 * 6400 + 100 * math.prod(
+        (policy.layers["l1"].weight_bits or 0, policy.layers["l1"].activation_bits or 0)
+    )
+    assert policy.notes[0] == "pinned: l0 W8A8, l2 W8A8"
+    unpinned, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]), pins={})
+    assert EIGHT not in unpinned.layers.values()
+    assert unpinned.notes[0] == "pinned: none"
+
+
+def test_pinned_layers_need_no_scores_and_do_no_harm() -> None:
+    net = chain((10, 100), (10, 100))
+    full = random_scores(net)
+    scores = replace(full, layers={"l1": full.layers["l1"]})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=4x4"]), pins={"l0": LayerBits(8, None)})
+    assert policy.layers["l0"] == LayerBits(8, None)
+    assert found.objective == pytest.approx(scores.harm("l1", policy.layers["l1"]))
+    with pytest.raises(PolicyError, match=r"no scores for 1 layers that are not pinned: l0"):
+        allocate(net, scores, Budget.parse(["bitops=4x4"]), pins={})
+
+
+def test_all_layers_pinned_is_a_policy_like_any_other() -> None:
+    net = chain((10, 100), (10, 100))
+    policy, found = allocate(net, random_scores(net), Budget.parse(["bitops=12.8k"]))
+    assert set(policy.layers.values()) == {EIGHT}
+    assert found.objective == 0
+    with pytest.raises(InfeasibleBudget, match=r"smallest is 12\.8k"):
+        allocate(net, random_scores(net), Budget.parse(["bitops=12.7k"]))
+
+
+def test_policy_tells_where_it_comes_from(tmp_path: object) -> None:
+    net = replace(random_network(1), other_macs=5000)
+    scores = random_scores(net, seed=3)
+    policy, found = allocate(net, scores, Budget.parse(["bitops=3x4", "weight-bytes=8x"]), alpha=0.5)
+    assert (policy.method, policy.seed, policy.macs) == ("random", 3, "exact")
+    assert policy.budget == {"bitops": "3x4", "weight-bytes": "8x"}
+    assert {key: policy.allocation[key] for key in ("objective", "bound", "gap", "proven", "alpha", "ties")} == {
+        "objective": found.objective,
+        "bound": found.bound,
+        "gap": 0.0,
+        "proven": True,
+        "alpha": 0.5,
+        "ties": True,
+    }
+    used = costs(net, policy.layers)
+    limits = Budget.parse(["bitops=3x4", "weight-bytes=8x"]).resolve(net, resolve_pins(net))
+    assert policy.allocation["slack"] == {
+        "bitops": limits["bitops"] - used.bitops,
+        "weight-bytes": (limits["weight_bits"] - used.weight_bits) / 8,
+    }
+    assert policy.costs["bitops"] == used.bitops
+    assert policy.costs["float_bitops"] == 1024 * sum(one.macs for one in net.layers)
+    assert any("5000 MACs without weights" in note for note in policy.notes)
+    assert Policy.load(_saved(policy, tmp_path)) == policy
+
+
+def _saved(policy: Policy, folder: object) -> str:
+    path = f"{folder}/policy.json"
+    policy.save(path)
+    return path
+
+
+def test_alpha_weighs_the_weight_terms() -> None:
+    net = chain((10, 100), (10, 100))
+    curve = {6: 0.0, 2: 1.0}
+    scores = Scores(
+        fingerprint=net.fingerprint, method="m", layers={name: LayerScores(curve, curve) for name in ("l0", "l1")}
+    )
+    budget = Budget.parse(["bitops=2.4k"])  # each layer can have 6 bits on one side only
+    heavy, found = allocate(net, scores, budget, pins={}, alpha=3.0)
+    assert set(heavy.layers.values()) == {LayerBits(6, 2)}
+    assert found.objective == 2.0
+    light, found = allocate(net, scores, budget, pins={}, alpha=0.5)
+    assert set(light.layers.values()) == {LayerBits(2, 6)}
+    assert found.objective == 1.0
+
+
+@pytest.mark.parametrize(("how", "bits"), [("forbid", 6), ("none", 4), ("isotonic", 6)])
+def test_repair_of_scores_that_fall_with_fewer_bits(how: str, bits: int) -> None:
+    """4 bits look better than 6; 2 bits are worst. Room for 6 bits."""
+    net = chain((10, 100))
+    odd = LayerScores(weight={6: 0.3, 4: 0.1, 2: 0.9}, activation={8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={"l0": odd})
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={}, repair=how)  # type: ignore[arg-type]
+    if how == "isotonic":  # both cost the same harm then: either is right
+        assert policy.layers["l0"].weight_bits in (4, 6)
+    else:
+        assert policy.layers["l0"].weight_bits == bits
+    forbidden = [note for note in policy.notes if "forbidden" in note]
+    assert forbidden == (["l0: weight bits 4 forbidden, they score better than more bits"] if how == "forbid" else [])
+
+
+def test_limpq_counting_is_used_on_both_sides() -> None:
+    net = network([layer("a", "x", "y", macs=100, limpq=110), layer("b", "y", "z", macs=100, limpq=100)])
+    scores = random_scores(net, (2, 3, 4))
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={}, macs="limpq")
+    assert policy.macs == "limpq"
+    assert policy.costs["float_bitops"] == 210 * 1024
+    assert policy.costs["bitops"] == costs(net, policy.layers, macs="limpq").bitops <= 210 * 9
+    assert policy.check(net) is policy
+
+
+# ---------------------------------------------------------------------------------------------- infeasible
+
+
+def test_infeasible_says_what_is_possible_and_who_blocks_it() -> None:
+    net = chain((10, 100), (10, 1000), (10, 100))
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, random_scores(net), Budget.parse(["bitops=10k"]))
+    text = str(caught.value)
+    assert "bitops=10k cannot be met: the smallest is 16.8k (every free layer at its lowest bits)" in text
+    assert "layers that block it: l0 (pinned W8A8) 6.4k, l2 (pinned W8A8) 6.4k, l1 4k" in text
+    assert caught.value.nearest == {"bitops": 16_800}
+    assert caught.value.blocking == ["l0", "l2", "l1"]
+    allocate(net, random_scores(net), Budget.parse(["bitops=16.8k"]))
+
+
+def test_infeasible_compression_gives_the_largest() -> None:
+    net = chain((10, 100), (100, 1000), (10, 100))
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, random_scores(net), Budget.parse(["weight-bytes=12.2x", "bitops=1T"]))
+    # 120 * 32 / (2 * 80 + 200) = 10.667
+    assert "weight-bytes=12.2x cannot be met: the largest is 10.66x (45B, every free layer" in str(caught.value)
+    assert caught.value.nearest == {"weight-bytes": 45.0, "bitops": 16_800.0}
+    allocate(net, random_scores(net), Budget.parse(["weight-bytes=10.66x"]))
+
+
+def test_infeasible_activations_name_the_step() -> None:
+    net = network([layer("a", "x", "y"), layer("b", "y", "z")], sizes={"x": 80, "y": 400, "z": 8})
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, random_scores(net), Budget.parse(["activation-bytes=100B"]), pins={"a": EIGHT})
+    text = str(caught.value)
+    assert (
+        "activation-bytes=100B cannot be met: the smallest is 180B (every free layer at its lowest bits at step a)"
+        in text
+    )
+    assert "b 100B, tensors that no choice changes 80B" in text
+    assert caught.value.nearest == {"activation-bytes": 180.0}
+
+
+def test_every_broken_limit_is_named() -> None:
+    net = chain((10, 100), (10, 100))
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, random_scores(net), Budget.parse(["bitops=1", "weight-bytes=1B", "activation-bytes=1B"]))
+    for kind in ("bitops=1 cannot", "weight-bytes=1B cannot", "activation-bytes=1B cannot"):
+        assert kind in str(caught.value)
+
+
+def test_limits_that_clash_only_together() -> None:
+    """Reading at the pinned layer's 8 bits saves its buffer, but costs BitOps."""
+    net = network(
+        [layer("a", "x", "y"), layer("b", "y", "p", weights=1, macs=10), layer("c", "y", "q")],
+        sizes={"y": 1000, "x": 1, "p": 1, "q": 1},
+        until={"y": "c"},
+    )
+    scores, pins = random_scores(net, (2, 8)), {"b": EIGHT}
+    bitops, memory = "bitops=2x2", "activation-bytes=1.1kB"
+    for alone in (bitops, memory):
+        allocate(net, scores, Budget.parse([alone]), pins=pins)
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, scores, Budget.parse([bitops, memory]), pins=pins)
+    assert "each limit can be met, but not all together" in str(caught.value)
+    for kind, other in (("bitops", memory), ("activation-bytes", bitops)):
+        raised = f"{kind}={caught.value.nearest[kind]:.0f}"
+        allocate(net, scores, Budget.parse([raised, other]), pins=pins)
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_scores_of_another_model() -> None:
+    net, other = chain((10, 100)), chain((11, 100))
+    with pytest.raises(PolicyError, match=r"score table was made for another model: the layers have the same names"):
+        allocate(net, random_scores(other), Budget.parse(["bitops=3x4"]))
+
+
+def test_scores_with_an_unknown_layer() -> None:
+    net = network([layer("conv1", "x", "y")])
+    scores = random_scores(net)
+    scores = replace(scores, layers={**scores.layers, "conv2": scores.layers["conv1"]})
+    with pytest.raises(PolicyError, match=r"'conv2', which this network does not have. Did you mean 'conv1'"):
+        allocate(net, scores, Budget.parse(["bitops=3x4"]))
+
+
+def test_unknown_pin() -> None:
+    net = network([layer("conv1", "x", "y")])
+    with pytest.raises(BudgetError, match=r"pin 'conv2' is no layer of this network. Did you mean 'conv1'"):
+        allocate(net, random_scores(net), Budget.parse(["bitops=3x4"]), pins={"conv2": EIGHT})
+
+
+@pytest.mark.parametrize("alpha", [-1.0, math.nan, math.inf])
+def test_illegal_alpha(alpha: float) -> None:
+    net = chain((10, 100))
+    with pytest.raises(BudgetError, match=r"alpha .* is not legal"):
+        allocate(net, random_scores(net), Budget.parse(["bitops=3x4"]), alpha=alpha)
+
+
+def test_tied_layers_without_common_bits() -> None:
+    net = network([layer("a", "x", "y"), layer("b", "x", "z")])
+    table = {"a": LayerScores({4: 0.0}, {4: 0.0}), "b": LayerScores({4: 0.0}, {3: 0.0})}
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=table)
+    with pytest.raises(PolicyError, match="none in common"):
+        allocate(net, scores, Budget.parse(["bitops=8x8"]), pins={})
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=8x8"]), pins={}, ties=False)
+    assert policy.layers == {"a": LayerBits(4, 4), "b": LayerBits(4, 3)}

@@ -1,0 +1,127 @@
+"""The guards around HiGHS: wrong answers, choices beyond a row, and lines on standard output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixbit.allocation import _milp, solve
+from mixbit.allocation._dp import Answer, exact, nearby
+from mixbit.allocation._dual import Frame
+from mixbit.allocation._problem import Instance, build
+from mixbit.allocation._search import Effort
+from mixbit.testing.solvers import instance
+
+
+def prepared(seed: int) -> tuple[Instance, Frame, Answer, Answer]:
+    """An instance with two binding rows, its relaxation, the repaired choice and the optimum."""
+    scores, costs, limits = instance(seed, limits=2, groups=15, tightness=0.3)
+    problem, _ = build(scores, costs, limits, None).instance()
+    deadline = time.perf_counter() + 60
+    frame, choice = nearby(problem, deadline)
+    assert choice is not None
+    known = Answer(choice, problem.score(choice), frame.bound_int, False)
+    return problem, frame, known, exact(problem, Effort(deadline=deadline))
+
+
+def test_finds_the_optimum_with_and_without_a_known_choice() -> None:
+    for seed in range(6):
+        problem, frame, known, best = prepared(seed)
+        for start in (known, Answer(None, 0, frame.bound_int, False)):
+            answer = _milp.milp_answer(problem, frame, start, time.perf_counter() + 60)
+            assert answer.complete
+            # HiGHS stops within 1e-9 of the distance between bound and known choice.
+            assert abs(answer.score - best.score) <= 1e-6 * best.score
+
+
+def test_a_poor_incumbent_that_is_called_optimal_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, frame, _, best = prepared(0)
+    assert best.choice is not None
+    known = Answer(best.choice, best.score, frame.bound_int, False)
+
+    def wrong(model: Any, *_: object) -> SimpleNamespace:
+        worst = np.zeros(len(model.group))
+        for group in range(len(problem.open)):
+            columns = np.flatnonzero(model.group == group)
+            fits = problem.costs[:, group, model.option[columns]].sum(axis=0)
+            worst[columns[fits.argmin()]] = 1
+        return SimpleNamespace(status=0, x=worst, mip_dual_bound=float(model.objective @ worst))
+
+    monkeypatch.setattr(_milp, "_run", wrong)
+    answer = _milp.milp_answer(problem, frame, known, time.perf_counter() + 60)
+    assert answer.score == known.score
+    assert answer.bound == known.bound
+    assert not answer.complete
+
+
+def test_a_choice_beyond_a_row_is_solved_again_with_a_tighter_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS's feasibility tolerance, made large: the first answer ignores the rows."""
+    problem, frame, _, best = prepared(1)
+    real, calls = _milp._run, []
+
+    def loose(model: Any, limits: Any, groups: int, deadline: float) -> Any:
+        calls.append(limits)
+        return real(model, limits + 100.0, groups, deadline)
+
+    monkeypatch.setattr(_milp, "_run", loose)
+    answer = _milp.milp_answer(problem, frame, Answer(None, 0, 0, False), time.perf_counter() + 60)
+    assert len(calls) > 1
+    assert answer.choice is None or problem.feasible(answer.choice)
+    assert answer.choice is None or answer.score >= best.score
+    assert not answer.complete or answer.score == best.score
+
+
+@pytest.mark.parametrize("solution", [None, "two", "none"])
+def test_an_answer_that_is_no_choice_keeps_the_known_one(monkeypatch: pytest.MonkeyPatch, solution: str | None) -> None:
+    problem, frame, known, _ = prepared(2)
+
+    def broken(model: Any, *_: object) -> SimpleNamespace:
+        x = None if solution is None else np.full(len(model.group), 1.0 if solution == "two" else 0.4)
+        return SimpleNamespace(status=1, x=x, mip_dual_bound=None)
+
+    monkeypatch.setattr(_milp, "_run", broken)
+    answer = _milp.milp_answer(problem, frame, known, time.perf_counter() + 60)
+    assert answer.choice is known.choice
+    assert not answer.complete
+
+
+def test_infeasible_according_to_highs_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS may call a feasible problem infeasible; the exact search has the last word."""
+    monkeypatch.setattr(_milp, "_run", lambda *_: SimpleNamespace(status=2, x=None, mip_dual_bound=None))
+    # The package's `solve` is the function; the module of that name is reached through sys.modules.
+    module = sys.modules["mixbit.allocation.solve"]
+    monkeypatch.setattr(module, "nearby", lambda found, deadline: (nearby(found, deadline)[0], None))
+    scores, costs, limits = instance(0, limits=2, groups=8, tightness=0.3)
+    answer = solve(scores, costs, limits, solver="milp")
+    assert answer.proven
+    assert answer.solver == "dp"
+
+
+def test_highs_keeps_off_standard_output() -> None:
+    """Lines of HiGHS go, all others stay, in C's buffer too."""
+    code = (
+        "import ctypes, os\n"
+        "from mixbit.allocation._milp import quiet_stdout\n"
+        "print('before')\n"
+        "with quiet_stdout():\n"
+        "    print('python')\n"
+        "    os.write(1, b'transformNewIntegerFeasibleSolution: noise\\n')\n"
+        "    ctypes.CDLL(None).puts(b'HighsMipSolverData::transformNewIntegerFeasibleSolution noise')\n"
+        "    ctypes.CDLL(None).puts(b'other')\n"
+        "print('after')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == ["after", "before", "other", "python"]
+    assert done.stdout.split()[-1] == "after"
+
+
+def test_a_closed_standard_output_is_no_error() -> None:
+    code = "import os; os.close(1)\nfrom mixbit.allocation._milp import quiet_stdout\nwith quiet_stdout():\n    pass\n"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0

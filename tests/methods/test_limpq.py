@@ -1,0 +1,199 @@
+"""LIMPQ: the joint step does what the released code does, and a search gives scores for every searched layer."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixbit import methods
+from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
+from mixbit.data import TensorSplit
+from mixbit.errors import MixbitError
+from mixbit.methods import Limpq, LimpqInit
+from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
+from mixbit.quantize import quantized_layers
+from mixbit.task import Task, cross_entropy
+from mixbit.training import StepContext
+
+
+class Net(nn.Module):
+    """Four convolutions, of which the middle two and one linear layer are searched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.hidden, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn0(self.stem(x)))
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x))).mean((2, 3))
+        return self.head(torch.relu(self.hidden(x)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 255, (64, 1, 6, 6), generator=random).to(torch.uint8)
+    split = TensorSplit(pixels, torch.arange(64) % 3, num_classes=3, mean=(0.5,), std=(0.25,))
+    return Task(model=Net(), train=split, test=split)
+
+
+def joint(task: Task, settings: Limpq) -> tuple[nn.Module, dict[str, str], _JointStep, StepContext]:
+    model, searched = prepare(task, settings)
+    after = norms_after_layers(model, task.example())
+    make_switchable(model, after, len(settings.bits))
+    calibrate_indicators(model, task, settings, after)
+    model.train()
+    context = StepContext(
+        model=model, loss=lambda _x, out, y: cross_entropy(out, y), forward=lambda x: model(x), number=3, seed=0
+    )
+    return model, after, _JointStep(model, searched, after, settings), context
+
+
+def test_searched_layers_and_switchable_norms(task: Task) -> None:
+    """First and last layer stay float, and so does the batch norm behind the first."""
+    model, after, _, _ = joint(task, Limpq())
+    assert sorted(quantized_layers(model)) == ["conv1", "conv2", "hidden"]
+    assert after == {"bn1": "conv1", "bn2": "conv2"}
+    assert isinstance(model.get_submodule("bn1"), SwitchableBatchNorm)
+    assert isinstance(model.get_submodule("bn0"), nn.BatchNorm2d)
+
+
+def test_joint_step_sums_six_passes_without_division(task: Task) -> None:
+    settings = Limpq()
+    model, after, step, context = joint(task, settings)
+    x, y = next(task.train.batches(16))
+    reference = copy.deepcopy(model)
+    step(context, x, y)
+    for bits in settings.bits:
+        _select_uniform(reference, after, settings.bits, bits)
+        cross_entropy(reference(x), y).backward()
+    uniform = {n: p.grad.clone() for n, p in reference.named_parameters() if p.grad is not None}
+    reference.zero_grad()
+    twin = _JointStep(reference, [la for la in task.network.layers if la.name in quantized_layers(reference)], after, settings)
+    twin._draw(context.number)
+    cross_entropy(reference(x), y).backward()
+    for name, parameter in model.named_parameters():
+        random = dict(reference.named_parameters())[name].grad
+        wanted = sum(g for g in (uniform.get(name), random) if g is not None)
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_every_bit_width_gets_a_gradient(task: Task) -> None:
+    model, _, step, context = joint(task, Limpq())
+    step(context, *next(task.train.batches(16)))
+    for layer in quantized_layers(model).values():
+        assert layer.weight_quantizer is not None and layer.weight_quantizer.steps.grad is not None
+        assert (layer.weight_quantizer.steps.grad != 0).all()
+
+
+def test_random_pass_draws_convolutions_only_and_one_number_a_layer(task: Task) -> None:
+    model, after, step, _ = joint(task, Limpq())
+    _select_uniform(model, after, (6, 5, 4, 3, 2), 2)
+    drawn = set()
+    for number in range(40):
+        step._draw(number)
+        layers = quantized_layers(model)
+        for name in ("conv1", "conv2"):
+            w, a = layers[name].weight_quantizer, layers[name].input_quantizer
+            assert w is not None and a is not None and w.selected == a.selected
+            norm = model.get_submodule({"conv1": "bn1", "conv2": "bn2"}[name])
+            assert norm.row == (6, 5, 4, 3, 2).index(w.selected)
+            drawn.add(w.selected)
+        hidden = layers["hidden"].weight_quantizer
+        assert hidden is not None and hidden.selected == 2
+    assert drawn == {2, 3, 4, 5, 6}
+
+
+def test_draws_depend_on_seed_and_step_alone(task: Task) -> None:
+    def bits(seed: int, number: int) -> list[int]:
+        model, _, step, _ = joint(task, Limpq(seed=seed))
+        step._draw(number)
+        return [la.weight_quantizer.selected for la in quantized_layers(model).values() if la.weight_quantizer]
+
+    assert bits(0, 5) == bits(0, 5)
+    assert len({tuple(bits(0, n)) for n in range(6)}) > 1
+
+
+def test_independent_draws_split_weights_and_activations(task: Task) -> None:
+    model, _, step, _ = joint(task, Limpq(faithful=False, independent_draws=True))
+    pairs = set()
+    for number in range(20):
+        step._draw(number)
+        hidden = quantized_layers(model)["hidden"]
+        assert hidden.weight_quantizer and hidden.input_quantizer
+        pairs.add((hidden.weight_quantizer.selected, hidden.input_quantizer.selected))
+    assert any(w != a for w, a in pairs)
+
+
+def test_search_gives_scores_of_every_searched_layer(task: Task, tmp_path: Path) -> None:
+    before = copy.deepcopy(task.model.state_dict())
+    settings = Limpq(epochs=1, batch_size=16, fraction=1.0)
+    scores = settings.search(task, run=tmp_path, quiet=True)
+    assert list(scores.layers) == ["conv1", "conv2", "hidden"] and scores.alpha == 2
+    assert all(set(s.weight) == set(s.activation) == {2, 3, 4, 5, 6} for s in scores.layers.values())
+    start = LimpqInit(batch_size=16).search(task)
+    assert scores.layers["conv1"].weight != start.layers["conv1"].weight  # training moved it
+    assert all(torch.equal(before[k], v) for k, v in task.model.state_dict().items())  # on a copy
+    assert settings.search(task, quiet=True).layers == scores.layers  # same seed, same scores
+
+
+def test_starting_values_have_the_ratios_of_the_formula(task: Task) -> None:
+    scores = LimpqInit(batch_size=16).search(task)
+    weight = scores.layers["conv1"].weight
+    assert [weight[b] / weight[b + 1] for b in (2, 3, 4, 5)] == pytest.approx([2.0] * 4)
+    activation = scores.layers["conv1"].activation
+    assert activation[2] / activation[3] == pytest.approx(1.5275, rel=1e-3)
+
+
+def test_normalised_indicators_ignore_the_scale_of_weights(task: Task) -> None:
+    scaled = copy.deepcopy(task.model)
+    with torch.no_grad():
+        scaled.get_parameter("conv1.weight").mul_(10)
+    other = Task(model=scaled, train=task.train, test=task.test, network=task.network)
+
+    def score(t: Task, normalise: bool) -> float:
+        return LimpqInit(batch_size=16, normalise=normalise).search(t).layers["conv1"].weight[4]
+
+    assert score(other, False) == pytest.approx(10 * score(task, False))
+    assert score(other, True) == pytest.approx(score(task, True))
+
+
+def test_first_and_last_layer_can_be_searched(task: Task) -> None:
+    assert list(LimpqInit(first_last=True, batch_size=16).search(task).layers) == ["stem", "conv1", "conv2", "hidden", "head"]
+
+
+def test_faithful_excludes_our_options() -> None:
+    with pytest.raises(MixbitError, match="faithful=True excludes independent_draws, step_lr"):
+        Limpq(independent_draws=True, step_lr=0.1)
+
+
+def test_registry_offers_the_nearest_name_and_setting() -> None:
+    with pytest.raises(MixbitError, match="Did you mean 'limpq'"):
+        methods.make("limqp")
+    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
+        methods.make("limpq", {"epoch": 3})
+    assert methods.names("limpq*") == ["limpq", "limpq-init"] and "ECCV" in methods.summary("limpq")
+    with pytest.raises(MixbitError, match="registered already"):
+        methods.register("limpq", "again")(Limpq)
+
+
+def test_indicator_is_the_raw_step(task: Task) -> None:
+    """LIMPQ saves the parameter, not its clamped value."""
+    settings = LimpqInit(batch_size=16)
+    model, _ = prepare(task, settings)
+    calibrate_indicators(model, task, settings, {})
+    layer = quantized_layers(model)["conv1"]
+    assert layer.weight_quantizer is not None
+    with torch.no_grad():
+        layer.weight_quantizer.steps.fill_(3.0)
+    assert read_indicators(model, task, settings, method="limpq-init").layers["conv1"].weight[4] == 3.0

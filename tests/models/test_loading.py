@@ -1,0 +1,123 @@
+"""Models named in one string."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from mixbit import models
+from mixbit.errors import MixbitError
+
+FILE = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.fc = nn.Linear(2, num_classes)
+    def forward(self, x):
+        return self.fc(x)
+
+def make(num_classes=4):
+    return Small(num_classes)
+
+def fixed():
+    return Small()
+
+def needs(width):
+    return Small(width)
+
+def number():
+    return 3
+
+ready = nn.Linear(1, 7)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "user_net.py"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_zoo_names_take_the_number_of_classes() -> None:
+    assert models.load_model("digits-resnet").fc.out_features == 10
+    assert models.load_model("digits-resnet", num_classes=3).fc.out_features == 3
+
+
+def test_package_and_factory() -> None:
+    net = models.load_model("mixbit.models.digits:digits_resnet", num_classes=5)
+    assert net.fc.out_features == 5
+
+
+def test_file_and_factory(file: str) -> None:
+    assert models.load_model(f"{file}:make").fc.out_features == 4
+    assert models.load_model(f"{file}:make", num_classes=6).fc.out_features == 6
+    assert models.load_model(f"{file}:Small", num_classes=6).fc.out_features == 6
+
+
+def test_a_factory_without_the_parameter_is_called_as_it_is(file: str) -> None:
+    assert models.load_model(f"{file}:fixed", num_classes=6).fc.out_features == 4
+
+
+def test_a_ready_module_is_taken(file: str) -> None:
+    assert models.load_model(f"{file}:ready").out_features == 7
+
+
+@pytest.mark.parametrize("name", ["build_model", "build", "make_model", "create_model", "model", "Model", "Net"])
+def test_usual_names_need_no_factory(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(f"from torch import nn\ndef {name}():\n    return nn.Linear(1, 9)\n")
+    assert isinstance(models.load_model(str(path)), nn.Linear)
+
+
+def test_models_of_a_file_can_be_exported_and_copied(file: str) -> None:
+    """Their class must be found again by its module's name."""
+    import copy
+
+    import torch
+
+    net = models.load_model(f"{file}:make").eval()
+    assert torch.export.export(copy.deepcopy(net), (torch.zeros(1, 2),), strict=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet-20", "Did you mean 'resnet20'"),
+        ("nets/resnet20", "write a zoo name"),
+        ("no_such_package.nets:make", "no module named 'no_such_package'"),
+        ("mixbit.models.digits:digitsresnet", "Did you mean 'digits_resnet'"),
+        ("none.py", "no file at 'none.py'"),
+    ],
+)
+def test_specs_that_name_nothing(spec: str, message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
+        models.load_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("", "which factory.*Small, make, fixed, needs, number, ready"),
+        (":nmber", "Did you mean 'number'"),
+        (":number", "gives a int"),
+        (":needs", "the factory failed: TypeError"),
+        (":FILE", "no 'FILE' there"),
+    ],
+)
+def test_factories_that_give_nothing(file: str, factory: str, message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
+        models.load_model(file + factory)
+
+
+def test_a_file_that_fails_keeps_the_cause(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("1 / 0\n")
+    with pytest.raises(MixbitError, match="ZeroDivisionError") as caught:
+        models.load_model(f"{path}:make")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -1,0 +1,197 @@
+"""Which tensors can be negative: by rule, and never wrong on random networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mixbit.network import capture
+from mixbit.network._signs import example_negative, has_negative
+from tests.network.conftest import Call
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def signed(function: Function, *, positive: bool = False) -> bool:
+    """Whether the input of a layer behind the function counts as signed."""
+    x = torch.rand(2, 4, 6, 6) if positive else torch.randn(2, 4, 6, 6)
+    model = Call(lambda self, x: self.last(function(x).flatten(1)[:, :8]), last=nn.Linear(8, 2))
+    return capture(model, x).layer("last").input_signed
+
+
+NEVER_NEGATIVE: list[Function] = [
+    F.relu,
+    F.relu6,
+    torch.sigmoid,
+    F.hardsigmoid,
+    F.softplus,
+    torch.abs,
+    torch.exp,
+    torch.square,
+    lambda x: x**2,
+    lambda x: F.softmax(x, dim=1),
+    lambda x: x.clamp(min=0.0),
+    lambda x: x.clamp(0.0, 6.0),
+    lambda x: F.hardtanh(x, 0.0, 6.0),
+    lambda x: x.relu_().mul_(0.5),
+    lambda x: torch.maximum(x, F.relu(x)),
+    lambda x: torch.ones_like(x) * F.relu(x),
+    lambda x: (x > 0).float(),
+    lambda x: F.scaled_dot_product_attention(x, x, F.relu(x)),
+    lambda x: torch.cat([F.relu(x), torch.zeros_like(x)], 1),
+]
+CAN_BE_NEGATIVE: list[Function] = [
+    lambda x: x,
+    lambda x: -F.relu(x),
+    lambda x: F.relu(x) - 1,
+    lambda x: F.relu(x) * -2,
+    lambda x: F.relu(x) + (-1),
+    lambda x: torch.add(F.relu(x), F.relu(x), alpha=-1),
+    lambda x: F.relu(x) - F.relu(-x),
+    lambda x: F.relu(x) + x,
+    lambda x: F.hardswish(x),
+    lambda x: F.gelu(x),
+    lambda x: F.leaky_relu(x),
+    lambda x: x.clamp(-1.0, 1.0),
+    lambda x: F.relu(x).clamp(max=-1.0),
+    lambda x: F.hardtanh(x),
+    lambda x: x**3,
+    lambda x: torch.minimum(x, F.relu(x)),
+    lambda x: F.pad(F.relu(x), (1, 1), value=-1.0),
+    lambda x: F.relu(x).masked_fill(x > 0, -1.0),
+    lambda x: torch.full_like(x, -1.0) * F.relu(x),
+    lambda x: F.layer_norm(F.relu(x), (6, 6)),
+    lambda x: F.interpolate(F.relu(x), scale_factor=2.0, mode="bicubic"),
+    lambda x: torch.cat([F.relu(x), x], 1),
+    lambda x: F.log_softmax(x, dim=1),
+    lambda x: torch.where(x > 0, F.relu(x), -1.0),
+]
+KEEPS_SIGN: list[Function] = [
+    lambda x: F.max_pool2d(x, 2),
+    lambda x: F.adaptive_avg_pool2d(x, 2),
+    lambda x: F.avg_pool2d(x, 3),
+    lambda x: x.mean((2,)),
+    lambda x: x.permute(0, 2, 3, 1).reshape(2, 6, 24),
+    lambda x: x[:, 1:3, ::2],
+    lambda x: x + x.flip(1),
+    lambda x: x * 0.5 + 3,
+    lambda x: x * x.sum((2, 3), keepdim=True).sigmoid(),
+    lambda x: F.pad(x, (1, 1)),
+    lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    lambda x: torch.cat([x, x], 1),
+    lambda x: F.hardswish(x),
+    lambda x: F.gelu(x),
+    lambda x: torch.tanh(x),
+    lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    lambda x: F.dropout(x, training=False),
+    lambda x: x.matmul(x),
+    lambda x: x.split(2, 1)[1],
+    lambda x: x.topk(2, 1).values,
+    lambda x: F.pixel_shuffle(x, 2),
+]
+
+
+@pytest.mark.parametrize("function", NEVER_NEGATIVE)
+def test_never_negative(function: Function) -> None:
+    assert not signed(function)
+
+
+@pytest.mark.parametrize("function", CAN_BE_NEGATIVE)
+def test_can_be_negative(function: Function) -> None:
+    assert signed(function)
+
+
+@pytest.mark.parametrize("function", KEEPS_SIGN)
+def test_not_negative_if_the_input_is_not(function: Function) -> None:
+    assert not signed(function, positive=True)
+
+
+def test_example_inputs() -> None:
+    assert not signed(lambda x: x, positive=True)
+    assert example_negative(torch.tensor([-1.0, 2.0]))
+    assert example_negative(torch.zeros(3)), "an example of zeros is given for its shape"
+    assert not example_negative(torch.tensor([0, 3]))
+    assert has_negative(torch.zeros(2, device="meta")), "nobody knows"
+
+
+def test_parameters_can_become_negative_and_buffers_are_looked_at() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float, *, trained: bool) -> None:
+            super().__init__()
+            value = torch.full((8,), factor)
+            if trained:
+                self.factor = nn.Parameter(value)
+            else:
+                self.register_buffer("factor", value)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(F.relu(x) * self.factor)
+
+    def found(factor: float, *, trained: bool) -> bool:
+        return capture(Scaled(factor, trained=trained), torch.randn(2, 8)).layer("last").input_signed
+
+    assert [found(1.0, trained=True), found(1.0, trained=False), found(-1.0, trained=False)] == [True, False, True]
+
+
+def test_a_view_made_before_a_write_in_place_sees_the_write() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(x)
+        early = y.flatten(1)
+        y.sub_(1.0)
+        return self.last(early)
+
+    assert capture(Call(forward, last=nn.Linear(8, 2)), torch.randn(2, 2, 4)).layer("last").input_signed
+
+
+STEPS: dict[str, Function] = {
+    "relu": F.relu,
+    "hardswish": F.hardswish,
+    "add": lambda x: x + x.flip(1),
+    "sub": lambda x: x - 0.5 * x.flip(2),
+    "scale": lambda x: x * 0.7,
+    "negate": lambda x: x * -0.7,
+    "shift": lambda x: x + 0.3,
+    "pool": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "sigmoid": torch.sigmoid,
+    "cat": lambda x: torch.cat([x[:, :2], F.relu(x[:, 2:])], 1),
+    "inplace": lambda x: F.relu_(x.clone()),
+    "clamp": lambda x: x.clamp(-0.2, 0.8),
+    "view": lambda x: x.transpose(2, 3).contiguous(),
+    "write": lambda x: _halve_first_channel(x.clone()),
+}
+
+
+def _halve_first_channel(x: torch.Tensor) -> torch.Tensor:
+    x[:, 0] = x[:, 0] - 0.5
+    return x
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["conv", *STEPS]), min_size=1, max_size=7), st.booleans(), st.integers(0, 2**16))
+def test_no_layer_that_counts_as_unsigned_ever_sees_a_negative(names: list[str], positive: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    convs = {f"conv{at}": nn.Conv2d(4, 4, 1) for at, name in enumerate(names) if name == "conv"}
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        for at, name in enumerate(names):
+            x = getattr(self, f"conv{at}")(x) if name == "conv" else STEPS[name](x)
+        return self.last(x)
+
+    model = Call(forward, last=nn.Conv2d(4, 4, 1), **convs)
+    x = torch.rand(2, 4, 4, 4) if positive else torch.randn(2, 4, 4, 4)
+    network = capture(model, x)
+    seen: dict[str, float] = {}
+    for name, module in model.named_children():
+        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: float(args[0].min())}))
+    with torch.no_grad():
+        model.eval()(x)
+    assert {layer.name for layer in network.layers} == set(seen)
+    assert [n for n, low in seen.items() if low < 0 and not network.layer(n).input_signed] == []

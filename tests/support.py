@@ -1,0 +1,119 @@
+"""Networks built by hand, so that tests of costs, policies and allocation need no model and no capture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixbit.network import Layer, Network, Tensor
+from mixbit.policy import LayerScores, Scores
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared(*parts: str) -> Path:
+    """A file of the shared reference material beside the repository, or a skip that says what is missing."""
+    data = os.environ.get("MIXBIT_DATA")
+    folder = Path(data).parent if data else ROOT.parent / "shared"
+    path = folder.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)} of the shared reference material (MIXBIT_DATA names its data folder)")
+    return path
+
+
+def layer(
+    name: str, reads: str, writes: str, *, weights: int = 100, macs: int = 1000, limpq: int | None = None
+) -> Layer:
+    """A linear layer of the given counts; `limpq` is its MACs in LIMPQ's counting."""
+    return Layer(
+        name=name,
+        kind="linear",
+        parameter=f"{name}.weight",
+        weight_shape=(weights, 1),
+        groups=1,
+        macs=macs,
+        macs_limpq=macs if limpq is None else limpq,
+        input_shape=(1,),
+        output_shape=(weights,),
+        input_tensor=reads,
+        output_tensor=writes,
+        input_signed=True,
+    )
+
+
+def network(
+    layers: Sequence[Layer],
+    *,
+    sizes: Mapping[str, int] | None = None,
+    elsewhere: Sequence[str] = (),
+    until: Mapping[str, str] | None = None,
+    other_macs: int = 0,
+) -> Network:
+    """One step a layer; a tensor lives from the layer that writes it to the last layer that reads it.
+
+    Args:
+        layers: in execution order.
+        sizes: tensor -> elements, default 64.
+        elsewhere: tensors that something beside layers reads as well; tensors that no layer reads are always such.
+        until: tensor -> name of the layer at which it is read last, where that is later.
+        other_macs: MACs without weights.
+    """
+    names = [one.name for one in layers]
+    written = {one.output_tensor: step for step, one in reversed(list(enumerate(layers)))}
+    tensors = []
+    for name in dict.fromkeys([*(one.input_tensor for one in layers), *(one.output_tensor for one in layers)]):
+        readers = tuple(one.name for one in layers if one.input_tensor == name)
+        last = names.index((until or {}).get(name, readers[-1] if readers else names[-1]))
+        tensors.append(
+            Tensor(
+                name=name,
+                shape=((sizes or {}).get(name, 64),),
+                first_step=written.get(name, 0),
+                last_step=last,
+                readers=readers,
+                read_elsewhere=name in elsewhere or not readers,
+            )
+        )
+    return Network(
+        layers=tuple(layers), tensors=tuple(tensors), steps=tuple(names), joins=(), skipped=(), other_macs=other_macs
+    )
+
+
+def chain(*counts: tuple[int, int]) -> Network:
+    """Layers `l0`, `l1`, ... one after the other, with the given (weights, MACs)."""
+    return network([layer(f"l{i}", f"t{i}", f"t{i + 1}", weights=w, macs=m) for i, (w, m) in enumerate(counts)])
+
+
+def random_network(seed: int, layers: int = 5) -> Network:
+    """Every layer reads one of the tensors so far, so that some share it; random sizes, some tensors read elsewhere."""
+    rng = np.random.default_rng(seed)
+    built = [
+        layer(
+            f"l{i}",
+            f"t{rng.integers(max(0, i - 1), i + 1)}",
+            f"t{i + 1}",
+            weights=int(rng.integers(10, 500)),
+            macs=int(rng.integers(100, 5000)),
+        )
+        for i in range(layers)
+    ]
+    sizes = {f"t{i}": int(rng.integers(8, 300)) for i in range(layers + 1)}
+    elsewhere = [f"t{i}" for i in range(layers) if rng.random() < 0.3]
+    return network(built, sizes=sizes, elsewhere=elsewhere)
+
+
+def random_scores(found: Network, bits: Sequence[int] = (2, 3, 4), seed: int = 0, *, monotone: bool = True) -> Scores:
+    """A harm for every layer and bit-width; falling with more bits if `monotone`."""
+    rng = np.random.default_rng(seed)
+
+    def curve() -> dict[int, float]:
+        harms = rng.random(len(bits))
+        ordered = np.sort(harms)[::-1] if monotone else harms
+        return {b: float(h) for b, h in zip(sorted(bits), ordered, strict=True)}
+
+    layers = {one.name: LayerScores(weight=curve(), activation=curve()) for one in found.layers}
+    return Scores(fingerprint=found.fingerprint, method="random", seed=seed, alpha=1.5, layers=layers)

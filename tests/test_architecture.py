@@ -1,0 +1,399 @@
+"""docs/architecture.md is what the code is: rooms, import rule, sizes, documentation, one test file a module.
+
+Everything is read from the syntax tree; nothing is imported. Each rule is a function from source text (or names) to a
+list of violations, so that the tests at the end of this file can show each one a wrong example.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src" / "mixbit"
+TESTS = ROOT / "tests"
+FILES = sorted(SRC.rglob("*.py"))
+
+# Tests that belong to the project as a whole and mirror no module.
+FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install"}
+# tests/reference holds golden numbers from papers, tests/end_to_end whole runs; both cross rooms on purpose.
+CROSSING = {"reference", "end_to_end"}
+
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 80
+MAX_MEDIAN_FUNCTION_LINES = 10
+
+
+def module_name(path: Path) -> str:
+    """`src/mixbit/models/__init__.py` -> `mixbit.models`."""
+    parts = path.relative_to(SRC.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    """The first name below `mixbit`: a package or a single file."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def read_floors(text: str) -> list[list[str]]:
+    """The fence under "Who may import whom": one floor a line, the highest first."""
+    section = text.split("## Who may import whom", 1)[1]
+    fence = re.search(r"```text\n(.*?)```", section, re.DOTALL)
+    if fence is None:
+        raise ValueError("docs/architecture.md has no ```text block under 'Who may import whom'.")
+    return [line.split() for line in fence.group(1).strip().splitlines()]
+
+
+FLOORS = read_floors((ROOT / "docs" / "architecture.md").read_text())
+LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
+BASE = set(FLOORS[-1])
+
+
+# ------------------------------------------------------------------------------------------------ imports
+
+
+def imports(source: str, module: str, *, package: bool = False) -> Iterator[str]:
+    """Names of all modules that a source text imports, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: len(module.split(".")) - node.level + int(package)]
+                base = ".".join([*parents, base]) if base else ".".join(parents)
+            # `from mixbit import cost` names a module in the alias, `from mixbit.cost import costs` does not.
+            yield from ([f"{base}.{alias.name}" for alias in node.names] if base == "mixbit" else [base])
+
+
+def upward(edges: Iterable[tuple[str, str]], level: dict[str, int]) -> list[str]:
+    """Imports between rooms that go up; a room that has no floor is a violation as well."""
+    wrong = []
+    for source, target in edges:
+        here, there = room(source), room(target)
+        if here in ("", there):  # mixbit/__init__.py is the public face and may import every room
+            continue
+        missing = [name for name in (here, there) if name not in level]
+        if missing:
+            wrong.append(f"{source} -> {target}: {missing[0]!r} stands on no floor of docs/architecture.md")
+        elif level[there] > level[here]:
+            wrong.append(f"{source} imports upward: {target}")
+    return wrong
+
+
+def cycle(edges: Iterable[tuple[str, str]]) -> list[str]:
+    """A circle of rooms that import each other, or nothing."""
+    graph: dict[str, set[str]] = {}
+    for source, target in edges:
+        if room(source) not in ("", room(target)):
+            graph.setdefault(room(source), set()).add(room(target))
+    while True:
+        leaves = {there for targets in graph.values() for there in targets} - graph.keys()
+        pruned = {here: targets - leaves for here, targets in graph.items() if targets - leaves}
+        if pruned == graph or not graph:
+            return sorted(graph)
+        graph = pruned
+
+
+def all_edges() -> list[tuple[str, str]]:
+    """(module, imported module of mixbit) for the whole package."""
+    return [
+        (module_name(path), target)
+        for path in FILES
+        for target in imports(path.read_text(), module_name(path), package=path.name == "__init__.py")
+        if target == "mixbit" or target.startswith("mixbit.")
+    ]
+
+
+def test_every_room_has_a_floor_and_every_floor_a_room() -> None:
+    rooms = {path.stem if path.is_file() else path.name for path in SRC.iterdir() if _is_room(path)}
+    assert rooms == set(LEVEL)
+
+
+def _is_room(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.glob("*.py"))
+    return path.suffix == ".py" and path.name != "__init__.py"
+
+
+def test_imports_go_down_only() -> None:
+    assert upward(all_edges(), LEVEL) == []
+
+
+def test_rooms_of_one_floor_import_without_circles() -> None:
+    assert cycle(all_edges()) == []
+
+
+def test_no_module_imports_the_public_face() -> None:
+    """`import mixbit` inside the package would load everything and close a circle."""
+    assert [source for source, target in all_edges() if target == "mixbit"] == []
+
+
+@pytest.mark.parametrize("name", ["models", "data", "quantizers"])
+def test_rooms_that_know_of_nothing_else(name: str) -> None:
+    """Models, data and quantizers are of use without the rest: they import the ground floor alone."""
+    edges = [(source, target) for source, target in all_edges() if room(source) == name]
+    assert [edge for edge in edges if room(edge[1]) not in {name, *BASE}] == []
+
+
+def test_allocation_sees_arrays() -> None:
+    heavy = [
+        f"{path.name}: {target}"
+        for path in (SRC / "allocation").glob("*.py")
+        for target in imports(path.read_text(), module_name(path))
+        if target.split(".")[0] == "torch"
+    ]
+    assert heavy == []
+
+
+def test_a_method_never_imports_another_method() -> None:
+    """What two methods share moves into a private module, or down a floor."""
+    methods = {f"mixbit.methods.{path.stem}" for path in (SRC / "methods").glob("[a-z]*.py")} - {
+        "mixbit.methods.registry"
+    }
+    assert [
+        (source, target) for source, target in all_edges() if source in methods and target in methods - {source}
+    ] == []
+
+
+# --------------------------------------------------------------------------------------------- tests mirror
+
+
+def mirror_of(test: Path) -> list[Path]:
+    """The modules that a test file may stand for.
+
+    The rule: `src/mixbit/x/y.py` has `tests/x/test_y.py`. A package's `__init__.py` and private modules (`_y.py`) are
+    tested through the public modules of their room. A file of their own (`tests/x/test_init.py`, `tests/x/test_y.py`,
+    or for a package that is one idea `tests/test_x.py`) is allowed and not required.
+    """
+    folder = SRC / test.parent.relative_to(TESTS)
+    name = test.stem.removeprefix("test_")
+    candidates = [folder / f"{name}.py", folder / f"_{name.lstrip('_')}.py", folder / name / "__init__.py"]
+    if name == "init":
+        candidates.append(folder / "__init__.py")
+    return candidates
+
+
+def test_every_public_module_has_its_test_file() -> None:
+    missing = []
+    for path in FILES:
+        inside = path.relative_to(SRC)
+        if any(part.startswith("_") for part in inside.parts):
+            continue
+        test = TESTS / inside.parent / f"test_{path.name}"
+        if not test.exists():
+            missing.append(f"{inside} has no {test.relative_to(ROOT)}")
+    assert missing == []
+
+
+def test_every_test_file_has_its_module() -> None:
+    orphans = [
+        str(path.relative_to(ROOT))
+        for path in TESTS.rglob("test_*.py")
+        if path.relative_to(TESTS).parts[0] not in CROSSING
+        and path.stem not in FRAME
+        and not any(module.exists() for module in mirror_of(path))
+    ]
+    assert orphans == []
+
+
+# --------------------------------------------------------------------------------------------------- sizes
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(source: str) -> list[Function]:
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def code_lines(function: Function) -> int:
+    """Lines from `def` to the end, without the docstring: documentation is not length."""
+    total = (function.end_lineno or function.lineno) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        total -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return total
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_file_and_function_sizes(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= MAX_FILE_LINES
+    assert {node.name: code_lines(node) for node in functions(source) if code_lines(node) > MAX_FUNCTION_LINES} == {}
+
+
+def test_the_median_function_is_short() -> None:
+    lengths = [code_lines(node) for path in FILES for node in functions(path.read_text())]
+    assert statistics.median(lengths) < MAX_MEDIAN_FUNCTION_LINES
+
+
+# ------------------------------------------------------------------------------------- names and documents
+
+# Their contract is PyTorch's own and stated there.
+TORCH_HOOKS = {"forward", "backward", "extra_repr", "setup_context"}
+
+
+def public_nodes(tree: ast.Module) -> Iterator[tuple[str, ast.ClassDef | Function]]:
+    """Public classes and functions of a module, and the public methods of those classes."""
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        yield node.name, node
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and not member.name.startswith("_"):
+                    yield f"{node.name}.{member.name}", member
+
+
+def undocumented(source: str) -> list[str]:
+    """Public names without a docstring; overloads and setters share that of their first definition."""
+    wrong = []
+    for name, node in public_nodes(ast.parse(source)):
+        decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+        shared = decorators & {"override", "overload"} or any(text.endswith(".setter") for text in decorators)
+        if ast.get_docstring(node) is None and not shared and node.name not in TORCH_HOOKS:
+            wrong.append(name)
+    return wrong
+
+
+def unannotated(source: str) -> list[str]:
+    """Functions, private ones too, with a parameter or a result that has no type."""
+    wrong = []
+    for node in functions(source):
+        arguments = node.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        named += [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
+        bare = [one.arg for one in named if one.annotation is None and one.arg not in ("self", "cls")]
+        if bare or node.returns is None:
+            wrong.append(node.name)
+    return wrong
+
+
+def defined_names(tree: ast.Module) -> set[str]:
+    """Names bound at the top level of a module."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    """The value of `__all__`, or None where there is none."""
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+            return list(ast.literal_eval(node.value))  # type: ignore[union-attr, arg-type]
+    return None
+
+
+def export_order(name: str) -> tuple[int, str]:
+    """Constants, then classes and types, then functions, each by the alphabet: the order that ruff's RUF022 keeps."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_public_names_are_documented_and_all_functions_annotated(path: Path) -> None:
+    source = path.read_text()
+    assert ast.get_docstring(ast.parse(source)), "the module has no docstring"
+    assert undocumented(source) == []
+    assert unannotated(source) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_all_is_sorted_and_real(path: Path) -> None:
+    source = path.read_text()
+    tree = ast.parse(source)
+    names = exported(tree)
+    private = path.name.startswith("_") and path.name != "__init__.py"
+    if names is None:
+        public = [name for name, _ in public_nodes(tree)]
+        assert private or not public, f"no __all__, but public names: {public}"
+        return
+    assert names == sorted(names, key=export_order)
+    assert len(set(names)) == len(names)
+    lazy = any(node.name == "__getattr__" for node in tree.body if isinstance(node, ast.FunctionDef))
+    assert lazy or set(names) <= defined_names(tree)
+
+
+UNPICKLERS = {
+    f"{module}.{name}" for module in ("pickle", "dill", "cloudpickle") for name in ("load", "loads", "Unpickler")
+}
+
+
+def unsafe_loads(source: str) -> list[str]:
+    """Ways to run code from a user's file: unpickling, and torch.load without weights_only=True."""
+    wrong = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "dill", "cloudpickle"):
+            wrong.append(f"line {node.lineno}: names out of {node.module}")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in UNPICKLERS:
+            wrong.append(f"line {node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            safe = any(key.arg == "weights_only" and ast.unparse(key.value) == "True" for key in node.keywords)
+            wrong += [] if safe else [f"line {node.lineno}: torch.load without weights_only=True"]
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_no_pickle_is_read(path: Path) -> None:
+    assert unsafe_loads(path.read_text()) == []
+
+
+# ------------------------------------------------------------------------------ the rules catch what they say
+
+
+def test_rule_catches_upward_and_homeless_imports() -> None:
+    level = {"cli": 0, "cost": -1, "errors": -2}
+    edges = [("mixbit.cost", "mixbit.cli"), ("mixbit.cli", "mixbit.cost"), ("mixbit.attic", "mixbit.errors")]
+    assert upward(edges, level) == [
+        "mixbit.cost imports upward: mixbit.cli",
+        "mixbit.attic -> mixbit.errors: 'attic' stands on no floor of docs/architecture.md",
+    ]
+
+
+def test_rule_catches_circles() -> None:
+    circle = [("mixbit.cost", "mixbit.policy"), ("mixbit.policy", "mixbit.cost"), ("mixbit.cli", "mixbit.cost")]
+    assert {"cost", "policy"} <= set(cycle(circle))
+    assert cycle(circle[1:]) == []
+
+
+def test_imports_sees_every_form() -> None:
+    lines = ["import a.b", "from mixbit import cost", "from mixbit.policy import Policy", "def f():"]
+    source = "\n".join([*lines, "    from . import x", "    from .y import z"])
+    found = ["a.b", "mixbit.cost", "mixbit.policy", "mixbit.room", "mixbit.room.y"]
+    assert list(imports(source, "mixbit.room.file")) == found
+    assert list(imports("from . import x", "mixbit.room", package=True)) == ["mixbit.room"]
+
+
+def test_rule_catches_missing_docstrings_and_annotations() -> None:
+    source = "class Public:\n    '''d'''\n    def method(self, x): ...\n    def _private(self) -> None: ...\n"
+    assert undocumented(source) == ["Public.method"]
+    assert unannotated(source) == ["method"]
+
+
+def test_rule_catches_unsafe_loads() -> None:
+    lines = ["import pickle", "torch.load('a')", "torch.load('b', weights_only=True)", "pickle.loads(b'')"]
+    found = ["line 2: torch.load without weights_only=True", "line 4: pickle.loads"]
+    assert sorted(unsafe_loads("\n".join(lines))) == found
+    assert unsafe_loads("try: ...\nexcept pickle.UnpicklingError: ...") == []
+
+
+def test_export_order_is_constants_types_functions() -> None:
+    assert sorted(["solve", "Macs", "BITS", "Budget"], key=export_order) == ["BITS", "Budget", "Macs", "solve"]
+
+
+def test_code_lines_do_not_count_the_docstring() -> None:
+    (function,) = functions('def f():\n    """One.\n\n    Two."""\n    return 1\n')
+    assert code_lines(function) == 2

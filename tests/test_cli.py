@@ -1,0 +1,208 @@
+"""The command line: one pass through all commands on digits, and what a user sees of mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from mixbit import cli
+from mixbit._version import __version__
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> str:
+    """Output of a command that must end with `code`; standard error follows standard output."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    assert ended.value.code == code, captured.out + captured.err
+    return captured.out + captured.err
+
+
+def next_command(output: str) -> list[str]:
+    """The command that a command recommends."""
+    (line,) = [line for line in output.splitlines() if line.startswith("Next: ")]
+    return shlex.split(line.removeprefix("Next: "))[1:]
+
+
+def written(output: str) -> list[Path]:
+    """The files that a command says it wrote."""
+    return [Path(line.split()[1]) for line in output.splitlines() if line.startswith("Wrote ")]
+
+
+# ------------------------------------------------------------------------------------------------ the whole way
+
+
+@pytest.fixture(scope="module")
+def float_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float network trained for one short epoch."""
+    folder = tmp_path_factory.mktemp("cli") / "float"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "digits-resnet", "--data", "digits", "--epochs", "1", "--run", str(folder)])
+    assert ended.value.code == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_lead_from_a_float_network_to_an_evaluated_policy(
+    float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command is the one that the command before it recommends, only with shorter training."""
+    monkeypatch.chdir(tmp_path)
+    weights = float_run / "model.safetensors"
+    found = run(capsys, "inspect", "digits-resnet", "--data", "digits", "--weights", weights)
+
+    search = next_command(found)
+    assert search[:3] == ["search", "limpq", "digits-resnet"]
+    found = run(capsys, *search, "--epochs", "1", "--fraction", "0.2", "--bits", "4,3,2")
+    assert all(path.is_file() for path in written(found))
+    assert {path.name for path in written(found)} >= {"scores.json", "network.json", "config.json"}
+
+    found = run(capsys, *next_command(found))
+    (policy,) = written(found)
+    bits = json.loads(policy.read_text())
+    assert bits["budget"] == {"bitops": "3x3"}
+    assert bits["layers"]["conv1"] == {"weight_bits": 8, "activation_bits": 8}
+    assert re.search(r"bitops=3x3 .*\d", found)
+    assert "proven optimal" in found
+
+    found = run(capsys, *next_command(found), "--epochs", "1", "--fraction", "0.2")
+    assert all(path.is_file() for path in written(found))
+    trained = re.search(r"(\d+\.\d\d) %", found)
+
+    found = run(capsys, *next_command(found))
+    assert trained is not None
+    assert f"{trained[1]} %" in found, "evaluate does not agree with the end of training"
+
+
+@pytest.mark.slow
+def test_a_command_on_a_folder_of_other_settings_is_refused(
+    float_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "digits-resnet", "--data", "digits", "--epochs", "2", "--run", str(float_run)]
+    assert "epochs" in run(capsys, *words, code=2)
+
+
+@pytest.mark.slow
+def test_evaluate_takes_a_model_too(float_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = float_run / "model.safetensors"
+    from_model = run(capsys, "evaluate", "digits-resnet", "--data", "digits", "--weights", weights)
+    assert re.findall(r"[\d.]+ %", from_model) == re.findall(r"[\d.]+ %", run(capsys, "evaluate", float_run))
+
+
+# ----------------------------------------------------------------------------------------------- single commands
+
+
+def test_inspect_writes_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "network.json"
+    found = run(capsys, "inspect", "digits-resnet", "--json", out)
+    layers = [layer["name"] for layer in json.loads(out.read_text())["layers"]]
+    assert all(name in found for name in layers)
+    assert layers[0] == "conv1"
+    assert written(found) == [out]
+    assert next_command(found)[:5] == ["search", "limpq", "digits-resnet", "--data", "digits"]
+
+
+def test_inspect_of_a_file_needs_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "net.py"
+    model.write_text("from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))\n")
+    assert "--input" in run(capsys, "inspect", model, code=2)
+    found = run(capsys, "inspect", model, "--input", "3x2x2")
+    assert "linear" in found
+
+
+def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "limpq-init" in run(capsys, "list", "methods")
+    models = run(capsys, "list", "models", "resnet*")
+    assert "resnet20" in models
+    assert "mobilenet" not in models.partition("Your own")[0]
+    assert "cifar10:DIR" in run(capsys, "list", "data")
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == f"mixbit {__version__}\n"
+    found = run(capsys, "--help")
+    assert all(name in found for name in ("inspect", "search", "allocate", "train", "evaluate", "demo", "list"))
+
+
+def test_every_command_argument_and_option_is_explained() -> None:
+    commands: Any = typer.main.get_command(cli.app)
+    silent = [
+        f"{name} {parameter.name}"
+        for name, command in commands.commands.items()
+        for parameter in command.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert silent == []
+    assert all(command.help for command in commands.commands.values())
+
+
+# ------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["inspect", "mobilenet2"], "Did you mean 'mobilenetv2'"),
+        (["inspect", "resnet20", "--input", "3,32,32"], "3x32x32"),
+        (["search", "limq", "digits-resnet", "--data", "digits", "--run", "x"], "Did you mean 'limpq'"),
+        (["search", "limpq", "digits-resnet", "--data", "digit", "--run", "x"], "Did you mean 'digits'"),
+        (["search", "limpq", "digits-resnet", "--data", "digits", "--run", "x", "--set", "alfa=1"], "alpha"),
+        (["search", "limpq", "digits-resnet", "--data", "digits", "--run", "x", "--set", "alpha"], "key=value"),
+        (["search", "limpq", "digits-resnet", "--data", "digits", "--run", "x", "--bits", "4;3"], "2,3,4,5,6"),
+        (["allocate", "nowhere", "--budget", "bitops=3x3"], "nowhere"),
+        (["allocate", "nowhere", "--budget", "bitops=3x3", "--pin", "conv1"], "NAME=W8A8"),
+        (["allocate", "nowhere", "--budget", "bitops=3x3", "--first-last", "8"], "W8A8"),
+        (["train", "digits-resnet", "--data", "digits", "--policy", "no.json", "--run", "x"], "no.json"),
+        (["train", "digits-resnet", "--data", "digits", "--run", "x", "--set", "epoch=1"], "epochs"),
+        (["evaluate", "digits-resnet"], "--data"),
+        (["list", "models", "zzz"], "No models match 'zzz'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_message_with_a_remedy(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run(capsys, *words, code=2)
+    assert found.startswith("Error: ")
+    assert said in found
+    assert "Traceback" not in found
+    assert list(tmp_path.iterdir()) == [], "a refused command left files behind"
+
+
+def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--dat" in run(capsys, "search", "limpq", "digits-resnet", "--dat", "digits", code=2)
+    assert "Missing" in run(capsys, "search", "limpq", "digits-resnet", code=2)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mixbit.report.listing", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list", "models"])
+
+
+@pytest.mark.slow
+def test_the_module_runs_as_a_program_and_errors_go_to_standard_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mixbit", "list", "models", "zzz"], text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+
+
+def test_other_processes_of_a_distributed_run_print_nothing() -> None:
+    """Under torchrun every process runs the command; only rank 0 speaks."""
+    code = "import os; os.environ['RANK'] = '1'; from mixbit import cli; cli.main(['list', 'methods'])"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,316 @@
+"""Costs are exact integers, and budgets are read without rounding."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixbit.cost import Budget, Costs, LayerBits, Limit, cost_table, costs, float_costs, tensor_bytes, uniform_bits
+from mixbit.errors import BudgetError, PolicyError
+from mixbit.network import Network
+from tests.support import chain, layer, network, random_network
+
+W3A4 = LayerBits(3, 4)
+FLOAT = LayerBits(None, None)
+
+
+def all_at(net: Network, bits: LayerBits) -> dict[str, LayerBits]:
+    return {one.name: bits for one in net.layers}
+
+
+# ------------------------------------------------------------------------------------------------- costs
+
+
+def test_bitops_and_weight_bits_by_hand() -> None:
+    net = chain((10, 100), (20, 300))
+    found = costs(net, {"l0": LayerBits(8, 8), "l1": LayerBits(3, 4)})
+    assert found.bitops == 100 * 64 + 300 * 12
+    assert found.weight_bits == 10 * 8 + 20 * 3
+    assert found.weight_bytes == 18  # 140 bits = 17.5 bytes
+
+
+def test_float_counts_32_bits() -> None:
+    net = chain((10, 100), (20, 300))
+    assert float_costs(net).bitops == 400 * 1024
+    assert float_costs(net).weight_bits == 30 * 32
+    assert costs(net, {"l0": LayerBits(8, None), "l1": LayerBits(None, 8)}).bitops == 400 * 8 * 32
+
+
+def test_costs_stay_exact_beyond_float64() -> None:
+    net = chain((2**60 + 1, 2**61 + 1))
+    found = costs(net, {"l0": LayerBits(7, 7)})
+    assert found.bitops == (2**61 + 1) * 49
+    assert found.weight_bits == (2**60 + 1) * 7
+
+
+def test_limpq_counting_uses_the_other_column() -> None:
+    net = network([layer("a", "x", "y", macs=784, limpq=812)])
+    assert costs(net, {"a": W3A4}, macs="limpq").bitops == 812 * 12
+    assert float_costs(net, macs="limpq").bitops == 812 * 1024
+    with pytest.raises(BudgetError, match=r"macs='limqp' is unknown. Legal: exact, limpq. Did you mean 'limpq'"):
+        costs(net, {"a": W3A4}, macs="limqp")  # type: ignore[arg-type]
+
+
+def test_attention_products_are_in_no_figure() -> None:
+    without = chain((10, 100))
+    net = network(without.layers, other_macs=10**9)
+    assert costs(net, all_at(net, W3A4)).bitops == costs(without, all_at(without, W3A4)).bitops
+    assert float_costs(net).bitops == 100 * 1024
+
+
+def test_unknown_and_missing_layers_are_errors() -> None:
+    net = network([layer("conv1", "x", "y"), layer("fc", "y", "z")])
+    with pytest.raises(PolicyError, match=r"'conv2', .*Did you mean 'conv1'"):
+        costs(net, {"conv1": W3A4, "fc": W3A4, "conv2": W3A4})
+    with pytest.raises(PolicyError, match=r"no bits for 1 of 2 layers: fc"):
+        costs(net, {"conv1": W3A4})
+
+
+# ------------------------------------------------------------------------------------------ peak activations
+
+
+def test_peak_is_the_largest_live_set() -> None:
+    # Steps a, b, c: x(80) and y(40) live at a, y and z(200) at b, z and out(8) at c.
+    net = network(
+        [layer("a", "x", "y"), layer("b", "y", "z"), layer("c", "z", "out")],
+        sizes={"x": 80, "y": 40, "z": 200, "out": 8},
+    )
+    bits = {"a": LayerBits(8, 8), "b": LayerBits(3, 4), "c": LayerBits(3, 2)}
+    # y at 4 bits is 20 bytes, z at 2 bits is 50, out is read by the caller: 8 bytes.
+    assert (costs(net, bits).activation_bytes, costs(net, bits).peak_step) == (100, "a")
+    wide = {**bits, "c": LayerBits(3, 8)}
+    assert (costs(net, wide).activation_bytes, costs(net, wide).peak_step) == (220, "b")
+
+
+def test_a_tensor_is_held_until_its_last_reader() -> None:
+    layers = [layer("a", "x", "y"), layer("b", "y", "z"), layer("c", "z", "out")]
+    short = network(layers, sizes={"x": 8, "y": 8, "z": 8, "out": 8}, elsewhere=["x"])
+    held = network(layers, sizes={"x": 8, "y": 8, "z": 8, "out": 8}, elsewhere=["x"], until={"x": "c"})
+    assert costs(short, all_at(short, LayerBits(8, 8))).activation_bytes == 16
+    assert costs(held, all_at(held, LayerBits(8, 8))).activation_bytes == 24
+
+
+def test_one_tensor_by_the_rules() -> None:
+    x = network([layer("a", "x", "y"), layer("b", "x", "z")], sizes={"x": 10}).tensors[0]
+    assert tensor_bytes(x, [3, 3]) == 4  # 30 bits, one buffer for tied layers
+    assert tensor_bytes(x, [3, 8]) == 4 + 10  # a buffer for each bit-width
+    assert tensor_bytes(x, [3, None]) == 4 + 40
+    read_by_add = network([layer("a", "x", "y")], sizes={"x": 10}, elsewhere=["x"]).tensors[0]
+    assert tensor_bytes(read_by_add, [3]) == 10
+    assert tensor_bytes(read_by_add, [None]) == 40
+
+
+def test_float_network_keeps_every_tensor_in_float32() -> None:
+    net = network([layer("a", "x", "y"), layer("b", "y", "out")], sizes={"x": 3, "y": 5, "out": 7}, elsewhere=["y"])
+    assert float_costs(net).activation_bytes == 4 * 12
+    assert costs(net, {"a": LayerBits(2, None), "b": LayerBits(2, None)}).activation_bytes == 4 * 12
+
+
+def test_network_without_steps_has_no_peak() -> None:
+    net = Network(layers=(layer("a", "x", "y"),), tensors=(), steps=(), joins=(), skipped=(), other_macs=0)
+    assert costs(net, {"a": W3A4}).activation_bytes == 0
+
+
+@given(seed=st.integers(0, 200), low=st.integers(2, 7))
+def test_more_bits_never_cost_less(seed: int, low: int) -> None:
+    net = random_network(seed)
+    less, more = (costs(net, all_at(net, LayerBits(bits, bits))) for bits in (low, low + 1))
+    assert less.bitops < more.bitops
+    assert less.weight_bits < more.weight_bits
+    assert less.activation_bytes <= more.activation_bytes
+
+
+def test_cost_table_has_the_float_network_beside() -> None:
+    net = chain((10, 100))
+    assert cost_table(net, {"l0": W3A4}) == {
+        "bitops": 1200,
+        "weight_bytes": 4,
+        "activation_bytes": 32 + 64,
+        "float_bitops": 102_400,
+        "float_weight_bytes": 40,
+        "float_activation_bytes": 512,
+    }
+
+
+# ------------------------------------------------------------------------------------------- layer bits
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, -3, True, 2.0, "4", 10**400])
+def test_illegal_bits(bits: object) -> None:
+    with pytest.raises(PolicyError, match=r"weight_bits .* is not legal. Legal: whole numbers 2 to 8"):
+        LayerBits(bits, 8)  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="activation_bits"):
+        LayerBits(8, bits)  # type: ignore[arg-type]
+
+
+def test_uniform_bits_keep_pins() -> None:
+    net = chain((1, 1), (1, 1))
+    assert uniform_bits(net, W3A4, {"l1": FLOAT}) == {"l0": W3A4, "l1": FLOAT}
+
+
+# ------------------------------------------------------------------------------------------------ budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bitops=1.2G", {"bitops": 1_200_000_000}),
+        ("bitops=5k", {"bitops": 5000}),
+        ("bitops=5M", {"bitops": 5_000_000}),
+        ("bitops=0.5T", {"bitops": 500_000_000_000}),
+        ("bitops=1200", {"bitops": 1200}),
+        ("bitops=1.2e3", {"bitops": 1200}),
+        (" bitops = 1.2 G ", {"bitops": 1_200_000_000}),
+        ("bitops=3x4", {"bitops": 100 * 64 + 300 * 12}),
+        ("bitops=1.5%", {"bitops": 6144}),  # of 400 * 1024
+        ("bitops=12.2x", {"bitops": 33573}),  # 409600 / 12.2 = 33573.77
+        ("weight-bytes=8MiB", {"weight_bits": 2**26}),
+        ("weight-bytes=8MB", {"weight_bits": 64_000_000}),
+        ("weight-bytes=2kiB", {"weight_bits": 2**14}),
+        ("weight-bytes=2KiB", {"weight_bits": 2**14}),
+        ("weight-bytes=2kB", {"weight_bits": 16_000}),
+        ("weight-bytes=1GiB", {"weight_bits": 2**33}),
+        ("weight-bytes=1GB", {"weight_bits": 8 * 10**9}),
+        ("weight-bytes=17.7B", {"weight_bits": 141}),  # floor(8 * 17.7)
+        ("weight-bytes=17", {"weight_bits": 136}),
+        ("weight-bytes=12.2x", {"weight_bits": 78}),  # 30 * 32 / 12.2 = 78.69
+        ("weight-bytes=3x4", {"weight_bits": 10 * 8 + 20 * 3}),
+        ("weight-bytes=10%", {"weight_bits": 96}),
+        ("activation-bytes=64kB", {"activation_bytes": 64_000}),
+        ("activation-bytes=3x4", {"activation_bytes": 96}),  # t0 at 8 bits and t1 at 4, 64 elements each
+        ("activation-bytes=50%", {"activation_bytes": 256}),
+        ("activation-bytes=4x", {"activation_bytes": 128}),
+    ],
+)
+def test_values_and_units(text: str, expected: dict[str, int]) -> None:
+    net = chain((10, 100), (20, 300))
+    assert Budget.parse([text]).resolve(net, {"l0": LayerBits(8, 8)}) == expected
+
+
+def test_user_text_is_never_rounded_as_a_float() -> None:
+    # 0.1 + 0.2 style: 0.7 * 1e16 is 6999999999999999.0 or 7e15 in floats, and 2.3 * 2**60 has no float.
+    assert Limit.parse("bitops", "4.35k").resolve(chain((1, 1)), {}, "exact") == 4350
+    assert Limit.parse("bitops", "123456789012345678901").resolve(chain((1, 1)), {}, "exact") == 123456789012345678901
+    assert Limit.parse("weight-bytes", "0.1%").number == Fraction(1, 10)
+    net = chain((61 * 10**15, 1))
+    assert Budget.parse(["weight-bytes=12.2x"]).resolve(net, {}) == {"weight_bits": 32 * 5 * 10**15}
+
+
+def test_relative_limits_follow_the_counting() -> None:
+    net = network([layer("a", "x", "y", macs=784, limpq=812)])
+    assert Budget.parse(["bitops=3x4"]).resolve(net, {}, "limpq") == {"bitops": 812 * 12}
+    assert Budget.parse(["bitops=100%"]).resolve(net, {}, "limpq") == {"bitops": 812 * 1024}
+
+
+def test_several_kinds_keep_their_texts_and_order() -> None:
+    budget = Budget.parse(["weight-bytes=12.2x", "bitops=3x4"])
+    assert budget.texts == {"weight-bytes": "12.2x", "bitops": "3x4"}
+    assert list(budget.resolve(chain((10, 100)), {})) == ["weight_bits", "bitops"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "The budget is empty.*bitops=1.2G"),
+        (["bitops"], "'bitops' is not a limit: it has no '='"),
+        (["bitop=3x4"], "the kind 'bitop' is unknown. Did you mean 'bitops'"),
+        (["=3x4"], "the kind '' is unknown"),
+        (
+            ["latency=3ms"],
+            "the kind 'latency' is unknown.*Legal: bitops=1.2G, weight-bytes=8MiB, activation-bytes=64kB",
+        ),
+        (["bitops=3x4", "bitops=1G"], "bitops is limited twice: '3x4' and '1G'"),
+        (["bitops="], "not a number with a unit"),
+        (["bitops=G"], "not a number with a unit"),
+        (["bitops=1.2.3G"], "not a number with a unit"),
+        (["bitops=nan"], "not a number with a unit"),
+        (["bitops=inf"], "not a number with a unit"),
+        (["bitops=1,2G"], "the unit ',2G' is unknown"),
+        (["bitops=1e999999999"], "the unit 'e999999999' is unknown"),
+        (["bitops=" + "9" * 100_000], "not a number with a unit"),
+        (["bitops=٣G"], "not a number with a unit"),
+        (["bitops=1.2g"], "the unit 'g' is unknown. Did you mean 'G'"),
+        (["bitops=8MiB"], "the unit 'MiB' is unknown"),
+        (["weight-bytes=8M"], "the unit 'M' is unknown. Did you mean 'MB'"),
+        (["weight-bytes=8mib"], "the unit 'mib' is unknown. Did you mean 'MiB'"),
+        (["activation-bytes=64 KB"], "the unit 'KB' is unknown. Did you mean 'kB'"),
+        (["bitops=0"], "a limit must be above zero"),
+        (["bitops=0.000G"], "a limit must be above zero"),
+        (["bitops=-1G"], "bitops=-1G: a limit must be above zero"),
+        (["weight-bytes=0x"], "a limit must be above zero"),
+        (["weight-bytes=-12.2x"], "a limit must be above zero"),
+        (["bitops=0%"], "a limit must be above zero"),
+        (["bitops=1x4"], "bits of a uniform network must be 2 to 8"),
+        (["bitops=3x32"], "bits of a uniform network must be 2 to 8"),
+        (["bitops=3X4"], "the unit 'X4' is unknown"),
+        (["bitops=3x4x5"], "the unit 'x4x5' is unknown"),
+    ],
+)
+def test_what_cannot_be_read(texts: list[str], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(texts)
+
+
+@pytest.mark.parametrize("text", ["bitops=1.2g", "weight-bytes=-1MB", "activation-bytes=x"])
+def test_errors_show_the_legal_forms(text: str) -> None:
+    with pytest.raises(BudgetError) as caught:
+        Budget.parse([text])
+    for form in (text, "3x4", "1.5%", "12.2x", "units"):
+        assert form in str(caught.value)
+
+
+def test_a_single_text_is_not_a_list_of_letters() -> None:
+    assert Budget.parse("bitops=3x4").texts == {"bitops": "3x4"}
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_limit_or_a_budget_error(text: str) -> None:
+    for kind in ("bitops", "weight-bytes", "activation-bytes"):
+        try:
+            resolved = Budget.parse([f"{kind}={text}"]).resolve(chain((10, 100)), {})
+        except BudgetError:
+            continue
+        assert all(isinstance(value, int) and value >= 0 for value in resolved.values())
+
+
+@given(
+    value=st.integers(10**5, 10**15),
+    text=st.sampled_from(["1k", "1G", "7", "1%", "12x", "3x4"]),
+    kind=st.sampled_from(["bitops", "weight-bytes", "activation-bytes"]),
+)
+def test_a_shown_amount_given_back_as_a_limit_allows_it(value: int, text: str, kind: str) -> None:
+    if kind != "bitops":
+        text = {"1k": "1kB", "1G": "1GiB"}.get(text, text)
+    full = 10**15
+    shown = Limit.parse(kind, Limit.parse(kind, text).show(value, full))
+    if shown.unit == "%":
+        allowed = full * shown.number / 100
+    elif shown.unit == "x":
+        allowed = full / shown.number
+    else:
+        allowed = Fraction(shown.resolve(chain((1, 1)), {}, "exact"))
+    assert value <= allowed <= value * Fraction(10_011, 10_000) + 8
+
+
+# ------------------------------------------------------------------------------------------- check and slack
+
+
+def test_slack_is_in_bitops_and_bytes() -> None:
+    budget = Budget.parse(["bitops=1k", "weight-bytes=10B", "activation-bytes=1kB"])
+    resolved = budget.resolve(chain((10, 100)), {})
+    found = Costs(bitops=900, weight_bits=75, activation_bytes=1001, peak_step="l0")
+    assert budget.slack(found, resolved) == {"bitops": 100, "weight-bytes": 0.625, "activation-bytes": -1}
+
+
+def test_check_names_every_exceeded_limit() -> None:
+    budget = Budget.parse(["bitops=1k", "weight-bytes=10B", "activation-bytes=1kB"])
+    resolved = budget.resolve(chain((10, 100)), {})
+    budget.check(Costs(bitops=1000, weight_bits=80, activation_bytes=1000, peak_step=""), resolved)
+    with pytest.raises(BudgetError) as caught:
+        budget.check(Costs(bitops=1001, weight_bits=81, activation_bytes=1000, peak_step=""), resolved)
+    assert "bitops=1k allows 1k and 1.001k is used, 1 too much" in str(caught.value)
+    assert "weight-bytes=10B allows 10B and 10.13B is used" in str(caught.value)
+    assert "activation" not in str(caught.value)

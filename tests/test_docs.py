@@ -1,0 +1,191 @@
+"""What the README and the documentation say is true: their commands run, their links exist, the site builds strictly.
+
+How a page marks its command blocks (```console, ```bash and ```python):
+
+    <!-- runs -->                 the block below is run here, in a scratch folder, after the page's earlier ones
+    <!-- not run: the reason -->  it is not, and says why (needs downloads, a GPU, hours)
+
+In a ```console block the lines that start with "$ " are commands and the others are output, which is not compared. A
+command block without a mark is an error, so that none goes stale unseen. The doctests of `src` are collected by pytest
+itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGES = {"console", "bash", "sh", "shell", "python"}
+
+FENCE = re.compile(
+    r"(?:<!-- (?P<mark>runs|not run: [^>]+?) -->\n+)?(?P<ticks>```+)(?P<language>\w+)[^\n]*\n(?P<body>.*?)^(?P=ticks)$",
+    re.DOTALL | re.MULTILINE,
+)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced command block of a page."""
+
+    language: str
+    mark: str | None
+    body: str
+
+    @property
+    def script(self) -> str:
+        """What bash or Python is given."""
+        if self.language != "console":
+            return self.body
+        commands, continued = [], False
+        for line in self.body.splitlines():
+            if line.startswith("$ ") or continued:
+                commands.append(line.removeprefix("$ "))
+                continued = line.endswith("\\")
+        return "\n".join(commands) + "\n"
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """All fenced blocks of a page in one of the command languages."""
+    for match in FENCE.finditer(text):
+        if match["language"] in LANGUAGES:
+            yield Block(match["language"], match["mark"], match["body"])
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def runnable(path: Path) -> list[Block]:
+    return [block for block in blocks(path.read_text()) if block.mark == "runs"]
+
+
+def run(block: Block, folder: Path) -> None:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", COLUMNS="120")
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    done = subprocess.run(
+        [*command, block.script], cwd=folder, env=environment, text=True, capture_output=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, f"{block.script}\nstdout:\n{done.stdout[-4000:]}\nstderr:\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [page for page in PAGES if runnable(page)], ids=name)
+def test_marked_commands_run(path: Path, tmp_path: Path) -> None:
+    for block in runnable(path):
+        run(block, tmp_path)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_command_block_is_marked(path: Path) -> None:
+    assert [block.body for block in blocks(path.read_text()) if block.mark is None] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_relative_links_exist(path: Path) -> None:
+    targets = {match["target"] for match in LINK.finditer(path.read_text())}
+    local = {target for target in targets if not re.match(r"[a-z]+:", target)}
+    assert {target for target in local if not (path.parent / target).exists()} == set()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation, built strictly: a broken link or an unresolved API name fails here."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_site_builds_strictly(site: Path) -> None:
+    assert (site / "index.html").exists()
+    assert 'href="https://fonts' not in (site / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_every_public_name_is_on_an_api_page(site: Path) -> None:
+    """`mixbit.cost.Budget`, or where a function shares its file's name `mixbit.allocation.solve.solve`."""
+    anchors = {
+        name for page in (site / "api").glob("*.html") for name in re.findall(r'id="(mixbit[\w.]+)"', page.read_text())
+    }
+    missing = [
+        f"{module}.{public}"
+        for module, names in public_names().items()
+        for public in names
+        if not {f"{module}.{public}", f"{module}.{public}.{public}"} & anchors
+    ]
+    assert missing == []
+
+
+def public_names() -> dict[str, list[str]]:
+    """Module -> its `__all__`, for the rooms that users import from."""
+    source = ROOT / "src" / "mixbit"
+    found = {}
+    for path in [*source.glob("[a-z]*.py"), *source.glob("[a-z]*/__init__.py")]:
+        module = "mixbit." + (path.parent.name if path.name == "__init__.py" else path.stem)
+        listed = re.search(r"^__all__ = (\[.*?\])", path.read_text(), re.DOTALL | re.MULTILINE)
+        if listed is not None and module != "mixbit.cli":
+            found[module] = ast.literal_eval(listed[1])
+    return found
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "src/mixbit/_version.py").read_text())
+    assert version is not None
+    assert f"version: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+# --------------------------------------------------------------------------- the reader of pages does what it says
+
+PAGE = """
+<!-- runs -->
+```console
+$ one \\
+    --two
+output
+$ three
+```
+
+<!-- not run: hours -->
+```bash
+four
+```
+
+```python
+five
+```
+
+```json
+{}
+```
+"""
+
+
+def test_blocks_reads_marks_and_commands() -> None:
+    found = list(blocks(PAGE))
+    assert [block.mark for block in found] == ["runs", "not run: hours", None]
+    assert found[0].script == "one \\\n    --two\nthree\n"
+
+
+def test_run_reports_a_failing_command(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="false"):
+        run(Block("bash", "runs", "false\n"), tmp_path)
+
+
+def test_run_stops_at_the_first_failure(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run(Block("console", "runs", "$ false\n$ touch later\n"), tmp_path)
+    assert not (tmp_path / "later").exists()

@@ -1,0 +1,245 @@
+"""Putting quantizers on, calibrating, switching, freezing, taking off."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbit.errors import MixbitError, PolicyError
+from mixbit.network import Network, capture
+from mixbit.policy import LayerBits, Policy
+from mixbit.quantize import (
+    QuantizeConfig,
+    attach,
+    calibrate,
+    detach,
+    freeze,
+    quantize,
+    quantized_layers,
+    quantizers,
+    select,
+)
+
+
+class SameConv(nn.Conv2d):
+    """A layer with a forward of its own, as TF-style padding needs it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), SameConv(4, 6, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+X = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+@cache
+def small_network() -> Network:
+    """Captured once: that is the slow part."""
+    return capture(small_net(), X)
+
+
+def quantized(bits: int = 4) -> nn.Sequential:
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, bits, bits), network)
+    calibrate(model, [X])
+    return model
+
+
+def test_on_and_off_is_bit_exact_and_keeps_names() -> None:
+    model = small_net()
+    before, keys = copy.deepcopy(model.state_dict()), list(model.state_dict())
+    parameters = [id(p) for p in model.parameters()]
+    expected, network = model.eval()(X), small_network()
+    quantize(model, Policy.uniform(network, 3, 3), network)
+    calibrate(model, [X])
+    assert not torch.equal(model(X), expected)
+    assert set(keys) < set(model.state_dict())
+    detach(model)
+    assert list(model.state_dict()) == keys and [id(p) for p in model.parameters()] == parameters
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(model(X), expected)
+    assert [type(m) for m in model] == [type(m) for m in small_net()]
+
+
+def test_class_with_a_forward_of_its_own_uses_the_quantized_weight() -> None:
+    model = quantized(2)
+    layer = model[3]
+    seen = layer(torch.ones(1, 4, 5, 5)).detach()
+    weight, x = layer.quantize_weight(layer.weight), layer.quantize_input(torch.ones(1, 4, 5, 5))
+    assert torch.equal(seen, F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, layer.bias))
+    assert isinstance(layer.weight, nn.Parameter)  # it is put back
+    model(X).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.abs().sum() > 0
+
+
+def test_signs_follow_the_network() -> None:
+    layers = quantized_layers(quantized())
+    assert [layer.input_quantizer.signed for layer in layers.values() if layer.input_quantizer] == [True, False, False]
+
+
+def test_more_bits_come_closer_to_float() -> None:
+    expected, errors = small_net().train()(X).detach(), []
+    for bits in (2, 4, 8):
+        errors.append(float((quantized(bits).train()(X).detach() - expected).square().mean()))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_bank_switches_bits_in_place() -> None:
+    model, network = small_net(), small_network()
+    attach(model, network, {la.name: ((8, 4, 2), (8, 4, 2)) for la in network.layers})
+    calibrate(model, [X])
+    outputs = []
+    for bits in (8, 4, 2, 8):
+        select(model, bits)
+        outputs.append(model.eval()(X))
+    assert torch.equal(outputs[0], outputs[3]) and not torch.equal(outputs[0], outputs[2])
+    select(model, {"3": LayerBits(4, 2)})
+    layer = quantized_layers(model)["3"]
+    assert layer.weight_quantizer and layer.input_quantizer
+    assert (layer.weight_quantizer.selected, layer.input_quantizer.selected) == (4, 2)
+
+
+def test_calibration_of_a_bank_equals_calibration_one_by_one() -> None:
+    """Each row is calibrated with all layers at its bits, as in the first joint training pass."""
+    model, network = small_net(), small_network()
+    attach(model, network, {la.name: ((4, 2), (4, 2)) for la in network.layers})
+    calibrate(model, [X])
+    for row, bits in enumerate((4, 2)):
+        single = small_net()
+        attach(single, network, {la.name: ((bits,), (bits,)) for la in network.layers})
+        calibrate(single, [X])
+        for one, many in zip(quantizers(single).values(), quantizers(model).values(), strict=True):
+            torch.testing.assert_close(one.steps[0], many.steps[row])
+
+
+def test_calibration_leaves_batch_norm_and_mode_alone() -> None:
+    model, network = small_net().eval(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4), network)
+    before = model[1].running_mean.clone()
+    calibrate(model, [X, X + 1])
+    assert torch.equal(model[1].running_mean, before) and not model.training
+
+
+def test_several_batches_are_averaged() -> None:
+    steps = []
+    for batches in ([X], [3 * X], [X, 3 * X]):
+        model = nn.Sequential(nn.Conv2d(1, 2, 1))
+        network = capture(model, X)
+        quantize(model, Policy.uniform(network, 4, 4), network)
+        calibrate(model, batches)
+        steps.append(float(quantized_layers(model)["0"].input_quantizer.steps.detach()))  # type: ignore[union-attr]
+    assert steps[2] == pytest.approx((steps[0] + steps[1]) / 2)
+
+
+def test_freeze_and_thaw() -> None:
+    model = quantized()
+    freeze(model)
+    assert not any(q.steps.requires_grad for q in quantizers(model).values())
+    freeze(model, frozen=False)
+    assert all(q.steps.requires_grad for q in quantizers(model).values())
+
+
+def test_what_stays_float_is_listed() -> None:
+    model, network = small_net(), small_network()
+    left = attach(model, network, {"0": ((4,), None), "3": ((4,), (4,))})
+    reasons = {s.name: s.reason for s in left}
+    assert reasons == {"0": "input in float: as the policy says", "7": "weight and input in float: as the policy says"}
+
+
+def test_parametrized_weight_is_left_alone_and_listed() -> None:
+    model, network = small_net(), small_network()
+    nn.utils.parametrizations.weight_norm(model[0])
+    left = attach(model, network, {"0": ((4,), (4,))})
+    assert "no plain parameter" in {s.name: s.reason for s in left}["0"]
+
+
+def test_unknown_layer_and_double_attach_are_errors() -> None:
+    model, network = small_net(), small_network()
+    with pytest.raises(PolicyError, match="conv9"):
+        attach(model, network, {"conv9": ((4,), (4,))})
+    attach(model, network, {"0": ((4,), (4,))})
+    with pytest.raises(MixbitError, match="detach"):
+        attach(model, network, {"0": ((4,), (4,))})
+
+
+def test_calibration_needs_a_batch() -> None:
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4), network)
+    with pytest.raises(MixbitError, match="at least one batch"):
+        calibrate(model, [])
+
+
+def test_quantized_model_copies_and_saves() -> None:
+    model = quantized().eval()
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(X), model(X))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(X), model(X))
+    other = quantized(4).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(X), model(X))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_at_8_bits_is_close_to_pytorch(batch_first: bool, need_weights: bool, masked: bool) -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=batch_first).eval()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    x = torch.randn(3, 5, 8)
+    length = 5 if batch_first else 3
+    mask = torch.ones(length, length, dtype=torch.bool).triu(1) if masked else None
+    expected = attention(x, x, x, attn_mask=mask, need_weights=need_weights)
+    model = Net()
+    network = capture(model, x)
+    assert [layer.name for layer in network.layers] == ["attention.in_proj", "attention.out_proj"]
+    quantize(model, Policy.uniform(network, 8, 8), network)
+    calibrate(model, [x], "minmax", forward=lambda net, batch: attention(batch, batch, batch, attn_mask=mask))
+    found = attention(x, x, x, attn_mask=mask, need_weights=need_weights)
+    assert found[0].shape == expected[0].shape
+    torch.testing.assert_close(found[0], expected[0], atol=0.02, rtol=0.1)
+    if need_weights:
+        torch.testing.assert_close(found[1], expected[1], atol=0.02, rtol=0.1)
+    detach(model)
+    assert torch.equal(attention(x, x, x, attn_mask=mask, need_weights=need_weights)[0], expected[0])
+
+
+def test_encoder_layer_does_not_bypass_the_quantizers() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 2, 2, pins={}), network)
+    calibrate(model, [x])
+    model.eval()
+    with torch.no_grad():
+        before = model(x)
+        quantized_layers(model)["self_attn.in_proj"].weight_quantizer.steps.mul_(3)  # type: ignore[union-attr]
+        assert not torch.equal(model(x), before)
+
+
+def test_per_tensor_option() -> None:
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4), network, QuantizeConfig(per_channel=False))
+    assert {q.channels for q in quantizers(model).values()} == {1}

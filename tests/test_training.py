@@ -1,0 +1,194 @@
+"""The training loop: learning, resuming, divergence, schedules, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixbit.data import TensorSplit
+from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
+from mixbit.network import Network, capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize, quantizers
+from mixbit.training import StepContext, TrainConfig, distilled_loss, supervised_step, train
+
+SCRIPT = Path(__file__).parent / "training_script.py"
+
+
+def tiny_split(count: int = 96) -> TensorSplit:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    pixels = (torch.rand(count, 1, 6, 6, generator=random) * 100 + 60 * labels[:, None, None, None]).to(torch.uint8)
+    return TensorSplit(pixels, labels, num_classes=3, mean=(0.5,), std=(0.25,))
+
+
+def tiny_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    )
+
+
+@cache
+def tiny_network() -> Network:
+    return capture(tiny_net(), next(tiny_split().batches(32))[0])
+
+
+def quantized_net() -> nn.Sequential:
+    model, x, network = tiny_net(), next(tiny_split().batches(32))[0], tiny_network()
+    quantize(model, Policy.uniform(network, 4, 4), network)
+    calibrate(model, [x])
+    return model
+
+
+CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, bn_samples=32, augment=False)
+
+
+def test_quantized_training_learns_and_moves_the_steps(tmp_path: Path) -> None:
+    model, split = quantized_net(), tiny_split()
+    before = [q.steps.clone() for q in quantizers(model).values()]
+    result = train(model, split, split, CONFIG, run=tmp_path, quiet=True)
+    assert result.metrics is not None and result.metrics.accuracy > 0.8
+    assert all(not torch.equal(b, q.steps) for b, q in zip(before, quantizers(model).values(), strict=True))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[-1]["test"]["samples"] == 96
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "adamw", "lr": 0.005}, {"ema": 0.9}, {"precision": "bf16"}, {"label_smoothing": 0.1}]
+)
+def test_options_learn_too(change: dict[str, object]) -> None:
+    split = tiny_split()
+    config = TrainConfig(**{"epochs": 4, "batch_size": 16, "lr": 0.05, "augment": False, **change})  # type: ignore[arg-type]
+    result = train(quantized_net(), split, split, config, quiet=True)
+    assert result.metrics is not None and result.metrics.accuracy > 0.6
+
+
+def run_until(model: nn.Module, folder: Path, stop_at: int | None, config: TrainConfig) -> None:
+    """Train, but stop the process (here: by an exception) before step `stop_at`."""
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        if context.number == stop_at:
+            raise KeyboardInterrupt
+        return supervised_step(context, x, y)
+
+    train(model, tiny_split(), tiny_split(), config, run=folder, step=step, quiet=True)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"optimizer": "adamw"}])
+def test_broken_run_ends_with_the_same_numbers(tmp_path: Path, extra: dict[str, object]) -> None:
+    """Stopped in the middle of the second epoch, with a checkpoint at every step."""
+    config = TrainConfig(**{"epochs": 3, "batch_size": 16, "checkpoint_seconds": 0.0, **extra})  # type: ignore[arg-type]
+    whole, broken = quantized_net(), quantized_net()
+    run_until(whole, tmp_path / "whole", None, config)
+    with pytest.raises(KeyboardInterrupt):
+        run_until(broken, tmp_path / "broken", 9, config)
+    again = quantized_net()
+    run_until(again, tmp_path / "broken", None, config)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_sigkill_in_mid_epoch(tmp_path: Path) -> None:
+    """The same command again continues, and ends with the same numbers as an unbroken run."""
+    whole = subprocess.run([sys.executable, SCRIPT, tmp_path / "whole"], capture_output=True, text=True, check=True)
+    process = subprocess.Popen([sys.executable, SCRIPT, tmp_path / "killed", "--slow"], stdout=subprocess.DEVNULL)
+    checkpoint, deadline = tmp_path / "killed" / "checkpoint.safetensors", time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    again = subprocess.run([sys.executable, SCRIPT, tmp_path / "killed"], capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["resumed_at"] > 0
+    assert json.loads(again.stdout)["digest"] == json.loads(whole.stdout)["digest"]
+
+
+def test_two_gloo_processes_agree(tmp_path: Path) -> None:
+    """Step sizes, activation initialisation and batch-norm statistics are the same on both ranks."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+    one, two = ((tmp_path / f"digest-{rank}.json").read_text() for rank in (0, 1))
+    assert one == two
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    train(quantized_net(), tiny_split(), None, CONFIG, run=tmp_path, quiet=True)
+    with pytest.raises(StaleRun, match=r"lr=0\.05, now lr=0\.01"):
+        train(quantized_net(), tiny_split(), None, TrainConfig(epochs=3, batch_size=16, bn_samples=32, augment=False), run=tmp_path, quiet=True)  # fmt: skip
+
+
+def test_nan_stops_the_run_names_the_layer_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    model = quantized_net()
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        if context.number == 8:
+            with torch.no_grad():
+                model[3].bias.fill_(float("inf"))
+        return supervised_step(context, x, y)
+
+    with pytest.raises(TrainingDiverged, match=r"epoch 2, at batch 7: .*'3.bias' is not finite; the last good checkpoint"):
+        train(model, tiny_split(), None, CONFIG, run=tmp_path, step=step, quiet=True)
+    fresh = quantized_net()
+    assert train(fresh, tiny_split(), tiny_split(), CONFIG, run=tmp_path, quiet=True).metrics is not None
+
+
+def test_nan_of_a_layer_is_traced_to_it() -> None:
+    class Poison(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 0 * 0
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), Poison(), nn.Flatten(), nn.Linear(32, 3))
+    with pytest.raises(TrainingDiverged, match="layer '1'"):
+        train(model, tiny_split(), None, CONFIG, quiet=True)
+
+
+def test_poisoned_weights_are_never_checkpointed(tmp_path: Path) -> None:
+    """The loss of a step can be finite and its gradient not."""
+    model = quantized_net()
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        loss = supervised_step(context, x, y)
+        if context.number == 5:  # the last step of the first epoch
+            model[3].weight.grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return loss
+
+    with pytest.raises(TrainingDiverged, match="'3.weight' is not finite; no checkpoint"):
+        train(model, tiny_split(), None, CONFIG, run=tmp_path, step=step, quiet=True)
+
+
+def test_distillation_needs_a_teacher_and_uses_it() -> None:
+    config = TrainConfig(epochs=1, batch_size=16, distill=0.5)
+    with pytest.raises(MixbitError, match="teacher"):
+        train(quantized_net(), tiny_split(), None, config, quiet=True)
+    train(quantized_net(), tiny_split(), None, config, teacher=tiny_net(), quiet=True)
+    far = distilled_loss(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor(0.0), weight=1.0, temperature=1.0)
+    assert float(far) > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"epochs": 0}, "epochs=0"), ({"precision": "fp8"}, "precision='fp8'"), ({"fraction": 0.0}, "fraction=0.0")],
+)
+def test_illegal_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
+        TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_unknown_setting_offers_the_nearest() -> None:
+    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
+        TrainConfig.from_dict({"epoch": 3})
+
+
+def test_batch_larger_than_the_split() -> None:
+    with pytest.raises(MixbitError, match="batch_size=128 is larger"):
+        train(quantized_net(), tiny_split(), None, TrainConfig(batch_size=128), quiet=True)
