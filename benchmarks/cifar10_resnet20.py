@@ -1,9 +1,9 @@
 """The real result: ResNet-20 on CIFAR-10, LIMPQ against uniform, random and untrained policies at equal BitOps.
 
-    python benchmarks/cifar10_resnet20.py [--epochs 5] [--seeds 0 1]
+    python benchmarks/cifar10_resnet20.py [--epochs 5] [--seeds 0 1] [--threads 1]
 
-Every policy is fine-tuned from the same pretrained float weights with the same settings. A run that is done is not done again,
-and a killed one goes on where it was; two rows with the same bits and seed share one run.
+Every policy is fine-tuned from the same pretrained float weights with the same settings. A run that is done is not
+done again, and a killed one goes on where it was; two rows with the same bits and seed share one run.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+import torch
 
+from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
 from mixbit import data, methods, models
-from mixbit.allocation import allocate
+from mixbit.allocation.allocate import allocate
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, costs
 from mixbit.evaluation import evaluate
 from mixbit.network import Network, capture
-from mixbit.policy import Policy, Scores, resolve_pins
+from mixbit.policy import Policy, Scores
 from mixbit.quantize import calibrate, quantize
 from mixbit.task import Task
 from mixbit.training import TrainConfig, train
@@ -54,7 +54,7 @@ def policies(task: Task, budget: str) -> Iterator[tuple[str, Policy]]:
     """Row name -> policy, all within the BitOps of the uniform one."""
     limit = Budget.parse([f"bitops={budget}"])
     bits = int(budget[0])
-    yield "uniform", Policy.uniform(task.network, bits, bits, resolve_pins(task.network))
+    yield "uniform", Policy.uniform(task.network, bits, bits)
     yield "limpq", allocate(task.network, scores_of("limpq", task), limit)[0]
     yield "limpq-init", allocate(task.network, scores_of("limpq-init", task), limit)[0]
     for draw in range(RANDOM_DRAWS):
@@ -86,36 +86,57 @@ def fine_tune(policy: Policy, network: Network, dataset: data.DataSet, config: T
 
 
 def plan(task: Task, seeds: list[int]) -> Iterator[tuple[str, str, int, Policy]]:
-    """All rows, the first seed's first."""
+    """All rows; the random policies last, seed by seed."""
     table = {budget: list(policies(task, budget)) for budget in BUDGETS}
-    for seed in seeds:
-        for budget in BUDGETS:
-            for name, policy in table[budget]:
-                yield budget, name, seed, policy
+    for last in (False, True):
+        for seed in seeds:
+            for budget in BUDGETS:
+                for name, policy in table[budget]:
+                    if name.startswith("random") == last:
+                        yield budget, name, seed, policy
+
+
+def earlier_rows(settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Rows of the result file that were made with the same settings, by what they are of."""
+    path = RESULTS / "cifar10_resnet20.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    rows = found.get("rows", []) if found.get("settings") == settings else []
+    return {(r["budget"], r["policy"], r["seed"]): r for r in rows}
+
+
+def ordered(rows: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """By budget, policy and seed."""
+    return [rows[key] for key in sorted(rows)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="two processes may share the seeds"
+    )
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     dataset, model = data.load(f"cifar10:{unpacked_data()}"), float_model()
     network = capture(model, next(dataset.test.batches(2))[0])
     task = Task(model=model, train=dataset.train, test=dataset.test, network=network)
-    settings = TrainConfig(epochs=arguments.epochs, precision="bf16", validate_every=0)
-    rows: list[dict[str, Any]] = []
+    settings = asdict(TrainConfig(epochs=arguments.epochs, precision="bf16", validate_every=0))
+    float_accuracy = evaluate(model, dataset.test).accuracy
     for budget, name, seed, policy in plan(task, arguments.seeds):
-        config = TrainConfig(**{**asdict(settings), "seed": seed})
         bits = {n: [b.weight_bits, b.activation_bits] for n, b in policy.layers.items()}
-        used = costs(network, policy.layers)
-        rows.append(
-            {"budget": budget, "policy": name, "seed": seed, **fine_tune(policy, network, dataset, config)}
-            | {"bitops": used.bitops, "weight_bytes": used.weight_bytes, "bits": bits}
-        )
-        print({k: v for k, v in rows[-1].items() if k != "bits"}, flush=True)
-        payload = {"float_accuracy": evaluate(model, dataset.test).accuracy, "settings": asdict(settings), "rows": rows}
-        write_result("cifar10_resnet20", payload, seed=arguments.seeds)
-    print(f"written to {RESULTS / 'cifar10_resnet20.json'}")
+        row = earlier_rows(settings).get((budget, name, seed))
+        if row is None or row["bits"] != bits:
+            found = fine_tune(policy, network, dataset, TrainConfig(**{**settings, "seed": seed}))
+            used = costs(network, policy.layers)
+            row = {"budget": budget, "policy": name, "seed": seed, **found, "bitops": used.bitops}
+            row |= {"weight_bytes": used.weight_bytes, "bits": bits}
+        # Read again: another process may have added rows meanwhile.
+        rows = earlier_rows(settings) | {(budget, name, seed): row}
+        payload = {"float_accuracy": float_accuracy, "settings": settings, "rows": ordered(rows)}
+        path = write_result("cifar10_resnet20", payload, seed=sorted({r["seed"] for r in rows.values()}))
+        print({k: v for k, v in row.items() if k != "bits"}, flush=True)
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,14 @@ def test_missing_folders_are_made_and_no_temporary_file_stays(tmp_path: Path) ->
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     _io.write_text(file, "old")
-    with pytest.raises(RuntimeError, match="half way"), _io.new_file(file) as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError("half way")
+
+    def break_off() -> None:
+        with _io.new_file(file) as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        break_off()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

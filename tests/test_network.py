@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixbit import models
 from mixbit.network import Network, capture
 
-# Name -> layers, adds of two tensors, MACs of one sample (dossier of LIMPQ, MLPerf Tiny, or by hand; attention included).
+# Name -> layers, adds of two tensors, MACs of one sample (published totals, or torch's counter).
 ZOO = {
     "resnet20": (20, 9, 40_551_040),
     "resnet18": (21, 8, 1_814_073_344),

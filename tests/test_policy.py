@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.cost import cost_table
@@ -50,6 +50,7 @@ def test_policy_round_trip(tmp_path: Path) -> None:
     assert Policy.load(tmp_path / "policy.json") == policy
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     bits=st.lists(st.tuples(*[st.none() | st.integers(2, 8)] * 2), min_size=1, max_size=5),
     name=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()),
@@ -93,16 +94,21 @@ def test_uniform_policy_carries_its_costs() -> None:
     assert policy.costs["float_bitops"] == 400 * 1024
     assert policy.notes == ["pinned: l0 W8A8"]
     assert policy.check(net) is policy
+    uncounted = Policy.uniform(network(net.layers, other_macs=77), 3, 4, {})
+    assert uncounted.notes == [
+        "77 MACs outside the layers (attention products, skipped modules) stay in float, uncounted"
+    ]
+    assert uncounted.costs["float_bitops"] == 400 * 1024
     with pytest.raises(PolicyError, match="Did you mean 'conv1'"):
         Policy.uniform(resnet_like(), 3, 4, {"conv": EIGHT})
     with pytest.raises(PolicyError, match=r"weight_bits '1' is not legal"):
-        Policy.uniform(net, 1, 4)
+        Policy.uniform(net, 1, 4, {})
 
 
 def test_edited_bits_are_welcome_and_costs_follow(tmp_path: Path) -> None:
     net = resnet_like()
     path = tmp_path / "policy.json"
-    replace(Policy.uniform(net, 3, 4), allocation={"objective": 1.0, "gap": 0.0}).save(path)
+    replace(Policy.uniform(net, 3, 4, {}), allocation={"objective": 1.0, "gap": 0.0}).save(path)
     layers = json.loads(path.read_text())["layers"]
     layers["fc"]["weight_bits"] = 5
     policy = Policy.load(edited(path, layers=layers)).check(net)
@@ -117,20 +123,20 @@ def test_edited_bits_are_welcome_and_costs_follow(tmp_path: Path) -> None:
 
 def test_a_file_without_costs_gets_them_without_a_note() -> None:
     net = resnet_like()
-    policy = replace(Policy.uniform(net, 3, 4), costs={})
-    assert policy.check(net) == Policy.uniform(net, 3, 4)
+    policy = replace(Policy.uniform(net, 3, 4, {}), costs={})
+    assert policy.check(net) == Policy.uniform(net, 3, 4, {})
 
 
 def test_costs_are_recomputed_in_the_policys_own_counting() -> None:
     net = network([layer("a", "x", "y", macs=784, limpq=812)])
-    policy = Policy.uniform(net, 3, 4, macs="limpq")
+    policy = Policy.uniform(net, 3, 4, {}, macs="limpq")
     assert policy.costs["bitops"] == 812 * 12
     assert policy.check(net) is policy
 
 
 def test_policy_of_another_model_names_the_difference() -> None:
     net = resnet_like()
-    policy = Policy.uniform(net, 3, 4)
+    policy = Policy.uniform(net, 3, 4, {})
     wider = network([layer("conv1", "x", "a"), layer("layer1.0.conv1", "a", "b"), layer("fc", "b", "out", weights=7)])
     renamed = network([layer("conv1", "x", "a"), layer("layer1.0.conv2", "a", "b"), layer("fc", "b", "out")])
     longer = network([*net.layers, layer("extra", "out", "end")])
@@ -147,7 +153,7 @@ def test_policy_of_another_model_names_the_difference() -> None:
 
 def test_unknown_and_missing_layers_of_an_edited_policy() -> None:
     net = resnet_like()
-    policy = Policy.uniform(net, 3, 4)
+    policy = Policy.uniform(net, 3, 4, {})
     with pytest.raises(PolicyError, match=r"'layer1.0.conv', which .* Did you mean 'layer1.0.conv1'"):
         replace(policy, layers={**policy.layers, "layer1.0.conv": EIGHT}).check(net)
     with pytest.raises(PolicyError, match=r"no bits for 1 of 3 layers: fc"):
@@ -176,6 +182,7 @@ def test_scores_round_trip(tmp_path: Path) -> None:
     assert [list(one.weight) for one in loaded.layers.values()] == [list(one.weight) for one in scores.layers.values()]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(2, 8), st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_harm_survives_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, curve: dict[int, float]) -> None:
     scores = Scores(fingerprint=PRINT, method="m", layers={"a": LayerScores(curve, curve)})
@@ -323,6 +330,7 @@ def test_nesting_that_json_still_reads_ends_in_a_value_or_a_policy_error(tmp_pat
     assert found == ["a"]
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     content=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -53,7 +53,7 @@ def small_network() -> Network:
 
 def quantized(bits: int = 4) -> nn.Sequential:
     model, network = small_net(), small_network()
-    quantize(model, Policy.uniform(network, bits, bits), network)
+    quantize(model, Policy.uniform(network, bits, bits, {}), network)
     calibrate(model, [X])
     return model
 
@@ -63,7 +63,7 @@ def test_on_and_off_is_bit_exact_and_keeps_names() -> None:
     before, keys = copy.deepcopy(model.state_dict()), list(model.state_dict())
     parameters = [id(p) for p in model.parameters()]
     expected, network = model.eval()(X), small_network()
-    quantize(model, Policy.uniform(network, 3, 3), network)
+    quantize(model, Policy.uniform(network, 3, 3, {}), network)
     calibrate(model, [X])
     assert not torch.equal(model(X), expected)
     assert set(keys) < set(model.state_dict())
@@ -127,7 +127,7 @@ def test_calibration_of_a_bank_equals_calibration_one_by_one() -> None:
 
 def test_calibration_leaves_batch_norm_and_mode_alone() -> None:
     model, network = small_net().eval(), small_network()
-    quantize(model, Policy.uniform(network, 4, 4), network)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network)
     before = model[1].running_mean.clone()
     calibrate(model, [X, X + 1])
     assert torch.equal(model[1].running_mean, before) and not model.training
@@ -138,7 +138,7 @@ def test_several_batches_are_averaged() -> None:
     for batches in ([X], [3 * X], [X, 3 * X]):
         model = nn.Sequential(nn.Conv2d(1, 2, 1))
         network = capture(model, X)
-        quantize(model, Policy.uniform(network, 4, 4), network)
+        quantize(model, Policy.uniform(network, 4, 4, {}), network)
         calibrate(model, batches)
         steps.append(float(quantized_layers(model)["0"].input_quantizer.steps.detach()))  # type: ignore[union-attr]
     assert steps[2] == pytest.approx((steps[0] + steps[1]) / 2)
@@ -177,7 +177,7 @@ def test_unknown_layer_and_double_attach_are_errors() -> None:
 
 def test_calibration_needs_a_batch() -> None:
     model, network = small_net(), small_network()
-    quantize(model, Policy.uniform(network, 4, 4), network)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network)
     with pytest.raises(MixbitError, match="at least one batch"):
         calibrate(model, [])
 
@@ -214,7 +214,7 @@ def test_attention_at_8_bits_is_close_to_pytorch(batch_first: bool, need_weights
     model = Net()
     network = capture(model, x)
     assert [layer.name for layer in network.layers] == ["attention.in_proj", "attention.out_proj"]
-    quantize(model, Policy.uniform(network, 8, 8), network)
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
     calibrate(model, [x], "minmax", forward=lambda net, batch: attention(batch, batch, batch, attn_mask=mask))
     found = attention(x, x, x, attn_mask=mask, need_weights=need_weights)
     assert found[0].shape == expected[0].shape
@@ -230,7 +230,7 @@ def test_encoder_layer_does_not_bypass_the_quantizers() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     x = torch.randn(2, 5, 8)
     network = capture(model, x)
-    quantize(model, Policy.uniform(network, 2, 2, pins={}), network)
+    quantize(model, Policy.uniform(network, 2, 2, {}), network)
     calibrate(model, [x])
     model.eval()
     with torch.no_grad():
@@ -241,5 +241,5 @@ def test_encoder_layer_does_not_bypass_the_quantizers() -> None:
 
 def test_per_tensor_option() -> None:
     model, network = small_net(), small_network()
-    quantize(model, Policy.uniform(network, 4, 4), network, QuantizeConfig(per_channel=False))
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(per_channel=False))
     assert {q.channels for q in quantizers(model).values()} == {1}

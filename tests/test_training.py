@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def tiny_network() -> Network:
 
 def quantized_net() -> nn.Sequential:
     model, x, network = tiny_net(), next(tiny_split().batches(32))[0], tiny_network()
-    quantize(model, Policy.uniform(network, 4, 4), network)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network)
     calibrate(model, [x])
     return model
 
@@ -115,7 +116,15 @@ def test_sigkill_in_mid_epoch(tmp_path: Path) -> None:
 def test_two_gloo_processes_agree(tmp_path: Path) -> None:
     """Step sizes, activation initialisation and batch-norm statistics are the same on both ranks."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(SCRIPT),
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
     one, two = ((tmp_path / f"digest-{rank}.json").read_text() for rank in (0, 1))
     assert one == two
@@ -124,7 +133,7 @@ def test_two_gloo_processes_agree(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     train(quantized_net(), tiny_split(), None, CONFIG, run=tmp_path, quiet=True)
     with pytest.raises(StaleRun, match=r"lr=0\.05, now lr=0\.01"):
-        train(quantized_net(), tiny_split(), None, TrainConfig(epochs=3, batch_size=16, bn_samples=32, augment=False), run=tmp_path, quiet=True)  # fmt: skip
+        train(quantized_net(), tiny_split(), None, replace(CONFIG, lr=0.01), run=tmp_path, quiet=True)
 
 
 def test_nan_stops_the_run_names_the_layer_and_keeps_the_checkpoint(tmp_path: Path) -> None:
@@ -136,7 +145,9 @@ def test_nan_stops_the_run_names_the_layer_and_keeps_the_checkpoint(tmp_path: Pa
                 model[3].bias.fill_(float("inf"))
         return supervised_step(context, x, y)
 
-    with pytest.raises(TrainingDiverged, match=r"epoch 2, at batch 7: .*'3.bias' is not finite; the last good checkpoint"):
+    with pytest.raises(
+        TrainingDiverged, match=r"epoch 2, at batch 7: .*'3.bias' is not finite; the last good checkpoint"
+    ):
         train(model, tiny_split(), None, CONFIG, run=tmp_path, step=step, quiet=True)
     fresh = quantized_net()
     assert train(fresh, tiny_split(), tiny_split(), CONFIG, run=tmp_path, quiet=True).metrics is not None
@@ -171,7 +182,9 @@ def test_distillation_needs_a_teacher_and_uses_it() -> None:
     with pytest.raises(MixbitError, match="teacher"):
         train(quantized_net(), tiny_split(), None, config, quiet=True)
     train(quantized_net(), tiny_split(), None, config, teacher=tiny_net(), quiet=True)
-    far = distilled_loss(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor(0.0), weight=1.0, temperature=1.0)
+    far = distilled_loss(
+        torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor(0.0), weight=1.0, temperature=1.0
+    )
     assert float(far) > 1
 
 

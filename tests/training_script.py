@@ -13,10 +13,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.test_training import quantized_net, tiny_split
-
 from mixbit import _distributed
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
+from tests.test_training import quantized_net, tiny_split
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ def _reduce_(tensors: list[Tensor], *, divide_by: int) -> None:
     for group in by_dtype.values():
         flat = torch.cat([t.detach().reshape(-1) for t in group])
         dist.all_reduce(flat)
-        parts = (flat if divide_by == 1 else flat / divide_by).split([t.numel() for t in group])
+        flat = flat if divide_by == 1 else flat / divide_by
+        parts = torch.split(flat, [t.numel() for t in group])
         for tensor, part in zip(group, parts, strict=True):
             tensor.detach().copy_(part.view_as(tensor))

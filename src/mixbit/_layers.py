@@ -5,7 +5,6 @@ A module is turned by assigning its class, so its name, its parameters and its s
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -26,15 +25,15 @@ class QuantizedLayer(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Classes made on the fly cannot be found by name: pickle the user's class, and turn it again."""
-        return _blank, (type(self).float_class,), self.__getstate__()  # type: ignore[attr-defined]
+        return _blank, (type(self).float_class,), self.__dict__  # type: ignore[attr-defined]
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The input as the layer sees it."""
-        return x if self.input_quantizer is None else self.input_quantizer(x)  # type: ignore[no-any-return]
+        return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def quantize_weight(self, weight: Tensor) -> Tensor:
         """The weight as the layer uses it."""
-        return weight if self.weight_quantizer is None else self.weight_quantizer(weight)  # type: ignore[no-any-return]
+        return weight if self.weight_quantizer is None else self.weight_quantizer(weight)
 
 
 def _blank(cls: type[nn.Module]) -> nn.Module:
@@ -99,7 +98,8 @@ class _AttentionForward(QuantizedLayer):
         x = self.quantize_input(query)
         inputs = (x, x, x) if key is query else (x, self.quantize_input(key), self.quantize_input(value))
         parts = (F.linear(i, w, b) for i, w, b in zip(inputs, weights, biases, strict=True))
-        return [p.unflatten(-1, (int(self.num_heads), -1)).transpose(1, 2) for p in parts]  # type: ignore[arg-type]
+        heads = int(self.num_heads)  # type: ignore[arg-type]
+        return [p.view(*p.shape[:2], heads, -1).transpose(1, 2) for p in parts]
 
 
 def _to_batch_first(x: Tensor, batched: bool, first: bool) -> Tensor:
@@ -113,7 +113,7 @@ def _merge_masks(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, he
     merged: Tensor | None = None
     if attn_mask is not None:
         merged = _additive(attn_mask, q)
-        merged = merged.unflatten(0, (-1, heads)) if merged.dim() == 3 else merged[None, None]
+        merged = merged.view(-1, heads, *merged.shape[1:]) if merged.dim() == 3 else merged[None, None]
     if padding is not None:
         padding = _additive(padding, q).view(q.shape[0], 1, 1, -1)
         merged = padding if merged is None else merged + padding
@@ -155,10 +155,16 @@ def _mixin(cls: type[nn.Module]) -> type[QuantizedLayer]:
     return _LinearForward if cls.forward is nn.Linear.forward else _AnyForward
 
 
-@cache
+_CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {}
+
+
 def quantized_class(cls: type[nn.Module]) -> type[QuantizedLayer]:
     """The quantized subclass of a layer class, made once."""
-    return type(f"Quantized{cls.__name__}", (_mixin(cls), cls), {"__module__": __name__, "float_class": cls})
+    if cls not in _CLASSES:
+        _CLASSES[cls] = type(
+            f"Quantized{cls.__name__}", (_mixin(cls), cls), {"__module__": __name__, "float_class": cls}
+        )
+    return _CLASSES[cls]
 
 
 def put_on(module: nn.Module, weight: Quantizer | None, inputs: Quantizer | None) -> None:
@@ -166,9 +172,11 @@ def put_on(module: nn.Module, weight: Quantizer | None, inputs: Quantizer | None
     if isinstance(module, QuantizedLayer):
         raise MixbitError("this layer carries quantizers already. Call mixbit.detach(model) first.")
     module.__class__ = quantized_class(type(module))
-    module.weight_quantizer, module.input_quantizer = weight, inputs
+    for name, quantizer in zip(QUANTIZERS, (weight, inputs), strict=True):
+        setattr(module, name, quantizer)
     if isinstance(module, nn.MultiheadAttention):
-        # A hook, though it does nothing, keeps nn.TransformerEncoderLayer off the fused path that would read the float weights.
+        # A hook, though it does nothing, keeps nn.TransformerEncoderLayer off the fused path that would read the
+        # float weights.
         module._mixbit_hook = module.register_forward_pre_hook(lambda *_: None)  # type: ignore[assignment]
 
 

@@ -33,8 +33,8 @@ class SwitchableBatchNorm(nn.Module):
 def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
     """Batch-norm name -> name of the quantized layer whose output it normalises.
 
-    Where other operations stand between, it is the nearest quantized layer before it in execution order. Batch norms before
-    the first quantized layer are left out.
+    Where other operations stand between, it is the nearest quantized layer before it in execution order. Batch norms
+    before the first quantized layer are left out.
     """
     found: dict[str, str] = {}
     source: dict[int, str] = {}

@@ -37,14 +37,15 @@ def evaluate(
     device, training = next(model.parameters()).device, model.training
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     model.eval()
-    shard = {"rank": _distributed.rank(), "world": _distributed.world_size()}
-    for x, y in split.batches(batch_size, **shard):
+    for x, y in split.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size()):
         if not len(y):
             continue
         y = y.to(device)
         logits = model(to_model(x, device, channels_last))
         right = (logits.argmax(dim=1) == y).sum()
-        totals += torch.stack([right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()])
+        totals += torch.stack(
+            [right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()]
+        )
     model.train(training)
     _distributed.sum_([totals])
     right, summed, samples = totals.tolist()
@@ -64,8 +65,8 @@ def to_model(x: Tensor, device: torch.device, channels_last: bool) -> Tensor:
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics by the plain mean over `batches` (inputs `(N, ...)`), without gradients.
 
-    Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights move the
-    statistics by so much that the exponential average of training lags behind.
+    Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights
+    move the statistics by so much that the exponential average of training lags behind.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:

@@ -132,9 +132,9 @@ def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config
 def _turn_attention_parents(model: nn.Module) -> None:
     """A quantized output projection is only called as a module by the quantized attention around it."""
     for module in list(model.modules()):
-        if isinstance(module, nn.MultiheadAttention) and not isinstance(module, QuantizedLayer):
-            if isinstance(module.out_proj, QuantizedLayer):
-                put_on(module, None, None)
+        turned = isinstance(module, QuantizedLayer) or not isinstance(module, nn.MultiheadAttention)
+        if not turned and isinstance(module.out_proj, QuantizedLayer):
+            put_on(module, None, None)
 
 
 def detach(model: nn.Module) -> None:
@@ -189,8 +189,9 @@ def calibrate(
 ) -> None:
     """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
 
-    Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode, as in the first training step, but
-    its batch-norm statistics are left as they were. Several batches are averaged, and so are ranks.
+    Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode,
+    as in the first training step, but its batch-norm statistics are left as they were. Several batches are averaged,
+    and so are ranks.
 
     Args:
         model: with quantizers on.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,9 @@ class Batches(Protocol):
         drop_last: bool = False,
         fraction: float = 1.0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs `(N, ...)` and targets `(N,)`, from batch `start` on; a function of seed, epoch and batch number alone."""
+        """Inputs `(N, ...)` and targets `(N,)`, from batch `start` on; a function of seed, epoch and batch number
+        alone.
+        """
         ...
 
 
@@ -70,10 +72,10 @@ class Task:
     train: Batches
     test: Batches
     loss: Loss = cross_entropy
-    network: Network = field(default=None)  # type: ignore[assignment]
+    network: Network = field(default=cast(Network, None))
 
     def __post_init__(self) -> None:
-        if self.network is None:
+        if cast(object, self.network) is None:
             object.__setattr__(self, "network", capture(self.model, self.example()))
 
     def example(self, samples: int = 2) -> Tensor:

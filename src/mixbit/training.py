@@ -341,7 +341,9 @@ class _Loop:
             raise self._diverged(f"loss={float(loss)}, {_first_not_finite(self.model, x)}")
 
     def _check_parameters(self) -> None:
-        """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity away."""
+        """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity
+        away.
+        """
         for name, parameter in self.model.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise self._diverged(f"parameter {name!r} is not finite")

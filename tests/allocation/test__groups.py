@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation._groups import Group, LayerOptions, build_groups, undominated
@@ -186,6 +186,7 @@ def test_large_groups_stay_small() -> None:
     assert 5 < len(group.score) <= 5 * (12 * 4 + 1)
 
 
+@settings(deadline=None)
 @given(
     points=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30),
     count=st.integers(0, 2),

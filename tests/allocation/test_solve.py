@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation import Allocation, repair_monotone, solve
+from mixbit.allocation._search import Effort
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.testing.solvers import Instance, SolverCases, brute_force, instance
 from tests.support import shared
@@ -197,6 +198,23 @@ def test_objective_and_gap_of_negative_scores() -> None:
     assert (answer.choice, answer.objective, answer.gap) == ((0, 1), -3.0, 0.0)
 
 
+def test_auto_hands_over_to_highs_and_to_the_relaxation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few groups go to HiGHS when the lists grow too long, many to relax, with the bound of both."""
+    module = sys.modules["mixbit.allocation.solve"]
+    scores, costs, limits = instance(0, limits=2, groups=25, tightness=0.25)
+    best = solve(scores, costs, limits)
+    assert best.solver == "dp"
+    monkeypatch.setattr(module, "Effort", lambda **given: Effort(**{**given, "entries": 3}))
+    second = solve(scores, costs, limits)
+    assert (second.solver, second.proven) == ("milp", True)
+    assert math.isclose(second.objective, best.objective, rel_tol=1e-12)
+    monkeypatch.setattr(module, "_MILP_GROUPS", 0)
+    third = solve(scores, costs, limits)
+    assert third.solver in ("relax", "dp")
+    assert third.bound <= best.objective * (1 + 1e-12)
+    assert third.objective >= best.objective * (1 - 1e-12)
+
+
 def test_a_time_limit_gives_an_answer_with_an_honest_gap() -> None:
     scores, costs, limits = instance(1, limits=3, groups=300)
     answer = solve(scores, costs, limits, time_limit_s=0.2)
@@ -335,3 +353,22 @@ def test_limpq_resnet50_tables_give_the_published_policy(solver: str, scale: flo
     assert [bits[option % 5] for option in answer.choice] == list(settings_["activation_bits"].values())
     assert answer.objective == pytest.approx(scale * 4.617391, rel=1e-7)
     assert answer.proven or solver == "relax"
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(("groups", "limits", "target_s"), [(19, 1, 0.010), (52, 2, 0.3), (2000, 1, 1.0)])
+def test_time_to_a_proven_optimum(groups: int, limits: int, target_s: float) -> None:
+    """Log-uniform MACs and weights, scores that halve with every bit; the figures are benchmarks/allocation.py's."""
+    random = np.random.default_rng(groups)
+    bits = np.arange(2, 7)
+    scores = [np.add.outer(*random.lognormal(-3, 0.5, (2, 1)) / 1.8**bits).ravel() for _ in range(groups)]
+    macs, weights = np.exp(random.uniform(9, 19, (2, groups))).astype(np.int64)
+    costs = {
+        "bitops": [count * np.outer(bits, bits).ravel() for count in macs],
+        "weight-bits": [count * np.repeat(bits, 5) for count in weights],
+    }
+    bounds = {"bitops": 12 * int(macs.sum()), "weight-bits": 29 * int(weights.sum()) // 10}
+    kept = dict(list(bounds.items())[:limits])
+    answers = [solve(scores, costs, kept) for _ in range(5)]
+    assert all(answer.proven for answer in answers)
+    assert sorted(answer.seconds for answer in answers)[2] <= target_s

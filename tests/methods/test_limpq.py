@@ -78,7 +78,9 @@ def test_joint_step_sums_six_passes_without_division(task: Task) -> None:
         cross_entropy(reference(x), y).backward()
     uniform = {n: p.grad.clone() for n, p in reference.named_parameters() if p.grad is not None}
     reference.zero_grad()
-    twin = _JointStep(reference, [la for la in task.network.layers if la.name in quantized_layers(reference)], after, settings)
+    twin = _JointStep(
+        reference, [la for la in task.network.layers if la.name in quantized_layers(reference)], after, settings
+    )
     twin._draw(context.number)
     cross_entropy(reference(x), y).backward()
     for name, parameter in model.named_parameters():
@@ -169,7 +171,13 @@ def test_normalised_indicators_ignore_the_scale_of_weights(task: Task) -> None:
 
 
 def test_first_and_last_layer_can_be_searched(task: Task) -> None:
-    assert list(LimpqInit(first_last=True, batch_size=16).search(task).layers) == ["stem", "conv1", "conv2", "hidden", "head"]
+    assert list(LimpqInit(first_last=True, batch_size=16).search(task).layers) == [
+        "stem",
+        "conv1",
+        "conv2",
+        "hidden",
+        "head",
+    ]
 
 
 def test_faithful_excludes_our_options() -> None:

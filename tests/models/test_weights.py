@@ -105,7 +105,7 @@ class Trap:
 
 def test_nothing_is_ever_unpickled(tmp_path: Path, net: nn.Module) -> None:
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     for name in ("trap.pth", "plain.pth"):
         with pytest.raises(WeightsError, match=r"run code from the file.*convert it once"):
             models.load_weights(net, tmp_path / name)

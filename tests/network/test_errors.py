@@ -99,4 +99,6 @@ def test_wrapped_models() -> None:
 
 
 def test_lazy_parameters() -> None:
-    assert re.search(r"'0.weight' has no shape yet. Run the model once", failure(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4)))
+    assert re.search(
+        r"'0.weight' has no shape yet. Run the model once", failure(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4))
+    )

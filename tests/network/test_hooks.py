@@ -76,7 +76,10 @@ MODELS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4)), (2, 3, 8, 8)),
     (nn.Sequential(nn.Conv1d(3, 4, 3, dilation=2), nn.Flatten(), nn.Linear(16, 2)), (2, 3, 8)),
     (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8)),
-    (Call(lambda self, x: self.m(query=x, key=x, value=x)[0], m=nn.MultiheadAttention(8, 2, batch_first=True)), (2, 5, 8)),
+    (
+        Call(lambda self, x: self.m(query=x, key=x, value=x)[0], m=nn.MultiheadAttention(8, 2, batch_first=True)),
+        (2, 5, 8),
+    ),
 ]
 
 
@@ -86,7 +89,17 @@ def test_layers_and_macs_equal_those_of_the_graph(model: nn.Module, shape: tuple
     x = torch.randn(shape)
     by_graph, by_hooks = capture(model, x), observed(model, x)
     for graph, hook in zip(by_graph.layers, by_hooks.layers, strict=True):
-        for fact in ("name", "kind", "parameter", "weight_shape", "groups", "macs", "macs_limpq", "input_shape", "output_shape"):
+        for fact in (
+            "name",
+            "kind",
+            "parameter",
+            "weight_shape",
+            "groups",
+            "macs",
+            "macs_limpq",
+            "input_shape",
+            "output_shape",
+        ):
             assert getattr(graph, fact) == getattr(hook, fact)
     assert by_graph.other_macs == by_hooks.other_macs
     assert by_graph.fingerprint == by_hooks.fingerprint

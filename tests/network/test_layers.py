@@ -116,7 +116,12 @@ def weight_norm() -> nn.Module:
 @pytest.mark.parametrize(
     ("forward", "members", "name", "reason"),
     [
-        (lambda self, x: F.linear(x, self.w), {"w": nn.Parameter(torch.randn(3, 4))}, "w", "functional weight: no module"),
+        (
+            lambda self, x: F.linear(x, self.w),
+            {"w": nn.Parameter(torch.randn(3, 4))},
+            "w",
+            "functional weight: no module",
+        ),
         (lambda self, x: x @ self.w, {"w": nn.Parameter(torch.randn(4, 3))}, "w", "matmul is not supported"),
         (lambda self, x: x @ self.w.t(), {"w": nn.Parameter(torch.randn(3, 4))}, "w", "computed before use, by t"),
         (lambda self, x: F.linear(x, self.fc.weight), {"fc": nn.Linear(4, 3)}, "fc", "outside its module's forward"),
@@ -144,6 +149,26 @@ def test_reasons(forward: Any, members: dict[str, Any], name: str, reason: str) 
     assert only(network).name == name
     assert reason in only(network).reason
     assert only(network).macs == network.other_macs
+
+
+def test_what_is_added_to_a_product_is_no_factor() -> None:
+    bias, mask = nn.Parameter(torch.zeros(1, 3, 3)), nn.Parameter(torch.zeros(3, 3))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias, x, x) + F.scaled_dot_product_attention(x, x, x, attn_mask=self.mask)
+
+    network = capture(Call(forward, bias=bias, mask=mask), torch.randn(2, 3, 3))
+    assert {s.name: (s.reason.partition(":")[2], s.macs) for s in network.skipped} == {
+        "bias": (" read by baddbmm", 0),
+        "mask": (" read by scaled_dot_product_attention", 0),
+    }
+    assert network.other_macs == 27 + 54
+
+
+def test_the_macs_of_a_product_with_two_weights_are_told_once() -> None:
+    network = capture(Call(lambda self, x: self.lstm(x)[0], lstm=nn.LSTM(3, 5)), torch.randn(2, 7, 3))
+    assert [s.name for s in network.skipped] == ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+    assert sum(s.macs for s in network.skipped) == network.other_macs > 0
 
 
 def test_weights_that_are_no_parameters() -> None:

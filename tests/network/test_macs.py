@@ -54,7 +54,14 @@ def test_convolutions(model: nn.Module) -> None:
         (Call(lambda self, x: torch.einsum("bij,bkj->bik", x, x)), (2, 3, 5)),
         (Call(lambda self, x: x @ x.transpose(1, 2)), (2, 3, 5)),
         (Call(lambda self, x: torch.baddbmm(x, x, x)), (2, 3, 3)),
-        (Call(lambda self, x: torch.addmm(self.b, x, self.w), b=nn.Parameter(torch.randn(4)), w=nn.Parameter(torch.randn(5, 4))), (2, 5)),
+        (
+            Call(
+                lambda self, x: torch.addmm(self.b, x, self.w),
+                b=nn.Parameter(torch.randn(4)),
+                w=nn.Parameter(torch.randn(5, 4)),
+            ),
+            (2, 5),
+        ),
     ],
     ids=str,
 )
@@ -71,7 +78,9 @@ def test_recurrent_layers_are_counted_by_hand() -> None:
 
 @pytest.mark.parametrize(("heads", "key_heads", "keys", "size"), [(4, 4, 6, 8), (4, 2, 6, 8), (3, 1, 2, 5)])
 def test_attention_counts_both_products_over_all_query_heads(heads: int, key_heads: int, keys: int, size: int) -> None:
-    query, key, value = (torch.randn(2, h, n, e) for h, n, e in ((heads, 3, 8), (key_heads, keys, 8), (key_heads, keys, size)))
+    query, key, value = (
+        torch.randn(2, h, n, e) for h, n, e in ((heads, 3, 8), (key_heads, keys, 8), (key_heads, keys, size))
+    )
 
     def attend(self: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=heads != key_heads)

@@ -54,7 +54,8 @@ NETWORKS = records(
     tensors=st.lists(TENSORS, max_size=3).map(tuple),
     steps=st.lists(NAMES, max_size=3).map(tuple),
     joins=st.lists(
-        records(Join, name=NAMES, kind=st.sampled_from(["add", "concat"]), layers=st.lists(NAMES).map(tuple)), max_size=2
+        records(Join, name=NAMES, kind=st.sampled_from(["add", "concat"]), layers=st.lists(NAMES).map(tuple)),
+        max_size=2,
     ).map(tuple),
     skipped=st.lists(records(Skipped, name=NAMES, reason=NAMES, macs=COUNTS), max_size=2).map(tuple),
     other_macs=COUNTS,

@@ -157,6 +157,26 @@ def test_writing_into_a_part_of_a_tensor_is_a_step_without_a_buffer() -> None:
     assert network.layer("last").input_signed
 
 
+def test_a_partial_write_does_not_keep_its_target_from_being_overwritten() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        y[:, 0] = 0
+        return self.last(F.relu(y))
+
+    network = capture(Call(forward, conv=conv(), last=conv()), image())
+    assert network.steps == ("conv", "fill", "last")
+    assert network.layer("last").input_tensor == "conv"
+
+
+def test_dropout_in_evaluation_is_its_input() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        return self.a(F.dropout(y, training=self.training)) @ self.b(y)
+
+    network = capture(Call(forward, stem=conv(), a=conv(), b=conv()), image())
+    assert network.ties() == (("stem",), ("a", "b"))
+
+
 def test_filling_an_empty_tensor() -> None:
     """The buffer depends on the input from the moment it is written, though it was made from its shape alone."""
 

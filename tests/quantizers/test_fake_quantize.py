@@ -27,7 +27,19 @@ def run(x: Tensor, step: float, low: int, high: int, count: int = 0) -> tuple[Te
 def test_signed_numbers_of_the_dossier() -> None:
     y, grad_x, grad_s = run(VALUES, 0.25, -4, 3)
     assert (y / 0.25).tolist() == [-4, -4, -2, -1, 0, 0, 0, 1, 2, 3, 3]
-    assert grad_x.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0]  # on the bound counts as clipped, as the paper's formula says
+    assert grad_x.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        0,
+    ]  # on the bound counts as clipped, as the paper's formula says
     torch.testing.assert_close(grad_s, torch.tensor([-4.76]))
     torch.testing.assert_close(run(VALUES, 0.25, -4, 3, count=11)[2], torch.tensor([-0.82861]), atol=1e-5, rtol=0)
 
@@ -89,7 +101,9 @@ def test_nan_stays_nan() -> None:
 
 
 def test_bfloat16_quantizes_in_float32() -> None:
-    """In bfloat16 arithmetic x / s itself would be rounded to 8 bits, and many elements would land on another integer."""
+    """In bfloat16 arithmetic x / s itself would be rounded to 8 bits, and many elements would land on another
+    integer.
+    """
     x = torch.linspace(0, 1, 4001).to(torch.bfloat16)
     one, s = torch.ones(1), torch.tensor([0.0039])
     y = fake_quantize(x, s, 0 * one, 0 * one, 255 * one)

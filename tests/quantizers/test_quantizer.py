@@ -50,7 +50,9 @@ def test_selection_survives_the_state_dict() -> None:
     assert other.selected == 3 and torch.equal(one(x), other(x))
 
 
-@pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("features", (6 * 15) ** -0.5), ("numel", (24 * 15) ** -0.5)])
+@pytest.mark.parametrize(
+    ("scale", "factor"), [("none", 1.0), ("features", (6 * 15) ** -0.5), ("numel", (24 * 15) ** -0.5)]
+)
 def test_gradient_scale(scale: str, factor: float) -> None:
     x = torch.rand(4, 6)
     grads = []

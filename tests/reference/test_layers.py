@@ -7,10 +7,10 @@ from functools import cache
 
 import pytest
 import torch
-from tests.support import shared
 
 from mixbit import models
 from mixbit.network import Network, capture
+from tests.support import shared
 
 
 @cache

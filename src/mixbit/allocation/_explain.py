@@ -11,7 +11,7 @@ from mixbit.cost import Budget, LayerBits, Limit, Macs, Pins, float_costs, layer
 from mixbit.cost._limit import show_amount
 from mixbit.errors import InfeasibleBudget
 from mixbit.policy import Scores
-from mixbit.policy._policy import pin_note
+from mixbit.policy._policy import pin_note, uncounted_notes
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -116,16 +116,20 @@ def notes(
     for names in tied:
         if len(names) > 1:
             found.append(f"tied (read one tensor): {', '.join(names)} at A{layers[names[0]].activation_bits}")
+            found += _not_shared(names, options)
     if not ties:
         found.append("ties off: layers that read one tensor may have different activation bits")
     for name in layers:
         if name not in pins:
             found += _left_out(name, options[name], scores)
-    if network.other_macs:
-        found.append(
-            f"{network.other_macs} MACs without weights (attention products) stay in float and are not counted"
-        )
-    return found
+    return found + uncounted_notes(network)
+
+
+def _not_shared(names: Sequence[str], options: Mapping[str, LayerOptions]) -> list[str]:
+    """Activation bits that some tied layer does not offer, so that none of them may take them."""
+    offered = [dict(options[name].activation) for name in names]
+    lost = sorted({bits for one in offered for bits in one if not all(bits in other for other in offered)})
+    return [f"{', '.join(names)}: activation bits {', '.join(map(str, lost))} are not open to all"] if lost else []
 
 
 def _left_out(name: str, one: LayerOptions, scores: Scores) -> list[str]:

@@ -37,8 +37,7 @@ class LayerBits:
 
     def __post_init__(self) -> None:
         for name, bits in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
-            whole = isinstance(bits, int) and not isinstance(bits, bool)
-            if bits is not None and not (whole and MIN_BITS <= bits <= MAX_BITS):
+            if bits is not None and not (isinstance(bits, int) and MIN_BITS <= bits <= MAX_BITS):
                 raise PolicyError(
                     f"{name} {str(bits)[:40]!r} is not legal. Legal: whole numbers {MIN_BITS} to {MAX_BITS}, "
                     "or None (null in a file) to leave that side in float32."

@@ -45,7 +45,8 @@ def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "ex
     """Costs of giving each layer of `network` the bits in `layers`; float32 (None) counts as 32 bits.
 
     * BitOps = sum over layers of MACs * b_w * b_a, as LIMPQ and HAWQ-V3 count them. Only layers with weights are
-      counted: the two products inside attention (`network.other_macs`) are neither here nor in the float32 figure.
+      counted: attention's two products and skipped modules (`network.other_macs`) stay in float, and are neither here
+      nor in the float32 figure.
     * Weight bits = sum over layers of weights * b_w.
     * Peak activation bytes = the largest sum, over the steps of the schedule, of the tensors that live then; see
       `tensor_bytes` for one tensor.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixbit.data.base import DataSet
-from mixbit.data.images import ImageSplit, need_pillow, to_pixels
+from mixbit.data.images import ImageSplit, need_pillow, to_mode, to_pixels
 from mixbit.data.memory import TensorSplit
 from mixbit.errors import DataError, MissingExtra, did_you_mean
 
@@ -107,10 +107,10 @@ def _splits(found: Any, name: str, train: str, test: str, seed: int) -> tuple[An
             raise DataError(f"{name!r} has no split {wanted!r}; there are: {', '.join(found)}.{near}")
     chosen = test or next((usual for usual in _TEST_NAMES if usual in found and usual != train), "")
     if chosen:
-        return found[train], found[chosen]
+        return found[train].with_format(None), found[chosen].with_format(None)
     if len(found[train]) < 2:
         raise DataError(f"{name!r} has {len(found[train])} samples and no test split; there is nothing to cut.")
-    cut = found[train].train_test_split(test_size=0.1, seed=seed)
+    cut = found[train].with_format(None).train_test_split(test_size=0.1, seed=seed)
     return cut["train"], cut["test"]
 
 
@@ -142,7 +142,7 @@ def _classes(part: Any, column: str) -> tuple[tuple[str, ...], int]:
 
 
 def _labels(part: Any, column: str) -> Tensor:
-    values = part.with_format(None)[column][:]
+    values = part[column][:]
     if not all(isinstance(value, int) for value in values):
         odd = next(value for value in values if not isinstance(value, int))
         raise DataError(f"Column {column!r} holds {odd!r}; labels must be whole numbers, from 0.")
@@ -161,7 +161,7 @@ def _image(part: Any, index: int, column: str, name: str) -> Any:
 def _in_memory(
     part: Any, name: str, columns: tuple[str, str], num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> TensorSplit:
-    grey = _image(part, 0, columns[0], name).mode in ("1", "L", "I", "I;16")
+    grey = _image(part, 0, columns[0], name).mode in ("1", "L", "LA")
     images = [_small(part, index, columns[0], name, "L" if grey else "RGB") for index in range(len(part))]
     sizes = {tuple(pixels.shape[1:]) for pixels in images}
     if len(sizes) > 1:
@@ -181,7 +181,7 @@ def _in_memory(
 
 def _small(part: Any, index: int, column: str, name: str, mode: str) -> Tensor:
     try:
-        return to_pixels(_image(part, index, column, name).convert(mode))
+        return to_pixels(to_mode(_image(part, index, column, name), mode))
     except (OSError, SyntaxError, ValueError) as cause:
         raise DataError(f"Cannot read image {index} of {name!r}: {cause}.") from cause
 

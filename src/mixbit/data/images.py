@@ -22,7 +22,7 @@ from mixbit.errors import DataError, MissingExtra
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageSplit", "centre_crop", "need_pillow", "random_resized_crop", "to_pixels"]
+__all__ = ["ImageSplit", "centre_crop", "need_pillow", "random_resized_crop", "to_mode", "to_pixels"]
 
 _AUGMENT = 4
 _AHEAD = 2
@@ -104,7 +104,7 @@ class ImageSplit(IndexedSplit):
     def _pixels(self, index: int, seed: int | None) -> Tensor:
         """(3, size, size) uint8 of one sample."""
         try:
-            image = self.read(index).convert("RGB")
+            image = to_mode(self.read(index), "RGB")
         except Exception as cause:  # On damaged files the decoders raise OSError, SyntaxError, struct.error and more.
             raise DataError(f"Cannot read image {self.describe(index)}: {cause}.") from cause
         if seed is None:
@@ -138,6 +138,17 @@ def random_resized_crop(image: Image, size: int, random: Random) -> Image:
     left, top, width, height = _random_box(*image.size, random)
     cut = image.crop((left, top, left + width, top + height)).resize((size, size), _bilinear())
     return cut.transpose(Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else cut
+
+
+def to_mode(image: Image, mode: str) -> Image:
+    """Convert to "RGB" or "L".
+
+    Raises:
+        ValueError: the pixels are deeper than 8 bits, which pillow would cut off at 255 without a word.
+    """
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels (mode {image.mode}) are deeper than 8 bits; save it with 8 bits a channel")
+    return image.convert(mode)
 
 
 def to_pixels(image: Image) -> Tensor:

@@ -1,8 +1,9 @@
 """LIMPQ: step sizes learned at all bit-widths jointly are layer importances (Tang et al., ECCV 2022, arXiv 2203.08368).
 
-The pipeline: put a bank of LSQ quantizers, one a candidate bit-width, onto every searched layer; train all bit-widths jointly
-for a few epochs; read the learned step sizes. A larger step is a coarser grid: that tensor loses more at those bits and wants
-more of them. `mixbit.allocation.allocate` minimises the sum of `s_a + alpha * s_w` under the budget.
+The pipeline: put a bank of LSQ quantizers, one a candidate bit-width, onto every searched layer; train all bit-widths
+jointly for a few epochs; read the learned step sizes. A larger step is a coarser grid: that tensor loses more at
+those bits and wants more of them. `mixbit.allocation.allocate` minimises the sum of `s_a + alpha * s_w` under the
+budget.
 
 `faithful=True` follows the authors' released code. The named options below it are ours, not the paper's.
 """
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
 from mixbit.errors import MixbitError
 from mixbit.methods.registry import register
-from mixbit.network import Layer, Network
+from mixbit.network import Layer
 from mixbit.policy import LayerBits, LayerScores, Scores
 from mixbit.quantize import QuantizeConfig, attach, calibrate, quantized_layers, select
-from mixbit.quantizers import Quantizer
+from mixbit.quantizers import GradientScale, Quantizer
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, train
 
@@ -46,13 +47,16 @@ class Limpq:
         weight_decay: of weights only.
         label_smoothing: of the loss.
         clip_value: element-wise clip of the summed gradients.
-        first_last: also search the first and the last layer (released code: both stay float and are pinned at 8 bits later).
-        faithful: as released: unscaled sum of the n + 1 gradients, one draw a layer for weight and activation in the random
-            pass, only convolutions drawn, gradient scale by the whole batch, steps clamped to [1e-5, 1].
-        independent_draws: our option: weight and activation bits drawn separately in the random pass, linear layers too.
-        normalise: our option: indicators divided by the standard deviation of their weight tensor, or by the root mean square
-            of their input, so that rescaling a tensor does not change its importance.
+        first_last: also search the first and the last layer (released code: both stay float and are pinned at 8 bits
+            later).
+        faithful: as released: unscaled sum of the n + 1 gradients, one draw a layer for weight and activation in the
+            random pass, only convolutions drawn, gradient scale by the whole batch, steps clamped to [1e-5, 1].
+        independent_draws: our option: weight and activation bits drawn separately in the random pass, linear layers
+            too.
+        normalise: our option: indicators divided by the standard deviation of their weight tensor, or by the root
+            mean square of their input, so that rescaling a tensor does not change its importance.
         step_lr: our option: a learning rate of their own for step sizes (None: `lr`).
+        precision: "float32", or "bf16" autocast.
         seed: of data order and draws.
     """
 
@@ -77,7 +81,8 @@ class Limpq:
         ours = [n for n in ("independent_draws", "normalise", "step_lr") if getattr(self, n) not in (False, None)]
         if self.faithful and ours:
             raise MixbitError(
-                f"faithful=True excludes {', '.join(ours)}, which the paper does not have. Set faithful=False to use them."
+                f"faithful=True excludes {', '.join(ours)}, which the paper does not have. "
+                "Set faithful=False to use them."
             )
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
@@ -87,9 +92,7 @@ class Limpq:
         make_switchable(model, after, len(self.bits))
         calibrate_indicators(model, task, self, after)
         step = _JointStep(model, searched, after, self)
-        train(
-            model, task.train, None, self.training(), run=run, loss=task.loss, step=step, quiet=quiet, label="limpq"
-        )
+        train(model, task.train, None, self.training(), run=run, loss=task.loss, step=step, quiet=quiet, label="limpq")
         return read_indicators(model, task, self, method="limpq")
 
     def training(self) -> TrainConfig:
@@ -117,8 +120,8 @@ class Limpq:
 class LimpqInit:
     """LIMPQ without its training: step sizes as LSQ initialises them from weights and one batch of inputs.
 
-    Our ablation: the released ResNet-50 indicators lie close to their starting formula, so training must show that it adds
-    something. Attributes as in `Limpq`.
+    Our ablation: the released ResNet-50 indicators lie close to their starting formula, so training must show that it
+    adds something. Attributes as in `Limpq`.
     """
 
     bits: tuple[int, ...] = (6, 5, 4, 3, 2)
@@ -145,7 +148,7 @@ def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...
     if not searched:
         raise MixbitError(f"the network has {len(layers)} layers, so none is left to search. Set first_last=True.")
     model = copy.deepcopy(task.model)
-    scale = "features" if isinstance(settings, Limpq) and not settings.faithful else "numel"
+    scale: GradientScale = "features" if isinstance(settings, Limpq) and not settings.faithful else "numel"
     config = QuantizeConfig(per_channel=False, gradient_scale=scale, step_range=(1e-5, 1.0))
     attach(model, task.network, {layer.name: (settings.bits, settings.bits) for layer in searched}, config)
     on = quantized_layers(model)
@@ -169,9 +172,7 @@ def _select_uniform(model: nn.Module, after: Mapping[str, str], options: Sequenc
 class _JointStep:
     """n uniform passes and one random pass; their gradients are summed (dossier a.4: no division)."""
 
-    def __init__(
-        self, model: nn.Module, searched: Sequence[Layer], after: Mapping[str, str], settings: Limpq
-    ) -> None:
+    def __init__(self, model: nn.Module, searched: Sequence[Layer], after: Mapping[str, str], settings: Limpq) -> None:
         self.model, self.after, self.settings = model, after, settings
         drawn = [la for la in searched if settings.independent_draws or la.kind.startswith("conv")]
         self.drawn = [la.name for la in drawn]
@@ -199,7 +200,8 @@ class _JointStep:
         weight, activation = rows if self.settings.independent_draws else (rows[0], rows[0])
         bits = {n: LayerBits(options[w], options[a]) for n, w, a in zip(self.drawn, weight, activation, strict=True)}
         select(self.model, bits)
-        # With two draws a layer's batch norm needs one key: the coarser of the two, which moves its statistics most (ours).
+        # With two draws a layer's batch norm needs one key: the coarser of the two, which moves its statistics most
+        # (ours).
         keys = self.chosen | {n: min(b.weight_bits or 0, b.activation_bits or 0) for n, b in bits.items()}
         select_norms(self.model, self.after, options, keys)
 
@@ -231,7 +233,8 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _indicator(bank: Quantizer, scale: float) -> dict[int, float]:
-    return {bits: float(step) / scale for bits, step in zip(bank.bits, bank.steps.mean(dim=1), strict=True)}
+    steps = bank.steps.detach().mean(dim=1).tolist()
+    return {bits: step / scale for bits, step in zip(bank.bits, steps, strict=True)}
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,9 +50,7 @@ class Program:
 
     def modules(self, node: fx.Node) -> Iterator[tuple[str, nn.Module]]:
         """Modules whose forward the operator was called in, the innermost first."""
-        for name, _ in reversed(list(node.meta.get("nn_module_stack", {}).values())):
-            # A module that is called again has "@1" after its name.
-            path = re.sub(r"@\d+", "", name)
+        for path, _ in reversed(list(node.meta.get("nn_module_stack", {}).values())):
             try:
                 yield path, self.model.get_submodule(path)
             except AttributeError:

@@ -12,6 +12,7 @@ from mixbit.cost import LayerBits, Macs, Pins, cost_table, uniform_bits
 from mixbit.cost._bits import check_layer_names
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
+from mixbit.policy._pins import resolve_pins
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -59,7 +60,9 @@ class Policy:
         *,
         macs: Macs = "exact",
     ) -> Policy:
-        """All layers at the same bits, but for `pins` (exact names; default none, see `resolve_pins`).
+        """All layers at the same bits, but for `pins` (exact names; see `resolve_pins`).
+
+        As in `mixbit.allocation.allocate`, None pins the first and the last layer at 8 bits, and `{}` pins nothing.
 
         Raises:
             PolicyError: bits are illegal, or a pin names an unknown layer.
@@ -67,11 +70,11 @@ class Policy:
         >>> import torch
         >>> from mixbit.network import capture
         >>> net = capture(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.zeros(1, 64))
-        >>> policy = Policy.uniform(net, 3, 4)
+        >>> policy = Policy.uniform(net, 3, 4, {})
         >>> policy.costs["bitops"], policy.costs["float_bitops"]        # 640 MACs * 3 * 4, and * 32 * 32
         (7680, 655360)
         """
-        pins = pins or {}
+        pins = resolve_pins(network) if pins is None else pins
         bits = LayerBits(weight_bits, activation_bits)
         names = {layer.name for layer in network.layers}
         for name in pins:
@@ -84,7 +87,7 @@ class Policy:
             method=f"uniform {bits}",
             macs=macs,
             costs=cost_table(network, layers, macs=macs),
-            notes=[pin_note(pins)] if pins else [],
+            notes=([pin_note(pins)] if pins else []) + uncounted_notes(network),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -152,6 +155,15 @@ def check_fingerprint(network: Network, fingerprint: str, names: Mapping[str, ob
         f"This {what} was made for another model: {detail} Its fingerprint is {fingerprint!r}, this network's is "
         f"{network.fingerprint!r}. Make a new {what} for this network, or load the model that it was made for."
     )
+
+
+def uncounted_notes(network: Network) -> list[str]:
+    """What the costs leave out: MACs outside the layers, which stay in float."""
+    if not network.other_macs:
+        return []
+    return [
+        f"{network.other_macs} MACs outside the layers (attention products, skipped modules) stay in float, uncounted"
+    ]
 
 
 def pin_note(pins: Pins) -> str:

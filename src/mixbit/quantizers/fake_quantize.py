@@ -1,7 +1,8 @@
 """The fake-quantize operator: quantize and dequantize in float, so that gradients pass.
 
-It is registered as `torch.ops.mixbit.fake_quantize`, so that eager mode, `torch.compile`, `torch.export` and the ONNX exporter
-all see one node with explicit step size, zero point and integer range. Quantizers differ in how they choose its arguments.
+It is registered as `torch.ops.mixbit.fake_quantize`, so that eager mode, `torch.compile`, `torch.export` and the ONNX
+exporter all see one node with explicit step size, zero point and integer range. Quantizers differ in how they choose
+its arguments.
 """
 
 from __future__ import annotations
@@ -27,13 +28,11 @@ torch.library.define(
 )
 
 
-def fake_quantize(
-    x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, *, count: int = 0
-) -> Tensor:
+def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, *, count: int = 0) -> Tensor:
     """Round `x` to the grid of `step` within `[qmin, qmax]` and back, with straight-through gradients.
 
-    Forward `q = clamp(round(x / s) + z, qmin, qmax)`, `y = s * (q - z)`; rounding is half to even. Backward (LSQ, eq. 3, with
-    the bounds as the paper writes them: an element on a bound counts as clipped):
+    Forward `q = clamp(round(x / s) + z, qmin, qmax)`, `y = s * (q - z)`; rounding is half to even. Backward (LSQ,
+    eq. 3, with the bounds as the paper writes them: an element on a bound counts as clipped):
 
     * `dy/dx = 1` inside the range, 0 outside;
     * `dy/ds = round(x / s) - x / s` inside, `q - z` outside;
@@ -47,7 +46,8 @@ def fake_quantize(
         zero_point: like `step`, whole numbers.
         qmin: `(1,)`, lowest integer, e.g. -8.
         qmax: `(1,)`, highest integer, e.g. 7.
-        count: the gradients of step and zero point are multiplied by `1 / sqrt(count * qmax)`; 0 leaves them as they are.
+        count: the gradients of step and zero point are multiplied by `1 / sqrt(count * qmax)`; 0 leaves them as they
+            are.
 
     Returns:
         A tensor like `x`.
@@ -150,16 +150,16 @@ for _name, _reference, _cpu in (
     torch.library.impl(_name, "CPU", _cpu)
 
 
-@torch.library.register_fake("mixbit::fake_quantize")
 def _fake_forward(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("mixbit::fake_quantize_backward")
 def _fake_backward(grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
 
 
+torch.library.register_fake("mixbit::fake_quantize", _fake_forward)
+torch.library.register_fake("mixbit::fake_quantize_backward", _fake_backward)
 torch.library.register_autograd("mixbit::fake_quantize", _autograd_backward, setup_context=_save_for_backward)
 
 
@@ -167,8 +167,8 @@ torch.library.register_autograd("mixbit::fake_quantize", _autograd_backward, set
 def fuse_under_compile() -> None:
     """Let `torch.compile` see through the operator, so that its arithmetic fuses with what surrounds it.
 
-    Without this call a compiled model still gives the same numbers, with the operator as one opaque node. It is a call of its
-    own since it imports the compiler, which takes over a second.
+    Without this call a compiled model still gives the same numbers, with the operator as one opaque node. It is a
+    call of its own since it imports the compiler, which takes over a second.
     """
     from torch._inductor.decomposition import register_decomposition
 

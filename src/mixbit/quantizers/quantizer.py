@@ -31,9 +31,9 @@ class Quantizer(nn.Module):
         bits: candidate bit-widths, in the order of the rows.
         signed: full signed range, or from zero.
         channels: slices along the first dimension that own a step each.
-        gradient_scale: LSQ divides the gradient of a step by `sqrt(count * qmax)`. "features" counts the elements that share
-            the step in one sample (the LSQ paper), "numel" those of the whole batch (LIMPQ's released code), "none" leaves
-            the gradient as it is.
+        gradient_scale: LSQ divides the gradient of a step by `sqrt(count * qmax)`. "features" counts the elements
+            that share the step in one sample (the LSQ paper), "numel" those of the whole batch (LIMPQ's released
+            code), "none" leaves the gradient as it is.
         batched: whether the first dimension of the input is the batch (activations) or the channels (weights).
         step_range: steps are clamped to it before use, with zero gradient outside (LIMPQ's indicator stage: 1e-5 to 1).
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixbit.errors import MixbitError, did_you_mean
 
-__all__ = ["RULES", "RuleName", "Rule", "find_rule", "integer_range"]
+__all__ = ["RULES", "Rule", "RuleName", "find_rule", "integer_range"]
 
 Rule = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """`(rows, qmin, qmax) -> (step, zero_point)`: `rows` is `(C, elements)`, the answers are `(C,)` float32."""
@@ -108,5 +108,7 @@ RULES: dict[str, Rule] = {
 def find_rule(name: str) -> Rule:
     """The rule of that name, or an error that lists the names."""
     if name not in RULES:
-        raise MixbitError(f"calibration rule {name!r} is unknown.{did_you_mean(name, RULES)} Legal: {', '.join(RULES)}.")
+        raise MixbitError(
+            f"calibration rule {name!r} is unknown.{did_you_mean(name, RULES)} Legal: {', '.join(RULES)}."
+        )
     return RULES[name]

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["after_allocate", "after_demo", "after_evaluate", "after_inspect", "after_search", "after_train"]
 
 # Input shape (C, H, W) -> the data set that has it. Only a guess for a user who has not named data yet.
-_USUAL_DATA = {(1, 8, 8): "digits", (3, 32, 32): "cifar10:DIR", (1, 28, 28): "fashion-mnist:DIR"}
+_USUAL_DATA: dict[tuple[int, ...], str] = {
+    (1, 8, 8): "digits",
+    (3, 32, 32): "cifar10:DIR",
+    (1, 28, 28): "fashion-mnist:DIR",
+}
 
 
 def subject_words(subject: Subject, data: str | None = None) -> list[str]:

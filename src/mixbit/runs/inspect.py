@@ -1,0 +1,50 @@
+"""Capture a model and say what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mixbit import _io, models
+from mixbit.errors import MixbitError
+from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
+from mixbit.network import Network, capture
+from mixbit.policy import resolve_pins
+from mixbit.runs.subject import Subject
+
+__all__ = ["Inspected", "inspect"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A captured network, its float32 costs, and those of uniform networks."""
+
+    network: Network
+    uniform: dict[str, Costs]
+    float32: Costs
+    input_shape: tuple[int, ...]
+
+
+def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out: Path | None = None) -> Inspected:
+    """Capture the subject's model at the shape given, or else that of its data, or else that of the zoo."""
+    found = subject.load_data() if subject.data is not None else None
+    model = subject.build(None if found is None else found.num_classes)
+    shape = tuple(input_shape or (found.input_shape if found else _zoo_shape(subject.model)))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    # Real inputs where there are any: whether the input can be negative is read off them.
+    real = found is not None and shape == tuple(found.input_shape)
+    example = next(found.test.batches(2))[0] if found is not None and real else torch.randn(2, *shape)
+    network = capture(model, example.to(device))
+    if out is not None:
+        _io.write_text(out, network.to_json())
+    pins = resolve_pins(network)
+    uniform = {f"W{b}A{b}": costs(network, uniform_bits(network, LayerBits(b, b), pins)) for b in (8, 4, 3, 2)}
+    return Inspected(network=network, uniform=uniform, float32=float_costs(network), input_shape=shape)
+
+
+def _zoo_shape(model: str) -> tuple[int, ...]:
+    if model not in models.names():
+        raise MixbitError(f"The input shape of {model!r} is not known. Give --input 3x224x224 or --data.")
+    return models.info(model).input_shape

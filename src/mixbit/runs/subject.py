@@ -1,0 +1,87 @@
+"""What a command is about: a model, its weights and data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mixbit import data as data_sets
+from mixbit import models
+from mixbit.errors import MixbitError
+from mixbit.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mixbit.data import DataSet
+
+__all__ = ["Outcome", "Subject"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model, its weights and its data, as the user named them.
+
+    Attributes:
+        model: zoo name, `package.module:factory`, or a Python file.
+        data: data set, see `mixbit.data.load`; None where a command needs none.
+        weights: `.safetensors`, or `.pth` read with `weights_only=True`.
+        seed: of training order and draws. It never moves the split into training and test data: where data come without
+            one, `digits?seed=3` chooses it.
+    """
+
+    model: str
+    data: str | None = None
+    weights: Path | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `config.json`."""
+        return {**asdict(self), "weights": None if self.weights is None else str(self.weights)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Subject:
+        """What `to_json` gave."""
+        weights = values.get("weights")
+        return cls(**{**values, "weights": None if weights is None else Path(weights)})
+
+    def load_data(self) -> DataSet:
+        """The data set; an error if none was named."""
+        if self.data is None:
+            raise MixbitError("This needs data. Give --data digits, cifar10:DIR, imagefolder:DIR or hf:NAME.")
+        if self.model not in models.names():
+            return data_sets.load(self.data)
+        zoo = models.info(self.model)  # pretrained networks are at home on inputs that were normalised as theirs were
+        found = data_sets.load(self.data)
+        if len(zoo.mean) == found.input_shape[0] and (zoo.mean, zoo.std) != (found.mean, found.std):
+            found = data_sets.load(self.data, mean=zoo.mean, std=zoo.std)
+        return found
+
+    def build(self, num_classes: int | None = None) -> nn.Module:
+        """The network with its weights, on the first GPU where there is one; without weights, initialised by the seed."""
+        torch.manual_seed(self.seed)
+        model = models.load_model(self.model, num_classes)
+        if self.weights is not None:
+            models.load_weights(model, self.weights)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def task(self) -> tuple[Task, DataSet]:
+        """Model, data and captured network together."""
+        found = self.load_data()
+        return Task(model=self.build(found.num_classes), train=found.train, test=found.test), found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One row of a comparison: accuracy is 0 to 1, costs are those of one sample."""
+
+    name: str
+    accuracy: float
+    costs: Costs
+
+
+if TYPE_CHECKING:
+    from mixbit.cost import Costs

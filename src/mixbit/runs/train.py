@@ -1,0 +1,106 @@
+"""Train in float32, or fine-tune under a policy, in a run folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from mixbit import _distributed, _io
+from mixbit.cost import Costs, costs, float_costs
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+from mixbit.runs import _folder
+from mixbit.runs.subject import Outcome, Subject
+from mixbit.task import Task
+from mixbit.training import TrainConfig
+from mixbit.training import train as fit
+
+__all__ = ["CALIBRATION_SAMPLES", "Trained", "put_policy_on", "train"]
+
+CALIBRATION_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training reached, beside the float32 costs; `trained` names the network by its new weights."""
+
+    outcome: Outcome
+    float32: Costs
+    files: dict[Path, str]
+    trained: Subject
+
+
+def put_policy_on(model: nn.Module, policy: Policy, task: Task, *, seed: int) -> None:
+    """Quantize `model` in place and calibrate its activations on training samples."""
+    quantize(model, policy, task.network)
+    x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=seed, shuffle=True))
+    calibrate(model, [x.to(next(model.parameters()).device)])
+
+
+def train(
+    subject: Subject,
+    policy: Path | Policy | None,
+    settings: Mapping[str, Any],
+    run: Path,
+    *,
+    task: Task | None = None,
+    quiet: bool = False,
+) -> Trained:
+    """Train from the subject's weights; the same call on the same folder continues a killed run.
+
+    Args:
+        subject: model, weights and data.
+        policy: bits of every layer, or None for float32.
+        settings: of `mixbit.training.TrainConfig`; the seed is the subject's.
+        run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
+        task: the subject's, if it is at hand already.
+        quiet: no progress bar.
+    """
+    _distributed.start()
+    config = TrainConfig.from_dict({"seed": subject.seed, **settings})
+    chosen = Policy.load(policy) if isinstance(policy, Path) else policy
+    bits = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
+    facts = {"command": "train", "subject": subject.to_json(), "settings": dict(settings), "bits": bits}
+    _folder.begin(run, facts)
+    task = subject.task()[0] if task is None else task
+    model = copy.deepcopy(task.model)
+    if chosen is not None:
+        chosen = chosen.check(task.network)
+        put_policy_on(model, chosen, task, seed=subject.seed)
+    result = fit(
+        model, task.train, task.test, config, run=run, teacher=task.model, loss=task.loss, quiet=quiet, label=run.name
+    )
+    assert result.metrics is not None
+    if _distributed.rank() == 0:
+        _write(run, model, task, chosen)
+    used = float_costs(task.network) if chosen is None else costs(task.network, chosen.layers)
+    name = "float32" if chosen is None else chosen.method
+    return Trained(
+        outcome=Outcome(name=name, accuracy=result.metrics.accuracy, costs=used),
+        float32=float_costs(task.network),
+        files=_files(run, chosen),
+        trained=replace(subject, weights=run / _folder.WEIGHTS),
+    )
+
+
+def _write(run: Path, model: nn.Module, task: Task, policy: Policy | None) -> None:
+    _io.write_text(run / _folder.NETWORK, task.network.to_json())
+    if policy is not None:
+        policy.save(run / _folder.POLICY)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with _io.new_file(run / _folder.WEIGHTS) as temporary:
+        save_file(state, temporary)
+
+
+def _files(run: Path, policy: Policy | None) -> dict[Path, str]:
+    files = {run / _folder.WEIGHTS: "the trained weights" + ("" if policy is None else " and step sizes")}
+    if policy is not None:
+        files[run / _folder.POLICY] = "the bits that it was trained with"
+    files[run / _folder.METRICS] = "one line an epoch"
+    return files

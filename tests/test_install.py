@@ -1,0 +1,88 @@
+"""The package can be built anywhere, and its pins are the set that is tested."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+REQUIREMENTS = [Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts]
+
+
+def pins() -> dict[str, str]:
+    """Package -> version of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    found = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in found.items()}
+
+
+def build(folder: Path, **environment: str) -> list[Path]:
+    """The libraries that setup.py builds into a folder."""
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build_ext",
+        "--build-lib",
+        str(folder),
+        "--build-temp",
+        str(folder / "t"),
+    ]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True, timeout=300)
+    return list(folder.rglob("_kernels*.so"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("ldd") is None, reason="needs cc and ldd")
+def test_kernels_bring_no_openmp_runtime_of_their_own(tmp_path: Path) -> None:
+    """A second runtime beside the one that torch has loaded means two thread pools, or a crash."""
+    (library,) = build(tmp_path)
+    needed = subprocess.run(["ldd", str(library)], text=True, capture_output=True, check=False).stdout
+    assert "omp" not in needed
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_build_goes_on(tmp_path: Path) -> None:
+    assert build(tmp_path, CC="/nonexistent/cc") == []
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    pinned = pins()
+    for requirement in REQUIREMENTS:
+        if requirement.name != "mixbit":
+            version = pinned[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(Version(version)), f"{requirement} does not allow {version}"
+
+
+def test_pins_serve_everywhere() -> None:
+    """A local version such as +cpu exists on one index only, and an address belongs to one machine only."""
+    text = (ROOT / "constraints.txt").read_text()
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins().values())
+    assert not re.search(r"://|--|@", text.replace("pip install -c", ""))
+
+
+def test_torch_is_capped_and_no_build_requirement() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "torch" not in tomllib.loads(text)["build-system"]["requires"]
+    (torch,) = [one for one in REQUIREMENTS if one.name == "torch"]
+    assert any(part.operator == "<" for part in torch.specifier)
+
+
+def test_every_extra_is_one_that_code_asks_for() -> None:
+    """An error that names an extra (`mixbit[data]`) names one that exists."""
+    named = {
+        match for path in (ROOT / "src").rglob("*.py") for match in re.findall(r"mixbit\[(\w+)\]", path.read_text())
+    }
+    assert named <= EXTRAS.keys()
