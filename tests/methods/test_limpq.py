@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixbit import methods
 from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
@@ -183,16 +182,6 @@ def test_first_and_last_layer_can_be_searched(task: Task) -> None:
 def test_faithful_excludes_our_options() -> None:
     with pytest.raises(MixbitError, match="faithful=True excludes independent_draws, step_lr"):
         Limpq(independent_draws=True, step_lr=0.1)
-
-
-def test_registry_offers_the_nearest_name_and_setting() -> None:
-    with pytest.raises(MixbitError, match="Did you mean 'limpq'"):
-        methods.make("limqp")
-    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
-        methods.make("limpq", {"epoch": 3})
-    assert methods.names("limpq*") == ["limpq", "limpq-init"] and "ECCV" in methods.summary("limpq")
-    with pytest.raises(MixbitError, match="registered already"):
-        methods.register("limpq", "again")(Limpq)
 
 
 def test_indicator_is_the_raw_step(task: Task) -> None:

@@ -152,14 +152,14 @@ def test_reasons(forward: Any, members: dict[str, Any], name: str, reason: str) 
 
 
 def test_what_is_added_to_a_product_is_no_factor() -> None:
-    bias, mask = nn.Parameter(torch.zeros(1, 3, 3)), nn.Parameter(torch.zeros(3, 3))
+    shift, mask = nn.Parameter(torch.zeros(1, 3, 3)), nn.Parameter(torch.zeros(3, 3))
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return torch.baddbmm(self.bias, x, x) + F.scaled_dot_product_attention(x, x, x, attn_mask=self.mask)
+        return torch.baddbmm(self.shift, x, x) + F.scaled_dot_product_attention(x, x, x, attn_mask=self.mask)
 
-    network = capture(Call(forward, bias=bias, mask=mask), torch.randn(2, 3, 3))
+    network = capture(Call(forward, shift=shift, mask=mask), torch.randn(2, 3, 3))
     assert {s.name: (s.reason.partition(":")[2], s.macs) for s in network.skipped} == {
-        "bias": (" read by baddbmm", 0),
+        "shift": (" read by baddbmm", 0),
         "mask": (" read by scaled_dot_product_attention", 0),
     }
     assert network.other_macs == 27 + 54

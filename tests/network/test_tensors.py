@@ -114,6 +114,25 @@ def test_zero_padding_in_front_of_a_convolution_belongs_to_it(pad: nn.Module) ->
     assert not network.layer("3").input_signed
 
 
+@pytest.mark.parametrize("pad", [nn.ConstantPad2d(1, -1.0), nn.ReflectionPad2d(1)])
+def test_other_padding_is_a_tensor_of_its_own(pad: nn.Module) -> None:
+    network = capture(nn.Sequential(conv(), nn.ReLU(), pad, nn.Conv2d(4, 4, 3)), image())
+    assert network.steps == ("0", "2", "3")
+    assert network.layer("3").input_signed == isinstance(pad, nn.ConstantPad2d)
+
+
+def test_a_computed_bias_is_no_input_of_the_layer() -> None:
+    class Shifted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(x, self.weight, x.mean(0).sum() + self.bias)
+
+    network = capture(nn.Sequential(nn.Linear(4, 4), Shifted(4, 4)), torch.randn(2, 4))
+    assert network.ties() == (("0",), ("1",))
+    assert network.layer("1").input_tensor == "0"
+    assert tensors(network)["1.sum"].readers == ()
+    assert tensors(network)["1.sum"].read_elsewhere
+
+
 def test_a_module_that_pads_by_itself_is_given_the_tensor_before() -> None:
     network = capture(nn.Sequential(conv(), nn.ReLU(), conv(padding_mode="reflect")), image())
     assert (network.steps, network.layer("2").input_shape) == (("0", "2"), (4, 6, 6))

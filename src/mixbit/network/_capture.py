@@ -67,9 +67,9 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
             return _assemble(read_program(model, exported, sizes), inputs)
         except (DataDependent, ExportFailed) as error:
             with running(model, inputs):
-                if is_data_dependent(error):
-                    return observe(model, inputs)
                 model(*inputs.args, **inputs.kwargs)
+            if is_data_dependent(error):
+                return observe(model, inputs)
             raise cannot_export(model, error.__cause__ or error) from error
 
 

@@ -186,5 +186,5 @@ def _left_out(model: nn.Module, seen: _Seen) -> Iterator[Skipped]:
         if name is not None and seen.calls[name] > 1:
             macs = seen.layers[name].macs * seen.calls[name]
             yield Skipped(name=name, reason=f"weight used {seen.calls[name]} times", macs=macs)
-        elif name is None and value.dim() >= 2 and not parameter.endswith("bias"):
+        elif name is None and value.dim() >= 2 and parameter.rpartition(".")[2] != "bias":
             yield Skipped(name=parameter.removesuffix(".weight"), reason="not seen as a layer by the example")

@@ -94,8 +94,11 @@ class LayerFinder:
         tensor before; if the user's code pads with zeros (TensorFlow's SAME), it is given the padded one.
         """
         source = node.all_input_nodes[0]
-        inside = _is_pad(source) and next(self._program.modules(source), ("", None))[1] is owner
-        if not all(op_name(user) in _KINDS for user in source.users) or not (inside or _pads_with_zeros(source)):
+        if op_name(source) != "pad" or not all(op_name(user) in _KINDS for user in source.users):
+            return source
+        inside = next(self._program.modules(source), ("", None))[1] is owner
+        constant = argument(source, 2, "mode", "constant") == "constant"
+        if argument(source, 3, "value") or not (inside or constant):
             return source
         before = source.all_input_nodes[0]
         self._program.family[source] = self._program.family[before]
@@ -113,7 +116,7 @@ class LayerFinder:
         """(name, reason, products with it) of every parameter with two or more dimensions that is no layer's."""
         taken = {found.parameter for found in self.layers.values()}
         for name, parameter in self._program.model.named_parameters():
-            if parameter.dim() >= 2 and name not in taken and not name.endswith("bias"):
+            if parameter.dim() >= 2 and name not in taken and name.rpartition(".")[2] != "bias":
                 products = self._products(name)
                 yield _shown(name), self._reason(name, products), products
 
@@ -156,21 +159,6 @@ class LayerFinder:
                     yield node, "functional weight: computed from the input"
                 elif not self._origins.get(weight):
                     yield node, "functional weight: a buffer or constant"
-
-    def weight(self, found: Found) -> torch.Tensor:
-        """The parameter of a layer."""
-        return self._program.model.get_parameter(found.parameter)
-
-
-def _is_pad(node: fx.Node) -> bool:
-    return op_name(node) in ("pad", "constant_pad_nd")
-
-
-def _pads_with_zeros(node: fx.Node) -> bool:
-    if op_name(node) == "constant_pad_nd":
-        return not argument(node, 2, "value", 0)
-    mode = argument(node, 2, "mode", "constant")
-    return op_name(node) == "pad" and mode == "constant" and not argument(node, 3, "value")
 
 
 def groups(node: fx.Node) -> int:

@@ -16,7 +16,8 @@ class Names:
     def __init__(self, program: Program, reserved: Iterable[str]) -> None:
         """`reserved` names (those of the layers) are given to nothing else."""
         self._program = program
-        self._taken = set(reserved)
+        self._layers = frozenset(reserved)
+        self._taken = set(self._layers)
         self._given: dict[fx.Node, str] = {}
 
     def of(self, node: fx.Node) -> str:
@@ -36,5 +37,6 @@ class Names:
 
     def _wanted(self, node: fx.Node) -> str:
         path, module = next(self._program.modules(node), ("", self._program.model))
-        is_leaf = path and not any(True for _ in module.children())
+        # Beside the operator that is the layer, a layer's own forward can call others.
+        is_leaf = path and path not in self._layers and not any(True for _ in module.children())
         return path if is_leaf else f"{path}.{op_name(node)}".removeprefix(".")

@@ -114,7 +114,11 @@ class Network:
 
     @property
     def macs(self) -> int:
-        """All multiply-accumulates of one sample: those of the layers and `other_macs`."""
+        """All multiply-accumulates of one sample: those of the layers and `other_macs`.
+
+        >>> Network(layers=(), tensors=(), steps=(), joins=(), skipped=(), other_macs=800).macs
+        800
+        """
         return sum(layer.macs for layer in self.layers) + self.other_macs
 
     @property
@@ -154,6 +158,13 @@ class Network:
 
         Returns:
             Every layer is in exactly one group; a layer that shares its input with no other is a group of one.
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from mixbit.network import capture
+        >>> block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> capture(block, torch.randn(1, 5, 8)).ties()
+        (('self_attn.in_proj',), ('self_attn.out_proj',), ('linear1',), ('linear2',))
         """
         groups: dict[str, list[str]] = {}
         for layer in self.layers:
@@ -161,7 +172,12 @@ class Network:
         return tuple(tuple(group) for group in groups.values())
 
     def to_json(self) -> str:
-        """The network as versioned JSON text; `from_json` reads it back to an equal object."""
+        """The network as versioned JSON text; `from_json` reads it back to an equal object.
+
+        >>> empty = Network(layers=(), tensors=(), steps=(), joins=(), skipped=(), other_macs=0)
+        >>> Network.from_json(empty.to_json()) == empty
+        True
+        """
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
 
     @classmethod

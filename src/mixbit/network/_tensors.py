@@ -101,8 +101,9 @@ class Schedule:
             return
         layer = self._layers.get(node)
         self.steps.append(layer or self._names.of(node))
-        for source in sources:
-            self._read(source, layer)
+        for at, source in enumerate(sources):
+            # A layer's input comes first; a bias that the model computes is not quantized with it.
+            self._read(source, layer if at == 0 else None)
         for result, shape, name in self._results(node):
             self._buffers[result] = _Buffer(name, shape, len(self.steps) - 1, len(self.steps) - 1)
 

@@ -75,13 +75,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     s, z = _per_slice(step, x), _per_slice(zero_point, x)
     up, v = grad.float(), x.float() / s
-    below, above = v + z <= qmin, v + z >= qmax
-    clipped = below | above
-    by_step = torch.where(below, qmin - z, torch.where(above, qmax - z, torch.round(v) - v))
+    inside = (v + z > qmin) & (v + z < qmax)
+    # At the bounds the rounded value is the bound itself, so one clamp serves both cases of dy/ds.
+    by_step = torch.minimum(torch.maximum(torch.round(v) + z, qmin), qmax) - z - torch.where(inside, v, 0.0)
     scale = torch.rsqrt(count * qmax) if count else torch.ones_like(qmax)
     grad_step = _sum_like(up * by_step, step) * scale
-    grad_zero = _sum_like(torch.where(clipped, -s * up, 0.0), zero_point) * scale
-    return torch.where(clipped, 0.0, up).to(grad.dtype), grad_step, grad_zero
+    grad_zero = _sum_like(torch.where(inside, 0.0, -s * up), zero_point) * scale
+    return torch.where(inside, up, 0.0).to(grad.dtype), grad_step, grad_zero
 
 
 def _sum_like(values: Tensor, parameter: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""Random policies: within every limit, and maximal in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixbit.allocation.random_policy import random_policy
+from mixbit.cost import Budget, LayerBits, costs
+from mixbit.errors import BudgetError
+from mixbit.policy import resolve_pins
+from tests.support import random_network
+
+BITS = (2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("texts", [["bitops=3x3"], ["bitops=4x4", "weight-bytes=7x"], ["activation-bytes=4x4"]])
+@pytest.mark.parametrize("seed", range(4))
+def test_meets_every_limit(texts: list[str], seed: int) -> None:
+    network, budget = random_network(1, layers=8), Budget.parse(texts)
+    policy = random_policy(network, budget, bits=BITS, seed=seed)
+    budget.check(costs(network, policy.layers), budget.resolve(network, resolve_pins(network)))
+    policy.check(network)
+    assert {b.weight_bits for b in policy.layers.values()} <= {*BITS, 8}
+
+
+def test_nothing_more_fits() -> None:
+    network, budget = random_network(1, layers=8), Budget.parse(["bitops=3x3"])
+    policy = random_policy(network, budget, bits=BITS, ties=False)
+    pins = resolve_pins(network)
+    limits = budget.resolve(network, pins)
+    for name, bits in policy.layers.items():
+        if name in pins or bits.weight_bits == 6:
+            continue
+        assert bits.weight_bits is not None
+        more = policy.layers | {name: LayerBits(bits.weight_bits + 1, bits.activation_bits)}
+        assert min(budget.slack(costs(network, more), limits).values()) < 0
+
+
+def test_tied_layers_share_activation_bits() -> None:
+    network = random_network(1, layers=8)
+    shared = [group for group in network.ties() if len(group) > 1]
+    assert shared
+    for seed in range(5):
+        policy = random_policy(network, Budget.parse(["bitops=4x4"]), seed=seed)
+        for group in shared:
+            assert len({policy.layers[name].activation_bits for name in group}) == 1
+
+
+def test_seeds_differ_and_repeat() -> None:
+    network, budget = random_network(1, layers=8), Budget.parse(["bitops=3x4"])
+    draws = [random_policy(network, budget, seed=seed).layers for seed in (0, 1, 0)]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_budget_below_the_fewest_bits() -> None:
+    with pytest.raises(BudgetError, match="exceeded"):
+        random_policy(random_network(1, layers=8), Budget.parse(["bitops=0.1%"]))

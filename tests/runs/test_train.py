@@ -1,0 +1,68 @@
+"""Training in a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.runs.conftest import DIGITS, SHORT
+
+from mixbit import runs
+from mixbit.cost import LayerBits
+from mixbit.errors import MixbitError, PolicyError, StaleRun
+from mixbit.network import capture
+from mixbit.policy import Policy
+from mixbit.runs import Subject
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    task, _ = DIGITS.task()
+    return Policy.uniform(task.network, 3, 3)
+
+
+def test_float_run_learns_and_names_its_weights(float_run: runs.Trained) -> None:
+    assert float_run.outcome.name == "float32" and 0.2 < float_run.outcome.accuracy <= 1
+    assert float_run.trained.weights is not None and float_run.trained.weights.is_file()
+    assert all(path.is_file() for path in float_run.files)
+
+
+def test_policy_edited_by_hand_trains(float_run: runs.Trained, policy: Policy, tmp_path: Path) -> None:
+    edited = replace(policy, layers=policy.layers | {"layer1.conv1": LayerBits(5, None)})
+    edited.save(tmp_path / "policy.json")
+    done = runs.train(float_run.trained, tmp_path / "policy.json", SHORT, tmp_path / "run", quiet=True)
+    kept = Policy.load(tmp_path / "run" / "policy.json")
+    assert kept.layers["layer1.conv1"] == LayerBits(5, None)
+    assert any("recomputed" in note for note in kept.notes)
+    assert done.outcome.costs.bitops == kept.costs["bitops"]
+
+
+def test_finished_run_is_only_read_again(float_run: runs.Trained, policy: Policy, tmp_path: Path) -> None:
+    one = runs.train(float_run.trained, policy, SHORT, tmp_path, quiet=True)
+    assert runs.train(float_run.trained, policy, SHORT, tmp_path, quiet=True).outcome == one.outcome
+
+
+def test_other_bits_in_the_same_folder_are_refused(float_run: runs.Trained, policy: Policy, tmp_path: Path) -> None:
+    runs.train(float_run.trained, policy, SHORT, tmp_path, quiet=True)
+    other = replace(policy, layers=policy.layers | {"fc": LayerBits(4, 4)})
+    with pytest.raises(StaleRun, match=r"bits.fc=\[8, 8\], now bits.fc=\[4, 4\]"):
+        runs.train(float_run.trained, other, SHORT, tmp_path, quiet=True)
+
+
+def test_policy_of_another_model_is_refused(policy: Policy, tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    with pytest.raises(PolicyError, match="another model"):
+        runs.train(Subject(model=str(file), data="digits"), policy, SHORT, tmp_path / "run", quiet=True)
+
+
+def test_unknown_setting(tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
+        runs.train(DIGITS, None, {"epoch": 1}, tmp_path, quiet=True)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_capture_sees_the_same_network_as_the_policy(policy: Policy) -> None:
+    task, _ = DIGITS.task()
+    policy.check(capture(task.model, task.example(4)))

@@ -1,0 +1,68 @@
+"""Accuracy and batch-norm statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixbit.data import TensorSplit
+from mixbit.errors import MixbitError
+from mixbit.evaluation import evaluate, reestimate_batch_norm
+
+
+class Brightness(nn.Module):
+    """Says class 1 for bright images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.scale * x.mean((1, 2, 3))
+        return torch.stack([-mean, mean], dim=1)
+
+
+def split(count: int) -> TensorSplit:
+    images = torch.zeros(count, 1, 2, 2, dtype=torch.uint8)
+    images[count // 2 :] = 255
+    labels = (torch.arange(count) >= count // 2).long()
+    labels[0] = 1  # one label is wrong
+    return TensorSplit(images, labels, 2, [0.5], [0.5])
+
+
+def test_accuracy_over_batches_that_do_not_divide_the_split() -> None:
+    metrics = evaluate(Brightness(), split(10), batch_size=3)
+    assert metrics.samples == 10 and metrics.accuracy == pytest.approx(0.9)
+    assert metrics.loss == pytest.approx((9 * 0.126928 + 2.126928) / 10, rel=1e-4)
+
+
+def test_mode_is_put_back() -> None:
+    for training in (True, False):
+        model = Brightness().train(training)
+        evaluate(model, split(4))
+        assert model.training is training
+
+
+def test_empty_split_is_an_error() -> None:
+    class Empty:
+        def batches(self, *_: object, **__: object) -> list[tuple[Tensor, Tensor]]:
+            return []
+
+    with pytest.raises(MixbitError, match="empty"):
+        evaluate(Brightness(), Empty())  # type: ignore[arg-type]
+
+
+def test_batch_norm_statistics_become_the_plain_mean() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)).eval()
+    batches = [torch.randn(50, 3) + shift for shift in (0.0, 1.0, 5.0)]
+    reestimate_batch_norm(model, batches)
+    norm = model[0]
+    assert isinstance(norm, nn.BatchNorm1d) and norm.running_mean is not None and norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    assert norm.momentum == 0.1 and not norm.training and not model[1].training
+
+
+def test_model_without_batch_norm_is_left_alone() -> None:
+    reestimate_batch_norm(nn.Linear(2, 2), [torch.zeros(1, 2)])
