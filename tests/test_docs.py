@@ -142,6 +142,14 @@ def public_names() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
+def test_doctests_are_code_on_the_api_pages(site: Path) -> None:
+    """Outside of listings of source code, `>>>` stands in highlighted blocks only."""
+    page = (site / "api" / "cost.html").read_text()
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in page
+    assert not re.search(r"<p>\s*&gt;&gt;&gt;|<blockquote>", page)
+
+
 def test_version_is_the_same_everywhere() -> None:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "src/mixbit/_version.py").read_text())
     assert version is not None

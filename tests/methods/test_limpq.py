@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,12 @@ from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
 from mixbit.methods import Limpq, LimpqInit
 from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
+from mixbit.policy import Policy
 from mixbit.quantize import quantized_layers
 from mixbit.task import Task, cross_entropy
 from mixbit.training import StepContext
+
+SCRIPT = Path(__file__).parent / "limpq_script.py"
 
 
 class Net(nn.Module):
@@ -38,6 +44,11 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def task() -> Task:
+    return make_task()
+
+
+def make_task() -> Task:
+    """The network on 64 random images of three classes."""
     torch.manual_seed(0)
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 255, (64, 1, 6, 6), generator=random).to(torch.uint8)
@@ -194,3 +205,17 @@ def test_indicator_is_the_raw_step(task: Task) -> None:
     with torch.no_grad():
         layer.weight_quantizer.steps.fill_(3.0)
     assert read_indicators(model, task, settings, method="limpq-init").layers["conv1"].weight[4] == 3.0
+
+
+def test_two_processes_find_the_policy_of_one(tmp_path: Path) -> None:
+    """Gradients, initialisation and draws are the same on all ranks; batch-norm statistics alone see half the batch."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for words in ([sys.executable, str(SCRIPT), str(tmp_path / "one")], [*launch, str(SCRIPT), str(tmp_path / "two")]):
+        subprocess.run(words, check=True, env=environment, capture_output=True, timeout=300)
+    read = (tmp_path / "two" / "scores-0.json").read_text()
+    assert read == (tmp_path / "two" / "scores-1.json").read_text()
+    found = [Policy.load(tmp_path / name).layers for name in ("one/policy-0.json", "two/policy-0.json")]
+    assert found[0] == found[1]

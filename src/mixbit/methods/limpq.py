@@ -24,7 +24,7 @@ from mixbit.errors import MixbitError
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerBits, LayerScores, Scores
-from mixbit.quantize import QuantizeConfig, attach, calibrate, quantized_layers, select
+from mixbit.quantize import QuantizeConfig, attach, calibrate, quantized_layers, quantizers, select
 from mixbit.quantizers import GradientScale, Quantizer
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, train
@@ -224,8 +224,20 @@ def read_indicators(model: nn.Module, task: Task, settings: Settings, *, method:
         seed=settings.seed,
         alpha=settings.alpha,
         layers=ordered,
-        settings=_plain(settings),
+        settings=_plain(settings) | {"steps_out_of_range": _out_of_range(model)},
     )
+
+
+def _out_of_range(model: nn.Module) -> list[str]:
+    """Indicators that training drove out of the clamp: they get no gradient any more, so they stopped learning."""
+    found = []
+    for name, quantizer in quantizers(model).items():
+        low, high = quantizer.step_range or (0.0, float("inf"))
+        steps = quantizer.steps.detach().mean(dim=1).tolist()
+        found += [
+            f"{name} at {b} bits: {s:.4g}" for b, s in zip(quantizer.bits, steps, strict=True) if not low <= s <= high
+        ]
+    return found
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
