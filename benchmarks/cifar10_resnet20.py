@@ -18,7 +18,7 @@ import torch
 
 from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
 from mixbit import data, methods, models
-from mixbit.allocation.allocate import allocate
+from mixbit.allocation import allocate
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, costs
 from mixbit.evaluation import evaluate

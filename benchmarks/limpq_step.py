@@ -1,6 +1,6 @@
 """Cost of one joint LIMPQ step with five bit-widths (six passes) in eager float steps: ResNet-20, batch 128.
 
-    python benchmarks/limpq_step.py [--rounds 8] [--threads 1]
+python benchmarks/limpq_step.py [--rounds 8] [--threads 1]
 """
 
 from __future__ import annotations

@@ -256,7 +256,8 @@ def undocumented(source: str) -> list[str]:
     for name, node in public_nodes(ast.parse(source)):
         decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
         shared = decorators & {"override", "overload"} or any(text.endswith(".setter") for text in decorators)
-        if ast.get_docstring(node) is None and not shared and node.name not in TORCH_HOOKS:
+        case = name.partition(".")[2].startswith("test_")  # a contract case: its name is the sentence
+        if ast.get_docstring(node) is None and not (shared or case or node.name in TORCH_HOOKS):
             wrong.append(name)
     return wrong
 

@@ -1,9 +1,9 @@
 """mixbit: mixed-precision quantization of neural networks under hard budgets.
 
-    task = mixbit.Task(model=model, train=data.train, test=data.test)
-    scores = mixbit.methods.make("limpq").search(task)
-    policy, proof = mixbit.allocate(task.network, scores, mixbit.Budget.parse(["bitops=3x3"]))
-    mixbit.quantize(model, policy, task.network)
+task = mixbit.Task(model=model, train=data.train, test=data.test)
+scores = mixbit.methods.make("limpq").search(task)
+policy, proof = mixbit.allocate(task.network, scores, mixbit.Budget.parse(["bitops=3x3"]))
+mixbit.quantize(model, policy, task.network)
 """
 
 from __future__ import annotations

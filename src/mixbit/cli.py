@@ -92,7 +92,8 @@ def inspect(
         screen.show(report.joins_table(done.network))
     if done.network.skipped:
         screen.show(report.skipped_table(done.network))
-    screen.show(report.costs_table(done.uniform, done.float32))
+    note = "Uniform bits, but for the first and the last layer: pinned at 8 bits, and counted."
+    screen.show(report.costs_table(done.uniform, done.float32, notes=[note]))
     if json_out is not None:
         screen.files({json_out: "the captured network"})
     screen.next(report.after_inspect(subject, done.input_shape))
@@ -122,6 +123,7 @@ def search(
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
     chosen = {**given, "bits": None if bits is None else _bit_list(bits)}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    _note_weights(weights)
     done = runs.search(subject, method, _settings(chosen, settings), run)
     screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
     screen.files(done.files)
@@ -192,6 +194,8 @@ def train(
 
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "compile": compiled or None}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    if policy is not None:
+        _note_weights(weights)
     done = runs.train(subject, policy, _settings(given, settings), run)
     screen.show(report.comparison_table([done.outcome], done.float32))
     screen.files(done.files)
@@ -237,6 +241,11 @@ def list_(
     from mixbit import report
 
     screen.show(report.listing(what, pattern))
+
+
+def _note_weights(weights: Path | None) -> None:
+    if weights is None:
+        screen.say("Note: no --weights, so the model is as its factory makes it; networks of the zoo start at random.")
 
 
 # ---------------------------------------------------------------------------------------- from text to arguments

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixbit.allocation._groups import Group, build_groups
 from mixbit.allocation._rows import Row, build_rows, undominated_steps
-from mixbit.allocation.allocate import layer_options
+from mixbit.allocation.allocator import layer_options
 from mixbit.cost import LayerBits, Pins, costs
 from mixbit.network import Network
 from tests.support import layer, network, random_network, random_scores

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mixbit.allocation import _milp, solve
+from mixbit.allocation import solver as solver_module
 from mixbit.allocation._dp import Answer, exact, nearby
 from mixbit.allocation._dual import Frame
 from mixbit.allocation._problem import Instance, build
@@ -95,9 +96,7 @@ def test_an_answer_that_is_no_choice_keeps_the_known_one(monkeypatch: pytest.Mon
 def test_infeasible_according_to_highs_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """HiGHS may call a feasible problem infeasible; the exact search has the last word."""
     monkeypatch.setattr(_milp, "_run", lambda *_: SimpleNamespace(status=2, x=None, mip_dual_bound=None))
-    # The package's `solve` is the function; the module of that name is reached through sys.modules.
-    module = sys.modules["mixbit.allocation.solve"]
-    monkeypatch.setattr(module, "nearby", lambda found, deadline: (nearby(found, deadline)[0], None))
+    monkeypatch.setattr(solver_module, "nearby", lambda found, deadline: (nearby(found, deadline)[0], None))
     scores, costs, limits = instance(0, limits=2, groups=8, tightness=0.3)
     answer = solve(scores, costs, limits, solver="milp")
     assert answer.proven

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mixbit import models
-from mixbit.allocation.allocate import allocate
-from mixbit.allocation.solve import Allocation, SolverName
+from mixbit.allocation.allocator import allocate
+from mixbit.allocation.solver import Allocation, SolverName
 from mixbit.cost import Budget, LayerBits, Macs, costs, float_costs, uniform_bits
 from mixbit.network import Network, capture
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins

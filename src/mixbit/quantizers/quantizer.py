@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixbit import _distributed
 from mixbit.errors import MixbitError
-from mixbit.quantizers.fake_quantize import fake_quantize
+from mixbit.quantizers.operator import fake_quantize
 from mixbit.quantizers.rules import Rule, integer_range
 
 __all__ = ["GradientScale", "Quantizer"]

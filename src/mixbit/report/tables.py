@@ -68,16 +68,17 @@ def joins_table(network: Network) -> Table:
     return Table(title="Where outputs meet", columns=("operation", "kind", "layers"), rows=rows)
 
 
-def costs_table(rows: Mapping[str, Costs], float32: Costs) -> Table:
+def costs_table(rows: Mapping[str, Costs], float32: Costs, *, notes: Sequence[str] = ()) -> Table:
     """Costs of several assignments of bits beside the float32 network.
 
     Args:
         rows: label -> costs.
         float32: costs of the network as it came; the compression of weights refers to it.
+        notes: lines below the table.
     """
     lines = [_costs_row(label, one, float32) for label, one in {"float32": float32, **rows}.items()]
     columns = ("network", ">BitOps", ">weight bytes", ">compression", ">peak activation bytes", "peak at")
-    return Table(title="Costs of one sample", columns=columns, rows=tuple(lines))
+    return Table(title="Costs of one sample", columns=columns, rows=tuple(lines), notes=tuple(notes))
 
 
 def _costs_row(label: str, one: Costs, float32: Costs) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mixbit.runs.allocate import Allocated, allocate
-from mixbit.runs.demo import Demo, demo
-from mixbit.runs.evaluate import Evaluated, evaluate
-from mixbit.runs.inspect import Inspected, inspect
-from mixbit.runs.search import Searched, search
+from mixbit.runs.allocating import Allocated, allocate
+from mixbit.runs.demonstrating import Demo, demo
+from mixbit.runs.evaluating import Evaluated, evaluate
+from mixbit.runs.inspecting import Inspected, inspect
+from mixbit.runs.searching import Searched, search
 from mixbit.runs.subject import Outcome, Subject
-from mixbit.runs.train import Trained, train
+from mixbit.runs.training import Trained, train
 
 __all__ = [
     "Allocated",

@@ -8,10 +8,10 @@ from pathlib import Path
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, Costs, float_costs
 from mixbit.policy import Policy
-from mixbit.runs.allocate import allocate
-from mixbit.runs.search import search
+from mixbit.runs.allocating import allocate
+from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject
-from mixbit.runs.train import train
+from mixbit.runs.training import train
 
 __all__ = ["Demo", "demo"]
 

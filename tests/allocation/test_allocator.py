@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbit.allocation.allocate import allocate
+from mixbit.allocation.allocator import allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
 from mixbit.network import Network

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixbit.quantizers import fake_quantize, fuse_under_compile
 from mixbit.quantizers._native import library
-from mixbit.quantizers.fake_quantize import _backward, _forward
+from mixbit.quantizers.operator import _backward, _forward
 
 VALUES = torch.tensor([-1.3, -1, -0.62, -0.3, -0.06, 0, 0.12, 0.26, 0.55, 0.74, 1.4])
 

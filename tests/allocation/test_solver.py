@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation import Allocation, repair_monotone, solve
+from mixbit.allocation import solver as solver_module
 from mixbit.allocation._search import Effort
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.testing.solvers import Instance, SolverCases, brute_force, instance
@@ -200,15 +201,14 @@ def test_objective_and_gap_of_negative_scores() -> None:
 
 def test_auto_hands_over_to_highs_and_to_the_relaxation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few groups go to HiGHS when the lists grow too long, many to relax, with the bound of both."""
-    module = sys.modules["mixbit.allocation.solve"]
     scores, costs, limits = instance(0, limits=2, groups=25, tightness=0.25)
     best = solve(scores, costs, limits)
     assert best.solver == "dp"
-    monkeypatch.setattr(module, "Effort", lambda **given: Effort(**{**given, "entries": 3}))
+    monkeypatch.setattr(solver_module, "Effort", lambda **given: Effort(**{**given, "entries": 3}))
     second = solve(scores, costs, limits)
     assert (second.solver, second.proven) == ("milp", True)
     assert math.isclose(second.objective, best.objective, rel_tol=1e-12)
-    monkeypatch.setattr(module, "_MILP_GROUPS", 0)
+    monkeypatch.setattr(solver_module, "_MILP_GROUPS", 0)
     third = solve(scores, costs, limits)
     assert third.solver in ("relax", "dp")
     assert third.bound <= best.objective * (1 + 1e-12)

@@ -14,7 +14,7 @@ from mixbit.policy import Policy
 from mixbit.quantize import quantize
 from mixbit.runs import _folder
 from mixbit.runs.subject import Outcome, Subject
-from mixbit.runs.train import put_policy_on
+from mixbit.runs.training import put_policy_on
 from mixbit.task import Task
 
 __all__ = ["Evaluated", "evaluate"]

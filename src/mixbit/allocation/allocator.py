@@ -10,7 +10,7 @@ from mixbit.allocation._explain import infeasible, jointly_infeasible, notes
 from mixbit.allocation._groups import Group, LayerOptions, build_groups
 from mixbit.allocation._rows import Row, build_rows
 from mixbit.allocation.repair import RepairHow, repair_monotone
-from mixbit.allocation.solve import Allocation, SolverName, solve
+from mixbit.allocation.solver import Allocation, SolverName, solve
 from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs
 from mixbit.cost._bits import width
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError, did_you_mean
