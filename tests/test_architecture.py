@@ -333,6 +333,13 @@ UNPICKLERS = {
 }
 
 
+@pytest.mark.parametrize("package", sorted({path.parent for path in FILES} - {SRC}), ids=lambda path: path.name)
+def test_no_exported_name_hides_a_file(package: Path) -> None:
+    """`mixbit.allocation.solve` must not be a function to one reader and a module to another (mocks, the API pages)."""
+    names = exported(ast.parse((package / "__init__.py").read_text())) or []
+    assert set(names) & {path.stem for path in package.glob("*.py")} == set()
+
+
 def unsafe_loads(source: str) -> list[str]:
     """Ways to run code from a user's file: unpickling, and torch.load without weights_only=True."""
     wrong = []

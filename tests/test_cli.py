@@ -91,6 +91,12 @@ def test_a_command_on_a_folder_of_other_settings_is_refused(
 
 
 @pytest.mark.slow
+def test_a_search_on_random_weights_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", "limpq-init", "digits-resnet", "--data", "digits", "--run", tmp_path / "s"]
+    assert "Note: no --weights" in run(capsys, *words)
+
+
+@pytest.mark.slow
 def test_evaluate_takes_a_model_too(float_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = float_run / "model.safetensors"
     from_model = run(capsys, "evaluate", "digits-resnet", "--data", "digits", "--weights", weights)

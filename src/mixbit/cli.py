@@ -123,8 +123,8 @@ def search(
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
     chosen = {**given, "bits": None if bits is None else _bit_list(bits)}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
-    _note_weights(weights)
     done = runs.search(subject, method, _settings(chosen, settings), run)
+    _note_weights(weights)
     screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
     screen.files(done.files)
     screen.next(report.after_search(run))
@@ -194,9 +194,9 @@ def train(
 
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "compile": compiled or None}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.train(subject, policy, _settings(given, settings), run)
     if policy is not None:
         _note_weights(weights)
-    done = runs.train(subject, policy, _settings(given, settings), run)
     screen.show(report.comparison_table([done.outcome], done.float32))
     screen.files(done.files)
     screen.next(report.after_train(done.trained, run, quantized=policy is not None))
