@@ -359,7 +359,7 @@ def test_many_findings_are_cut(tmp_path: Path) -> None:
 
 
 def test_pydantic_is_loaded_by_files_only() -> None:
-    code = "import sys, mixbit.policy; sys.exit('pydantic' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, mixbit.policy; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

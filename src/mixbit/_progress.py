@@ -1,4 +1,4 @@
-"""Progress bars with the time that is left; nothing where the output is no terminal."""
+"""Progress bars with the time that is left; where the output is no terminal, one line when the work begins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 def progress_bar(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
     """Yields `advance(steps, text)`."""
     if quiet or not sys.stderr.isatty():
+        if not quiet:
+            print(f"{label}: {total} steps", file=sys.stderr, flush=True)
         yield lambda _steps, _text: None
         return
     from rich.console import Console

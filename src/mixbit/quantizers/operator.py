@@ -7,7 +7,6 @@ its arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -166,20 +165,15 @@ torch.library.register_autograd("mixbit::fake_quantize", _autograd_backward, set
 
 @cache
 def fuse_under_compile() -> None:
-    """Let `torch.compile` see through the operator on devices for which there are no compiled kernels.
+    """Let `torch.compile` see through the operator where there is no compiled kernel for it, i.e. on GPUs.
 
-    There its arithmetic then fuses with what surrounds it. On CPUs the kernels stay one node: fused code was measured
-    slower than they are. Without this call a compiled model gives the same numbers. It is a call of its own since it
-    imports the compiler, which takes over a second.
+    There its arithmetic then fuses with what surrounds it. On CPUs the kernels stay one node of the compiled graph: fused
+    code was measured slower than they are. The choice is one for the whole process. Without this call a compiled model
+    gives the same numbers; it is a call of its own since it imports the compiler, which takes over a second.
     """
+    if library() is not None and not torch.cuda.is_available():
+        return
     from torch._inductor.decomposition import register_decomposition
 
-    register_decomposition(torch.ops.mixbit.fake_quantize.default)(_unless_kernel(_forward))
-    register_decomposition(torch.ops.mixbit.fake_quantize_backward.default)(_unless_kernel(_backward))
-
-
-def _unless_kernel(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def decompose(first: Tensor, *rest: Any) -> Any:
-        return NotImplemented if first.device.type == "cpu" and library() is not None else plain(first, *rest)
-
-    return decompose
+    register_decomposition(torch.ops.mixbit.fake_quantize.default)(_forward)
+    register_decomposition(torch.ops.mixbit.fake_quantize_backward.default)(_backward)

@@ -40,6 +40,9 @@ def read(run: Path) -> dict[str, Any]:
         raise MixbitError(
             f"{run / CONFIG} has version {found.get('version')!r}; this mixbit reads {_FORMAT['version']}. Update mixbit."
         )
+    for key in ("command", "subject"):
+        if key not in found:
+            raise MixbitError(f"{run / CONFIG} has no {key!r}. Give the --run folder of a mixbit command, as it wrote it.")
     return found
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, Costs, float_costs
@@ -36,6 +40,22 @@ def demo(run: Path, *, quiet: bool = False) -> Demo:
 
     A demo that was stopped goes on where it was.
     """
+    with _one_thread():
+        return _demo(run, quiet)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On images of 8 x 8 pixels two threads wait for each other more than they work, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _demo(run: Path, quiet: bool) -> Demo:
     start = Subject(model="digits-resnet", data="digits")
     reached = train(start, None, FLOAT, run / "float", quiet=quiet)
     subject = replace(start, weights=reached.trained.weights)

@@ -49,8 +49,8 @@ def search(
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     chosen = methods.make(method, {"seed": subject.seed, **values})
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     _folder.begin(run, {"command": "search", "subject": subject.to_json(), "method": method, "settings": plain})
-    task = subject.task()[0] if task is None else task
     path = run / _folder.SCORES
     if not path.exists():
         found = chosen.search(task, run=run, quiet=quiet)

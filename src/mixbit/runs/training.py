@@ -67,11 +67,11 @@ def train(
     chosen = Policy.load(policy) if isinstance(policy, Path) else policy
     bits = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
     facts = {"command": "train", "subject": subject.to_json(), "settings": dict(settings), "bits": bits}
-    _folder.begin(run, facts)
     task = subject.task()[0] if task is None else task
+    chosen = None if chosen is None else chosen.check(task.network)
+    _folder.begin(run, facts)  # after all that a typo can break: it must not claim the folder
     model = copy.deepcopy(task.model)
     if chosen is not None:
-        chosen = chosen.check(task.network)
         put_policy_on(model, chosen, task, seed=subject.seed)
     result = fit(
         model, task.train, task.test, config, run=run, teacher=task.model, loss=task.loss, quiet=quiet, label=run.name
