@@ -12,7 +12,7 @@ def progress_bar(label: str, total: int, *, quiet: bool = False) -> Iterator[Cal
     """Yields `advance(steps, text)`."""
     if quiet or not sys.stderr.isatty():
         if not quiet:
-            print(f"{label}: {total} steps", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{label}: {total} steps\n")
         yield lambda _steps, _text: None
         return
     from rich.console import Console

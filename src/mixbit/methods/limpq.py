@@ -92,7 +92,17 @@ class Limpq:
         make_switchable(model, after, len(self.bits))
         calibrate_indicators(model, task, self, after)
         step = _JointStep(model, searched, after, self)
-        train(model, task.train, None, self.training(), run=run, loss=task.loss, step=step, quiet=quiet, label="limpq")
+        train(
+            model,
+            task.train,
+            None,
+            self.training(),
+            run=run,
+            loss=task.loss,
+            step=step,
+            quiet=quiet,
+            label="indicators",
+        )
         return read_indicators(model, task, self, method="limpq")
 
     def training(self) -> TrainConfig:
