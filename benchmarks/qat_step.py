@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common import write_result
 from mixbit import models
+from mixbit._optim import make_optimizer
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import attach, calibrate, quantize, quantized_layers, quantizers, select
@@ -94,7 +95,8 @@ def make_step(
 ) -> Callable[[], None]:
     """One training step; `owner` holds the parameters where `model` is a compiled wrapper."""
     model.train()
-    optimizer = torch.optim.SGD((owner or model).parameters(), lr=1e-4, momentum=0.9, nesterov=True)
+    rates = {"lr": 1e-4, "step_lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
+    optimizer = make_optimizer(owner or model, name="sgd", **rates)  # type: ignore[arg-type]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

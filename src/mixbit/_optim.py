@@ -33,9 +33,10 @@ def make_optimizer(
         {"params": parts["steps"], "weight_decay": 0.0, "lr": step_lr, "peak": step_lr},
     ]
     groups = [g for g in groups if g["params"]]
+    # Fused: one call for all parameters. Step sizes are many and tiny, so a call for each of them would be felt.
     if name == "adamw":
-        return torch.optim.AdamW(groups)
-    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def rate_at(progress: float, *, peak: float, floor: float, warmup: float) -> float:

@@ -95,8 +95,8 @@ static inline bf16 store_bf16(float v) { /* to nearest, ties to even; a NaN stay
         }                                                                                                                      \
     }
 
-/* How many partial sums the backward pass needs room for (two floats each). */
-int64_t mixbit_blocks(int64_t channels, int64_t inner) { return channels * ((inner + BLOCK - 1) / BLOCK); }
+/* The backward pass needs room for two partial sums a block, and no block spans two channels. */
+int64_t mixbit_block(void) { return BLOCK; }
 
 DEFINE(float, f32)
 DEFINE(bf16, bf16)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+
+import torch
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -23,6 +26,22 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+@cache
+def kernels_of(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]] | None:
+    """The forward and the backward kernel for tensors of that type, or None."""
+    name, found = {torch.float32: "f32", torch.bfloat16: "bf16"}.get(dtype), library()
+    if found is None or name is None:
+        return None
+    return getattr(found, f"mixbit_forward_{name}"), getattr(found, f"mixbit_backward_{name}")
+
+
+@cache
+def block() -> int:
+    """Elements that share one partial sum in the backward kernels."""
+    found = library()
+    return int(found.mixbit_block()) if found is not None else 1
+
+
 def _load(path: Path) -> ctypes.CDLL | None:
     try:
         kernels = ctypes.CDLL(str(path))
@@ -33,6 +52,5 @@ def _load(path: Path) -> ctypes.CDLL | None:
         forward.argtypes = [_POINTER] * 6 + [_INT] * 2
         backward.argtypes = [_POINTER] * 7 + [_INT] * 3 + [_POINTER] * 3
         forward.restype = backward.restype = None
-    kernels.mixbit_blocks.argtypes = [_INT, _INT]
-    kernels.mixbit_blocks.restype = _INT
+    kernels.mixbit_block.restype = _INT
     return kernels

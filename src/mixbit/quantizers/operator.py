@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbit.quantizers._native import library
+from mixbit.quantizers._native import block, kernels_of, library
 
 __all__ = ["fake_quantize", "fuse_under_compile"]
 
@@ -95,17 +95,13 @@ def _dense(x: Tensor) -> bool:
     return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
-def _kernel_name(x: Tensor) -> str | None:
-    return {torch.float32: "f32", torch.bfloat16: "bf16"}.get(x.dtype)
-
-
 def _forward_cpu(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int) -> Tensor:
-    kernels, name = library(), _kernel_name(x)
-    if kernels is None or name is None or not x.numel():
+    kernels = kernels_of(x.dtype)
+    if kernels is None or not x.numel():
         return _forward(x, step, zero_point, qmin, qmax, count)
     x = x if _dense(x) else x.contiguous()
     y, channels = torch.empty_like(x), step.numel()
-    getattr(kernels, f"mixbit_forward_{name}")(
+    kernels[0](
         x.data_ptr(), y.data_ptr(), step.data_ptr(), zero_point.data_ptr(), qmin.data_ptr(), qmax.data_ptr(),
         channels, x.numel() // channels,
     )  # fmt: skip
@@ -115,8 +111,8 @@ def _forward_cpu(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax
 def _backward_cpu(
     grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernels, name = library(), _kernel_name(x)
-    if kernels is None or name is None or not x.numel():
+    kernels = kernels_of(x.dtype)
+    if kernels is None or not x.numel():
         return _backward(grad, x, step, zero_point, qmin, qmax, count)
     x = x if _dense(x) else x.contiguous()
     if grad.stride() != x.stride() or grad.dtype != x.dtype:
@@ -124,8 +120,8 @@ def _backward_cpu(
     channels = step.numel()
     inner = x.numel() // channels
     grad_x, grad_step, grad_zero = torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
-    partial = torch.empty(2 * kernels.mixbit_blocks(channels, inner))
-    getattr(kernels, f"mixbit_backward_{name}")(
+    partial = torch.empty(2 * channels * -(-inner // block()))
+    kernels[1](
         grad.data_ptr(), x.data_ptr(), grad_x.data_ptr(), step.data_ptr(), zero_point.data_ptr(), qmin.data_ptr(),
         qmax.data_ptr(), channels, inner, count, partial.data_ptr(), grad_step.data_ptr(), grad_zero.data_ptr(),
     )  # fmt: skip
