@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
 INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/quantizers/_kernels.c)
 
-QUICK_BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/cifar10_resnet20.py,$(wildcard benchmarks/*.py))
+QUICK_BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/tables.py benchmarks/cifar10_resnet20.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo test check pytest bench bench-cifar10 docs docs-serve format clean distclean
 

@@ -99,6 +99,12 @@ def test_relative_links_exist(path: Path) -> None:
     assert {target for target in local if not (path.parent / target).exists()} == set()
 
 
+def test_tables_are_made_from_the_result_files() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built strictly: a broken link or an unresolved API name fails here."""

@@ -15,7 +15,7 @@ __all__ = ["RULES", "Rule", "RuleName", "find_rule", "integer_range"]
 Rule = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """`(rows, qmin, qmax) -> (step, zero_point)`: `rows` is `(C, elements)`, the answers are `(C,)` float32."""
 
-RuleName = Literal["lsq", "lsq+", "minmax", "minmax-affine", "mse"]
+RuleName = Literal["lsq", "lsq+", "minmax", "minmax-affine", "mse", "constant"]
 
 
 def integer_range(bits: int, *, signed: bool) -> tuple[int, int]:
@@ -91,6 +91,17 @@ def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     return best, torch.zeros_like(best)
 
 
+def constant(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """`s = 0.1 / b` whatever the tensor holds: the "same value" start that LIMPQ's paper compares with.
+
+    >>> constant(torch.zeros(1, 3), -4, 3)[0]
+    tensor([0.0333])
+    """
+    bits = (qmax - qmin).bit_length()
+    step = torch.full((rows.shape[0],), 0.1 / bits, device=rows.device)
+    return step, torch.zeros_like(step)
+
+
 def _positive(step: Tensor) -> Tensor:
     """A tensor of zeros would give step 0, by which nothing can be divided."""
     return torch.where(step > 1e-8, step, torch.full_like(step, 1e-8))
@@ -102,6 +113,7 @@ RULES: dict[str, Rule] = {
     "minmax": minmax,
     "minmax-affine": minmax_affine,
     "mse": mse,
+    "constant": constant,
 }
 
 

@@ -1,0 +1,152 @@
+"""The tables in README.md and docs/ that are made from benchmarks/results/: print them, write them, or check them.
+
+    python benchmarks/tables.py [--write | --check]
+
+A page asks for a table by `<!-- table: NAME -->`; everything up to the next `<!-- end of table -->` is made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
+
+POLICIES = {
+    "uniform": "uniform",
+    "limpq": "LIMPQ",
+    "limpq-init": "LIMPQ without training",
+    "random": "random, 3 draws",
+}
+
+
+def result(name: str) -> dict[str, Any]:
+    """A result file."""
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table; columns whose title begins with `>` are aligned right."""
+    titles = list(columns)
+    lines = ["| " + " | ".join(t.removeprefix(">") for t in titles) + " |"]
+    lines.append("| " + " | ".join("---:" if t.startswith(">") else "---" for t in titles) + " |")
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cifar10() -> str:
+    """Accuracy of every policy at every budget: mean over the runs, and each run."""
+    found = result("cifar10_resnet20")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        kind = "random" if row["policy"].startswith("random") else row["policy"]
+        groups.setdefault((row["budget"], kind), []).append(row)
+    rows = []
+    for budget in sorted({row["budget"] for row in found["rows"]}):
+        for kind, label in POLICIES.items():
+            runs = groups.get((budget, kind), [])
+            rows.append((f"W{budget[0]}A{budget[-1]}", label, *_accuracies(runs)))
+    note = (
+        f"Float accuracy {100 * found['float_accuracy']:.2f} %. {found['settings']['epochs']} epochs, seeds "
+        f"{', '.join(map(str, found['seed']))}; {_missing(groups, found['seed'])}\n"
+    )
+    columns = ("BitOps of", "policy", ">mean accuracy", "runs", ">BitOps", ">weight kB")
+    return markdown(columns, rows) + "\n" + note
+
+
+def _accuracies(runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    if not runs:
+        return "-", "not run yet", "-", "-"
+    values = [100 * run["accuracy"] for run in runs]
+    bitops, size = ({run[key] for run in runs} for key in ("bitops", "weight_bytes"))
+    return (
+        f"{sum(values) / len(values):.2f} %",
+        ", ".join(f"{value:.2f}" for value in values),
+        _span([b / 1e6 for b in bitops], "{:.1f} M"),
+        _span([b / 1e3 for b in size], "{:.1f}"),
+    )
+
+
+def _span(values: list[float], form: str) -> str:
+    texts = sorted({form.format(value) for value in values}, key=lambda t: float(t.split()[0]))
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+
+
+def _missing(groups: dict[tuple[str, str], list[dict[str, Any]]], seeds: list[int]) -> str:
+    wanted = {"random": 3 * len(seeds)}
+    budgets = {budget for budget, _ in groups} | {"2x2", "3x3", "4x4"}
+    gone = sum(
+        wanted.get(kind, len(seeds)) - len(groups.get((budget, kind), [])) for budget in budgets for kind in POLICIES
+    )
+    return "no run left out." if gone == 0 else f"{gone} runs are still to be made."
+
+
+def allocation() -> str:
+    """Wall time to the proven optimum, beside HiGHS and CBC in the same run."""
+    cases: dict[str, dict[str, str]] = {}
+    for row in result("allocation")["rows"]:
+        text = f"{1000 * row['median_s']:.1f} ms" + ("" if row["proven"] else ", not proven")
+        text += "" if row["excess"] < 1e-9 else f", {100 * row['excess']:.2g} % too much harm"
+        cases.setdefault(row["case"], {})[row["solver"]] = text
+    solvers = list(next(iter(cases.values())))
+    rows = [(case, *(found.get(solver, "-") for solver in solvers)) for case, found in cases.items()]
+    return markdown(("case", *(f">{solver}" for solver in solvers)), rows)
+
+
+def qat() -> str:
+    """CPU time of a training step over that of the float step in the same run."""
+    found = result("qat_step")
+    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio']:.2f}") for name, row in found["eager"].items()]
+    rows += [(n, f"{r['cpu_ms_min']:.0f} ms", f"{r['ratio']:.2f}") for n, r in found["compiled"]["steps"].items()]
+    joint = result("limpq_step")["steps"]["joint, six passes"]
+    rows.append(("LIMPQ's joint step, six passes", f"{joint['cpu_ms_min']:.0f} ms", f"{joint['ratio']:.2f}"))
+    return markdown(("step", ">CPU time", ">ratio"), rows)
+
+
+def capture() -> str:
+    """Layers, MACs and seconds of capture."""
+    found = result("capture")["networks"]
+    rows = [(n, r["layers"], f"{r['macs']:,}", f"{r['seconds_median']:.2f} s") for n, r in found.items()]
+    return markdown(("network", ">layers", ">MACs", ">capture"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"cifar10": cifar10, "allocation": allocation, "qat": qat, "capture": capture}
+
+
+def filled(text: str) -> str:
+    """A page with all its tables made anew."""
+    return MARK.sub(lambda m: f"{m['head']}{TABLES[m['name']]()}{m['tail']}", text)
+
+
+def pages() -> list[Path]:
+    """All pages that ask for a table."""
+    candidates = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in candidates if MARK.search(path.read_text())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--write", action="store_true", help="into the pages")
+    group.add_argument("--check", action="store_true", help="fail if a page differs")
+    arguments = parser.parse_args()
+    stale = [path for path in pages() if filled(path.read_text()) != path.read_text()]
+    if arguments.write:
+        for path in stale:
+            path.write_text(filled(path.read_text()))
+    elif arguments.check and stale:
+        sys.exit(f"stale: {', '.join(map(str, stale))}. Run python benchmarks/tables.py --write.")
+    elif not arguments.check:
+        for name, make in TABLES.items():
+            print(f"## {name}\n\n{make()}")
+
+
+if __name__ == "__main__":
+    main()
