@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit import _distributed
+from mixbit.data import Split
 from mixbit.errors import MixbitError
-from mixbit.task import Batches, Loss, cross_entropy
+from mixbit.task import Loss, cross_entropy
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
 
@@ -28,7 +29,7 @@ class Metrics:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Batches, *, batch_size: int = 256, loss: Loss = cross_entropy, channels_last: bool = False
+    model: nn.Module, split: Split, *, batch_size: int = 256, loss: Loss = cross_entropy, channels_last: bool = False
 ) -> Metrics:
     """Top-1 accuracy and loss of `model` in eval mode over a whole split; its mode is put back.
 

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixbit.data import Split
 from mixbit.network import Network, capture
 
-__all__ = ["Batches", "Loss", "Task", "cross_entropy"]
+__all__ = ["Loss", "Task", "cross_entropy"]
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 """`(outputs, targets, label_smoothing) -> scalar`, the mean over the batch."""
-
-
-class Batches(Protocol):
-    """What mixbit needs of a data split: `mixbit.data` offers it for files on disk and for a DataLoader."""
-
-    def __len__(self) -> int: ...
-
-    def num_batches(self, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:
-        """Batches of one epoch."""
-        ...
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        epoch: int = 0,
-        seed: int = 0,
-        shuffle: bool = False,
-        augment: bool = False,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        drop_last: bool = False,
-        fraction: float = 1.0,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs `(N, ...)` and targets `(N,)`, from batch `start` on; a function of seed, epoch and batch number
-        alone.
-        """
-        ...
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -69,8 +41,8 @@ class Task:
     """
 
     model: nn.Module
-    train: Batches
-    test: Batches
+    train: Split
+    test: Split
     loss: Loss = cross_entropy
     network: Network = field(default=cast(Network, None))
 

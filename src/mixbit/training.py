@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from mixbit import _checkpoint, _distributed, _io
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._progress import progress_bar
+from mixbit.data import Split
 from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean
 from mixbit.evaluation import Metrics, average_batch_norm, evaluate, reestimate_batch_norm, to_model
 from mixbit.quantizers import fuse_under_compile
-from mixbit.task import Batches, Loss, cross_entropy
+from mixbit.task import Loss, cross_entropy
 
 __all__ = ["Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
 
@@ -173,8 +174,8 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    train_split: Batches,
-    test_split: Batches | None,
+    train_split: Split,
+    test_split: Split | None,
     config: TrainConfig,
     *,
     run: Path | None = None,
@@ -188,7 +189,7 @@ def train(
 
     Args:
         model: float or quantized (calibrated) network.
-        train_split: see `mixbit.task.Batches`.
+        train_split: see `mixbit.data.Split`.
         test_split: evaluated after epochs as the config says; None for none.
         config: settings.
         run: folder for `checkpoint.safetensors` and `metrics.jsonl`.
@@ -212,8 +213,8 @@ class _Loop:
     def __init__(
         self,
         model: nn.Module,
-        train_split: Batches,
-        test_split: Batches | None,
+        train_split: Split,
+        test_split: Split | None,
         config: TrainConfig,
         folder: Path | None,
         teacher: nn.Module | None,
@@ -372,7 +373,7 @@ class _Loop:
         self.history.append(record)
         self._save()
 
-    def _validate(self, split: Batches) -> Metrics:
+    def _validate(self, split: Split) -> Metrics:
         c = self.config
         if c.bn_samples:
             count = -(-c.bn_samples // c.batch_size)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixbit._optim import make_optimizer, set_rates
 from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
@@ -193,6 +194,22 @@ def test_first_and_last_layer_can_be_searched(task: Task) -> None:
 def test_faithful_excludes_our_options() -> None:
     with pytest.raises(MixbitError, match="faithful=True excludes independent_draws, step_lr"):
         Limpq(independent_draws=True, step_lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rates"), [(5, [0.0100, 0.0091, 0.0066, 0.0035, 0.0010]), (3, [0.0100, 0.0075, 0.0025])]
+)
+def test_learning_rates_are_the_released_ones(epochs: int, rates: list[float]) -> None:
+    """Constant within an epoch, as the released code's scheduler moves between epochs only."""
+    config = Limpq(epochs=epochs).training()
+    optimizer = make_optimizer(
+        nn.Linear(2, 2), name="sgd", lr=config.lr, step_lr=config.lr, momentum=0.9, weight_decay=0
+    )
+    found = []
+    for epoch in range(epochs):
+        set_rates(optimizer, epoch / epochs, floor=config.final_lr, warmup=0.0)
+        found.append(round(optimizer.param_groups[0]["lr"], 4))
+    assert config.schedule == "epoch" and found == rates
 
 
 def test_indicator_is_the_raw_step(task: Task) -> None:
