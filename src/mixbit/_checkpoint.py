@@ -72,6 +72,21 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str =
     model.load_state_dict(state, strict=True)
 
 
+def random_state() -> dict[str, Tensor]:
+    """State of PyTorch's generators, of every device that has one in use."""
+    state = {"rng/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["rng/cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """Put `random_state` back, as far as the devices are here."""
+    torch.set_rng_state(tensors["rng/cpu"])
+    if "rng/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than the run was begun with."""
     for key in sorted(set(old) | set(new)):

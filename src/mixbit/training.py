@@ -389,7 +389,7 @@ class _Loop:
         if self.folder is None or _distributed.rank() != 0:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= _checkpoint.optimizer_tensors(self.optimizer) | {"rng": torch.get_rng_state()}
+        tensors |= _checkpoint.optimizer_tensors(self.optimizer) | _checkpoint.random_state()
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.shadow.items()}
         facts = {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
@@ -405,8 +405,8 @@ class _Loop:
         _checkpoint.restore_model(self.model, tensors)
         _checkpoint.restore_optimizer(self.optimizer, tensors)
         if self.average is not None:
-            self.average.shadow = {k[8:]: v for k, v in tensors.items() if k.startswith("average/")}
-        torch.set_rng_state(tensors["rng"])
+            self.average.shadow = {k[8:]: v.to(self.device) for k, v in tensors.items() if k.startswith("average/")}
+        _checkpoint.restore_random_state(tensors)
         self.epoch, self.batch, self.history = facts["epoch"], facts["batch"], facts["history"]
 
 
