@@ -41,12 +41,12 @@ def float_model() -> Any:
 
 
 def scores_of(name: str, task: Task) -> Scores:
-    """Scores of one method, made once."""
-    path = RUNS / name / "scores.json"
+    """Scores of one method, made once and kept beside the results: rows of one file belong to one search."""
+    path = RESULTS / f"cifar10_resnet20_scores_{name}.json"
     if not path.exists():
         settings = {"seed": 0, "precision": "bf16"} if name == "limpq" else {"seed": 0}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        methods.make(name, settings).search(task, run=path.parent).save(path)
+        (RUNS / name).mkdir(parents=True, exist_ok=True)
+        methods.make(name, settings).search(task, run=RUNS / name).save(path)
     return Scores.load(path)
 
 
