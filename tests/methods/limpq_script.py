@@ -13,13 +13,13 @@ from mixbit import _distributed
 from mixbit.allocation import allocate
 from mixbit.cost import Budget
 from mixbit.methods import Limpq
-from tests.methods.test_limpq import make_task
+from tests.tasks import tiny_task
 
 
 def main() -> None:
     torch.set_num_threads(1)
     _distributed.start()
-    task = make_task()
+    task = tiny_task()
     scores = Limpq(epochs=2, batch_size=32, fraction=1.0).search(task, run=Path(sys.argv[1]), quiet=True)
     policy, _ = allocate(task.network, scores, Budget.parse(["bitops=3x3"]))
     scores.save(Path(sys.argv[1]) / f"scores-{_distributed.rank()}.json")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
-from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
 from mixbit.methods import Limpq, LimpqInit
 from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
@@ -22,39 +21,14 @@ from mixbit.policy import Policy
 from mixbit.quantize import quantized_layers
 from mixbit.task import Task, cross_entropy
 from mixbit.training import StepContext
+from tests.tasks import tiny_task
 
 SCRIPT = Path(__file__).parent / "limpq_script.py"
 
 
-class Net(nn.Module):
-    """Four convolutions, of which the middle two and one linear layer are searched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.bn0 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.hidden, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.bn0(self.stem(x)))
-        x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.relu(self.bn2(self.conv2(x))).mean((2, 3))
-        return self.head(torch.relu(self.hidden(x)))  # type: ignore[no-any-return]
-
-
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return make_task()
-
-
-def make_task() -> Task:
-    """The network on 64 random images of three classes."""
-    torch.manual_seed(0)
-    random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 255, (64, 1, 6, 6), generator=random).to(torch.uint8)
-    split = TensorSplit(pixels, torch.arange(64) % 3, num_classes=3, mean=(0.5,), std=(0.25,))
-    return Task(model=Net(), train=split, test=split)
+    return tiny_task()
 
 
 def joint(task: Task, settings: Limpq) -> tuple[nn.Module, dict[str, str], _JointStep, StepContext]:

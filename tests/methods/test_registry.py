@@ -9,9 +9,11 @@ from mixbit.errors import MixbitError
 from mixbit.methods import Limpq
 
 
-def test_names_match_a_glob_and_carry_a_summary() -> None:
+def test_names_match_a_glob_and_carry_what_a_list_shows() -> None:
     assert methods.names("limpq*") == ["limpq", "limpq-init"]
-    assert all(methods.summary(name) for name in methods.names())
+    for name in methods.names():
+        found = methods.info(name)
+        assert found.name == name and found.summary and found.source
 
 
 def test_make_passes_settings_on() -> None:
@@ -28,4 +30,9 @@ def test_unknown_method_and_setting_offer_the_nearest() -> None:
 
 def test_a_name_is_given_once() -> None:
     with pytest.raises(MixbitError, match="registered already"):
-        methods.register("limpq", "again")(Limpq)
+        methods.register("limpq", "again", source="ours", cost="none")(Limpq)
+
+
+def test_a_cost_class_is_one_of_a_few() -> None:
+    with pytest.raises(MixbitError, match="'cheap' is not legal. Legal: none, weights"):
+        methods.register("mine", "mine", source="ours", cost="cheap")  # type: ignore[arg-type]

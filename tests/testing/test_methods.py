@@ -12,7 +12,7 @@ from mixbit.methods import Limpq, LimpqInit, Method
 from mixbit.policy import LayerScores, Scores
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
-from tests.methods.test_limpq import make_task
+from tests.tasks import tiny_task
 
 
 class TestLimpqInit(MethodCases):
@@ -20,7 +20,7 @@ class TestLimpqInit(MethodCases):
         return LimpqInit(batch_size=16, seed=seed)
 
     def task(self) -> Task:
-        return make_task()
+        return tiny_task()
 
 
 class TestLimpq(TestLimpqInit):

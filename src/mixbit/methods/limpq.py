@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixbit._perturbation import searched_layers
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
 from mixbit.errors import MixbitError
 from mixbit.methods.registry import register
@@ -32,7 +33,12 @@ from mixbit.training import StepContext, TrainConfig, train
 __all__ = ["Limpq", "LimpqInit"]
 
 
-@register("limpq", "learned step sizes at all bit-widths as importance (Tang et al., ECCV 2022)")
+@register(
+    "limpq",
+    "learned step sizes at all bit-widths as importance",
+    source="Tang et al., ECCV 2022, arXiv 2203.08368",
+    cost="training",
+)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limpq:
     """LIMPQ's indicator training.
@@ -125,7 +131,7 @@ class Limpq:
         )
 
 
-@register("limpq-init", "the indicators' starting values, no training: the ablation of limpq")
+@register("limpq-init", "the starting values of limpq's indicators, no training", source="ours", cost="forward")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimpqInit:
     """LIMPQ without its training: step sizes as LSQ initialises them from weights and one batch of inputs.
@@ -153,10 +159,7 @@ Settings = Limpq | LimpqInit
 
 def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...]]:
     """A copy of the model with banks on every searched layer, and those layers in execution order."""
-    layers = task.network.layers
-    searched = layers if settings.first_last else layers[1:-1]
-    if not searched:
-        raise MixbitError(f"the network has {len(layers)} layers, so none is left to search. Set first_last=True.")
+    searched = searched_layers(task.network, first_last=settings.first_last)
     model = copy.deepcopy(task.model)
     scale: GradientScale = "features" if isinstance(settings, Limpq) and not settings.faithful else "numel"
     config = QuantizeConfig(per_channel=False, gradient_scale=scale, step_range=(1e-5, 1.0))

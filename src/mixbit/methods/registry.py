@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.policy import Scores
 from mixbit.task import Task
 
-__all__ = ["Method", "make", "names", "register", "summary"]
+__all__ = ["CostClass", "Info", "Method", "info", "make", "names", "register"]
+
+CostClass = Literal["none", "weights", "forward", "gradient", "curvature", "training"]
+"""What a search needs: nothing, the weights alone, forward passes, first or second derivatives, or training."""
 
 
 class Method(Protocol):
@@ -25,17 +28,34 @@ class Method(Protocol):
         ...
 
 
-_METHODS: dict[str, tuple[type[Method], str]] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What a list of methods shows of one."""
+
+    name: str
+    summary: str
+    """What it does, in one line."""
+    source: str
+    """The publication, or "ours"."""
+    cost: CostClass
+    """What its search needs."""
+
+
+_METHODS: dict[str, tuple[type[Method], Info]] = {}
 _M = TypeVar("_M", bound=type)
 
 
-def register(name: str, summary: str) -> Callable[[_M], _M]:
+def register(name: str, summary: str, *, source: str, cost: CostClass) -> Callable[[_M], _M]:
     """Class decorator that enters a method under `name`; a name that is taken is an error."""
+    if cost not in get_args(CostClass):
+        raise MixbitError(
+            f"method {name!r}: cost class {cost!r} is not legal. Legal: {', '.join(get_args(CostClass))}."
+        )
 
     def enter(cls: _M) -> _M:
         if name in _METHODS:
             raise MixbitError(f"method {name!r} is registered already. Choose another name.")
-        _METHODS[name] = (cls, summary)
+        _METHODS[name] = (cls, Info(name=name, summary=summary, source=source, cost=cost))
         return cls
 
     return enter
@@ -50,8 +70,12 @@ def names(pattern: str = "*") -> list[str]:
     return sorted(n for n in _METHODS if fnmatch(n, pattern))
 
 
-def summary(name: str) -> str:
-    """One line on the method, with its source."""
+def info(name: str) -> Info:
+    """What a list shows of the method.
+
+    >>> info("limpq-init").cost
+    'forward'
+    """
     return _find(name)[1]
 
 
@@ -67,7 +91,7 @@ def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return cls(**(settings or {}))
 
 
-def _find(name: str) -> tuple[type[Method], str]:
+def _find(name: str) -> tuple[type[Method], Info]:
     if name not in _METHODS:
         raise MixbitError(f"method {name!r} is unknown.{did_you_mean(name, _METHODS)} Legal: {', '.join(names())}.")
     return _METHODS[name]

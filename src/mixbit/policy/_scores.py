@@ -13,6 +13,7 @@ from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
 from mixbit.policy._policy import check_fingerprint
+from mixbit.policy._program import Program
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -60,6 +61,8 @@ class Scores:
     """Weight of the weight terms."""
     settings: dict[str, JSON] = field(default_factory=dict)
     """How the method was run."""
+    program: Program = field(default_factory=Program)
+    """What the allocation must respect beyond the sum of harms."""
     format: str = FORMAT
     version: int = VERSION
 

@@ -22,8 +22,8 @@ def listing(what: str, pattern: str = "*") -> Table:
 
     >>> print(listing("methods", "limpq-*").plain())          # doctest: +ELLIPSIS
     Methods
-    name        what it is
-    ----------  ----------...
+    name        needs    what it is...
+    ----------  -------  ----------...
     limpq-init  ...
     """
     kinds = {"methods": _methods, "models": _models, "data": _data}
@@ -38,8 +38,10 @@ def listing(what: str, pattern: str = "*") -> Table:
 def _methods(pattern: str) -> Table:
     from mixbit import methods
 
-    rows = tuple((name, methods.summary(name)) for name in methods.names(pattern))
-    return Table(title="Methods", columns=("name", "what it is"), rows=rows)
+    infos = [methods.info(name) for name in methods.names(pattern)]
+    rows = tuple((one.name, one.cost, one.summary, one.source) for one in infos)
+    note = "needs: what a search costs, from nothing over forward passes and derivatives to training."
+    return Table(title="Methods", columns=("name", "needs", "what it is", "source"), rows=rows, notes=(note,))
 
 
 def _models(pattern: str) -> Table:
