@@ -83,6 +83,8 @@ def test_compiled_kernel_equals_pytorch(
     assert torch.equal(ours[0], theirs[0])
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours[2], theirs[2], rtol=1e-4, atol=1e-4)
+    sums = torch.ops.mixbit.fake_quantize_backward_(grad, x, *rest)
+    assert torch.equal(grad, ours[0]) and torch.equal(sums[0], ours[1]) and torch.equal(sums[1], ours[2])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -141,3 +143,20 @@ def test_compiled_model_gives_the_same_numbers() -> None:
     x.grad = s.grad = None
     torch.compile(f)(x, s).backward()
     torch.testing.assert_close((x.grad, s.grad), eager)
+
+
+@pytest.mark.slow
+def test_compiled_backward_spares_a_gradient_that_is_read_elsewhere() -> None:
+    """Both branches of the sum get one gradient tensor; the compiled operator must not write into the other's."""
+    one = torch.ones(1)
+
+    def f(x: Tensor, h: Tensor, s: Tensor) -> Tensor:
+        return ((fake_quantize(x, s, 0 * one, -8 * one, 7 * one) + h.exp()) * x.detach()).sum()
+
+    x, h = torch.randn(8, 4, requires_grad=True), torch.randn(8, 4, requires_grad=True)
+    s = torch.tensor([0.05], requires_grad=True)
+    f(x, h, s).backward()
+    eager = (x.grad, h.grad, s.grad)
+    x.grad = h.grad = s.grad = None
+    torch.compile(f)(x, h, s).backward()
+    torch.testing.assert_close((x.grad, h.grad, s.grad), eager)

@@ -9,7 +9,7 @@
  *
  * A tensor is `channels` runs of `inner` contiguous elements, each run with a step and a zero point of its own (one run for a
  * per-tensor quantizer). Division, not multiplication by 1 / s: rounding ties fall where they fall in PyTorch. Partial sums
- * belong to fixed blocks and are added in order, so results do not depend on the number of threads.
+ * belong to fixed blocks and are added in order, so results do not depend on the number of threads. `gx` may be `g` itself.
  *
  * Built without linking an OpenMP runtime on purpose: the symbols come from the one that PyTorch has loaded, so that both share
  * one thread pool.
@@ -62,7 +62,7 @@ static inline bf16 store_bf16(float v) { /* to nearest, ties to even; a NaN stay
             forward_block_##NAME(x + c * inner + from, y + c * inner + from, n, step[c], zero[c], lo, hi);                     \
         }                                                                                                                      \
     }                                                                                                                          \
-    MULTIVERSION static void backward_block_##NAME(const T *restrict g, const T *restrict x, T *restrict gx, int64_t n,        \
+    MULTIVERSION static void backward_block_##NAME(const T *g, const T *restrict x, T *gx, int64_t n,                            \
                                                    float s, float z, float lo, float hi, float *gs, float *gz) {               \
         float sum_s = 0.0f, sum_z = 0.0f;                                                                                      \
         _Pragma("omp simd reduction(+ : sum_s, sum_z)") for (int64_t i = 0; i < n; i++) {                                      \

@@ -5,25 +5,22 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
+
+from mixbit._native import load_library
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels of `_kernels.c`, or None where no compiler was at hand when mixbit was installed.
-
-    PyTorch must be loaded first: the library takes its OpenMP runtime from it.
-    """
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_kernels" + suffix)
-        if path.exists():
-            return _load(path)
-    return None
+    """The kernels of `_kernels.c`, or None where no compiler was at hand when mixbit was installed."""
+    kernels = load_library(Path(__file__).with_name("_kernels"))
+    if kernels is not None:
+        _declare(kernels)
+    return kernels
 
 
 @cache
@@ -42,15 +39,10 @@ def block() -> int:
     return int(found.mixbit_block()) if found is not None else 1
 
 
-def _load(path: Path) -> ctypes.CDLL | None:
-    try:
-        kernels = ctypes.CDLL(str(path))
-    except OSError:  # e.g. a PyTorch without OpenMP: its symbols stay unresolved
-        return None
+def _declare(kernels: ctypes.CDLL) -> None:
     for name in ("f32", "bf16"):
         forward, backward = (getattr(kernels, f"mixbit_{way}_{name}") for way in ("forward", "backward"))
         forward.argtypes = [_POINTER] * 6 + [_INT] * 2
         backward.argtypes = [_POINTER] * 7 + [_INT] * 3 + [_POINTER] * 3
         forward.restype = backward.restype = None
     kernels.mixbit_block.restype = _INT
-    return kernels

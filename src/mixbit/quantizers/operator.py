@@ -7,6 +7,7 @@ its arguments.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,11 @@ torch.library.define(
     "mixbit::fake_quantize_backward",
     "(Tensor grad, Tensor x, Tensor step, Tensor zero_point, Tensor qmin, Tensor qmax, SymInt count)"
     " -> (Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "mixbit::fake_quantize_backward_",
+    "(Tensor(a!) grad, Tensor x, Tensor step, Tensor zero_point, Tensor qmin, Tensor qmax, SymInt count)"
+    " -> (Tensor, Tensor)",
 )
 
 
@@ -117,15 +123,41 @@ def _backward_cpu(
     x = x if _dense(x) else x.contiguous()
     if grad.stride() != x.stride() or grad.dtype != x.dtype:
         grad = torch.empty_like(x).copy_(grad)
+    grad_x = torch.empty_like(x)
+    return grad_x, *_run_backward(kernels[1], grad, x, grad_x, step, zero_point, qmin, qmax, count)
+
+
+def _backward_in_place(
+    grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    grad_x, *sums = torch.ops.mixbit.fake_quantize_backward(grad, x, step, zero_point, qmin, qmax, count)
+    grad.copy_(grad_x)
+    return sums[0], sums[1]
+
+
+def _backward_in_place_cpu(
+    grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    kernels, alike = kernels_of(x.dtype), grad.stride() == x.stride() and grad.dtype == x.dtype
+    if kernels is None or not x.numel() or not alike or not _dense(x):
+        return _backward_in_place(grad, x, step, zero_point, qmin, qmax, count)
+    return _run_backward(kernels[1], grad, x, grad, step, zero_point, qmin, qmax, count)
+
+
+def _run_backward(
+    kernel: Callable[..., None], grad: Tensor, x: Tensor, grad_x: Tensor, step: Tensor, zero_point: Tensor,
+    qmin: Tensor, qmax: Tensor, count: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Fill `grad_x`, which may be `grad` itself, and return the gradients of step and zero point."""
     channels = step.numel()
     inner = x.numel() // channels
-    grad_x, grad_step, grad_zero = torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
+    grad_step, grad_zero = torch.empty_like(step), torch.empty_like(zero_point)
     partial = torch.empty(2 * channels * -(-inner // block()))
-    kernels[1](
+    kernel(
         grad.data_ptr(), x.data_ptr(), grad_x.data_ptr(), step.data_ptr(), zero_point.data_ptr(), qmin.data_ptr(),
         qmax.data_ptr(), channels, inner, count, partial.data_ptr(), grad_step.data_ptr(), grad_zero.data_ptr(),
     )  # fmt: skip
-    return grad_x, grad_step, grad_zero
+    return grad_step, grad_zero
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -134,6 +166,11 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if torch.compiler.is_compiling() and grad.device.type == "cpu" and library() is not None:
+        # The compiler drops the copy where nothing else reads `grad`: one tensor less to allocate and to write.
+        grad_x = grad.clone()
+        sums = torch.ops.mixbit.fake_quantize_backward_(grad_x, *ctx.saved_tensors, ctx.count)
+        return grad_x, *sums, None, None, None
     grad_x, grad_step, grad_zero = torch.ops.mixbit.fake_quantize_backward(grad, *ctx.saved_tensors, ctx.count)
     return grad_x, grad_step, grad_zero, None, None, None
 
@@ -141,6 +178,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 for _name, _reference, _cpu in (
     ("mixbit::fake_quantize", _forward, _forward_cpu),
     ("mixbit::fake_quantize_backward", _backward, _backward_cpu),
+    ("mixbit::fake_quantize_backward_", _backward_in_place, _backward_in_place_cpu),
 ):
     torch.library.impl(_name, "CompositeExplicitAutograd", _reference)
     torch.library.impl(_name, "CPU", _cpu)
@@ -154,8 +192,13 @@ def _fake_backward(grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, *_
     return torch.empty_like(x), torch.empty_like(step), torch.empty_like(zero_point)
 
 
+def _fake_backward_in_place(grad: Tensor, x: Tensor, step: Tensor, zero_point: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return torch.empty_like(step), torch.empty_like(zero_point)
+
+
 torch.library.register_fake("mixbit::fake_quantize", _fake_forward)
 torch.library.register_fake("mixbit::fake_quantize_backward", _fake_backward)
+torch.library.register_fake("mixbit::fake_quantize_backward_", _fake_backward_in_place)
 torch.library.register_autograd("mixbit::fake_quantize", _autograd_backward, setup_context=_save_for_backward)
 
 
