@@ -1,9 +1,10 @@
 """The real result: ResNet-20 on CIFAR-10, LIMPQ against uniform, random and untrained policies at equal BitOps.
 
-    python benchmarks/cifar10_resnet20.py [--epochs 5] [--seeds 0 1] [--threads 1]
+    python benchmarks/cifar10_resnet20.py [--epochs 5] [--seeds 0 1] [--threads 1] [--precision bf16]
 
 Every policy is fine-tuned from the same pretrained float weights with the same settings. A run that is done is not
-done again, and a killed one goes on where it was; two rows with the same bits and seed share one run.
+done again, and a killed one goes on where it was; two rows with the same bits and seed share one run. Each row says
+in which precision it was trained: a machine without bf16 arithmetic takes twelve times as long in it.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def plan(task: Task, seeds: list[int]) -> Iterator[tuple[str, str, int, Policy]]
 
 
 def earlier_rows(settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Rows of the result file that were made with the same settings, by what they are of."""
+    """Rows of the result file that were made with the same settings, precision aside, by what they are of."""
     path = RESULTS / "cifar10_resnet20.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     rows = found.get("rows", []) if found.get("settings") == settings else []
@@ -116,20 +117,24 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="two processes may share the seeds"
     )
+    parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16", help="of rows that are missing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     dataset, model = data.load(f"cifar10:{unpacked_data()}"), float_model()
     network = capture(model, next(dataset.test.batches(2))[0])
     task = Task(model=model, train=dataset.train, test=dataset.test, network=network)
-    settings = asdict(TrainConfig(epochs=arguments.epochs, precision="bf16", validate_every=0))
+    settings = asdict(TrainConfig(epochs=arguments.epochs, validate_every=0))
+    del settings["precision"]  # a row has its own
     float_accuracy = evaluate(model, dataset.test).accuracy
     for budget, name, seed, policy in plan(task, arguments.seeds):
         bits = {n: [b.weight_bits, b.activation_bits] for n, b in policy.layers.items()}
         row = earlier_rows(settings).get((budget, name, seed))
         if row is None or row["bits"] != bits:
-            found = fine_tune(policy, network, dataset, TrainConfig(**{**settings, "seed": seed}))
+            config = TrainConfig(**{**settings, "seed": seed, "precision": arguments.precision})
+            found = fine_tune(policy, network, dataset, config)
             used = costs(network, policy.layers)
-            row = {"budget": budget, "policy": name, "seed": seed, **found, "bitops": used.bitops}
+            row = {"budget": budget, "policy": name, "seed": seed, "precision": config.precision, **found}
+            row |= {"bitops": used.bitops}
             row |= {"weight_bytes": used.weight_bytes, "bits": bits}
         # Read again: another process may have added rows meanwhile.
         rows = earlier_rows(settings) | {(budget, name, seed): row}

@@ -75,6 +75,13 @@ def test_options_learn_too(change: dict[str, object]) -> None:
     assert result.metrics is not None and result.metrics.accuracy > 0.6
 
 
+def test_bf16_without_its_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixbit.training._bf16_is_slow", lambda device: True)
+    config = TrainConfig(epochs=1, batch_size=16, precision="bf16", augment=False)
+    with pytest.warns(UserWarning, match="no bf16 arithmetic: steps may take ten times"):
+        train(quantized_net(), tiny_split(), tiny_split(), config, quiet=True)
+
+
 def run_until(model: nn.Module, folder: Path, stop_at: int | None, config: TrainConfig) -> None:
     """Train, but stop the process (here: by an exception) before step `stop_at`."""
 
