@@ -1,0 +1,168 @@
+"""HAWQ: scores are average trace times squared error, and a killed search goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixbit.allocation import allocate
+from mixbit.cost import Budget
+from mixbit.errors import MixbitError, StaleRun
+from mixbit.methods import HawqV2, HawqV3, Method
+from mixbit.methods.hawq import omega
+from mixbit.policy import Program, Scores
+from mixbit.task import Task
+from mixbit.testing.methods import MethodCases
+from tests.tasks import tiny_task
+
+FAST = {"images": 32, "batch_size": 8, "draws": 6, "calibration_images": 16}
+
+
+class TestHawqV2(MethodCases):
+    def method(self, seed: int) -> Method:
+        return HawqV2(**FAST, seed=seed)  # type: ignore[arg-type]
+
+    def task(self) -> Task:
+        return tiny_task()
+
+
+class TestHawqV3(TestHawqV2):
+    def method(self, seed: int) -> Method:
+        return HawqV3(**FAST, bits=(8, 6, 4, 3, 2), seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return tiny_task()
+
+
+@pytest.fixture(scope="module")
+def scores(task: Task) -> Scores:
+    return HawqV2(**FAST).search(task, quiet=True)  # type: ignore[arg-type]
+
+
+def test_omega_is_average_trace_times_squared_error(task: Task, scores: Scores) -> None:
+    """From the traces in the file and a quantizer written out here: one min-max step a channel, zero point 0."""
+    weight = task.model.get_parameter("conv2.weight").detach()
+    rows = weight.flatten(1)
+    for bits in (8, 3):
+        step = torch.maximum(rows.amax(1) / (2 ** (bits - 1) - 1), -rows.amin(1) / 2 ** (bits - 1))[:, None]
+        error = (torch.round(rows / step) * step - rows).square().sum().item()
+        trace = scores.settings["traces"]["conv2"]["weight"]["trace"]  # type: ignore[index, call-overload]
+        assert scores.layers["conv2"].weight[bits] == pytest.approx(trace / weight.numel() * error, rel=1e-4)
+
+
+def test_omega_of_inputs_is_per_sample(task: Task, scores: Scores) -> None:
+    """Elements and squared error are those of one sample; inputs of a ReLU get an unsigned grid."""
+    model, seen = task.model.eval(), []
+    handle = model.get_submodule("conv2").register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].detach()))
+    batches = task.train.batches(8, seed=0, shuffle=True)
+    with torch.no_grad():
+        model(torch.cat([next(batches)[0] for _ in range(2)]))
+    handle.remove()
+    step = seen[0].max() / 7
+    error = (torch.round(seen[0] / step) * step - seen[0]).square().flatten(1).sum(1).mean().item()
+    facts = scores.settings["traces"]["conv2"]["activation"]  # type: ignore[index, call-overload]
+    assert facts["elements"] == 4 * 6 * 6  # type: ignore[index, call-overload]
+    wanted = facts["trace"] / 144 * error  # type: ignore[index, call-overload, operator]
+    assert scores.layers["conv2"].activation[3] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_report_says_what_was_measured(scores: Scores) -> None:
+    found = scores.settings
+    assert found["images_used"] == 32 and found["draws_made"] == 6 and found["settled"] is False
+    assert found["not_scored"] == [] and found["negative_traces"] == []
+    sides = found["traces"]["hidden"]  # type: ignore[index, call-overload]
+    assert set(sides) == {"weight", "activation"}  # type: ignore[arg-type]
+    assert all(side["standard_error"] > 0 for side in sides.values())  # type: ignore[union-attr, index, call-overload, operator]
+    assert scores.alpha == 1 and scores.program == Program()
+
+
+def test_negative_traces_count_as_zero_and_are_listed(task: Task) -> None:
+    """One joint draw of few images is noisy enough to go below zero somewhere."""
+    for seed in range(30):
+        found = HawqV2(images=4, batch_size=4, draws=1, joint=True, seed=seed).search(task, quiet=True)
+        negative = found.settings["negative_traces"]
+        if negative:
+            break
+    assert negative and isinstance(negative, list)
+    name, side = str(negative[0]).split(":")[0].split(", ")
+    assert set(getattr(found.layers[name], side).values()) == {0.0} and "counted as 0" in str(negative[0])
+
+
+def test_monotone_asks_for_bits_in_the_order_of_the_traces(task: Task, scores: Scores) -> None:
+    found = HawqV2(**FAST, monotone=True).search(task, quiet=True)  # type: ignore[arg-type]
+    traces = {
+        name: found.settings["traces"][name]["weight"]["trace"] / task.network.layer(name).weights  # type: ignore
+        for name in found.layers
+    }
+    assert list(found.program.order) == sorted(traces, key=lambda name: -traces[name])
+    assert found.layers == scores.layers
+
+
+def test_without_activations_inputs_keep_the_most_bits(task: Task) -> None:
+    found = HawqV2(**FAST, activations=False).search(task, quiet=True)  # type: ignore[arg-type]
+    assert all(one.activation == {8: 0.0} for one in found.layers.values())
+    policy, _ = allocate(task.network, found, Budget.parse(["weight-bytes=8x"]))
+    assert {bits.activation_bits for bits in policy.layers.values()} == {8}
+
+
+def test_v3_scores_weights_alone_and_couples_both_sides(task: Task) -> None:
+    found = HawqV3(**FAST).search(task, quiet=True)  # type: ignore[arg-type]
+    assert found.program == Program(coupled=True)
+    for one in found.layers.values():
+        assert set(one.weight) == {8, 4} and one.activation == {8: 0.0, 4: 0.0}
+    policy, _ = allocate(task.network, found, Budget.parse(["bitops=5x5"]))
+    assert all(bits.weight_bits == bits.activation_bits for bits in policy.layers.values())
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_search_goes_on(task: Task, scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixbit._curvature import Hutchinson
+
+    whole, calls = Hutchinson._draw, []
+
+    def draw(self: Hutchinson, *args: object) -> object:
+        if len(calls) == 4:
+            raise Killed
+        calls.append(1)
+        return whole(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Hutchinson, "_draw", draw)
+    method = HawqV2(**FAST)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        method.search(task, run=tmp_path, quiet=True)
+    assert len(json.loads((tmp_path / "traces.json").read_text())["rows"]) == 4
+    calls.clear()
+    assert method.search(task, run=tmp_path, quiet=True).layers == scores.layers
+    assert len(calls) == 2
+
+
+def test_a_run_of_other_settings_or_weights_is_refused(task: Task, tmp_path: Path) -> None:
+    HawqV3(**FAST).search(task, run=tmp_path, quiet=True)  # type: ignore[arg-type]
+    with pytest.raises(StaleRun, match="seed=0, now seed=1"):
+        HawqV3(**FAST, seed=1).search(task, run=tmp_path, quiet=True)  # type: ignore[arg-type]
+    model = copy.deepcopy(task.model)
+    with torch.no_grad():
+        model.get_parameter("conv1.weight").mul_(2)
+    other = Task(model=model, train=task.train, test=task.test, network=task.network)
+    with pytest.raises(StaleRun, match="weights="):
+        HawqV3(**FAST).search(other, run=tmp_path, quiet=True)  # type: ignore[arg-type]
+
+
+def test_illegal_settings_are_refused() -> None:
+    with pytest.raises(MixbitError, match="draws=0 is not legal. Legal: a whole number from 1 up"):
+        HawqV2(draws=0)
+    with pytest.raises(MixbitError, match="none twice"):
+        HawqV3(bits=(8, 8))
+
+
+def test_omega_by_hand() -> None:
+    assert omega(0.5, 4.0) == 2.0 and omega(-0.5, 4.0) == 0.0
