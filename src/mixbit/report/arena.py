@@ -1,0 +1,105 @@
+"""Search methods side by side: one table a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mixbit.report.table import Table
+from mixbit.report.units import count, percent, seconds, size
+
+if TYPE_CHECKING:
+    from mixbit.runs import Comparison, Effort, Row, Standing
+
+__all__ = ["arena_line", "arena_table", "arena_tables"]
+
+_COLUMNS = (
+    "method",
+    ">fine-tuned",
+    ">seeds",
+    ">calibrated",
+    ">BitOps",
+    ">weight bytes",
+    ">slack",
+    ">search CPU",
+    ">images",
+    ">forward",
+    ">backward",
+)
+
+
+def arena_tables(found: Comparison) -> list[Table]:
+    """One table for every budget of a comparison, finished or not."""
+    return [arena_table(found, budget) for budget in found.budgets]
+
+
+def arena_line(row: Row) -> str:
+    """One row as a line of a log, while a comparison runs."""
+    if row.reason:
+        return f"{row.budget}  {row.name}  seed {row.seed}: {row.reason}"
+    known = {"calibrated": row.calibrated, "fine-tuned": row.tuned}
+    found = ", ".join(f"{key} {percent(value)}" for key, value in known.items() if value is not None)
+    return f"{row.budget}  {row.name}  seed {row.seed}: {found}"
+
+
+def arena_table(found: Comparison, budget: str) -> Table:
+    """The rows of one budget, the most accurate first, under the float network.
+
+    Accuracies are means over the seeds, with the sample standard deviation where there are several. The effort of a
+    search is that of one search, whatever the number of budgets: training images read, and images passed through the
+    whole network in each direction, where a pass through a part counts as that part.
+    """
+    standings = found.standings(budget)
+    start = found.float32
+    head = ("float32", "", "", percent(start.accuracy), count(start.costs.bitops), size(start.costs.weight_bytes))
+    rows = [(*head, *[""] * 5), *(_row(one) for one in standings)]
+    return Table(title=f"Within {budget}", columns=_COLUMNS, rows=tuple(rows), notes=tuple(_notes(found, standings)))
+
+
+def _row(one: Standing) -> tuple[str, ...]:
+    if one.costs is None:
+        costs = ("-", "-", "-")
+    else:
+        costs = (count(one.costs.bitops), size(one.costs.weight_bytes), _slack(one.slack))
+    calibrated = list(one.calibrated.values())
+    return (
+        one.name + (" (policy file)" if one.outside else ""),
+        _mean(one) if one.tuned else "-",
+        str(len(one.calibrated)) if one.calibrated else "-",
+        percent(sum(calibrated) / len(calibrated)) if calibrated else "-",
+        *costs,
+        *_effort(one.effort),
+    )
+
+
+def _mean(one: Standing) -> str:
+    spread = "" if one.spread is None else f" ± {100 * one.spread:.2f}"
+    return f"{100 * (one.accuracy or 0.0):.2f}{spread} %"
+
+
+def _slack(slack: dict[str, float]) -> str:
+    return ", ".join(count(left) if kind == "bitops" else size(left) for kind, left in slack.items())
+
+
+def _effort(effort: Effort | None) -> tuple[str, ...]:
+    if effort is None:
+        return ("-",) * 4
+    time = "-" if effort.cpu_seconds is None else seconds(effort.cpu_seconds)
+    numbers = (effort.images, effort.forward_images, effort.backward_images)
+    return time, *("-" if value is None else count(round(value)) for value in numbers)
+
+
+def _notes(found: Comparison, standings: tuple[Standing, ...]) -> Iterator[str]:
+    yield "±: sample standard deviation over the seeds. images: of training, read by the search."
+    yield "forward, backward: images through the whole network; a pass through a part counts as that part."
+    told: set[str] = set()
+    for one in standings:
+        if one.twins and one.name not in told:
+            told |= {one.name, *one.twins}
+            yield f"Same bits, one result: {', '.join(sorted((one.name, *one.twins)))}."
+    cut = [one.name for one in standings if one.name in found.interrupted]
+    if cut:
+        yield f"Killed and continued, so the effort is that of the last part alone: {', '.join(cut)}."
+    for one in standings:
+        if one.reason:
+            yield f"{one.name}: {one.reason}"

@@ -1,0 +1,97 @@
+"""Plots of a comparison, as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixbit import _io
+from mixbit.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from mixbit.runs import Comparison, Standing
+
+__all__ = ["pareto_front", "pareto_plot"]
+
+# Column, title of the axis, attribute of Costs.
+_AXES = ((1, "BitOps", "bitops"), (2, "weight bytes", "weight_bytes"))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other point beats in both cost and accuracy, by rising cost.
+
+    Args:
+        points: (cost, accuracy); less cost and more accuracy are better.
+
+    >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (3, 0.8)])
+    [(1, 0.5), (3, 0.9)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((cost, accuracy))
+    return front
+
+
+def pareto_plot(found: Comparison, path: Path) -> Path:
+    """Accuracy against BitOps and against weight bytes: one colour a method, bars of one standard deviation.
+
+    Accuracy is that after fine-tuning, or after calibration where there was none. A dotted line joins what nothing else
+    beats; a dashed one is the float network.
+
+    Args:
+        found: a comparison, finished or not.
+        path: the HTML file; it holds the plotting library as well.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    try:
+        from plotly.colors import qualitative
+        from plotly.subplots import make_subplots
+    except ImportError as cause:
+        raise MissingExtra("The plot needs plotly: pip install 'mixbit[report]'.") from cause
+    figure = make_subplots(rows=1, cols=2, subplot_titles=[f"Accuracy against {title}" for _, title, _ in _AXES])
+    standings = [one for budget in found.budgets for one in found.standings(budget) if one.accuracy is not None]
+    for number, name in enumerate(sorted({one.name for one in standings})):
+        mine = [one for one in standings if one.name == name]
+        colour = qualitative.Dark24[number % len(qualitative.Dark24)]
+        for column, title, key in _AXES:
+            figure.add_trace(_dots(mine, key, title, colour, column == 1), row=1, col=column)
+    for column, title, key in _AXES:
+        figure.add_trace(_front(standings, key), row=1, col=column)
+        figure.update_xaxes(title_text=title, row=1, col=column)
+    figure.add_hline(y=100 * found.float32.accuracy, line_dash="dash", line_color="#888888", annotation_text="float32")
+    figure.update_yaxes(title_text="top-1 accuracy, %", row=1, col=1)
+    figure.update_layout(
+        template="plotly_white", title_text="Search methods at equal budgets", legend_title_text="method"
+    )
+    _io.write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
+    return path
+
+
+def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, legend: bool) -> Any:
+    from plotly import graph_objects
+
+    return graph_objects.Scatter(
+        x=[getattr(one.costs, key) for one in mine],
+        y=[100 * (one.accuracy or 0.0) for one in mine],
+        error_y={"type": "data", "array": [100 * (one.spread or 0.0) for one in mine]},
+        text=[f"within {one.budget}, {len(one.tuned or one.calibrated)} seeds" for one in mine],
+        hovertemplate="%{text}<br>" + title + " %{x}<br>%{y:.2f} %",
+        name=mine[0].name,
+        legendgroup=mine[0].name,
+        showlegend=legend,
+        mode="markers",
+        marker={"color": colour, "size": 10, "symbol": "diamond" if mine[0].outside else "circle"},
+    )
+
+
+def _front(standings: Sequence[Standing], key: str) -> Any:
+    from plotly import graph_objects
+
+    front = pareto_front([(getattr(one.costs, key), 100 * (one.accuracy or 0.0)) for one in standings])
+    x, y = [cost for cost, _ in front], [accuracy for _, accuracy in front]
+    line = {"color": "#888888", "dash": "dot"}
+    return graph_objects.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip")

@@ -1,0 +1,243 @@
+"""What a comparison has reached so far: one small file a row, and the table of whatever is there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mixbit import _io
+from mixbit.cost import Costs
+from mixbit.errors import MixbitError
+from mixbit.runs import _folder
+from mixbit.runs._metering import Effort
+from mixbit.runs.subject import Outcome
+
+FLOAT, EFFORT = "float.json", "effort.json"
+SEARCH, ROWS = "search", "rows"
+TABLE, LINES = "compare.json", "compare.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One policy within one budget, fine-tuned with one seed; or the reason why there is none."""
+
+    budget: str
+    name: str
+    """The method with its settings, as it was asked for, or the name of a policy from elsewhere."""
+    seed: int
+    """Of calibration, order of training and augmentation."""
+    outside: bool = False
+    """Whether the policy came as a file."""
+    reason: str = ""
+    """Why there is no result; empty if there is one."""
+    bits: dict[str, list[int | None]] = field(default_factory=dict)
+    """Layer -> weight and activation bits."""
+    costs: Costs | None = None
+    slack: dict[str, float] = field(default_factory=dict)
+    """What is left of each limit, by kind, in BitOps and bytes."""
+    calibrated: float | None = None
+    """Accuracy (0 to 1) of the float weights under the policy, activations calibrated."""
+    tuned: float | None = None
+    """Accuracy after fine-tuning; None if there was none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Row:
+        """What `to_json` gave."""
+        found = values.get("costs")
+        return cls(**{**values, "costs": None if found is None else Costs(**found)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One policy within one budget over all its seeds."""
+
+    budget: str
+    name: str
+    outside: bool
+    reason: str
+    """Why there is no result; empty if there is one."""
+    costs: Costs | None
+    slack: dict[str, float]
+    calibrated: dict[int, float]
+    """Seed -> accuracy."""
+    tuned: dict[int, float]
+    """Seed -> accuracy after fine-tuning."""
+    effort: Effort | None
+    twins: tuple[str, ...] = ()
+    """Other rows of this budget with the same bits: they share their results."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over the seeds: after fine-tuning, or where there was none, after calibration."""
+        values = list((self.tuned or self.calibrated).values())
+        return statistics.fmean(values) if values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation of those values over the seeds; None for fewer than two."""
+        values = list((self.tuned or self.calibrated).values())
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Methods side by side: same network, data, budgets, fine-tuning and seeds."""
+
+    float32: Outcome
+    """The network as it came."""
+    rows: tuple[Row, ...]
+    efforts: dict[str, Effort]
+    """Name -> what the search took, as far as it is known."""
+    interrupted: tuple[str, ...]
+    """Names of searches that were killed and continued: their effort is that of the last part only."""
+    settings: dict[str, Any] | None
+    """Of the fine-tuning; None if there is none."""
+    folder: Path
+    files: dict[Path, str]
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """All budgets of the rows, in the order of the alphabet."""
+        return tuple(sorted({row.budget for row in self.rows}))
+
+    def search_folder(self, name: str) -> Path:
+        """The run folder of a method's search."""
+        return self.folder / SEARCH / slug(name)
+
+    def standings(self, budget: str) -> tuple[Standing, ...]:
+        """Rows of one budget, seeds together, the best first; what has no result stands last."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.budget == budget:
+                groups.setdefault(row.name, []).append(row)
+        found = [self._standing(rows) for rows in groups.values()]
+        bits = {name: next((row.bits for row in rows if row.bits), None) for name, rows in groups.items()}
+        found = [replace(one, twins=_twins(one.name, bits)) for one in found]
+        return tuple(sorted(found, key=lambda one: (one.accuracy is None, -(one.accuracy or 0.0), one.name)))
+
+    def _standing(self, rows: list[Row]) -> Standing:
+        done = [row for row in rows if not row.reason]
+        first = (done or rows)[0]
+        return Standing(
+            budget=first.budget,
+            name=first.name,
+            outside=first.outside,
+            reason=next((row.reason for row in rows if row.reason), ""),
+            costs=first.costs,
+            slack=first.slack,
+            calibrated={row.seed: row.calibrated for row in done if row.calibrated is not None},
+            tuned={row.seed: row.tuned for row in done if row.tuned is not None},
+            effort=self.efforts.get(first.name),
+        )
+
+
+def _twins(name: str, bits: dict[str, dict[str, list[int | None]] | None]) -> tuple[str, ...]:
+    mine = bits[name]
+    return tuple(sorted(other for other, its in bits.items() if mine and its == mine and other != name))
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def slug(text: str) -> str:
+    """A name as a file name.
+
+    >>> slug("random?seed=1")
+    'random_seed=1'
+    """
+    return re.sub(r"[^\w.,=-]", "_", text)
+
+
+def row_path(run: Path, budget: str, name: str, seed: int) -> Path:
+    """Where one row is kept."""
+    return run / ROWS / slug(budget) / slug(name) / f"seed-{seed}.json"
+
+
+def read_row(run: Path, budget: str, name: str, seed: int) -> Row | None:
+    """A row, if it is there."""
+    path = row_path(run, budget, name, seed)
+    return Row.from_json(_io.read_json(path)) if path.exists() else None
+
+
+def write_row(run: Path, row: Row) -> None:
+    """Keep a row, in the place of an older one."""
+    _io.write_json(row_path(run, row.budget, row.name, row.seed), row.to_json())
+
+
+def write_effort(run: Path, name: str, effort: Effort, *, interrupted: bool = False) -> None:
+    """Keep what a search took, beside its scores."""
+    _io.write_json(run / SEARCH / slug(name) / EFFORT, {"name": name, "interrupted": interrupted, **effort.to_json()})
+
+
+def read_comparison(run: Path) -> Comparison:
+    """The rows that a comparison has made so far, whether it is finished, running or was killed.
+
+    Raises:
+        MixbitError: the folder is not one of a comparison, or its float network has not been evaluated yet.
+    """
+    facts = _folder.read(run)
+    if facts["command"] != "compare" or not (run / FLOAT).is_file():
+        raise MixbitError(f"{run} holds no comparison (no {FLOAT}). Give the --run folder of a mixbit compare.")
+    efforts = [_io.read_json(path) for path in sorted((run / SEARCH).glob(f"*/{EFFORT}"))]
+    rows = (Row.from_json(_io.read_json(path)) for path in (run / ROWS).glob("*/*/seed-*.json"))
+    start = _io.read_json(run / FLOAT)
+    return Comparison(
+        float32=Outcome(name="float32", accuracy=start["accuracy"], costs=Costs(**start["costs"])),
+        rows=tuple(sorted(rows, key=lambda row: (row.budget, row.name, row.seed))),
+        efforts={found["name"]: Effort.from_json(found) for found in efforts},
+        interrupted=tuple(found["name"] for found in efforts if found.get("interrupted")),
+        settings=facts.get("settings"),
+        folder=run,
+        files={run / TABLE: "all rows", run / LINES: "the same, one line a row"},
+    )
+
+
+def write_tables(run: Path) -> None:
+    """`compare.json` and `compare.csv` of the rows so far."""
+    found = read_comparison(run)
+    _io.write_json(run / TABLE, as_json(found))
+    _io.write_text(run / LINES, as_csv(found.rows, found.efforts))
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """Everything that a comparison knows, in plain values."""
+    return {
+        "format": "mixbit-comparison",
+        "version": 1,
+        "float": {"accuracy": found.float32.accuracy, "costs": asdict(found.float32.costs)},
+        "settings": found.settings,
+        "efforts": {name: effort.to_json() for name, effort in found.efforts.items()},
+        "interrupted": list(found.interrupted),
+        "rows": [row.to_json() for row in found.rows],
+    }
+
+
+def as_csv(rows: Iterable[Row], efforts: dict[str, Effort]) -> str:
+    """One line a row: budget, name, seed, accuracies, costs, effort."""
+    out = io.StringIO()
+    lines = [_line(row, efforts.get(row.name, Effort())) for row in rows]
+    writer = csv.DictWriter(out, list(lines[0]) if lines else ["budget", "name", "seed"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _line(row: Row, effort: Effort) -> dict[str, object]:
+    return {
+        **{key: getattr(row, key) for key in ("budget", "name", "seed", "outside", "calibrated", "tuned")},
+        "bitops": row.costs.bitops if row.costs else None,
+        "weight_bytes": row.costs.weight_bytes if row.costs else None,
+        "activation_bytes": row.costs.activation_bytes if row.costs else None,
+        **{f"search_{key}": value for key, value in effort.to_json().items()},
+        "reason": row.reason,
+    }

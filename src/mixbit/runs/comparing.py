@@ -1,0 +1,344 @@
+"""Search methods side by side: same network, data, budgets, fine-tuning and seeds, and what each search took.
+
+Every part of the work leaves a file as soon as it is done: the scores of a method and its effort, the policy of a
+budget, a fine-tuning, a row. A comparison that was killed goes on with what is missing, and several processes may work
+on one folder at a time: each takes what no other one holds.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from mixbit import _distributed, _io, methods
+from mixbit.allocation import allocate
+from mixbit.cost import Budget, costs, float_costs
+from mixbit.errors import MixbitError
+from mixbit.evaluation import evaluate
+from mixbit.methods import CostClass
+from mixbit.policy import Policy, resolve_pins
+from mixbit.runs import _folder, _standings
+from mixbit.runs._lock import Busy, hold
+from mixbit.runs._metering import Effort, Meter
+from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
+from mixbit.runs.searching import search
+from mixbit.runs.subject import Subject
+from mixbit.runs.training import put_policy_on, train
+from mixbit.task import Task
+from mixbit.training import CHECKPOINT, TrainConfig
+
+__all__ = ["BASELINES", "Comparison", "Effort", "Entry", "Row", "Standing", "compare", "read_comparison"]
+
+BASELINES = ("uniform", "random")
+"""What every search must beat; they take part unless they are asked not to."""
+
+_TRAINED, _RESULT = "train", "result.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A method that takes part, with its settings."""
+
+    name: str
+    """The text that it was asked for with; two entries of one method differ in it."""
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """`METHOD`, or `METHOD?key=value&key=value`, where values are JSON or else text.
+
+        Raises:
+            MixbitError: a setting without `=`, or given twice.
+
+        >>> Entry.parse("random?seed=1").settings
+        {'seed': 1}
+        """
+        method, _, rest = text.strip().partition("?")
+        settings: dict[str, Any] = {}
+        for pair in filter(None, rest.split("&")):
+            key, equals, value = pair.partition("=")
+            if not equals or not key or key in settings:
+                raise MixbitError(f"method {text!r}: {pair!r} is no new setting. Write METHOD?key=value&other=value.")
+            settings[key] = _value(value)
+        return cls(name=text.strip(), method=method, settings=settings)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def compare(
+    subject: Subject,
+    entries: Sequence[Entry | str],
+    budgets: Sequence[str],
+    run: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    fine_tune: bool = True,
+    seeds: Sequence[int] = (0,),
+    policies: Mapping[str, Path] | None = None,
+    efforts: Mapping[str, Effort] | None = None,
+    baselines: bool = True,
+    task: Task | None = None,
+    quiet: bool = False,
+    tell: Callable[[Row], None] | None = None,
+) -> Comparison:
+    """Search with every method once, allocate for every budget, calibrate and fine-tune with every seed.
+
+    Rows with the same bits and seed share one training. A method that fails, or that has no policy within a budget,
+    gets a row with the reason; it is tried again by the next call. Methods, budgets and seeds may be added by later
+    calls on the same folder; the subject and the settings of fine-tuning may not change.
+
+    Args:
+        subject: model, weights and data; its seed is that of searches which set none.
+        entries: methods, as `Entry` or as its text.
+        budgets: each one limit (`bitops=3x3`) or several with commas between (`bitops=3x3,weight-bytes=10x`).
+        run: folder of this comparison.
+        settings: of the fine-tuning, see `mixbit.training.TrainConfig`; not its seed.
+        fine_tune: False stops after calibration.
+        seeds: of calibration and fine-tuning.
+        policies: name -> policy file from elsewhere; it takes part in the budget that it names, or if it names none, in
+            all. A policy over the budget gets a row that says so.
+        efforts: name -> what the search of such a policy took, as far as it is known.
+        baselines: add the methods `uniform` and `random` where they are not among the entries.
+        task: the subject's, if it is at hand already.
+        quiet: no progress bars.
+        tell: called with every row that this call made or renewed.
+
+    Raises:
+        MixbitError: an unknown method or setting, an entry twice, no budget or seed, several processes under torchrun.
+        StaleRun: the folder belongs to another comparison.
+    """
+    _check_alone()
+    chosen = [Entry.parse(one) if isinstance(one, str) else one for one in entries]
+    if baselines:
+        chosen += [Entry.parse(name) for name in BASELINES if name not in {one.method for one in chosen}]
+    entrants = _entrants(chosen, policies or {}, subject.seed)
+    limits = {text: Budget.parse(text.split(",")) for text in budgets}
+    if not limits or not seeds or not entrants:
+        raise MixbitError("There is nothing to compare. Give at least one method, one budget and one seed.")
+    plain = _plain_settings(settings, fine_tune)
+    task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
+    _folder.begin(run, {"command": "compare", "subject": subject.to_json(), "settings": plain})
+    arena = _Arena(subject=subject, task=task, run=run, settings=plain, quiet=quiet)
+    arena.evaluate_float()
+    arena.warm_up()
+    for name, effort in (efforts or {}).items():
+        _standings.write_effort(run, name, effort)
+    arena.work([(one, text, limit, seed) for seed in seeds for one in entrants for text, limit in limits.items()], tell)
+    _standings.write_tables(run)
+    return read_comparison(run)
+
+
+def _check_alone() -> None:
+    _distributed.start()
+    if _distributed.world_size() > 1:
+        raise MixbitError(
+            "A comparison does not run under torchrun. Start the same command several times on one folder instead: "
+            "each process takes what no other one works on."
+        )
+
+
+def _plain_settings(settings: Mapping[str, Any] | None, fine_tune: bool) -> dict[str, Any] | None:
+    values = dict(settings or {})
+    if "seed" in values:
+        raise MixbitError("settings: the seed of fine-tuning is not one setting. Give seeds=(0, 1, ...).")
+    TrainConfig.from_dict(values)
+    return values if fine_tune else None
+
+
+# ---------------------------------------------------------------------------------------------------- entrants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entrant:
+    """A method, or a policy file."""
+
+    name: str
+    entry: Entry | None = None
+    path: Path | None = None
+
+
+def _entrants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int) -> list[_Entrant]:
+    """Those with the cheapest search first, so that most of a table is there early; policies of others last."""
+    order = get_args(CostClass)
+    for one in entries:
+        methods.make(one.method, {"seed": seed, **_tuples(one.settings)})  # a typo ends here, before any work
+    ordered = sorted(entries, key=lambda one: order.index(methods.info(one.method).cost))
+    found = [_Entrant(name=one.name, entry=one) for one in ordered]
+    found += [_Entrant(name=name, path=path) for name, path in policies.items()]
+    folders = [_standings.slug(one.name) for one in found]
+    twice = sorted({one.name for one, folder in zip(found, folders, strict=True) if folders.count(folder) > 1})
+    if twice:
+        raise MixbitError(f"{', '.join(map(repr, twice))} would be two rows of one name. Give each a name of its own.")
+    return found
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- work
+
+_Part = tuple[_Entrant, str, Budget, int]
+
+
+@dataclass(kw_only=True)
+class _Arena:
+    """One process at work on the folder of a comparison."""
+
+    subject: Subject
+    task: Task
+    run: Path
+    settings: dict[str, Any] | None
+    quiet: bool
+    failed: dict[str, str] = field(default_factory=dict)
+    """Name -> reason of a search that failed in this call: it is not tried again for every budget and seed."""
+
+    def evaluate_float(self) -> None:
+        """Accuracy and costs of the network as it came."""
+        path = self.run / _standings.FLOAT
+        if not path.exists():
+            found = evaluate(self.task.model, self.task.test, channels_last=True)
+            _io.write_json(path, {"accuracy": found.accuracy, "costs": asdict(float_costs(self.task.network))})
+
+    def warm_up(self) -> None:
+        """One pass there and back, so that what a process does once is not put down to its first search."""
+        copy.deepcopy(self.task.model)(self.task.example()).sum().backward()
+
+    def work(self, parts: Sequence[_Part], tell: Callable[[Row], None] | None) -> None:
+        """Do what no other process is at, then wait for the rest."""
+        left = list(parts)
+        for wait in (False, True):
+            busy = []
+            for part in left:
+                try:
+                    row = self._row(part, wait)
+                except Busy:
+                    busy.append(part)
+                    continue
+                if row is not None and tell is not None:
+                    tell(row)
+            left = busy
+
+    def _row(self, part: _Part, wait: bool) -> Row | None:
+        """The row, if it is new."""
+        entrant, text, budget, seed = part
+        blank = Row(budget=text, name=entrant.name, seed=seed, outside=entrant.path is not None)
+        try:
+            row = self._filled(blank, entrant, budget, wait)
+        except Busy:
+            raise
+        except Exception as error:  # one method's failure must not end the others' work
+            row = replace(blank, reason=self._reason(error, entrant.name))
+        if row is None or row == _standings.read_row(self.run, text, entrant.name, seed):
+            return None
+        _standings.write_row(self.run, row)
+        _standings.write_tables(self.run)
+        return row
+
+    def _reason(self, error: Exception, name: str) -> str:
+        """The message of an error that we raise on purpose; of any other one the traceback is kept as well."""
+        if isinstance(error, MixbitError):
+            return str(error)
+        path = self.run / "errors" / f"{_standings.slug(name)}.txt"
+        _io.write_text(path, "".join(traceback.format_exception(error)))
+        return f"{type(error).__name__}: {error} (traceback in {path.relative_to(self.run)})"
+
+    def _filled(self, blank: Row, entrant: _Entrant, budget: Budget, wait: bool) -> Row | None:
+        """The row with everything in it; None for a policy that belongs to another budget."""
+        policy = self._policy(entrant, blank.budget, budget, wait)
+        if policy is None:
+            return None
+        bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
+        old = _standings.read_row(self.run, blank.budget, blank.name, blank.seed)
+        if old is not None and not old.reason and old.bits == bits:
+            return old
+        used = costs(self.task.network, policy.layers)
+        limits = budget.resolve(self.task.network, resolve_pins(self.task.network))
+        budget.check(used, limits)
+        found = self._accuracies(policy, blank.seed, wait)
+        return replace(
+            blank,
+            bits=bits,
+            costs=used,
+            slack=budget.slack(used, limits),
+            calibrated=found["calibrated"],
+            tuned=found.get("tuned"),
+        )
+
+    # -- policies
+
+    def _policy(self, entrant: _Entrant, text: str, budget: Budget, wait: bool) -> Policy | None:
+        if entrant.path is not None:
+            policy = Policy.load(entrant.path).check(self.task.network)
+            return policy if policy.budget in ({}, budget.texts) else None
+        assert entrant.entry is not None
+        folder = self.run / _standings.SEARCH / _standings.slug(entrant.name)
+        with hold(folder, wait=wait):
+            path = folder / "policies" / f"{_standings.slug(text)}.json"
+            if not path.exists():
+                self._allocate(entrant.entry, folder, budget).save(path)
+        return Policy.load(path).check(self.task.network)
+
+    def _allocate(self, entry: Entry, folder: Path, budget: Budget) -> Policy:
+        """Scores of the method, made once, and what is best by them within the budget."""
+        if entry.name in self.failed:
+            raise MixbitError(self.failed[entry.name])
+        try:
+            scores = self._metered(entry, folder)
+        except Exception as error:
+            self.failed[entry.name] = self._reason(error, entry.name)
+            raise
+        return allocate(self.task.network, scores, budget)[0]
+
+    def _metered(self, entry: Entry, folder: Path) -> Any:
+        done, begun = (folder / _folder.SCORES).exists(), _has_state(folder)
+        meter = Meter(self.task)
+        with meter.running() as task:
+            scores = search(self.subject, entry.method, entry.settings, folder, task=task, quiet=self.quiet).scores
+        if not done:
+            _standings.write_effort(self.run, entry.name, meter.effort, interrupted=begun)
+        return scores
+
+    # -- accuracies
+
+    def _accuracies(self, policy: Policy, seed: int, wait: bool) -> dict[str, float]:
+        """After calibration and after fine-tuning; policies of the same bits share them."""
+        folder = self.run / _TRAINED / f"{_digest(policy)}-seed-{seed}"
+        with hold(folder, wait=wait):
+            path = folder / _RESULT
+            if not path.exists():
+                _io.write_json(path, dict(self._measured(policy, seed, folder)))
+            return dict(_io.read_json(path))
+
+    def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
+        model = copy.deepcopy(self.task.model)
+        put_policy_on(model, policy, self.task, seed=seed)
+        yield "calibrated", evaluate(model, self.task.test, channels_last=True).accuracy
+        if self.settings is not None:
+            subject = replace(self.subject, seed=seed)
+            done = train(subject, policy, self.settings, folder, task=self.task, quiet=self.quiet)
+            yield "tuned", done.outcome.accuracy
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # it is finished, and a comparison has many
+
+
+def _has_state(folder: Path) -> bool:
+    """Whether an earlier search left something from which this one goes on."""
+    ours = {_folder.CONFIG, ".lock", "policies"}
+    return any(path.name not in ours for path in folder.iterdir())
+
+
+def _digest(policy: Policy) -> str:
+    bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
+    return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()[:12]

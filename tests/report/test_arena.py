@@ -1,0 +1,59 @@
+"""The table of a comparison says what each method reached and what its search took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mixbit.report import arena_line, arena_table, arena_tables
+from mixbit.runs import Row
+from tests.report.arenas import comparison
+
+
+def test_one_table_a_budget() -> None:
+    assert [table.title for table in arena_tables(comparison())] == ["Within bitops=3x3", "Within bitops=6x6"]
+
+
+def test_rows_stand_by_accuracy_under_the_float_network() -> None:
+    table = arena_table(comparison(), "bitops=3x3")
+    assert [row[0] for row in table.rows] == ["float32", "fit", "sqnr", "mct (policy file)", "clado"]
+    cells = [dict(zip(table.headings, row, strict=True)) for row in table.rows]
+    assert cells[0]["calibrated"] == "97.00 %" and cells[0]["BitOps"] == "1.024 M"
+    assert cells[1] == {
+        "method": "fit",
+        "fine-tuned": "91.00 ± 1.41 %",
+        "seeds": "2",
+        "calibrated": "30.00 %",
+        "BitOps": "3.000 k",
+        "weight bytes": "300 B",
+        "slack": "1.500 k",
+        "search CPU": "12.5 s",
+        "images": "64",
+        "forward": "64",
+        "backward": "64",
+    }
+    assert cells[2]["fine-tuned"] == "90.00 %" and cells[2]["search CPU"] == "-"
+    assert cells[3]["search CPU"] == "1 min 30 s" and cells[3]["images"] == "-"
+    assert set(list(cells[4].values())[1:]) == {"-"}
+
+
+def test_notes_tell_what_the_numbers_hide() -> None:
+    notes = arena_table(comparison(), "bitops=3x3").notes
+    assert "Same bits, one result: fit, sqnr." in notes
+    assert any("last part alone: fit" in note for note in notes)
+    assert "clado: ValueError: no such thing" in notes
+    assert not any("Same bits" in note for note in arena_table(comparison(), "bitops=6x6").notes)
+
+
+def test_without_fine_tuning_there_is_no_fine_tuned_accuracy() -> None:
+    found = comparison()
+    bare = replace(found, rows=tuple(replace(row, tuned=None) for row in found.rows if not row.outside))
+    table = arena_table(bare, "bitops=3x3")
+    assert table.rows[1][:4] == ("fit", "-", "2", "30.00 %")
+
+
+def test_lines_of_a_log() -> None:
+    row = comparison().rows[0]
+    assert arena_line(row) == "bitops=3x3  fit  seed 0: calibrated 25.00 %, fine-tuned 90.00 %"
+    assert arena_line(replace(row, tuned=None)).endswith("seed 0: calibrated 25.00 %")
+    failed = Row(budget="bitops=1", name="fit", seed=2, reason="cannot be met")
+    assert arena_line(failed) == "bitops=1  fit  seed 2: cannot be met"

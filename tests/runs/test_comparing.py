@@ -1,0 +1,274 @@
+"""Methods side by side: shared work, reasons instead of aborts, and going on after a kill."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixbit import runs
+from mixbit.cost import LayerBits
+from mixbit.errors import MixbitError, StaleRun
+from mixbit.methods import registry
+from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
+from mixbit.runs._lock import Busy, hold
+from mixbit.task import Task
+
+NET = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 12), nn.ReLU(),
+        nn.Linear(12, 10),
+    )
+"""
+SETTINGS = {"epochs": 1, "batch_size": 64, "fraction": 0.1, "bn_samples": 0}
+LOW, HIGH = "bitops=3x3", "bitops=6x6"
+
+
+class Calls(Counter[str]):
+    """What was done how often, and what is to go wrong."""
+
+    error: BaseException | None = None
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Methods `test-a`, `test-b` (the same bits as a) and `test-error`, and a count of searches and trainings."""
+    counted = Calls()
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Fixed:
+        step: float = 1.0
+        seed: int = 0
+
+        def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+            counted["search"] += 1
+            x, _ = next(task.train.batches(8))
+            task.model(x)
+            curve = {bits: self.step / bits for bits in (8, 4, 2)}
+            return Scores(
+                fingerprint=task.network.fingerprint,
+                method="test",
+                seed=self.seed,
+                layers={layer.name: LayerScores(weight=curve, activation=curve) for layer in task.network.layers},
+            )
+
+    class Wrong(Fixed):
+        def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+            counted["wrong"] += 1
+            if counted.error is not None:
+                raise counted.error
+            return Fixed(step=2.0).search(task)
+
+    for name, method, cost in (
+        ("test-a", Fixed, "none"),
+        ("test-b", Fixed, "forward"),
+        ("test-error", Wrong, "training"),
+    ):
+        registry.register(name, name, source="ours", cost=cost)(method)  # type: ignore[arg-type]
+
+    def train(*arguments: Any, **named: Any) -> runs.Trained:
+        counted["train"] += 1
+        return runs.train(*arguments, **named)
+
+    monkeypatch.setattr(comparing, "train", train)
+    return counted
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    file = tmp_path_factory.mktemp("net") / "net.py"
+    file.write_text(NET)
+    return Subject(model=f"{file}:build", data="digits")
+
+
+@pytest.fixture(scope="module")
+def task(subject: Subject) -> Task:
+    return subject.task()[0]
+
+
+@pytest.fixture
+def arena(subject: Subject, task: Task, tmp_path: Path) -> Any:
+    def call(entries: list[str], budgets: list[str] | None = None, **named: Any) -> Comparison:
+        values = {"settings": SETTINGS, "task": task, "quiet": True, "baselines": False, **named}
+        return compare(subject, entries, budgets or [LOW], tmp_path / "arena", **values)
+
+    return call
+
+
+def test_every_method_budget_and_seed_has_a_row(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    told: list[Row] = []
+    found = arena(["test-b", "test-a?step=3"], [LOW, HIGH], seeds=(0, 1), tell=told.append)
+    assert found.budgets == (LOW, HIGH) and len(found.rows) == 8
+    assert [row.name for row in told[:2]] == ["test-a?step=3"] * 2  # the cheaper search first
+    for one in found.standings(LOW):
+        assert set(one.tuned) == set(one.calibrated) == {0, 1}
+        assert one.accuracy == pytest.approx(sum(one.tuned.values()) / 2)
+        assert one.spread == pytest.approx(abs(one.tuned[0] - one.tuned[1]) / 2**0.5)
+        assert one.costs is not None and one.slack["bitops"] >= 0 and not one.reason
+    effort = found.efforts["test-b"]
+    assert (effort.images, effort.forward_images, effort.backward_images) == (8, 8, 0)
+    assert all(path.is_file() for path in found.files)
+    assert (tmp_path / "arena" / "compare.csv").read_text().count("\n") == 9
+
+
+def test_same_bits_share_one_training_and_say_so(calls: Calls, arena: Any) -> None:
+    found = arena(["test-a", "test-b"])
+    one, two = found.standings(LOW)
+    assert (calls["search"], calls["train"]) == (2, 1)
+    assert one.tuned == two.tuned and (one.twins, two.twins) == (("test-b",), ("test-a",))
+
+
+def test_a_second_call_does_nothing_again(calls: Calls, arena: Any) -> None:
+    first = arena(["test-a", "test-b"], [LOW, HIGH])
+    done = dict(calls)
+    told: list[Row] = []
+    assert arena(["test-a", "test-b"], [LOW, HIGH], tell=told.append) == first
+    assert dict(calls) == done and told == []
+
+
+def test_a_killed_comparison_goes_on(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    calls.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        arena(["test-error", "test-a"], [LOW, HIGH])
+    partial = read_comparison(tmp_path / "arena")
+    assert [(row.name, row.budget) for row in partial.rows] == [("test-a", LOW), ("test-a", HIGH)]
+    assert (tmp_path / "arena" / "compare.json").is_file()
+    calls.error, trained = None, calls["train"]
+    found = arena(["test-error", "test-a"], [LOW, HIGH])
+    assert len(found.rows) == 4 and all(not row.reason for row in found.rows)
+    assert calls["search"] == 2 and calls["train"] == trained  # the new policies have the bits of the old ones
+    assert found.interrupted == ()  # it left nothing to go on from, so its effort is whole
+
+
+def test_more_methods_budgets_and_seeds_may_come_later(calls: Calls, arena: Any) -> None:
+    arena(["test-a"])
+    found = arena(["test-b"], [HIGH], seeds=(4,))
+    assert {(row.name, row.budget, row.seed) for row in found.rows} == {("test-a", LOW, 0), ("test-b", HIGH, 4)}
+    assert calls["search"] == 2
+
+
+def test_a_method_that_fails_is_a_row_with_the_reason(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    calls.error = ValueError("no such thing")
+    found = arena(["test-error", "test-a"], [LOW, HIGH], seeds=(0, 1))
+    good, bad = found.standings(LOW)
+    assert (good.name, good.reason, bad.name) == ("test-a", "", "test-error")
+    assert bad.accuracy is None and bad.reason.startswith("ValueError: no such thing (traceback in errors/test-error")
+    assert "in search" in (tmp_path / "arena" / "errors" / "test-error.txt").read_text()
+    assert calls["wrong"] == 1  # not once a budget and seed
+    calls.error = None
+    assert not any(row.reason for row in arena(["test-error"], [LOW, HIGH], seeds=(0, 1)).rows)
+
+
+def test_a_budget_that_nothing_meets_is_a_row_with_the_reason(calls: Calls, arena: Any) -> None:
+    found = arena(["test-a"], [LOW, "bitops=10"])
+    assert "cannot be met" in found.standings("bitops=10")[0].reason
+    assert not found.standings(LOW)[0].reason and calls["search"] == 1
+
+
+def test_calibration_alone(calls: Calls, arena: Any) -> None:
+    (one,) = arena(["test-a"], fine_tune=False).standings(LOW)
+    assert one.tuned == {} and one.accuracy == one.calibrated[0] and one.spread is None
+    assert calls["train"] == 0
+
+
+def test_several_limits_in_one_budget(calls: Calls, arena: Any) -> None:
+    (one,) = arena(["test-a"], ["bitops=6x6,weight-bytes=9x"], fine_tune=False).standings("bitops=6x6,weight-bytes=9x")
+    assert set(one.slack) == {"bitops", "weight-bytes"} and min(one.slack.values()) >= 0
+
+
+def test_policies_from_elsewhere(calls: Calls, arena: Any, task: Task, tmp_path: Path) -> None:
+    """One names its budget, one names none and exceeds the lower."""
+    wide = Policy.uniform(task.network, 6, 6)
+    wide.save(tmp_path / "wide.json")
+    narrow = replace(Policy.uniform(task.network, 2, 2), budget={"bitops": "3x3"})
+    narrow = replace(narrow, layers=narrow.layers | {"2": LayerBits(3, 2)}).check(task.network)
+    narrow.save(tmp_path / "narrow.json")
+    files = {"wide": tmp_path / "wide.json", "narrow": tmp_path / "narrow.json", "gone": tmp_path / "gone.json"}
+    found = arena(["test-a"], [LOW, HIGH], policies=files, efforts={"wide": Effort(cpu_seconds=7.0)})
+    low = {one.name: one for one in found.standings(LOW)}
+    high = {one.name: one for one in found.standings(HIGH)}
+    assert set(low) == {"test-a", "wide", "narrow", "gone"} and set(high) == {"test-a", "wide", "gone"}
+    assert "too much" in low["wide"].reason and not high["wide"].reason and not low["narrow"].reason
+    assert "No file" in low["gone"].reason
+    assert high["wide"].outside and high["wide"].effort == Effort(cpu_seconds=7.0) and not high["test-a"].outside
+
+
+def test_baselines_take_part_unless_asked_not_to(calls: Calls, arena: Any) -> None:
+    found = arena(["test-a", "random?seed=3"], fine_tune=False, baselines=True)
+    assert {row.name for row in found.rows} == {"test-a", "random?seed=3", "uniform"}
+
+
+def test_a_typo_claims_no_folder(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match="Did you mean 'test-a'"):
+        arena(["test-aa"])
+    with pytest.raises(MixbitError, match="no setting 'stepp'"):
+        arena(["test-a?stepp=1"])
+    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
+        arena(["test-a"], settings={"epoch": 1})
+    with pytest.raises(MixbitError, match="two rows of one name"):
+        arena(["test-a", "test-a"])
+    with pytest.raises(MixbitError, match="seeds="):
+        arena(["test-a"], settings={"seed": 1})
+    with pytest.raises(MixbitError, match="nothing to compare"):
+        arena(["test-a"], seeds=())
+    assert not (tmp_path / "arena").exists()
+
+
+def test_other_settings_are_refused_by_name(calls: Calls, arena: Any) -> None:
+    arena(["test-a"])
+    with pytest.raises(StaleRun, match="settings.fraction=0.1, now settings.fraction=0.2"):
+        arena(["test-a"], settings=SETTINGS | {"fraction": 0.2})
+
+
+def test_a_folder_of_another_command(float_run: runs.Trained) -> None:
+    assert float_run.trained.weights is not None
+    with pytest.raises(MixbitError, match="holds no comparison"):
+        read_comparison(float_run.trained.weights.parent)
+
+
+def test_what_another_process_holds_is_left_to_it(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    """The rest is done first; then it is waited for."""
+    free, told = threading.Event(), list[str]()
+
+    def tell(row: Row) -> None:
+        told.append(row.name)
+        free.set()
+
+    with pytest.raises(Busy), hold(tmp_path / "x", wait=True), hold(tmp_path / "x", wait=False):
+        pass
+
+    def other() -> None:
+        with hold(tmp_path / "arena" / "search" / "test-a", wait=True):
+            held.set()
+            free.wait(60)
+
+    held = threading.Event()
+    process = threading.Thread(target=other)
+    process.start()
+    held.wait(60)
+    arena(["test-a", "test-error"], tell=tell)
+    process.join()
+    assert told == ["test-error", "test-a"]
+
+
+def test_entries_are_read_from_text() -> None:
+    entry = Entry.parse("limpq?bits=[4,2]&precision=bf16&epochs=1")
+    assert entry.method == "limpq" and entry.name == "limpq?bits=[4,2]&precision=bf16&epochs=1"
+    assert entry.settings == {"bits": [4, 2], "precision": "bf16", "epochs": 1}
+    for text in ("fit?seed", "fit?=1", "fit?seed=1&seed=2"):
+        with pytest.raises(MixbitError, match="is no new setting"):
+            Entry.parse(text)
+
+
+def test_rows_survive_their_file(calls: Calls, arena: Any) -> None:
+    for row in arena(["test-a"], [LOW, "bitops=10"]).rows:
+        assert Row.from_json(row.to_json()) == row
