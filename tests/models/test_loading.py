@@ -121,3 +121,11 @@ def test_a_file_that_fails_keeps_the_cause(tmp_path: Path) -> None:
     with pytest.raises(MixbitError, match="ZeroDivisionError") as caught:
         models.load_model(f"{path}:make")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_factories_that_take_channels_get_those_of_the_images(file: str) -> None:
+    assert models.load_model("resnet20", num_classes=7, in_channels=1).conv1.in_channels == 1
+    assert models.load_model("mixbit.models.digits:digits_resnet", in_channels=3).conv1.in_channels == 3
+    # Others are made as they are: their own error, at the first image, says what does not fit.
+    assert models.load_model("mobilenetv2", in_channels=1).features[0][0].in_channels == 3
+    assert models.load_model(f"{file}:make", num_classes=6, in_channels=1).fc.out_features == 6

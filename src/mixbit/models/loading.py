@@ -6,20 +6,21 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
 from mixbit.errors import MixbitError, did_you_mean
-from mixbit.models.registry import build, names
+from mixbit.models.registry import build, factory_parameters, names
 
 __all__ = ["load_model"]
 
 _USUAL_NAMES = ("build_model", "build", "make_model", "create_model", "model", "Model", "Net")
 
 
-def load_model(spec: str, num_classes: int | None = None) -> nn.Module:
+def load_model(spec: str, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
     """Make the model that a string names.
 
     Args:
@@ -28,22 +29,27 @@ def load_model(spec: str, num_classes: int | None = None) -> nn.Module:
             that is ready. Without one, a file is searched for build_model, build, make_model, create_model, model,
             Model, Net, in this order. A file is run as Python code: give only files that you trust.
         num_classes: passed to the factory if it has a parameter of that name.
+        in_channels: channels of the images, passed in the same way.
 
     Raises:
         MixbitError: no such model, file, module or factory, it fails when called, or gives something else.
 
     >>> type(load_model("resnet20", num_classes=100).linear).__name__
     'Linear'
+    >>> load_model("resnet20", in_channels=1).conv1.weight.shape
+    torch.Size([16, 1, 3, 3])
     """
+    known = {"num_classes": num_classes, "in_channels": in_channels}
+    arguments = {key: value for key, value in known.items() if value is not None}
     place, factory = _split(spec)
     if place.endswith(".py"):
-        return _make(_from_file(place, spec), factory, spec, num_classes)
+        return _make(_from_file(place, spec), factory, spec, arguments)
     if factory is not None:
-        return _make(_import(place, spec), factory, spec, num_classes)
+        return _make(_import(place, spec), factory, spec, arguments)
     if spec not in names():
         legal = f"a zoo name ({', '.join(names())}), package.module:factory or FILE.py:factory"
         raise MixbitError(f"No model {spec!r}; write {legal}.{did_you_mean(spec, names())}")
-    return build(spec, **({} if num_classes is None else {"num_classes": num_classes}))
+    return build(spec, **{key: value for key, value in arguments.items() if key in factory_parameters(spec)})
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -83,9 +89,9 @@ def _import(name: str, spec: str) -> ModuleType:
         raise MixbitError(f"Model {spec!r}: importing {name!r} failed: {type(cause).__name__}: {cause}.") from cause
 
 
-def _make(module: ModuleType, factory: str | None, spec: str, num_classes: int | None) -> nn.Module:
+def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping[str, int]) -> nn.Module:
     found = _find(module, factory, spec)
-    made = found if isinstance(found, nn.Module) else _call(found, spec, num_classes)
+    made = found if isinstance(found, nn.Module) else _call(found, spec, arguments)
     if not isinstance(made, nn.Module):
         raise MixbitError(f"Model {spec!r} gives a {type(made).__name__}; it must give a torch.nn.Module.")
     return made
@@ -108,12 +114,13 @@ def _is_factory(value: object, module: ModuleType) -> bool:
     return isinstance(value, nn.Module) or (own and callable(value))
 
 
-def _call(factory: object, spec: str, num_classes: int | None) -> object:
+def _call(factory: object, spec: str, arguments: Mapping[str, int]) -> object:
     if not callable(factory):
         raise MixbitError(f"Model {spec!r} is a {type(factory).__name__}; name a function, a class or a module.")
-    takes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
+    # The signature is only asked for where it matters: some callables have none.
+    taken = set(inspect.signature(factory).parameters) if arguments else set()
     try:
-        return factory(num_classes=num_classes) if takes else factory()
+        return factory(**{key: value for key, value in arguments.items() if key in taken})
     except MixbitError:
         raise
     except Exception as cause:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mixbit.errors import MixbitError, did_you_mean
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelInfo", "build", "info", "names", "register"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelInfo", "build", "factory_parameters", "info", "names", "register"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -93,13 +93,21 @@ def build(name: str, **kwargs: object) -> nn.Module:
     >>> sum(p.numel() for p in build("resnet20").parameters())
     269722
     """
-    _, factory = _entry(name)
-    parameters = inspect.signature(factory).parameters
+    parameters = factory_parameters(name)
     for key in kwargs:
         if key not in parameters:
             legal = ", ".join(parameters)
             raise MixbitError(f"{name!r} takes no argument {key!r}; it takes: {legal}.{did_you_mean(key, parameters)}")
-    return factory(**kwargs)
+    return _entry(name)[1](**kwargs)
+
+
+def factory_parameters(name: str) -> tuple[str, ...]:
+    """Arguments that `build` takes for a network of the zoo.
+
+    >>> factory_parameters("resnet20")
+    ('num_classes', 'width', 'in_channels')
+    """
+    return tuple(inspect.signature(_entry(name)[1]).parameters)
 
 
 def _entry(name: str) -> tuple[ModelInfo, Callable[..., nn.Module]]:

@@ -48,13 +48,14 @@ class CifarResNet(nn.Module):
         blocks: blocks in each of the three stages (n): depth is 6n + 2.
         num_classes: size of the output.
         width: channels of the first stage; doubled twice.
+        in_channels: channels of the image.
 
     The state_dict keys are those of akamaster/pytorch_resnet_cifar10: `layer1.0.conv1.weight`, `linear.bias`.
     """
 
-    def __init__(self, blocks: int, num_classes: int = 10, width: int = 16) -> None:
+    def __init__(self, blocks: int, num_classes: int = 10, width: int = 16, in_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, blocks, 1)
         self.layer2 = _stage(width, 2 * width, blocks, 2)
@@ -65,7 +66,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to logits (N, num_classes)."""
+        """Map images (N, in_channels, H, W) to logits (N, num_classes)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         out = F.adaptive_avg_pool2d(out, 1).flatten(1)
@@ -93,22 +94,22 @@ def _info(depth: int, parameters: str, top1: float) -> ModelInfo:
 
 
 @register(_info(20, "0.27 M", 91.73))
-def resnet20(num_classes: int = 10, width: int = 16) -> CifarResNet:
+def resnet20(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> CifarResNet:
     """ResNet-20: 20 layers with weights, 40.55 M MACs at 32x32.
 
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
     """
-    return CifarResNet(3, num_classes, width)
+    return CifarResNet(3, num_classes, width, in_channels)
 
 
 @register(_info(32, "0.46 M", 92.63))
-def resnet32(num_classes: int = 10, width: int = 16) -> CifarResNet:
+def resnet32(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> CifarResNet:
     """ResNet-32: 32 layers with weights, 68.86 M MACs at 32x32."""
-    return CifarResNet(5, num_classes, width)
+    return CifarResNet(5, num_classes, width, in_channels)
 
 
 @register(_info(56, "0.86 M", 93.39))
-def resnet56(num_classes: int = 10, width: int = 16) -> CifarResNet:
+def resnet56(num_classes: int = 10, width: int = 16, in_channels: int = 3) -> CifarResNet:
     """ResNet-56: 56 layers with weights, 125.49 M MACs at 32x32."""
-    return CifarResNet(9, num_classes, width)
+    return CifarResNet(9, num_classes, width, in_channels)
