@@ -4,7 +4,9 @@
 
 Problems: ResNet-18's layers (real MACs, drawn scores), LIMPQ's released ResNet-50 tables with both limits, networks of
 54 to 2000 layers, and sensitivities of order 1e-7. Drawn scores are monotone and fall with the bits as LIMPQ's released
-indicators do; MACs and weights of the networks are log-uniform. Every drawn layer has 5 x 5 options.
+indicators do; MACs and weights of the networks are log-uniform. Every drawn layer has 5 x 5 options. Then quadratic
+problems, with joint harms of two layers (random positive semi-definite forms): mixbit's local search, and its proof
+where the problem is small enough.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import shared_data, write_result
-from mixbit.allocation import repair_monotone, solve
+from mixbit.allocation import repair_monotone, solve, solve_pairs
 
 BITS = (6, 5, 4, 3, 2)
 RESNET18_MACS = [115605504] * 4 + [57802752, 115605504, 6422528, 115605504, 115605504] * 3
@@ -136,6 +138,19 @@ def cases(seed: int) -> Iterator[Case]:
     for bits in (5, 6, 8):
         for scale in (1.0, 1e-6, 1e6):
             yield tiny(bits, scale)
+
+
+def quadratic(layers: int, bits: tuple[int, ...], seed: int) -> tuple[Case, npt.NDArray[np.float64]]:
+    """Harms and joint harms from a random form whose diagonal grows with fewer bits; 40 % of the way in weight bits."""
+    random = np.random.default_rng(seed)
+    size = np.tile(np.geomspace(0.1, 1.5, len(bits)), layers) * np.repeat(random.lognormal(0, 0.7, layers), len(bits))
+    directions = random.normal(size=(len(size), len(size))) * size[:, None]
+    form = directions @ directions.T / len(size)
+    weights = random.integers(1_000, 50_000, layers)
+    limit = int(weights.sum() * (min(bits) + 0.4 * (max(bits) - min(bits))))
+    costs = {"weight-bits": [weight * np.array(bits) for weight in weights]}
+    name = f"quadratic, {layers} layers x {len(bits)}"
+    return Case(name, np.split(form.diagonal().copy(), layers), costs, {"weight-bits": limit}), 2 * form
 
 
 # ------------------------------------------------------------------------------------------------------ solvers
@@ -250,10 +265,45 @@ def measured(case: Case, rounds: int, limit_s: float) -> list[dict[str, Any]]:
     ]
 
 
+def measured_quadratic(
+    layers: int, bits: tuple[int, ...], seed: int, rounds: int, limit_s: float
+) -> Iterator[dict[str, Any]]:
+    """The local search, and the proof of problems that are small enough for one."""
+    case, form = quadratic(layers, bits, seed)
+    best = None
+    for exact in (True, False) if layers < 20 else (False,):
+        walls, cpus = [], []
+        for _ in range(1 if exact else rounds):
+            wall, cpu = time.perf_counter(), cpu_s()
+            found = solve_pairs(
+                case.scores, form, case.costs, case.limits, exact=exact, time_limit_s=max(60.0, limit_s)
+            )
+            walls.append(time.perf_counter() - wall)
+            cpus.append(cpu_s() - cpu)
+        best = found.objective if found.proven else best
+        yield {
+            "case": case.name,
+            "groups": layers,
+            "limits": 1,
+            "solver": found.solver,
+            "rounds": len(walls),
+            "median_s": statistics.median(walls),
+            "fastest_s": min(walls),
+            "slowest_s": max(walls),
+            "median_cpu_s": statistics.median(cpus),
+            "objective": found.objective,
+            "proven": found.proven,
+            "gap": found.gap,
+            "excess": None if best is None else (found.objective - best) / abs(best),
+            "target_s": None,
+        }
+
+
 def show(row: dict[str, Any]) -> None:
     """One line of the table."""
     word = "proven" if row["proven"] else "not proven"
-    excess = "none found" if row["excess"] is None else f"+{row['excess']:.1e}"
+    none = "unknown" if row["case"].startswith("quadratic") else "none found"
+    excess = none if row["excess"] is None else f"+{row['excess']:.1e}"
     target = "" if row["target_s"] is None else f"  target {row['target_s']} s"
     print(
         f"{row['case']:38} {row['solver']:9} {row['median_s']:9.4f} s  cpu {row['median_cpu_s']:8.4f} s  "
@@ -276,6 +326,10 @@ def main() -> None:
                 run(case, args.limit)
         rows += measured(case, args.rounds, args.limit)
         for row in rows[-len(SOLVERS) :]:
+            show(row)
+    for layers, bits in ((19, (8, 4, 2)), (36, (8, 4, 2)), (52, (8, 4, 2)), (52, (8, 6, 4, 3, 2))):
+        for row in measured_quadratic(layers, bits, args.seed, args.rounds, args.limit):
+            rows.append(row)
             show(row)
     # On a busy machine the median measures the neighbours: a target is held against the fastest round, and the load is
     # in the file.

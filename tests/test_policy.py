@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from mixbit.cost import cost_table
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import Network
-from mixbit.policy import LayerBits, LayerScores, Policy, Scores, resolve_pins
+from mixbit.policy import LayerBits, LayerScores, Pairs, Policy, Program, Scores, resolve_pins
 from tests.support import chain, layer, network, random_network, random_scores
 
 HOSTILE = Path(__file__).parent / "adversarial_files"
@@ -230,7 +231,89 @@ def test_scores_may_leave_layers_out_but_not_invent_them() -> None:
     with pytest.raises(PolicyError, match="This score table was made for another model"):
         replace(scores, fingerprint=PRINT).check(net)
     with pytest.raises(PolicyError, match="newer mixbit"):
-        replace(scores, version=2).check(net)
+        replace(scores, version=3).check(net)
+
+
+# ------------------------------------------------------------------------------------------------ programs
+
+TWO = (("a", "weight", 2), ("b", "activation", 4))
+
+
+def programs() -> st.SearchStrategy[Program]:
+    """Of a table with the layers `a` and `b`."""
+    entry = st.floats(allow_nan=False, allow_infinity=False)
+    pairs = entry.map(lambda harm: Pairs(TWO, ((0.0, harm), (harm, 0.0))))  # type: ignore[arg-type]
+    plain = st.builds(
+        Program, coupled=st.booleans(), box=st.booleans(), order=st.sampled_from([(), ("a",), ("b", "a")])
+    )
+    return plain | st.builds(Program, coupled=st.booleans(), pairs=pairs)
+
+
+def small_table(program: Program) -> Scores:
+    curve = LayerScores({4: 0.0, 2: 1.0}, {4: 0.25, 2: 0.5})
+    return Scores(fingerprint=PRINT, method="m", layers={"a": curve, "b": curve}, program=program)
+
+
+@settings(max_examples=50, deadline=None)
+@given(program=programs())
+def test_any_program_survives_its_file(tmp_path_factory: pytest.TempPathFactory, program: Program) -> None:
+    path = tmp_path_factory.mktemp("scores") / "scores.json"
+    small_table(program).save(path)
+    assert Scores.load(path) == small_table(program)
+    content = json.loads(path.read_text())
+    assert content["version"] == (1 if program == Program() else 2)
+    assert ("program" in content) == (program != Program())
+
+
+def test_a_file_without_a_program_is_as_before(tmp_path: Path) -> None:
+    small_table(Program()).save(tmp_path / "scores.json")
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert list(content) == ["format", "version", "fingerprint", "method", "seed", "alpha", "settings", "layers"]
+    assert content["version"] == 1
+
+
+def test_a_program_in_its_file(tmp_path: Path) -> None:
+    pairs = Pairs(TWO, ((0.0, 0.5), (0.5, 0.0)))  # type: ignore[arg-type]
+    small_table(Program(coupled=True, pairs=pairs)).save(tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["program"] == {
+        "coupled": True,
+        "order": [],
+        "box": False,
+        "pairs": {"variables": [["a", "weight", 2], ["b", "activation", 4]], "matrix": [[0.0, 0.5], [0.5, 0.0]]},
+    }
+
+
+def test_total_counts_joint_harm_once_and_pinned_layers_not() -> None:
+    pairs = Pairs(TWO, ((0.0, 0.5), (0.5, 0.0)))  # type: ignore[arg-type]
+    scores = small_table(Program(pairs=pairs))
+    low = {"a": LayerBits(2, 2), "b": LayerBits(4, 4), "fc": EIGHT}
+    assert scores.total(low) == (1.0 + 0.5) + (0.0 + 0.25) + 0.5
+    assert scores.total({**low, "b": LayerBits(4, 2)}) == 1.5 + 0.5
+    assert replace(scores, program=Program()).total(low) == 1.75
+    with pytest.raises(PolicyError, match="no score for 'a', weight at 8 bits"):
+        scores.total({"a": EIGHT})
+
+
+@pytest.mark.parametrize(
+    ("variables", "matrix", "message"),
+    [
+        (TWO, ((0.0, 1.0),), "not 2 x 2"),
+        (TWO, ((0.0, 1.0), (2.0, 0.0)), "not symmetric"),
+        (TWO, ((0.0, float("inf")), (float("inf"), 0.0)), "not finite"),
+        (TWO, ((0.0, 1.0), (1.0, -1.0)), "diagonal at"),
+        ((("a", "bias", 2),), ((0.0,),), "Legal: weight, activation"),
+        ((("a", "weight", 9),), ((0.0,),), "Legal"),
+        ((("a", "weight", None),), ((0.0,),), "Legal: 2 to 8"),
+        ((TWO[0], TWO[0]), ((0.0, 0.0), (0.0, 0.0)), "more than once"),
+    ],
+)
+def test_illegal_pairs_in_memory(variables: tuple[Any, ...], matrix: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Pairs(variables, matrix)
+
+
+def test_a_matrix_that_is_symmetric_to_rounding_is_taken() -> None:
+    Pairs(TWO, ((0.0, 0.1 + 0.2), (0.3, 0.0)))  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------- files
@@ -298,6 +381,25 @@ MESSAGES = {
     "scores_is_policy": 'has format "mixbit-policy"',
     "scores_nested_deep": "nested too deeply",
     "scores_newer_version": "is version 7 of mixbit-scores",
+    "scores_order_twice": "order: the layer 'fc' occurs more than once",
+    "scores_order_unknown_layer": "order: there are no scores for the layer 'convv'. Did you mean 'conv'",
+    "scores_pairs_bits_nine": "'variables' > '1' > '2' is 9. Legal: a list of [layer,",
+    "scores_pairs_bits_not_scored": "no weight score for 'conv' at 3 bits. Legal: [2, 4]",
+    "scores_pairs_diagonal": "the diagonal at ('fc', 'weight', 2) is not zero",
+    "scores_pairs_extra_key": "'diagonal' is an unknown key. Legal: variables, matrix",
+    "scores_pairs_nan": "the number nan",
+    "scores_pairs_not_symmetric": "not symmetric: ('fc', 'weight', 2) with ('conv', 'weight', 2) is 0.5",
+    "scores_pairs_ragged": "the matrix is not 2 x 2",
+    "scores_pairs_short_variable": "'variables' > '1' > '2' is missing",
+    "scores_pairs_side": 'is "bias". Legal: a list of [layer,',
+    "scores_pairs_text": "'matrix' > '0' > '1' is \"0.5\". Legal: a list of rows of finite numbers",
+    "scores_pairs_twice": "the variable ('fc', 'weight', 2) occurs more than once",
+    "scores_pairs_unknown_layer": "pairs: there are no scores for the layer 'cnv'. Did you mean 'conv'",
+    "scores_pairs_with_order": "both pairs and order",
+    "scores_program_coupled_text": "'program' > 'coupled' is \"yes\". Legal: true or false",
+    "scores_program_in_version_1": "is version 1 but has a 'program'",
+    "scores_program_is_list": "'program' is an empty list. Legal: an object with some of coupled, order, box, pairs",
+    "scores_program_unknown_key": "'copled' is an unknown key. Did you mean 'coupled'",
     "scores_unknown_key": "'methd' is an unknown key. Did you mean 'method'",
     "scores_without_method": "'method' is missing",
 }

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
-from mixbit.allocation import Allocation, SolverName, solve
-from tests.support import shared
+from mixbit.allocation import Allocation, SolverName, allocate, solve
+from mixbit.cost import Budget
+from mixbit.network import Network
+from mixbit.policy import LayerScores, Program, Scores
+from tests.support import layer, network, shared
 
 # Objectives of the published policies with the fixture's rounded arrays.
 OBJECTIVES = {
@@ -93,3 +96,49 @@ def test_weights_and_macs_are_resnet18s(arrays: dict[str, Any]) -> None:
     """Without the first convolution (9,408 weights) and the classifier (512,000)."""
     totals = [sum(column) for column in zip(*map(weights_and_macs, arrays["layers"]), strict=True)]
     assert totals == [11_678_912 - 9_408 - 512_000, 1_695_547_392]
+
+
+# ------------------------------------------------------------------------------------------ through `allocate`
+
+
+def as_network(arrays: dict[str, Any], kind: str) -> Network:
+    """The fixture's layers; those that are one choice read one tensor, so that coupled bits tie all of theirs.
+
+    There is no latency in a budget. With what 8 bits take longer than 4 as MACs, BitOps are a latency up to a constant.
+    """
+    first = {late: early for early, late in arrays["tied_layers"]}
+    costs = use(arrays, "latency")
+    layers = []
+    for index, name in enumerate(arrays["layers"]):
+        weights, macs = weights_and_macs(name)
+        if kind == "latency":
+            macs = costs[index][1] - costs[index][0]
+        layers.append(layer(name, f"t{first.get(index, index)}", f"u{index}", weights=weights, macs=macs))
+    return network(layers)
+
+
+def as_budget(net: Network, budget: str, kind: str) -> Budget:
+    """Between all layers at 4 and all at 8 bits."""
+    part = Fraction(budget)
+    if kind == "size":
+        return Budget.parse([f"weight-bytes={int((4 + part * 4) * sum(one.weights for one in net.layers) / 8)}"])
+    return Budget.parse([f"bitops={int((16 + part * 48) * sum(one.macs for one in net.layers))}"])
+
+
+@pytest.mark.parametrize(("budget", "kind"), POLICIES)
+def test_published_policy_by_coupled_bits_and_tie_groups(arrays: dict[str, Any], budget: str, kind: str) -> None:
+    net = as_network(arrays, kind)
+    columns = (arrays[key] for key in ("trace_over_n", "perturbation_8bit_sq", "perturbation_4bit_sq"))
+    harms = [{8: trace * d8, 4: trace * d4} for trace, d8, d4 in zip(*columns, strict=True)]
+    layers = {
+        one.name: LayerScores(weight=harm, activation={8: 0.0, 4: 0.0})
+        for one, harm in zip(net.layers, harms, strict=True)
+    }
+    scores = Scores(fingerprint=net.fingerprint, method="HAWQ-V3", layers=layers, program=Program(coupled=True))
+    policy, found = allocate(net, scores, as_budget(net, budget, kind), pins={})
+    assert "".join(str(bits.weight_bits) for bits in policy.layers.values()) == arrays["policies"][budget][kind]
+    assert all(bits.weight_bits == bits.activation_bits for bits in policy.layers.values())
+    assert found.proven
+    if (budget, kind) in OBJECTIVES:
+        gain = found.objective - sum(harm[4] for harm in harms)
+        assert gain == pytest.approx(OBJECTIVES[budget, kind], abs=1e-6)

@@ -76,8 +76,13 @@ def _largest_uses(network: Network, groups: Sequence[Group], row: Row, macs: Mac
     return sorted(used, key=lambda use: -use[1])[:BLOCKERS]
 
 
-def jointly_infeasible(budget: Budget, rows: Sequence[Row], error: InfeasibleBudget) -> InfeasibleBudget:
-    """The solver's error in the user's words: limits that can be met one by one, but not together."""
+def jointly_infeasible(
+    budget: Budget, rows: Sequence[Row], error: InfeasibleBudget, *, ordered: bool = False
+) -> InfeasibleBudget:
+    """The solver's error in the user's words: limits that can be met one by one, but not together.
+
+    Where the layers are `ordered`, the order may be what keeps even one limit from being met.
+    """
     nearest: dict[str, float] = {}
     ways = []
     for limit in budget.limits:
@@ -89,9 +94,9 @@ def jointly_infeasible(budget: Budget, rows: Sequence[Row], error: InfeasibleBud
     if not ways:
         return error  # the search ended without a proof, and says so
     shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
-    text = (
-        f"{shown}: each limit can be met, but not all together. With the others as they are, {' or '.join(ways)} can."
-    )
+    together = "in the order of the layers that the scores ask for" if ordered else "all together"
+    others = "With the others as they are, " if len(budget.limits) > 1 else ""
+    text = f"{shown}: each limit can be met, but not {together}. {others}{' or '.join(ways)} can."
     return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
 
 
@@ -121,7 +126,7 @@ def notes(
         found.append("ties off: layers that read one tensor may have different activation bits")
     for name in layers:
         if name not in pins:
-            found += _left_out(name, options[name], scores)
+            found += (_left_out_coupled if options[name].coupled else _left_out)(name, options[name], scores)
     return found + uncounted_notes(network)
 
 
@@ -141,3 +146,15 @@ def _left_out(name: str, one: LayerOptions, scores: Scores) -> list[str]:
         for side, curve, kept in sides
         if (lost := [bits for bits in curve if bits not in dict(kept)])
     ]
+
+
+def _left_out_coupled(name: str, one: LayerOptions, scores: Scores) -> list[str]:
+    """Bits of one side alone, and options that the repair of the sum of both sides took away."""
+    table, kept = scores.layers[name], dict(one.weight)
+    both = set(table.weight) & set(table.activation)
+    single = sorted(set(table.weight) ^ set(table.activation))
+    lost = [bits for bits in table.weight if bits in both and bits not in kept]
+    found = [f"{name}: bits {', '.join(map(str, single))} left out, they are scored on one side only"] if single else []
+    if lost:
+        found.append(f"{name}: bits {', '.join(map(str, lost))} forbidden, they score better than more bits")
+    return found

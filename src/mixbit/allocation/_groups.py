@@ -3,7 +3,8 @@
 Layers that read one tensor form a group: tied, they share its activation bits; untied, they still share the cost of
 its buffer. The options of a group are the product of its layers' options, without those that another option beats or
 equals in score and in every limited cost. Such options are dropped while the product grows, layer by layer, so that a
-group of many layers stays small.
+group of many layers stays small. Where more than score and costs decides (an order of the layers, joint harms), every
+option stays.
 """
 
 from __future__ import annotations
@@ -24,18 +25,29 @@ __all__ = ["Group", "LayerOptions", "build_groups"]
 
 Ints: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
 Floats: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float64]]"
+# Options of one group that are kept without pruning: the product of many layers' options would fill the memory.
+_MOST_OPTIONS = 20_000
+
 Choice: TypeAlias = tuple[int, float]
 """Bits (float32: 32) and their harm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOptions:
-    """What one layer may choose from: harm of each side, alpha included, forbidden options left out."""
+    """What one layer may choose from: harm of each side, alpha included, forbidden options left out.
+
+    Where `coupled`, both sides have the same bits and are chosen together.
+    """
 
     layer: Layer
     weight: Sequence[Choice]
     activation: Sequence[Choice]
     pinned: bool = False
+    coupled: bool = False
+
+    def weights_at(self, activation_bits: int) -> list[Choice]:
+        """The weight choices that go with an activation choice."""
+        return [one for one in self.weight if not self.coupled or one[0] == activation_bits]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +87,7 @@ def build_groups(
     tied: bool,
     macs: Macs,
     limited: Iterable[str],
+    keep_all: bool = False,
 ) -> list[Group]:
     """All groups in execution order, pinned layers among them as layers with one option.
 
@@ -85,12 +98,14 @@ def build_groups(
             layers' harms at those bits.
         macs: how MACs are counted.
         limited: attributes of `Costs` that have a limit; options are compared in these alone.
+        keep_all: keep options that others beat in score and costs.
 
     Raises:
-        PolicyError: tied layers have no activation bits in common.
+        PolicyError: tied layers have no activation bits in common, or too many options are to be kept.
     """
     limited = set(limited)
     together = tied or "activation_bytes" in limited
+    compared = None if keep_all else limited
     tensors = {tensor.name: tensor for tensor in network.tensors}
     groups = []
     for names in network.ties() if together else [(layer.name,) for layer in network.layers]:
@@ -99,8 +114,8 @@ def build_groups(
         if len(members) == 1:
             groups.append(_alone(members[0], tensor, macs))
             continue
-        tables = _tied(members, macs, limited) if tied else _untied(members, macs, limited)
-        groups.append(_finish(members, tensor, tables, limited))
+        tables = _tied(members, macs, compared) if tied else _untied(members, macs, compared)
+        groups.append(_finish(members, tensor, tables, compared))
     return groups
 
 
@@ -111,15 +126,17 @@ def _alone(one: LayerOptions, tensor: Tensor | None, macs: Macs) -> Group:
         for side in (one.weight, one.activation)
     )
     weight, activation = np.repeat(w_bits, len(a_bits)), np.tile(a_bits, len(w_bits))
-    held = [0 if tensor is None else tensor_bytes(tensor, [_bits(width)]) for width, _ in one.activation]
+    kept = weight == activation if one.coupled else np.ones(len(weight), dtype=np.bool_)
+    weight, activation = weight[kept], activation[kept]
+    held = {width: 0 if tensor is None else tensor_bytes(tensor, [_bits(width)]) for width, _ in one.activation}
     return Group(
         layers=(one.layer.name,),
         tensor=one.layer.input_tensor,
         bits=np.stack([weight, activation], axis=1)[:, None, :],
-        score=(a_harm[None, :] + w_harm[:, None]).ravel(),
+        score=(a_harm[None, :] + w_harm[:, None]).ravel()[kept],
         bitops=layer_macs(one.layer, macs) * weight * activation,
         weight_bits=one.layer.weights * weight,
-        tensor_bytes=np.tile(np.array(held, dtype=np.int64), len(w_bits)),
+        tensor_bytes=np.array([held[width] for width in activation.tolist()], dtype=np.int64),
     )
 
 
@@ -140,7 +157,7 @@ Tables: TypeAlias = dict[frozenset[int], _Table]
 """Set of activation bits in use -> options: buffers cost the same within one set, so options are compared within it."""
 
 
-def _tied(members: Sequence[LayerOptions], macs: Macs, limited: set[str]) -> Tables:
+def _tied(members: Sequence[LayerOptions], macs: Macs, limited: set[str] | None) -> Tables:
     free = [one for one in members if not one.pinned]
     if len(free) < 2:
         return _untied(members, macs, limited)
@@ -159,14 +176,14 @@ def _tied(members: Sequence[LayerOptions], macs: Macs, limited: set[str]) -> Tab
     return tables
 
 
-def _untied(members: Sequence[LayerOptions], macs: Macs, limited: set[str]) -> Tables:
+def _untied(members: Sequence[LayerOptions], macs: Macs, limited: set[str] | None) -> Tables:
     return _merge(members, [one.activation for one in members], macs, limited)
 
 
 def _merge(
-    members: Sequence[LayerOptions], activations: Sequence[Sequence[Choice]], macs: Macs, limited: set[str]
+    members: Sequence[LayerOptions], activations: Sequence[Sequence[Choice]], macs: Macs, limited: set[str] | None
 ) -> Tables:
-    """Product of the members' options, pruned after each member."""
+    """Product of the members' options, pruned after each member (not where `limited` is None)."""
     empty = np.zeros(1, dtype=np.int64)
     tables: Tables = {frozenset(): _Table(np.zeros((1, 0, 2), dtype=np.int64), np.zeros(1), empty, empty)}
     for one, choices in zip(members, activations, strict=True):
@@ -174,15 +191,28 @@ def _merge(
         for used, table in tables.items():
             for choice in choices:
                 grown.setdefault(used | {choice[0]}, []).append(_cross(table, one, choice, macs))
+        if limited is None:
+            _check_size(grown, members)
         tables = {used: _prune_table(_stack(parts), limited) for used, parts in grown.items()}
     return tables
+
+
+def _check_size(grown: Mapping[frozenset[int], Sequence[_Table]], members: Sequence[LayerOptions]) -> None:
+    size = sum(len(part.score) for parts in grown.values() for part in parts)
+    if size > _MOST_OPTIONS:
+        names = [one.layer.name for one in members]
+        raise PolicyError(
+            f"The {len(names)} layers {', '.join(names[:3])}, ... are decided together and have over {size} options, "
+            "all of which their program keeps. Score fewer bits there, pin some of them, or allocate with ties off."
+        )
 
 
 def _cross(table: _Table, one: LayerOptions, activation: Choice, macs: Macs) -> _Table:
     """Every row of `table` with every weight choice of one more layer, at one activation choice."""
     layer, (a_bits, a_harm) = one.layer, activation
-    w_bits = np.array([bits for bits, _ in one.weight], dtype=np.int64)
-    harm = np.array([a_harm + harm for _, harm in one.weight])
+    choices = one.weights_at(a_bits)
+    w_bits = np.array([bits for bits, _ in choices], dtype=np.int64)
+    harm = np.array([a_harm + harm for _, harm in choices])
     rows, columns = np.divmod(np.arange(len(table.score) * len(w_bits)), len(w_bits))
     new = np.stack([w_bits, np.full_like(w_bits, a_bits)], axis=1)
     return _Table(
@@ -202,22 +232,23 @@ def _stack(parts: Sequence[_Table]) -> _Table:
     )
 
 
-def _prune_table(table: _Table, limited: set[str]) -> _Table:
-    return table.take(undominated(table.score, _limited_costs(table, limited)))
+def _prune_table(table: _Table, limited: set[str] | None) -> _Table:
+    return table if limited is None else table.take(undominated(table.score, _limited_costs(table, limited)))
 
 
 def _limited_costs(table: _Table, limited: set[str]) -> list[Ints]:
     return [costs for key, costs in (("bitops", table.bitops), ("weight_bits", table.weight_bits)) if key in limited]
 
 
-def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str]) -> Group:
+def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str] | None) -> Group:
     """Join the tables and prune across sets of activation bits."""
     table = _stack(list(tables.values()))
     sizes = [0 if tensor is None else tensor_bytes(tensor, [_bits(width) for width in used]) for used in tables]
     held = np.repeat(np.array(sizes, dtype=np.int64), [len(part.score) for part in tables.values()])
-    costs = _limited_costs(table, limited) + ([held] if "activation_bytes" in limited else [])
-    kept = undominated(table.score, costs)
-    table, held = table.take(kept), held[kept]
+    if limited is not None:
+        costs = _limited_costs(table, limited) + ([held] if "activation_bytes" in limited else [])
+        kept = undominated(table.score, costs)
+        table, held = table.take(kept), held[kept]
     return Group(
         layers=tuple(one.layer.name for one in members),
         tensor=members[0].layer.input_tensor,

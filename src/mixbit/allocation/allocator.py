@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mixbit.allocation._box import solve_box
 from mixbit.allocation._explain import infeasible, jointly_infeasible, notes
 from mixbit.allocation._groups import Group, LayerOptions, build_groups
+from mixbit.allocation._ordered import solve_ordered
+from mixbit.allocation._programs import chains, joint_harms, program_facts, program_notes
 from mixbit.allocation._rows import Row, build_rows
+from mixbit.allocation.quadratic import solve_pairs
 from mixbit.allocation.repair import RepairHow, repair_monotone
 from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs
+from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs, layer_macs
 from mixbit.cost._bits import width
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError, did_you_mean
-from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
+from mixbit.policy import LayerScores, Policy, Program, Scores, resolve_pins
 
 if TYPE_CHECKING:
     from mixbit.network import Layer, Network
@@ -33,12 +37,17 @@ def allocate(
     macs: Macs = "exact",
     repair: RepairHow = "forbid",
     solver: SolverName = "auto",
+    exact: bool = False,
 ) -> tuple[Policy, Allocation]:
     """The policy of least total harm that meets every limit of the budget, in exact integers.
 
     Minimises sum over free layers of activation[b_a] + alpha * weight[b_w] (LIMPQ's integer programme, for any number
     of limits). Bit options are those of the score table. Pinned layers have one option, add no harm, and are counted in
     every cost.
+
+    `scores.program` changes that (see `mixbit.policy.Program`): `coupled` gives weights and activation of a free layer
+    the same bits, tied layers all bits; `order` lets no free layer have fewer bits than one after it, solved exactly;
+    `box` rounds the solution in real bits down, as OMPQ; `pairs` adds joint harms, those with pinned layers too.
 
     Args:
         network: the captured network.
@@ -53,14 +62,17 @@ def allocate(
         macs: "exact", or "limpq" for the counting of LIMPQ's released code.
         repair: what happens to options that look better than one with more bits, for each layer's weights and
             activations by itself: "forbid" takes them away (as LIMPQ), "isotonic" smooths the curve, "none" keeps them.
-        solver: see `mixbit.allocation.solve`.
+            Coupled, it looks at the sum of both; a program with pairs skips it, since a single harm is not the whole.
+        solver: see `mixbit.allocation.solve`; a program with an order, a box or pairs has its own.
+        exact: prove the optimum of a program with pairs (small networks), where a local search is the default.
 
     Returns:
         The policy, and how the solver came to it (its groups are sets of layers that are decided together).
 
     Raises:
         InfeasibleBudget: no policy meets the budget; with the nearest feasible limits and the layers that block them.
-        PolicyError: the scores are of another model, leave a free layer out, or tied layers have no bits in common.
+        PolicyError: the scores are of another model, leave a free layer out, or do not fit their program; or tied
+            layers (coupled: both sides of a layer) have no bits in common.
         BudgetError: a pin is no layer of the network.
 
     One layer of 640 MACs; W4A4 would take 10.24k BitOps:
@@ -77,16 +89,26 @@ def allocate(
     pins = resolve_pins(network) if pins is None else _checked_pins(network, pins)
     scores.check(network)
     alpha = _checked_alpha(scores.alpha if alpha is None else alpha)
+    program = scores.program
+    repair = "none" if program.pairs else repair
     options = layer_options(network, scores, pins, alpha=alpha, repair=repair)
     limits = budget.resolve(network, pins, macs)
-    groups = build_groups(network, options, tied=ties, macs=macs, limited=limits)
+    keep_all = bool(program.order or program.box or program.pairs)
+    groups = build_groups(network, options, tied=ties, macs=macs, limited=limits, keep_all=keep_all)
     rows = build_rows(network, groups, limits)
     if any(row.least > row.limit for row in rows):
         raise infeasible(network, budget, groups, rows, pins, macs)
     try:
-        allocation = _solve(groups, rows, solver)
+        if program.box:
+            counts: dict[str, dict[str, int]] = {
+                "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
+                "weight_bits": {layer.name: layer.weights for layer in network.layers},
+            }
+            allocation = solve_box(groups, rows, counts, chains(groups, options, program.order))
+        else:
+            allocation = _solve(groups, rows, program, options, solver, exact=exact)
     except InfeasibleBudget as error:
-        raise jointly_infeasible(budget, rows, error) from error
+        raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
     layers = _chosen(network, groups, allocation)
     found = costs(network, layers, macs=macs)
     budget.check(found, limits)
@@ -104,8 +126,9 @@ def allocate(
             "ties": ties,
             "repair": repair,
             "slack": dict(budget.slack(found, limits)),
+            **program_facts(program),
         },
-        notes=notes(network, options, scores, groups, layers, ties=ties),
+        notes=notes(network, options, scores, groups, layers, ties=ties) + program_notes(scores, options, allocation),
     )
     return policy, allocation
 
@@ -142,10 +165,11 @@ def layer_options(
             f"There are no scores for {len(missing)} layers that are not pinned: {', '.join(missing[:5])}"
             f"{', ...' if len(missing) > 5 else ''}. Score them, or pin them."
         )
+    free = _coupled if scores.program.coupled else _free
     return {
         layer.name: _pinned(layer, pins[layer.name])
         if layer.name in pins
-        else _free(layer, scores.layers[layer.name], alpha, repair)
+        else free(layer, scores.layers[layer.name], alpha, repair)
         for layer in network.layers
     }
 
@@ -160,20 +184,47 @@ def _free(layer: Layer, table: LayerScores, alpha: float, repair: RepairHow) -> 
     return LayerOptions(layer=layer, weight=weight, activation=_repaired(table.activation, repair))
 
 
+def _coupled(layer: Layer, table: LayerScores, alpha: float, repair: RepairHow) -> LayerOptions:
+    """One decision for both sides: the bits that both offer, at the sum of their harms.
+
+    The sum stands on the side of the weights alone: a choice of equal bits never takes one side without the other.
+    """
+    curve = {bits: harm + alpha * table.weight[bits] for bits, harm in table.activation.items() if bits in table.weight}
+    if not curve:
+        raise PolicyError(
+            f"{layer.name}: weight and activation must have the same bits, but are scored at {sorted(table.weight)} "
+            f"and {sorted(table.activation)}. Score both sides at the same bits, or pin the layer."
+        )
+    weight = _repaired(curve, repair)
+    activation = [(bits, 0.0) for bits, _ in weight]
+    return LayerOptions(layer=layer, weight=weight, activation=activation, coupled=True)
+
+
 def _repaired(curve: Mapping[int, float], repair: RepairHow) -> list[tuple[int, float]]:
     """The curve after repair, without forbidden options."""
     harms = repair_monotone(list(curve), list(curve.values()), repair)
     return [(bits, float(harm)) for bits, harm in zip(curve, harms, strict=True) if math.isfinite(harm)]
 
 
-def _solve(groups: Sequence[Group], rows: Sequence[Row], solver: SolverName) -> Allocation:
-    return solve(
-        [group.score for group in groups],
-        {row.name: row.costs for row in rows},
-        {row.name: row.limit for row in rows},
-        names=[group.name for group in groups],
-        solver=solver,
-    )
+def _solve(
+    groups: Sequence[Group],
+    rows: Sequence[Row],
+    program: Program,
+    options: Mapping[str, LayerOptions],
+    solver: SolverName,
+    *,
+    exact: bool,
+) -> Allocation:
+    """By the solver that the program asks for."""
+    costs = {row.name: row.costs for row in rows}
+    limits = {row.name: row.limit for row in rows}
+    names, scores = [group.name for group in groups], [group.score for group in groups]
+    if program.pairs:
+        own, joint = joint_harms(groups, program.pairs)
+        return solve_pairs(own, joint, costs, limits, names=names, exact=exact)
+    if program.order:
+        return solve_ordered(scores, costs, limits, chains(groups, options, program.order), names=names)
+    return solve(scores, costs, limits, names=names, solver=solver)
 
 
 def _chosen(network: Network, groups: Sequence[Group], allocation: Allocation) -> dict[str, LayerBits]:

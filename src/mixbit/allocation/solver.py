@@ -49,7 +49,8 @@ class Allocation:
     used: dict[str, int]
     """Limit name -> use, exact."""
     solver: str
-    """Who found it: "argmin" (no limit binds), "dp", "milp" or "relax"."""
+    """Who found it: "argmin" (no limit binds), "dp", "milp" or "relax"; with joint harms "local" or "branch-and-bound";
+    "box" for bits rounded down."""
     proven: bool
     """Whether no feasible choice is better."""
     seconds: float

@@ -1,9 +1,26 @@
 """Policies and scores: bits of every layer, and the harm of each choice, as files that a person can read and edit."""
 
 from mixbit.cost import LayerBits, Pins
+from mixbit.policy._agreement import PolicyDistance, policy_distance, rank_correlation
 from mixbit.policy._pins import resolve_pins
 from mixbit.policy._policy import Policy
 from mixbit.policy._program import Pairs, Program, Side
 from mixbit.policy._scores import LayerScores, Scores
+from mixbit.policy._transfer import transfer_policy, transfer_scores
 
-__all__ = ["LayerBits", "LayerScores", "Pairs", "Pins", "Policy", "Program", "Scores", "Side", "resolve_pins"]
+__all__ = [
+    "LayerBits",
+    "LayerScores",
+    "Pairs",
+    "Pins",
+    "Policy",
+    "PolicyDistance",
+    "Program",
+    "Scores",
+    "Side",
+    "policy_distance",
+    "rank_correlation",
+    "resolve_pins",
+    "transfer_policy",
+    "transfer_scores",
+]

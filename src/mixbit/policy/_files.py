@@ -54,7 +54,7 @@ def read_document(path: str | os.PathLike[str], model: type[Model], *, format: s
 
 
 def check_header(found_format: object, found_version: object, *, format: str, version: int, where: str) -> None:  # noqa: A002
-    """Raise `PolicyError` unless format and version are ones that this mixbit reads."""
+    """Raise `PolicyError` unless the format is right and the version is from 1 to `version`."""
     if not isinstance(found_format, str) or found_format != format:
         raise PolicyError(
             f"{where!r} has format {_short(found_format)}, wanted {format!r}. A mixbit-policy file is read by "
@@ -66,8 +66,9 @@ def check_header(found_format: object, found_version: object, *, format: str, ve
             f"{where!r} is version {_short(found_version)} of {format}; this mixbit reads up to {version}. "
             "It was written by a newer mixbit: upgrade mixbit, or save the file again with this one."
         )
-    if not whole or found_version != version:
-        raise PolicyError(f"{where!r} has version {_short(found_version)} of {format}. Legal: {version}.")
+    if not (whole and isinstance(found_version, int) and found_version >= 1):
+        legal = "1" if version == 1 else f"1 to {version}"
+        raise PolicyError(f"{where!r} has version {_short(found_version)} of {format}. Legal: {legal}.")
 
 
 def _refuse_not_finite(content: object, where: str) -> None:
@@ -91,19 +92,14 @@ def _finding(error: ErrorDetails, model: type[Document]) -> str:
     """One finding: where, what was received, what is legal."""
     place = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
-        legal = list(model.model_fields) if len(place) == 1 else list(model.ENTRY)
+        legal = model.keys(place)
         return f"{_path(place)} is an unknown key.{did_you_mean(place[-1], legal)} Legal: {', '.join(legal)}"
     received = "is missing" if error["type"] == "missing" else f"is {_short(error['input'])}"
-    return f"{_path(place[: _depth(place)])} {received}. Legal: {model.legal(place)}"
+    return f"{_path(place[: model.depth(place)])} {received}. Legal: {model.legal(place)}"
 
 
 def _path(place: list[str]) -> str:
     return " > ".join(repr(part[:80]) for part in place)
-
-
-def _depth(place: list[str]) -> int:
-    """How much of a location is in the file; the rest are names of a union's members or of a key."""
-    return 4 if place[0] == "layers" else 2
 
 
 def _short(value: Any) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from mixbit.cost import LayerBits
+import numpy as np
+import numpy.typing as npt
+
+from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
 from mixbit.errors import PolicyError
 
 __all__ = ["Pairs", "Program", "Side"]
 
 Side = Literal["weight", "activation"]
+
+# Largest difference of two entries that mirror each other, relative to the largest entry.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,10 @@ class Pairs:
         matrix: symmetric, one row a variable. The joint harm of a policy is the sum of `matrix[i][j]` over all pairs
             i < j that it chooses. Entries between two bit-widths of one layer and side never count, but a solver may
             use them to keep the form convex. The diagonal is zero: harms of single choices are in the score table.
+
+    Raises:
+        PolicyError: a variable is malformed or there twice; or the matrix is not square, not finite, not symmetric to
+            within rounding, or has a diagonal.
     """
 
     variables: tuple[tuple[str, Side, int], ...]
@@ -31,8 +42,14 @@ class Pairs:
         size = len(self.variables)
         if len(self.matrix) != size or any(len(row) != size for row in self.matrix):
             raise PolicyError(f"pairs: the matrix is not {size} x {size}, as its {size} variables ask.")
+        for variable in self.variables:
+            _check_variable(variable)
+        if len(set(self.variables)) != size:
+            twice = next(one for one in self.variables if self.variables.count(one) > 1)
+            raise PolicyError(f"pairs: the variable {twice} occurs more than once. Keep one.")
+        _check_matrix(np.array(self.matrix, dtype=np.float64).reshape(size, size), self.variables)
 
-    def harm(self, layers: dict[str, LayerBits]) -> float:
+    def harm(self, layers: Mapping[str, LayerBits]) -> float:
         """Joint harm of a policy.
 
         >>> two = (("a", "weight", 2), ("b", "weight", 2))
@@ -56,10 +73,48 @@ class Program:
         coupled: weight and activation of a layer take the same bits, one decision a layer (pinned layers aside).
         order: layers by falling importance: none may get fewer bits than one after it (isotonic). Empty: no such rule.
         box: solve with bits relaxed to real numbers and round down, as OMPQ does; the harms must be linear in the bits.
-        pairs: joint harm of two choices.
+        pairs: joint harm of two choices. Goes with `coupled` alone.
+
+    Raises:
+        PolicyError: a layer is in the order twice, or the parts do not go together.
     """
 
     coupled: bool = False
     order: tuple[str, ...] = ()
     box: bool = False
     pairs: Pairs | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.order)) != len(self.order):
+            twice = next(name for name in self.order if self.order.count(name) > 1)
+            raise PolicyError(f"order: the layer {twice!r} occurs more than once. Keep one.")
+        if self.pairs and (self.order or self.box):
+            rule = "order" if self.order else "box"
+            raise PolicyError(f"A program has both pairs and {rule}; no solver takes both. Legal: pairs with coupled.")
+
+
+def _check_variable(variable: tuple[str, Side, int]) -> None:
+    layer, side, bits = variable
+    if side not in get_args(Side):
+        raise PolicyError(f"pairs: {layer!r} has the side {side!r}. Legal: {', '.join(get_args(Side))}.")
+    LayerBits(bits, None)
+    if bits is None:
+        raise PolicyError(f"pairs: {layer!r} has the bits None. Legal: {MIN_BITS} to {MAX_BITS}.")
+
+
+def _check_matrix(matrix: npt.NDArray[np.float64], variables: Sequence[tuple[str, Side, int]]) -> None:
+    if not np.isfinite(matrix).all():
+        at = variables[int((~np.isfinite(matrix)).any(axis=1).argmax())]
+        raise PolicyError(f"pairs: the row of {at} holds a number that is not finite.")
+    if matrix.diagonal().any():
+        at = variables[int(matrix.diagonal().astype(bool).argmax())]
+        raise PolicyError(
+            f"pairs: the diagonal at {at} is not zero. The harm of a single choice belongs into the score table."
+        )
+    apart = np.abs(matrix - matrix.T)
+    if apart.max(initial=0.0) > _ROUNDING * np.abs(matrix).max(initial=0.0):
+        one, other = divmod(int(apart.argmax()), len(variables))
+        raise PolicyError(
+            f"pairs: the matrix is not symmetric: {variables[one]} with {variables[other]} is {matrix[one, other]:g}, "
+            f"and the other way round {matrix[other, one]:g}. Use the mean of the two."
+        )

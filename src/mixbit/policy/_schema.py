@@ -22,7 +22,7 @@ class _Strict(BaseModel):
 
 
 LEGAL = {
-    "version": "1",
+    "version": "a version that this mixbit reads",
     "fingerprint": "'sha256:' and 16 hex digits; `Policy.uniform(network, 8, 8).save(path)` writes a file to edit",
     "layers": "an object with an entry for every layer",
     "method": "a text",
@@ -39,6 +39,16 @@ LEGAL = {
 }
 """What a value may be, in words: top-level keys, and keys of a layer's entry."""
 
+LEGAL_PROGRAM = {
+    "coupled": "true or false",
+    "order": "a list of layer names",
+    "box": "true or false",
+    "pairs": "an object with variables and matrix, or null",
+    "variables": f'a list of [layer, "weight" or "activation", bits {MIN_BITS} to {MAX_BITS}]',
+    "matrix": "a list of rows of finite numbers, one row and one column a variable",
+}
+"""The same for the keys of `program` and of its `pairs`."""
+
 
 class Document(_Strict):
     """What both kinds of file share."""
@@ -52,6 +62,16 @@ class Document(_Strict):
         if place[0] != "layers" or len(place) == 1:
             return LEGAL.get(place[0], "an object of JSON values")
         return LEGAL[place[2]] if len(place) > 2 else f"an object with {' and '.join(cls.ENTRY)}"
+
+    @classmethod
+    def keys(cls, place: list[str]) -> list[str]:
+        """The keys that an object may have in which `place` is an unknown one."""
+        return list(cls.model_fields) if len(place) == 1 else list(cls.ENTRY)
+
+    @classmethod
+    def depth(cls, place: list[str]) -> int:
+        """How much of a location is in the file; the rest are names of a union's members or of a key."""
+        return 4 if place[0] == "layers" else 2
 
 
 class _LayerBits(_Strict):
@@ -82,16 +102,50 @@ class _LayerScores(_Strict):
     activation: Curve
 
 
+class _Pairs(_Strict):
+    # JSON has lists alone: the tuple of a variable must take one, but its members stay strict.
+    variables: list[Annotated[tuple[str, Literal["weight", "activation"], Bits], Field(strict=False)]]
+    matrix: list[list[float]]
+
+
+class _Program(_Strict):
+    coupled: bool = False
+    order: list[str] = []
+    box: bool = False
+    pairs: _Pairs | None = None
+
+
 class ScoresFile(Document):
-    """A mixbit-scores document, version 1."""
+    """A mixbit-scores document: version 1, or version 2 with a `program`."""
 
     ENTRY = ("weight", "activation")
 
     format: Literal["mixbit-scores"]
-    version: Literal[1]
+    version: Literal[1, 2]
     fingerprint: Fingerprint
     method: str
     seed: Seed | None = None
     alpha: Annotated[float, Field(ge=0)] = 1.0
     layers: Annotated[dict[str, _LayerScores], Field(min_length=1)]
     settings: dict[str, JsonValue] = {}
+    program: _Program = _Program()
+
+    @classmethod
+    def legal(cls, place: list[str]) -> str:
+        """As for every document, and what the parts of a program may be."""
+        known = [LEGAL_PROGRAM[key] for key in place[1:3] if key in LEGAL_PROGRAM]
+        if place[0] != "program":
+            return super().legal(place)
+        return known[-1] if known else f"an object with some of {', '.join(_Program.model_fields)}"
+
+    @classmethod
+    def keys(cls, place: list[str]) -> list[str]:
+        """As for every document, and the keys of a program and of its pairs."""
+        if place[0] != "program" or len(place) == 1:
+            return super().keys(place)
+        return list((_Program if len(place) == 2 else _Pairs).model_fields)
+
+    @classmethod
+    def depth(cls, place: list[str]) -> int:
+        """As for every document; a program is the file's down to one entry of a matrix."""
+        return 5 if place[0] == "program" else super().depth(place)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mixbit import _io
 from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
 from mixbit.policy._policy import check_fingerprint
-from mixbit.policy._program import Program
+from mixbit.policy._program import Pairs, Program
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -50,7 +50,8 @@ class Scores:
     """
 
     FORMAT: ClassVar[str] = "mixbit-scores"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    """The newest that is read. A file without a program is written as version 1, which older mixbits read."""
 
     fingerprint: str
     """`Network.fingerprint` of the network that was measured."""
@@ -69,9 +70,10 @@ class Scores:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise PolicyError(f"alpha {self.alpha!r} is not legal. Legal: a finite number from 0 up.")
+        _check_program(self.program, self.layers)
 
     def harm(self, layer: str, bits: LayerBits, *, alpha: float | None = None) -> float:
-        """Harm of giving `layer` these bits; a side in float32 does none.
+        """Harm of giving `layer` these bits, by itself; a side in float32 does none.
 
         Raises:
             PolicyError: the layer or the bits are not in the table.
@@ -83,14 +85,36 @@ class Scores:
         activation = _at(found.activation, bits.activation_bits, f"{layer!r}, activation")
         return activation + (self.alpha if alpha is None else alpha) * weight
 
+    def total(self, layers: Mapping[str, LayerBits]) -> float:
+        """Harm of a policy: the sum over the layers that have scores, and the joint harm of `program.pairs`.
+
+        Args:
+            layers: layer name -> bits; layers without scores (pinned ones) count for nothing by themselves.
+
+        Raises:
+            PolicyError: a scored layer has bits that are not in the table.
+
+        >>> pairs = Pairs((("a", "weight", 2), ("b", "weight", 2)), ((0.0, 0.25), (0.25, 0.0)))
+        >>> curve = LayerScores(weight={4: 0.0, 2: 1.0}, activation={8: 0.0})
+        >>> table = Scores(fingerprint="sha256:0123456789abcdef", method="by hand",
+        ...     layers={"a": curve, "b": curve}, program=Program(pairs=pairs))
+        >>> table.total({"a": LayerBits(2, 8), "b": LayerBits(2, 8), "pinned": LayerBits(8, 8)})       # 1 + 1 + 0.25
+        2.25
+        """
+        alone = math.fsum(self.harm(name, bits) for name, bits in layers.items() if name in self.layers)
+        return alone + (self.program.pairs.harm(layers) if self.program.pairs else 0.0)
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scores as JSON, atomically."""
+        """Write the scores as JSON, atomically; version 1 where there is no program, else version 2."""
         layers = {
             name: {"weight": _to_file(found.weight), "activation": _to_file(found.activation)}
             for name, found in self.layers.items()
         }
-        head = ("format", "version", "fingerprint", "method", "seed", "alpha", "settings")
-        _io.write_json(path, {**{key: getattr(self, key) for key in head}, "layers": layers})
+        plain = self.program == Program()
+        content = {"format": self.format, "version": 1 if plain else self.VERSION}
+        content |= {key: getattr(self, key) for key in ("fingerprint", "method", "seed", "alpha", "settings")}
+        program = {} if plain else {"program": asdict(self.program)}
+        _io.write_json(path, {**content, "layers": layers, **program})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -98,16 +122,22 @@ class Scores:
 
         Raises:
             PolicyError: the file is missing, malformed, of another format, newer than this mixbit, or holds illegal
-                bits or a number that is not finite.
+                bits, a number that is not finite, or a program that does not fit its table.
         """
         from mixbit.policy._schema import ScoresFile
 
         found = read_document(path, ScoresFile, format=cls.FORMAT, version=cls.VERSION)
-        content = {key: getattr(found, key) for key in ScoresFile.model_fields}
+        if found.version == 1 and "program" in found.model_fields_set:
+            raise PolicyError(f"{str(path)!r} is version 1 but has a 'program'. Legal: version 2.")
+        # In memory a table is of the newest version; the file's own says only whether there is a program.
+        content = {key: getattr(found, key) for key in ScoresFile.model_fields if key != "version"}
         layers = {
             name: LayerScores(_from_file(one.weight), _from_file(one.activation)) for name, one in found.layers.items()
         }
-        return cls(**{**content, "layers": layers})
+        try:
+            return cls(**{**content, "layers": layers, "program": _program(found.program.model_dump())})
+        except PolicyError as cause:
+            raise PolicyError(f"{str(path)!r} is not a valid file: {cause}") from cause
 
     def check(self, network: Network) -> None:
         """Make sure that the table is one of `network`; it may leave layers out (pinned ones need no scores).
@@ -133,6 +163,25 @@ def _check_curve(curve: Mapping[int, float], kind: str) -> None:
             raise PolicyError(
                 f"The {kind} score at {bits!r} bits is {harm!r}. Legal: bits {MIN_BITS} to {MAX_BITS}, finite harm."
             )
+
+
+def _check_program(program: Program, layers: Mapping[str, LayerScores]) -> None:
+    """A program may speak only of what the table holds."""
+    for name in program.order:
+        if name not in layers:
+            raise PolicyError(f"order: there are no scores for the layer {name!r}.{did_you_mean(name, layers)}")
+    for name, side, bits in program.pairs.variables if program.pairs else ():
+        if name not in layers:
+            raise PolicyError(f"pairs: there are no scores for the layer {name!r}.{did_you_mean(name, layers)}")
+        legal = sorted(getattr(layers[name], side))
+        if bits not in legal:
+            raise PolicyError(f"pairs: there is no {side} score for {name!r} at {bits} bits. Legal: {legal}.")
+
+
+def _program(content: dict[str, Any]) -> Program:
+    pairs = content["pairs"]
+    found = Pairs(tuple(map(tuple, pairs["variables"])), tuple(map(tuple, pairs["matrix"]))) if pairs else None
+    return Program(coupled=content["coupled"], order=tuple(content["order"]), box=content["box"], pairs=found)
 
 
 def _at(curve: Mapping[int, float], bits: int | None, place: str) -> float:

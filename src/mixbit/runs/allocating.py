@@ -43,6 +43,7 @@ def allocate(
     alpha: float | None = None,
     macs: Macs = "exact",
     repair: RepairHow = "forbid",
+    exact: bool = False,
 ) -> Allocated:
     """Solve for the bits and write the policy.
 
@@ -52,14 +53,14 @@ def allocate(
         out: the policy file.
         pins: layer name or `re:` pattern -> bits.
         first_last: bits of the first and the last layer, or None to search them too.
-        ties, alpha, macs, repair: see `mixbit.allocation.allocate`.
+        ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`.
     """
     folder = source if source.is_dir() else source.parent
     scores = Scores.load(folder / _folder.SCORES if source.is_dir() else source)
-    network = _network(folder)
+    network = read_network(folder)
     parsed, resolved = Budget.parse(budget), resolve_pins(network, pins, first_last)
     policy, allocation = choose(
-        network, scores, parsed, pins=resolved, ties=ties, alpha=alpha, macs=macs, repair=repair
+        network, scores, parsed, pins=resolved, ties=ties, alpha=alpha, macs=macs, repair=repair, exact=exact
     )
     policy.save(out)
     return Allocated(
@@ -73,7 +74,8 @@ def allocate(
     )
 
 
-def _network(folder: Path) -> Network:
+def read_network(folder: Path) -> Network:
+    """The network that a search wrote beside its scores."""
     path = folder / _folder.NETWORK
     if not path.is_file():
         raise MixbitError(
