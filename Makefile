@@ -1,5 +1,5 @@
 # One line each for a newcomer; CI calls the same targets (.ci/run). Needs Python >= 3.11 and make.
-# A C compiler is optional: without one the quantizers use their PyTorch implementation.
+# A C compiler is optional: without one mixbit uses its PyTorch and Python implementations, which are slower.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,11 +12,11 @@ WORKERS ?= 2
 export NO_MKDOCS_2_WARNING := 1
 
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
-INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/quantizers/_kernels.c)
+INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/*/_*.c)
 
-QUICK_BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/tables.py benchmarks/cifar10_resnet20.py,$(wildcard benchmarks/*.py))
+QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/tables.py benchmarks/cifar10_resnet20.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test check pytest bench bench-cifar10 docs docs-serve format clean distclean
+.PHONY: help demo test check pytest bench bench-cifar10 bench-arena bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +63,24 @@ bench: .venv/.dev  ## the measured claims, minutes; writes benchmarks/results/*.
 	$(BIN)/python -m pytest -m bench -q tests
 	set -e; for script in $(QUICK_BENCHMARKS); do echo "$$script"; $(BIN)/python $$script; done
 
+bench-arena: .venv/.dev  ## all methods side by side on ResNet-20 and CIFAR-10, hours on a CPU; needs MIXBIT_DATA
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/arena.py --threads 1
+
 bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CPU; needs MIXBIT_DATA
 	$(BIN)/python benchmarks/cifar10_resnet20.py
+
+# Other toolkits have an environment of their own: their pins contradict ours. torchvision's wheel asks for CUDA, so it
+# comes without what it asks for.
+.venv-peers/.ok: .venv/.ok pyproject.toml benchmarks/peers/constraints.txt
+	test -x .venv-peers/bin/python || $(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -c benchmarks/peers/constraints.txt -e '.[peers]'
+	.venv-peers/bin/python -m pip install --quiet -c benchmarks/peers/constraints.txt --no-deps torchvision
+	@touch $@
+
+bench-peers: .venv-peers/.ok  ## other toolkits on the same ResNet-20, data and budget, an hour; needs MIXBIT_DATA
+	set -e; export OMP_NUM_THREADS=1; for script in mct modelopt_search mixbit_search qat_step; do \
+	  .venv-peers/bin/python benchmarks/peers/$$script.py; \
+	done
 
 docs: .venv/.dev  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
@@ -76,6 +92,6 @@ clean:  ## caches and builds
 	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name '__pycache__' -type d -prune -exec rm -rf {} +
 
-distclean: clean  ## and the environment
-	rm -rf .venv
-	rm -f src/mixbit/quantizers/_kernels*.so
+distclean: clean  ## and the environments
+	rm -rf .venv .venv-peers
+	rm -f src/mixbit/quantizers/_kernels*.so src/mixbit/topology/_births*.so

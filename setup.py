@@ -1,8 +1,8 @@
-"""The one thing that pyproject.toml cannot say: an optional C file, compiled where there is a compiler.
+"""The one thing that pyproject.toml cannot say: optional C files, compiled where there is a compiler.
 
-It is plain C, loaded with ctypes, and includes no header of Python or torch. It is not linked against an OpenMP
+They are plain C, loaded with ctypes, and include no header of Python or torch. They are not linked against an OpenMP
 runtime: the symbols come from the one that torch has loaded, so that a process never holds two thread pools.
-Where the compilation fails, the install goes on and mixbit uses its PyTorch implementation.
+Where the compilation fails, the install goes on and mixbit uses its PyTorch and Python implementations.
 """
 
 import sys
@@ -13,11 +13,16 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []  # elsewhere the pragmas are ignored: one thread
 
-kernels = Extension(
-    "mixbit.quantizers._kernels",
-    sources=["src/mixbit/quantizers/_kernels.c"],
-    extra_compile_args=FLAGS + OPENMP,
-    optional=True,
-)
+FILES = ["mixbit.quantizers._kernels", "mixbit.topology._births"]
 
-setup(ext_modules=[] if sys.platform == "win32" else [kernels])
+libraries = [
+    Extension(
+        name,
+        sources=[f"src/{name.replace('.', '/')}.c"],
+        extra_compile_args=FLAGS + OPENMP,
+        optional=True,
+    )
+    for name in FILES
+]
+
+setup(ext_modules=[] if sys.platform == "win32" else libraries)

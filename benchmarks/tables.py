@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -117,7 +118,134 @@ def capture() -> str:
     return markdown(("network", ">layers", ">MACs", ">capture"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"cifar10": cifar10, "allocation": allocation, "qat": qat, "capture": capture}
+def arena() -> str:
+    """Every method at every budget: accuracy, costs, and what its search took."""
+    if not (RESULTS / "arena.json").exists():
+        return "Not run yet.\n"
+    found = result("arena")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        groups.setdefault((row["budget"], row["name"]), []).append(row)
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0], -_mean(_values(group[1]))))
+    rows = [_arena_row(found["efforts"].get(name, {}), runs) for (_, name), runs in ordered]
+    columns = ("budget", "method", ">accuracy", ">calibrated", ">BitOps", ">weight kB")
+    efforts = (">search CPU", ">images", ">forward", ">backward")
+    return markdown((*columns, *efforts), rows) + "\n" + "  \n".join(_arena_notes(found, groups)) + "\n"
+
+
+def _values(runs: list[dict[str, Any]]) -> list[float]:
+    """Accuracies of the seeds, in percent: after fine-tuning, or where there was none, after calibration."""
+    for key in ("tuned", "calibrated"):
+        values = [100 * run[key] for run in runs if run[key] is not None]
+        if values:
+            return values
+    return []
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else 0.0
+
+
+def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    values, costs = _values(runs), next((run["costs"] for run in runs if run["costs"]), None)
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    calibrated = [100 * run["calibrated"] for run in runs if run["calibrated"] is not None]
+    passes = (effort.get(key) for key in ("images", "forward_images", "backward_images"))
+    cpu = effort.get("cpu_seconds")
+    return (
+        runs[0]["budget"],
+        runs[0]["name"] + (" (other toolkit)" if runs[0]["outside"] else ""),
+        f"{_mean(values):.2f}{spread} %" if values else "-",
+        f"{_mean(calibrated):.2f} %" if calibrated else "-",
+        f"{costs['bitops'] / 1e6:.1f} M" if costs else "-",
+        f"{costs['weight_bits'] / 8e3:.1f}" if costs else "-",
+        "-" if cpu is None else f"{cpu:.2f} s" if cpu < 10 else f"{cpu:.0f} s",
+        *("-" if value is None else f"{value:,.0f}" for value in passes),
+    )
+
+
+def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[str]:
+    seeds = ", ".join(map(str, found["seed"]))
+    yield (
+        f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']}; "
+        f"seeds: {seeds}; ± is the sample standard deviation over them."
+    )
+    fewer = sum(1 for runs in groups.values() if len(runs) < len(found["seed"]))
+    if fewer:
+        yield f"{fewer} of {len(groups)} rows have fewer seeds so far."
+    if found["interrupted"]:
+        yield f"Searches that were killed and continued, so their effort is too low: {', '.join(found['interrupted'])}."
+    yield from _same_bits(groups)
+    for (budget, name), runs in sorted(groups.items()):
+        if runs[0]["reason"]:
+            yield f"{name} within {budget}: {runs[0]['reason']}"
+
+
+def _same_bits(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[str]:
+    names: dict[tuple[str, str], list[str]] = {}
+    for (budget, name), runs in sorted(groups.items()):
+        if runs[0]["bits"]:
+            names.setdefault((budget, json.dumps(runs[0]["bits"])), []).append(name)
+    for (budget, _), same in names.items():
+        if len(same) > 1:
+            yield f"Same bits within {budget}, and so one result: {', '.join(same)}."
+
+
+def peers_search() -> str:
+    """CPU time of our searches beside another toolkit's, taken in turns in one run."""
+    if not (RESULTS / "peers_search.json").exists():
+        return "Not run yet.\n"
+    found = result("peers_search")
+    rows = []
+    for row in found["rows"]:
+        label = f"MCT {found['versions']['model-compression-toolkit']}" if row["name"] == "mct" else row["name"]
+        if "failure" in row:
+            rows.append((label, row["cost"], row["failure"], "-", "-", "-"))
+            continue
+        ratios = (f"{row[key]:.3f}" for key in ("ratio", "ratio_to_search_alone"))
+        rows.append((label, row["cost"], f"{row['cpu_seconds']:.2f} s", *ratios, f"{row['costs']['weight_bytes']:,}"))
+    columns = ("search", "needs", ">CPU time", ">of MCT's call", ">of its search alone", ">weight bytes")
+    limit = f"Least of {found['rounds']} rounds, one thread; at most {found['limit_bytes']:,.0f} weight bytes.\n"
+    return markdown(columns, rows) + "\n" + limit
+
+
+def peers_qat_step() -> str:
+    """CPU time of a QAT step in other toolkits over that of the float step in the same run."""
+    if not (RESULTS / "peers_qat_step.json").exists():
+        return "Not run yet.\n"
+    found = result("peers_qat_step")
+    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio']:.2f}") for name, row in found["steps"].items()]
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    note = f"Batch {found['batch']}, {found['rounds']} rounds, one thread; {versions}.\n"
+    return markdown(("step", ">CPU time", ">ratio"), rows) + "\n" + note
+
+
+def peers_solver() -> str:
+    """ModelOpt's score tables, solved by its own solver and by ours."""
+    path = ROOT / "benchmarks" / "peers" / "results" / "modelopt.json"
+    if not path.exists():
+        return "Not run yet.\n"
+    rows = []
+    for table in json.loads(path.read_text())["tables"]:
+        for row in table["budgets"]:
+            theirs, ours = row["modelopt"], row["mixbit"]
+            excess = f"{100 * (theirs['objective'] / ours['objective'] - 1):.2g} %" if theirs else "-"
+            solved = f"{theirs['bits']:.3f}" if theirs else "none found"
+            rows.append((table["batch"], f"{row['asked']:.1f}", solved, f"{ours['bits']:.3f}", excess))
+    columns = (">images a batch", ">bits asked for", ">ModelOpt's solver", ">mixbit's", ">too much harm")
+    return markdown(columns, rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cifar10": cifar10,
+    "arena": arena,
+    "allocation": allocation,
+    "qat": qat,
+    "capture": capture,
+    "peers_search": peers_search,
+    "peers_qat_step": peers_qat_step,
+    "peers_solver": peers_solver,
+}
 
 
 def filled(text: str) -> str:

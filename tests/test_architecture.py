@@ -134,9 +134,9 @@ def test_no_module_imports_the_public_face() -> None:
     assert [source for source, target in all_edges() if target == "mixbit"] == []
 
 
-@pytest.mark.parametrize("name", ["models", "data", "quantizers"])
+@pytest.mark.parametrize("name", ["models", "data", "quantizers", "topology"])
 def test_rooms_that_know_of_nothing_else(name: str) -> None:
-    """Models, data and quantizers are of use without the rest: they import the ground floor alone."""
+    """Models, data, quantizers and topology are of use without the rest: they import the ground floor alone."""
     edges = [(source, target) for source, target in all_edges() if room(source) == name]
     assert [edge for edge in edges if room(edge[1]) not in {name, *BASE}] == []
 

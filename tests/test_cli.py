@@ -103,7 +103,37 @@ def test_evaluate_takes_a_model_too(float_run: Path, capsys: pytest.CaptureFixtu
     assert re.findall(r"[\d.]+ %", from_model) == re.findall(r"[\d.]+ %", run(capsys, "evaluate", float_run))
 
 
+@pytest.mark.slow
+def test_transfer_to_another_network_of_the_same_architecture(
+    float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target is the same network with its first random weights, on another split."""
+    weights, source = float_run / "model.safetensors", tmp_path / "search"
+    run(capsys, "search", "limpq-init", "digits-resnet", "--data", "digits", "--weights", weights, "--run", source)
+    words = ["transfer", source, "digits-resnet", "--data", "digits?seed=1", "--budget", "bitops=3x3"]
+    found = run(capsys, *words, "--run", tmp_path / "transfer")
+    assert "Transfer of limpq-init" in found and "regret" in found and "Note: no --weights" in found
+    assert re.search(r"^transferred +\d+\.\d\d %", found, re.MULTILINE) and re.search(r"^own +\d", found, re.MULTILINE)
+    assert all(path.is_file() for path in written(found))
+    policy = next_command(found)
+    assert policy[0] == "train" and Path(policy[policy.index("--policy") + 1]).is_file()
+    assert "left out" in run(capsys, *words, "--no-own", "--run", tmp_path / "alone")
+
+
 # ----------------------------------------------------------------------------------------------- single commands
+
+
+def test_compare_puts_methods_side_by_side(float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "digits-resnet", "--data", "digits", "--weights", float_run / "model.safetensors"]
+    limits = ["--budget", "bitops=3x3", "--budget", "weight-bytes=8x,bitops=5x5", "--epochs", "0", "--seeds", "0,1"]
+    found = run(capsys, *words, *limits, "--methods", "limpq-init?bits=[4,3,2],random?seed=1", "--run", tmp_path / "c")
+    assert found.count("seed 1: calibrated") == 6  # uniform took part unasked
+    for title in ("Within bitops=3x3", "Within weight-bytes=8x,bitops=5x5"):
+        assert title in found
+    assert {path.name for path in written(found)} >= {"compare.json", "compare.csv"}
+    assert all(path.is_file() for path in written(found))
+    allocated = run(capsys, *next_command(found))
+    assert written(allocated)[0].is_file()
 
 
 def test_inspect_writes_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +199,29 @@ def test_every_command_argument_and_option_is_explained() -> None:
         (["train", "digits-resnet", "--data", "digits", "--policy", "no.json", "--run", "x"], "no.json"),
         (["train", "digits-resnet", "--data", "digits", "--run", "x", "--set", "epoch=1"], "epochs"),
         (["evaluate", "digits-resnet"], "--data"),
+        (
+            [
+                "compare",
+                "digits-resnet",
+                "--data",
+                "digits",
+                "--run",
+                "x",
+                "--budget",
+                "bitops=3x3",
+                "--methods",
+                "limpq-int",
+            ],
+            "Did you mean 'limpq-init'",
+        ),
+        (
+            ["compare", "m", "--data", "digits", "--run", "x", "--budget", "b", "--methods", "m", "--seeds", "0;1"],
+            "0,1,2",
+        ),
+        (
+            ["compare", "m", "--data", "digits", "--run", "x", "--budget", "b", "--methods", "m", "--policy", "p"],
+            "NAME=FILE",
+        ),
         (["list", "models", "zzz"], "No models match 'zzz'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -18,12 +18,14 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(text) for texts in [PROJECT["dependencies"], *EXTRAS.values()] for text in texts]
+OURS = [texts for name, texts in EXTRAS.items() if name != "peers"]  # these have an environment and pins of their own
+REQUIREMENTS = [Requirement(text) for texts in [PROJECT["dependencies"], *OURS] for text in texts]
+PEERS = ROOT / "benchmarks" / "peers" / "constraints.txt"
 
 
-def pins() -> dict[str, str]:
-    """Package -> version of constraints.txt."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(path: Path = ROOT / "constraints.txt") -> dict[str, str]:
+    """Package -> version of a constraints file."""
+    lines = path.read_text().splitlines()
     found = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     return {canonicalize_name(name): version for name, version in found.items()}
 
@@ -66,10 +68,19 @@ def test_every_requirement_is_pinned_within_its_range() -> None:
             assert requirement.specifier.contains(Version(version)), f"{requirement} does not allow {version}"
 
 
-def test_pins_serve_everywhere() -> None:
+def test_other_toolkits_are_pinned_for_their_own_environment() -> None:
+    pinned = pins(PEERS)
+    for text in [*PROJECT["dependencies"], *EXTRAS["peers"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(Version(pinned[canonicalize_name(requirement.name)])), text
+    assert pinned["torch"] == pins()["torch"]
+
+
+@pytest.mark.parametrize("path", [ROOT / "constraints.txt", PEERS], ids=["ours", "peers"])
+def test_pins_serve_everywhere(path: Path) -> None:
     """A local version such as +cpu exists on one index only, and an address belongs to one machine only."""
-    text = (ROOT / "constraints.txt").read_text()
-    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins().values())
+    text = path.read_text()
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pins(path).values())
     assert not re.search(r"://|--|@", text.replace("pip install -c", ""))
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from mixbit._heap import keep_freed_memory
 from mixbit._version import __version__
-from mixbit.errors import BudgetError, MixbitError
+from mixbit.errors import BudgetError, MissingExtra, MixbitError
 from mixbit.report import Screen
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A `MixbitError` is one message on standard error, without a traceback; other exceptions are bugs and keep theirs.
     """
+    keep_freed_memory()
     try:
         app(arguments)
     except MixbitError as error:
@@ -126,6 +128,8 @@ def search(
     done = runs.search(subject, method, _settings(chosen, settings), run)
     _note_weights(weights)
     screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
+    if (entropies := report.entropy_table(done.scores)) is not None:
+        screen.show(entropies)
     screen.files(done.files)
     screen.next(report.after_search(run))
 
@@ -149,6 +153,9 @@ def allocate(
     alpha: Annotated[float | None, typer.Option(help="weight of the weights' harm; default: the method's")] = None,
     macs: Annotated[Macs, typer.Option(help="how MACs are counted; limpq reproduces its released code")] = "exact",
     repair: Annotated[Repair, typer.Option(help="scores that improve with fewer bits")] = "forbid",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="prove the optimum of scores with joint harms; small networks")
+    ] = False,
 ) -> None:
     """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
     from mixbit import report, runs
@@ -164,6 +171,7 @@ def allocate(
         alpha=alpha,
         macs=macs,
         repair=repair,
+        exact=exact,
     )
     screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
     for note in done.policy.notes:
@@ -222,6 +230,87 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    model: Model,
+    data: Data,
+    run: Run,
+    budget: Annotated[
+        list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate; several limits with commas between")
+    ],
+    methods: Annotated[
+        str, typer.Option(metavar="M,M,...", help="limpq,hawq-v2,random?seed=1; uniform and random always take part")
+    ],
+    weights: Weights = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the searches that set none")] = 0,
+    seeds: Annotated[str, typer.Option(metavar="S,S,...", help="of calibration and fine-tuning")] = "0",
+    epochs: Annotated[int, typer.Option(min=0, help="of fine-tuning; 0 stops after calibration")] = 1,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="a policy from elsewhere that takes part")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="add uniform and random")] = True,
+    settings: Setting = None,
+) -> None:
+    """Search methods side by side: same data, budgets, fine-tuning and seeds, and what each search took.
+
+    Start it several times on one folder to share the work among processes; a killed one goes on.
+    """
+    from mixbit import report, runs
+
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    tuning = _settings({"epochs": epochs or None}, settings)
+    done = runs.compare(
+        subject,
+        _names(methods),
+        budget,
+        run,
+        settings=tuning,
+        fine_tune=epochs > 0,
+        seeds=_seeds(seeds),
+        policies=dict(map(_named_file, policy or ())),
+        baselines=baselines,
+        tell=lambda row: screen.say(report.arena_line(row)),
+    )
+    _note_weights(weights)
+    for table in report.arena_tables(done):
+        screen.show(table)
+    files = dict(done.files)
+    try:
+        files[report.pareto_plot(done, run / "compare.html")] = "accuracy against costs, for a browser"
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_compare(done))
+
+
+@app.command()
+def transfer(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|SCORES|POLICY", help="folder of a search, or its scores or a policy in one")
+    ],
+    model: Model,
+    data: Data,
+    run: Run,
+    budget: Annotated[list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate, on the target")],
+    weights: Weights = None,
+    seed: Seed = 0,
+    own: Annotated[bool, typer.Option(help="search the target in the same way, and compare")] = True,
+    epochs: Annotated[int, typer.Option(min=0, help="of fine-tuning; 0 stops after calibration")] = 0,
+    settings: Setting = None,
+) -> None:
+    """Use what was found on one data set for the same architecture trained on another, and see how far both agree."""
+    from mixbit import report, runs
+
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.transfer(source, subject, budget, run, own=own, epochs=epochs, settings=_settings({}, settings))
+    _note_weights(weights)
+    screen.show(report.transfer_table(done))
+    if done.agreement is not None and done.agreement.spearman:
+        screen.show(report.agreement_table(done.agreement))
+    screen.files(done.files)
+    screen.next(report.after_allocate(subject, run / "transferred" / "policy.json"))
+
+
+@app.command()
 def demo(run: Run = Path("runs/demo")) -> None:
     """Train, search, allocate and fine-tune on embedded digits, beside uniform and random policies."""
     from mixbit import report, runs
@@ -261,6 +350,24 @@ def _bit_list(text: str) -> tuple[int, ...]:
     if re.fullmatch(r"\d+(,\d+)*", text) is None:
         raise MixbitError(f"--bits {text!r} is no list of bit-widths. Write whole numbers with commas: 2,3,4,5,6.")
     return tuple(int(part) for part in text.split(","))
+
+
+def _names(text: str) -> list[str]:
+    """Methods between commas, but for the commas within a list: `limpq?bits=[4,2],fit`."""
+    return [one for one in re.split(r",(?![^\[]*\])", text) if one]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise MixbitError(f"--seeds {text!r} is no list of seeds. Write whole numbers with commas: 0,1,2.")
+    return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise MixbitError(f"--policy {text!r} is no named policy. Write NAME=FILE: mct=policies/mct.json.")
+    return name, Path(path)
 
 
 def _pin(text: str) -> tuple[str, LayerBits]:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mixbit.report import after_allocate, after_demo, after_evaluate, after_inspect, after_search, after_train
+from mixbit.report import (
+    after_allocate,
+    after_compare,
+    after_demo,
+    after_evaluate,
+    after_inspect,
+    after_search,
+    after_train,
+)
+from tests.report.arenas import comparison
 
 
 @dataclass
@@ -66,3 +75,12 @@ def test_seed_is_repeated_unless_it_is_the_default() -> None:
 
 def test_after_demo_allocates_on_the_demos_scores() -> None:
     assert after_demo(Path("d"))[2] == str(Path("d") / "search")
+
+
+def test_after_a_comparison_comes_the_policy_of_the_best_search() -> None:
+    found = comparison()
+    words = after_compare(found)
+    assert words[:3] == ["mixbit", "allocate", "runs/arena/search/fit"]
+    assert option(words, "--budget") == "bitops=3x3" and option(words, "--out") == "runs/arena/policy.json"
+    only = replace(found, rows=tuple(row for row in found.rows if row.outside or row.reason))
+    assert after_compare(only) == ["mixbit", "list", "methods"]

@@ -36,3 +36,9 @@ def test_zoo_networks_get_the_normalisation_of_their_weights() -> None:
 def test_data_are_needed() -> None:
     with pytest.raises(MixbitError, match="--data"):
         Subject(model="digits-resnet").load_data()
+
+
+def test_networks_are_made_for_the_channels_of_their_images() -> None:
+    """Grey images need no copy in three channels where the factory takes a number of channels."""
+    task, _ = Subject(model="resnet20", data="digits").task()
+    assert task.network.layers[0].weight_shape == (16, 1, 3, 3)

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from mixbit.network._capture import ExampleInputs, capture
+from mixbit.network._layer_maps import LayerMap, LayerMaps, layer_maps
 from mixbit.network._records import Join, Layer, LayerKind, Network, Skipped, Tensor
 
-__all__ = ["ExampleInputs", "Join", "Layer", "LayerKind", "Network", "Skipped", "Tensor", "capture"]
+__all__ = [
+    "ExampleInputs",
+    "Join",
+    "Layer",
+    "LayerKind",
+    "LayerMap",
+    "LayerMaps",
+    "Network",
+    "Skipped",
+    "Tensor",
+    "capture",
+    "layer_maps",
+]

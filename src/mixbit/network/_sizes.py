@@ -45,6 +45,10 @@ class Sizes:
             return tuple(self.one(size) for size in value.shape if not self._is_batch(size))
         return drop_batch(self.full(value), self.batch)
 
+    def batch_dim(self, value: Any) -> int:
+        """The dimension that is a symbolic batch alone; -1 if there is none."""
+        return next((at for at, size in enumerate(value.shape) if self._is_batch(size)), -1)
+
     def per_sample(self, count: int) -> int:
         """Of a count over the whole batch."""
         return count // self.batch if count % self.batch == 0 else count

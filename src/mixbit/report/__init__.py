@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from mixbit.report.arena import arena_line, arena_table, arena_tables
+from mixbit.report.entropy import entropy_table
 from mixbit.report.listings import listing
+from mixbit.report.plots import pareto_front, pareto_plot
 from mixbit.report.screen import Screen
-from mixbit.report.steps import after_allocate, after_demo, after_evaluate, after_inspect, after_search, after_train
+from mixbit.report.steps import (
+    after_allocate,
+    after_compare,
+    after_demo,
+    after_evaluate,
+    after_inspect,
+    after_search,
+    after_train,
+)
 from mixbit.report.table import Table
 from mixbit.report.tables import (
     allocation_summary,
@@ -16,28 +27,39 @@ from mixbit.report.tables import (
     layers_table,
     skipped_table,
 )
+from mixbit.report.transfers import agreement_table, transfer_notes, transfer_table
 from mixbit.report.units import count, percent, seconds, size
 
 __all__ = [
     "Screen",
     "Table",
     "after_allocate",
+    "after_compare",
     "after_demo",
     "after_evaluate",
     "after_inspect",
     "after_search",
     "after_train",
+    "agreement_table",
     "allocation_summary",
+    "arena_line",
+    "arena_table",
+    "arena_tables",
     "bits_table",
     "budget_table",
     "comparison_table",
     "costs_table",
     "count",
+    "entropy_table",
     "joins_table",
     "layers_table",
     "listing",
+    "pareto_front",
+    "pareto_plot",
     "percent",
     "seconds",
     "size",
     "skipped_table",
+    "transfer_notes",
+    "transfer_table",
 ]

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mixbit.runs import Subject
+    from mixbit.runs import Comparison, Subject
 
-__all__ = ["after_allocate", "after_demo", "after_evaluate", "after_inspect", "after_search", "after_train"]
+__all__ = [
+    "after_allocate",
+    "after_compare",
+    "after_demo",
+    "after_evaluate",
+    "after_inspect",
+    "after_search",
+    "after_train",
+]
 
 # Input shape (C, H, W) -> the data set that has it. Only a guess for a user who has not named data yet.
 _USUAL_DATA: dict[tuple[int, ...], str] = {
@@ -62,6 +70,17 @@ def after_evaluate(subject: Subject, *, policy: Path | None) -> list[str]:
     if policy is None:
         return ["mixbit", "search", "limpq", *words, "--run", "runs/search"]
     return ["mixbit", "train", *words, "--policy", str(policy), "--epochs", "20", "--run", "runs/longer"]
+
+
+def after_compare(found: Comparison) -> list[str]:
+    """Allocate with the most accurate method of the first budget that has one, as it was done in the comparison."""
+    for budget in found.budgets:
+        for one in found.standings(budget):
+            if one.accuracy is not None and not one.outside:
+                limits = [word for limit in budget.split(",") for word in ("--budget", limit)]
+                out = str(found.folder / "policy.json")
+                return ["mixbit", "allocate", str(found.search_folder(one.name)), *limits, "--out", out]
+    return ["mixbit", "list", "methods"]
 
 
 def after_demo(run: Path) -> list[str]:

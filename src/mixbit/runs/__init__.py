@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from mixbit.runs.allocating import Allocated, allocate
+from mixbit.runs.comparing import Comparison, Effort, Entry, Row, Standing, compare, read_comparison
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.searching import Searched, search
 from mixbit.runs.subject import Outcome, Subject
 from mixbit.runs.training import Trained, train
+from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
 
 __all__ = [
+    "Agreement",
     "Allocated",
+    "Comparison",
     "Demo",
+    "Effort",
+    "Entry",
     "Evaluated",
     "Inspected",
     "Outcome",
+    "Reached",
+    "Row",
     "Searched",
+    "Standing",
     "Subject",
     "Trained",
+    "Transferred",
     "allocate",
+    "compare",
     "demo",
     "evaluate",
     "inspect",
+    "read_comparison",
     "search",
     "train",
+    "transfer",
 ]

@@ -42,7 +42,9 @@ def read(run: Path) -> dict[str, Any]:
         )
     for key in ("command", "subject"):
         if key not in found:
-            raise MixbitError(f"{run / CONFIG} has no {key!r}. Give the --run folder of a mixbit command, as it wrote it.")
+            raise MixbitError(
+                f"{run / CONFIG} has no {key!r}. Give the --run folder of a mixbit command, as it wrote it."
+            )
     return found
 
 

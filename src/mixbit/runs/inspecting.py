@@ -30,7 +30,7 @@ class Inspected:
 def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out: Path | None = None) -> Inspected:
     """Capture the subject's model at the shape given, or else that of its data, or else that of the zoo."""
     found = subject.load_data() if subject.data is not None else None
-    model = subject.build(None if found is None else found.num_classes)
+    model = subject.build(found)
     shape = tuple(input_shape or (found.input_shape if found else _zoo_shape(subject.model)))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     # Real inputs where there are any: whether the input can be negative is read off them.

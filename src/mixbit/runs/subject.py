@@ -60,10 +60,14 @@ class Subject:
             found = data_sets.load(self.data, mean=zoo.mean, std=zoo.std)
         return found
 
-    def build(self, num_classes: int | None = None) -> nn.Module:
-        """The network with its weights, on the first GPU where there is one; without weights, initialised by the seed."""
+    def build(self, found: DataSet | None = None) -> nn.Module:
+        """The network with its weights, on the first GPU where there is one; without weights, initialised by the seed.
+
+        It is made for the classes and the image channels of `found`, as far as its factory takes them.
+        """
         torch.manual_seed(self.seed)
-        model = models.load_model(self.model, num_classes)
+        channels = found.input_shape[0] if found is not None and len(found.input_shape) == 3 else None
+        model = models.load_model(self.model, None if found is None else found.num_classes, channels)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +75,7 @@ class Subject:
     def task(self) -> tuple[Task, DataSet]:
         """Model, data and captured network together."""
         found = self.load_data()
-        return Task(model=self.build(found.num_classes), train=found.train, test=found.test), found
+        return Task(model=self.build(found), train=found.train, test=found.test), found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
