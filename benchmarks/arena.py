@@ -37,7 +37,7 @@ METHODS = (
     "clado",
     "hawq-v2",
     "hawq-v3",
-    "limpq?precision=bf16",
+    "limpq",
 )
 
 
@@ -73,8 +73,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", help="with commas between; METHOD?key=value for settings; '' for peers alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibration and fine-tuning")
     parser.add_argument(
-        "--epochs", type=int, default=1, help="of fine-tuning; other numbers have a folder of their own"
+        "--epochs", type=int, default=1, help="of fine-tuning, 0 for none; other numbers have a folder of their own"
     )
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of fine-tuning")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 if several processes run")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary files; default: unpacked into runs/data")
@@ -94,7 +95,8 @@ def work(given: argparse.Namespace, run: Path) -> None:
         chosen_methods(given.methods),
         given.budgets,
         run,
-        settings={"epochs": given.epochs, "precision": "bf16", "validate_every": 0},
+        settings={"epochs": given.epochs, "precision": given.precision, "validate_every": 0} if given.epochs else None,
+        fine_tune=given.epochs > 0,
         seeds=given.seeds,
         policies=peer_policies(),
         efforts=peer_efforts(),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixbit.errors import MixbitError, did_you_mean
+from mixbit.quantizers.operator import fake_quantize
 
 __all__ = ["RULES", "Rule", "RuleName", "find_rule", "integer_range"]
 
@@ -81,12 +82,13 @@ def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     >>> mse(x, -4, 3)[0] / minmax(x, -4, 3)[0]  # the outlier is clipped
     tensor([0.0875])
     """
-    widest, _ = minmax(rows, qmin, qmax)
+    widest, zero = minmax(rows, qmin, qmax)
+    low, high = (torch.full((1,), float(bound), device=rows.device) for bound in (qmin, qmax))
     best, least = widest.clone(), torch.full_like(widest, float("inf"))
     for part in torch.linspace(0.0125, 1.0, 80).tolist():
         step = widest * part
-        grid = torch.clamp(torch.round(rows / step[:, None]), qmin, qmax) * step[:, None]
-        error = (grid - rows).square().sum(dim=1)
+        grid = fake_quantize(rows, step, zero, low, high)
+        error = grid.sub_(rows).square_().sum(dim=1)
         best, least = torch.where(error < least, step, best), torch.minimum(error, least)
     return best, torch.zeros_like(best)
 
