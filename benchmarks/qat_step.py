@@ -238,9 +238,8 @@ def main() -> None:
         payload["compiled"] = compiled_table(model, four, x, y, arguments.rounds)
     print(f"written to {write_result('qat_step', payload, seed=0)}")
     for name, row in [*table.items(), *payload.get("compiled", {"steps": {}})["steps"].items()]:
-        print(
-            f"{name:36s} {row['cpu_ms_min']:7.1f} ms CPU   {row['ratio_in_pairs']:.3f} in pairs, {row['ratio']:.3f} of minima"
-        )
+        ratios = f"{row['ratio_in_pairs']:.3f} in pairs, {row['ratio']:.3f} of minima"
+        print(f"{name:36s} {row['cpu_ms_min']:7.1f} ms CPU   {ratios}")
 
 
 if __name__ == "__main__":
