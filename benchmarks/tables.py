@@ -126,20 +126,19 @@ def arena() -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in found["rows"]:
         groups.setdefault((row["budget"], row["name"]), []).append(row)
-    ordered = sorted(groups.items(), key=lambda group: (group[0][0], -_mean(_values(group[1]))))
+    ordered = sorted(
+        groups.items(),
+        key=lambda group: (group[0][0], -_mean(_percent(group[1], "tuned") or _percent(group[1], "calibrated"))),
+    )
     rows = [_arena_row(found["efforts"].get(name, {}), runs) for (_, name), runs in ordered]
-    columns = ("budget", "method", ">accuracy", ">calibrated", ">BitOps", ">weight kB")
+    columns = ("budget", "method", ">fine-tuned", ">calibrated", ">BitOps", ">weight kB")
     efforts = (">search CPU", ">images", ">forward", ">backward")
     return markdown((*columns, *efforts), rows) + "\n" + "  \n".join(_arena_notes(found, groups)) + "\n"
 
 
-def _values(runs: list[dict[str, Any]]) -> list[float]:
-    """Accuracies of the seeds, in percent: after fine-tuning, or where there was none, after calibration."""
-    for key in ("tuned", "calibrated"):
-        values = [100 * run[key] for run in runs if run[key] is not None]
-        if values:
-            return values
-    return []
+def _percent(runs: list[dict[str, Any]], key: str) -> list[float]:
+    """Accuracies of the seeds that have one."""
+    return [100 * run[key] for run in runs if run[key] is not None]
 
 
 def _mean(values: list[float]) -> float:
@@ -147,9 +146,9 @@ def _mean(values: list[float]) -> float:
 
 
 def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str, ...]:
-    values, costs = _values(runs), next((run["costs"] for run in runs if run["costs"]), None)
+    values, costs = _percent(runs, "tuned"), next((run["costs"] for run in runs if run["costs"]), None)
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    calibrated = [100 * run["calibrated"] for run in runs if run["calibrated"] is not None]
+    calibrated = _percent(runs, "calibrated")
     passes = (effort.get(key) for key in ("images", "forward_images", "backward_images"))
     cpu = effort.get("cpu_seconds")
     return (
@@ -176,9 +175,9 @@ def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[
     if found["interrupted"]:
         yield f"Searches that were killed and continued, so their effort is too low: {', '.join(found['interrupted'])}."
     yield from _same_bits(groups)
-    for (budget, name), runs in sorted(groups.items()):
+    for (_, name), runs in sorted(groups.items()):
         if runs[0]["reason"]:
-            yield f"{name} within {budget}: {runs[0]['reason']}"
+            yield f"{name}: {runs[0]['reason'].partition(';')[0]}."
 
 
 def _same_bits(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[str]:
