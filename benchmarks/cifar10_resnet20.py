@@ -4,7 +4,7 @@
 
 Every policy is fine-tuned from the same pretrained float weights with the same settings. A run that is done is not
 done again, and a killed one goes on where it was; two rows with the same bits and seed share one run. Each row says
-in which precision it was trained: a machine without bf16 arithmetic takes twelve times as long in it.
+in which precision it was trained: a machine without bf16 arithmetic takes many times as long in it.
 """
 
 from __future__ import annotations

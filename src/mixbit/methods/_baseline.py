@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar, Protocol
 
 from mixbit.errors import MixbitError
+from mixbit.methods._settings import plain_settings
 from mixbit.network import Network
 from mixbit.policy import LayerScores, Program, Scores
 
@@ -32,7 +32,7 @@ def make_scores(
     found: Mapping[str, Any] | None = None,
 ) -> Scores:
     """The score table of a baseline; `found` is what the search has to say beside its settings."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    plain = plain_settings(settings)
     return Scores(
         fingerprint=network.fingerprint,
         method=method,

@@ -9,7 +9,7 @@ V2 asks the same of inputs; V3 gives a layer's weight and input the same bits an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from mixbit._curvature import (
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
 from mixbit.methods._baseline import ladder, make_scores
+from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerScores, Program, Scores, Side
@@ -214,7 +215,7 @@ def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | 
         activation_rule=settings.activation_rule if isinstance(settings, HawqV2) else "minmax",
     )
     taps = Taps(perturbation, task.loss, sides)
-    facts = {"fingerprint": task.network.fingerprint, "sides": list(sides), **_plain(settings)}
+    facts = {"fingerprint": task.network.fingerprint, "sides": list(sides), **plain_settings(settings)}
     rows = Rows(taps.keys, None if run is None else run / STATE, facts | digest(task.model, batches))
     hutchinson = Hutchinson(
         draws=settings.draws, tolerance=settings.tolerance, joint=settings.joint, seed=settings.seed
@@ -227,7 +228,3 @@ def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | 
         noise=measured_noise(perturbation, taps.keys, x),
         images=sum(len(y) for _, y in batches),
     )
-
-
-def _plain(settings: Settings) -> dict[str, object]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}

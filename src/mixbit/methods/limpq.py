@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mixbit._perturbation import searched_layers
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
 from mixbit.errors import MixbitError
+from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerBits, LayerScores, Scores
@@ -237,7 +238,7 @@ def read_indicators(model: nn.Module, task: Task, settings: Settings, *, method:
         seed=settings.seed,
         alpha=settings.alpha,
         layers=ordered,
-        settings=_plain(settings) | {"steps_out_of_range": _out_of_range(model)},
+        settings=plain_settings(settings) | {"steps_out_of_range": _out_of_range(model)},
     )
 
 
@@ -251,10 +252,6 @@ def _out_of_range(model: nn.Module) -> list[str]:
             f"{name} at {b} bits: {s:.4g}" for b, s in zip(quantizer.bits, steps, strict=True) if not low <= s <= high
         ]
     return found
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
 
 
 def _indicator(bank: Quantizer, scale: float) -> dict[int, float]:

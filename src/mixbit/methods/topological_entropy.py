@@ -26,6 +26,7 @@ from mixbit._perturbation import searched_layers
 from mixbit._progress import progress_bar
 from mixbit.data import Split
 from mixbit.errors import MixbitError, did_you_mean
+from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import LayerMaps, layer_maps
 from mixbit.policy import LayerScores, Program, Scores
@@ -149,7 +150,7 @@ class TopologicalEntropy:
             method="topological-entropy",
             seed=self.seed,
             layers=self._scores(importance),
-            settings=_plain(self) | {"topological_entropy": self._details(measured, label, maps)},
+            settings=plain_settings(self) | {"topological_entropy": self._details(measured, label, maps)},
             program=Program(
                 coupled=self.coupled,
                 order=self._order(importance, measured),
@@ -317,7 +318,3 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     from scipy.stats import spearmanr
 
     return float(spearmanr(first, second).statistic)
-
-
-def _plain(settings: TopologicalEntropy) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
