@@ -12,6 +12,7 @@ __all__ = [
     "BudgetError",
     "CaptureError",
     "DataError",
+    "ExportError",
     "InfeasibleBudget",
     "MissingExtra",
     "MixbitError",
@@ -59,6 +60,10 @@ class WeightsError(MixbitError):
 
 class DataError(MixbitError):
     """A data set is missing, truncated or carries labels out of range."""
+
+
+class ExportError(MixbitError):
+    """A network has no integer form, or an exported file cannot be read; the message names the module or the file."""
 
 
 class TrainingDiverged(MixbitError):

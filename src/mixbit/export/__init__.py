@@ -1,0 +1,8 @@
+"""A trained network to a file that is as small as its policy says and runs: lowering, reference executor, printers."""
+
+from mixbit.export.arithmetic import ROUNDINGS, Grid, Rounding
+from mixbit.export.executor import run, trace
+from mixbit.export.graph import IntegerGraph
+from mixbit.export.integer import lower
+
+__all__ = ["ROUNDINGS", "Grid", "IntegerGraph", "Rounding", "lower", "run", "trace"]

@@ -1,0 +1,470 @@
+"""From the exported program of a fake-quantized model to the steps of `_steps`: batch norms and ReLUs folded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from mixbit.errors import ExportError
+from mixbit.export._steps import (
+    Average,
+    Clamped,
+    FakeQuantize,
+    Flow,
+    Function,
+    Limit,
+    Move,
+    Multiply,
+    Probabilities,
+    Step,
+    Sum,
+    Window,
+    Wire,
+)
+from mixbit.export.arithmetic import Array, Grid
+from mixbit.export.graph import Padding
+from mixbit.network._names import Names
+from mixbit.network._ops import argument, is_in_place, is_shape_only, is_view, op_name, values, words
+from mixbit.network._program import Program
+
+INFINITY = float("inf")
+FLOAT_WEIGHT_BITS = 8
+"""Bits that a weight gets which training left in float."""
+
+# Any function of one element can be a table; these are the ones that need no thought.
+_FUNCTIONS = words(
+    "abs celu elu erf exp gelu hardsigmoid hardshrink hardswish leaky_relu log_sigmoid mish neg selu sigmoid sign silu"
+    " softplus softshrink softsign square tanh tanhshrink threshold"
+)
+_SCALARS = words("add sub mul div rsub")
+_NOTHING = words("_to_copy alias clone contiguous detach dropout feature_dropout alpha_dropout to type_as")
+_RESHAPES = words("_unsafe_view flatten reshape squeeze unflatten unsqueeze view")
+
+
+class Reader:
+    """Walks a program once. Every operator is a method of its name, or an error that names its module."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._constants = _constant_values(program)
+        self._names = Names(program, [])
+        self._wires: dict[fx.Node, Wire] = {}
+        self._steps: list[Step] = []
+        self._float_weights: list[str] = []
+
+    def flow(self) -> Flow:
+        """All steps.
+
+        Raises:
+            ExportError: several inputs or outputs, or an operator that has no integer form.
+        """
+        source = self._only(self._program.inputs, "inputs")
+        self._wires[source] = first = Wire(name="input", shape=self._shape(source), node=source, step=None)
+        for node in self._program.calls:
+            if node in self._program.live and not is_shape_only(node):
+                self._wires[node] = wire = self._visit(node)
+                if is_in_place(node):  # whoever reads what was written into reads the result from here on
+                    self._wires[node.all_input_nodes[0]] = wire
+        last = self._wires[self._only(self._program.outputs, "outputs")]
+        return Flow(input=first, output=last, steps=self._used(last), float_weights=self._float_weights)
+
+    def _only(self, nodes: tuple[fx.Node, ...], what: str) -> fx.Node:
+        if len(nodes) != 1:
+            raise ExportError(f"the network has {len(nodes)} {what}. Legal: one tensor in, one tensor out.")
+        return nodes[0]
+
+    def _used(self, last: Wire) -> list[Step]:
+        """Steps that the output depends on, in order."""
+        wanted, found = {last}, []
+        for step in reversed(self._steps):
+            if step.output in wanted:
+                wanted.update(step.inputs)
+                found.append(step)
+        kept = set(found)
+        for step in found:
+            step.output.readers = [reader for reader in step.output.readers if reader in kept]
+        return found[::-1]
+
+    # -- wires
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        return self._program.sizes.sample(next(values(node)))
+
+    def _x(self, node: fx.Node, index: int = 0) -> Wire:
+        found = node.args[index]
+        if not isinstance(found, fx.Node) or found not in self._wires:
+            raise self._error(node, "its input is no activation of the network")
+        return self._wires[found]
+
+    def _put(self, step: Step, node: fx.Node) -> Wire:
+        step.output = Wire(name=step.name, shape=self._shape(node), node=node, step=step)
+        for wire in step.inputs:
+            wire.readers.append(step)
+        self._steps.append(step)
+        return step.output
+
+    def _alone(self, node: fx.Node) -> bool:
+        """Whether the operator is the only reader of what it reads, so that it can be folded into its maker."""
+        source = node.all_input_nodes[0]
+        return is_in_place(node) or len([user for user in source.users if not is_shape_only(user)]) == 1
+
+    def _error(self, node: fx.Node, why: str) -> ExportError:
+        path = self._program.path(node) or "the model's own forward"
+        return ExportError(f"{path}: {op_name(node)} has no integer form: {why}. {_REMEDY}")
+
+    # -- operators
+
+    def _visit(self, node: fx.Node) -> Wire:
+        name = op_name(node)
+        handler: Callable[[fx.Node], Wire] | None = getattr(self, f"_do_{name}", None)
+        if handler is not None:
+            return handler(node)
+        if name in _NOTHING:
+            return self._x(node)
+        if name in _RESHAPES or (is_view(node) and self._same_order(node)):
+            return self._reshape(node)
+        if name in _FUNCTIONS or (name in _SCALARS and self._one_live(node)):
+            return self._function(node)
+        raise self._error(node, "it is not among the supported operators")
+
+    def _same_order(self, node: fx.Node) -> bool:
+        return math.prod(self._shape(node)) == math.prod(self._shape(node.all_input_nodes[0])) and op_name(
+            node
+        ) not in (
+            "permute",
+            "transpose",
+        )
+
+    def _one_live(self, node: fx.Node) -> bool:
+        """Whether all but one of the operands are numbers."""
+        live = [n for n in node.all_input_nodes if n in self._program.live]
+        rest = [n for n in node.all_input_nodes if n not in self._program.live]
+        return (
+            len(live) == 1
+            and all(isinstance(self._constants.get(n), torch.Tensor) for n in rest)
+            and all(self._constants[n].numel() == 1 for n in rest)
+        )
+
+    def _do_fake_quantize(self, node: fx.Node) -> Wire:
+        return self._put(FakeQuantize(name=self._names.of(node), inputs=[self._x(node)], grid=self._grid(node)), node)
+
+    def _grid(self, node: fx.Node) -> Grid:
+        step, zero, low, high = (self._constants[arg].flatten() for arg in node.args[1:5])  # type: ignore[index]
+        if step.numel() != 1:
+            raise self._error(node, "an activation has one step size, not one a channel")
+        return Grid(scale=float(step), zero_point=int(zero), qmin=int(low), qmax=int(high))
+
+    # -- layers
+
+    def _do_conv2d(self, node: fx.Node) -> Wire:
+        weight = self._weight(node)
+        kernel = tuple(int(k) for k in weight[0].shape[2:])
+        strides, pads, dilation = (argument(node, at, name, default) for at, name, default in _CONV)
+        dilation = _spread(dilation, len(kernel))
+        return self._multiply(
+            node,
+            weight,
+            Window(
+                kernel=kernel,
+                stride=_spread(strides, len(kernel)),
+                padding=_padding(pads, kernel, dilation),
+                dilation=dilation,
+                groups=int(argument(node, 6, "groups", 1)),
+            ),
+        )
+
+    _do_conv1d = _do_conv2d
+
+    def _do_linear(self, node: fx.Node) -> Wire:
+        return self._multiply(node, self._weight(node), None)
+
+    def _multiply(self, node: fx.Node, weight: tuple[Array, int, Array, str], window: Window | None) -> Wire:
+        integers, bits, scale, name = weight
+        given = argument(node, 2, "bias")
+        bias = np.zeros(len(integers)) if given is None else self._array(given)
+        return self._put(
+            Multiply(
+                name=self._names.unique(name),
+                inputs=[self._x(node)],
+                integers=integers,
+                bits=bits,
+                scale=scale,
+                bias=bias,
+                window=window,
+            ),
+            node,
+        )
+
+    def _weight(self, node: fx.Node) -> tuple[Array, int, Array, str]:
+        """Integers, bits, scale by output channel, and the layer's name."""
+        weight = argument(node, 1, "weight")
+        if op_name(weight) == "fake_quantize" and weight not in self._program.live:
+            parameter = self._program.parameters.get(weight.args[0])
+            integers, bits, scale = self._quantized(node, weight)
+        else:
+            parameter = self._program.parameters.get(weight)
+            integers, bits, scale = _by_range(self._array(weight))
+            self._float_weights.append((parameter or "").removesuffix(".weight"))
+        if parameter is None:
+            raise self._error(node, "its weight is no parameter of a module")
+        return integers, bits, scale, parameter.removesuffix(".weight")
+
+    def _quantized(self, node: fx.Node, quantizer: fx.Node) -> tuple[Array, int, Array]:
+        """The integers exactly as the fake-quantize operator finds them, in float32."""
+        w, step, zero, low, high = (self._constants[arg].detach() for arg in quantizer.args[:5])  # type: ignore[index]
+        if bool((zero != 0).any()):
+            raise self._error(node, "its weights have a zero point. Legal: symmetric weights")
+        shaped = step.reshape(-1, *[1] * (w.dim() - 1))
+        q = torch.clamp(torch.round(w.float() / shaped), float(low), float(high))
+        scale = step.double().flatten().expand(len(w)).numpy()
+        return q.to(torch.int8).cpu().numpy(), int(high - low).bit_length(), np.array(scale)
+
+    def _array(self, node: Any) -> Array:
+        found: Array = self._constants[node].detach().cpu().double().numpy()
+        return found
+
+    def _do_batch_norm(self, node: fx.Node) -> Wire:
+        wire = self._x(node)
+        if not isinstance(wire.step, Multiply) or wire.step.bounds is not None or not self._alone(node):
+            raise self._error(node, "it does not follow a convolution or linear layer directly, so it cannot be folded")
+        gamma, beta, mean, var = (None if arg is None else self._array(arg) for arg in node.args[1:5])
+        if mean is None or var is None:
+            raise self._error(node, "it has no running statistics")
+        scale = (1.0 if gamma is None else gamma) / np.sqrt(var + float(argument(node, 7, "eps")))
+        wire.step.affine(scale, (0.0 if beta is None else beta) - mean * scale)
+        wire.node = node
+        return wire
+
+    # -- clamps
+
+    def _do_relu(self, node: fx.Node) -> Wire:
+        return self._clamp(node, 0.0, INFINITY)
+
+    def _do_relu6(self, node: fx.Node) -> Wire:
+        return self._clamp(node, 0.0, 6.0)
+
+    def _do_hardtanh(self, node: fx.Node) -> Wire:
+        return self._clamp(node, float(argument(node, 1, "min_val", -1.0)), float(argument(node, 2, "max_val", 1.0)))
+
+    def _do_clamp(self, node: fx.Node) -> Wire:
+        low, high = argument(node, 1, "min"), argument(node, 2, "max")
+        if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+            raise self._error(node, "its bounds are tensors")
+        return self._clamp(node, -INFINITY if low is None else float(low), INFINITY if high is None else float(high))
+
+    _do_clip = _do_clamp
+
+    def _do_clamp_min(self, node: fx.Node) -> Wire:
+        return self._clamp(node, float(argument(node, 1, "min")), INFINITY)
+
+    def _do_clamp_max(self, node: fx.Node) -> Wire:
+        return self._clamp(node, -INFINITY, float(argument(node, 1, "max")))
+
+    def _clamp(self, node: fx.Node, low: float, high: float) -> Wire:
+        wire = self._x(node)
+        if isinstance(wire.step, Clamped) and self._alone(node):
+            wire.step.clamp(low, high)
+            wire.node = node
+            return wire
+        step = Limit(name=self._names.of(node), inputs=[wire])
+        step.clamp(low, high)
+        return self._put(step, node)
+
+    # -- sums, pools, functions
+
+    def _do_add(self, node: fx.Node) -> Wire:
+        if self._one_live(node):
+            return self._function(node)
+        a, b = self._x(node, 0), self._x(node, 1)
+        if a.shape != b.shape or argument(node, 2, "alpha", 1) != 1:
+            raise self._error(node, f"shapes {a.shape} and {b.shape} differ, or alpha is not 1")
+        return self._put(Sum(name=self._names.of(node), inputs=[a, b]), node)
+
+    def _do_cat(self, node: fx.Node) -> Wire:
+        wires = [self._wires[part] for part in node.args[0]]  # type: ignore[union-attr,index]
+        axis = int(argument(node, 1, "dim", 0)) % len(next(values(node)).shape)
+        if axis == 0:
+            raise self._error(node, "it joins samples")
+        return self._put(
+            Move(name=self._names.of(node), inputs=wires, kind="Concat", attributes={"axis": axis - 1}), node
+        )
+
+    def _do_avg_pool2d(self, node: fx.Node) -> Wire:
+        window = self._pool(node)
+        pads_count = argument(node, 5, "count_include_pad", True) or not any(map(any, window.padding))
+        if argument(node, 4, "ceil_mode", False) or not pads_count or argument(node, 6, "divisor_override") is not None:
+            raise self._error(node, "ceil_mode, count_include_pad=False and divisor_override are not supported")
+        return self._put(Average(name=self._names.of(node), inputs=[self._x(node)], window=window), node)
+
+    _do_avg_pool1d = _do_avg_pool2d
+
+    def _do_adaptive_avg_pool2d(self, node: fx.Node) -> Wire:
+        sizes, result = self._x(node).shape[1:], self._shape(node)[1:]
+        if any(size % out for size, out in zip(sizes, result, strict=True)):
+            raise self._error(node, f"its windows overlap: {sizes} to {result}")
+        kernel = tuple(size // out for size, out in zip(sizes, result, strict=True))
+        return self._put(Average(name=self._names.of(node), inputs=[self._x(node)], window=_tiles(kernel)), node)
+
+    _do_adaptive_avg_pool1d = _do_adaptive_avg_pool2d
+
+    def _do_mean(self, node: fx.Node) -> Wire:
+        wire = self._x(node)
+        rank = len(wire.shape) + 1
+        dims = argument(node, 1, "dim") or []
+        if sorted(d % rank for d in dims) != list(range(2, rank)) or rank < 3:
+            raise self._error(node, f"a mean over {dims} of {rank} dimensions. Legal: over all spatial ones")
+        pool = Average(name=self._names.of(node), inputs=[wire], window=_tiles(wire.shape[1:]))
+        pooled = self._put(pool, node)
+        pooled.shape = (wire.shape[0], *(1 for _ in wire.shape[1:]))
+        return pooled if argument(node, 2, "keepdim", False) else self._reshape(node, pooled)
+
+    def _do_max_pool2d(self, node: fx.Node) -> Wire:
+        window = self._pool(node)
+        if argument(node, 5, "ceil_mode", False) or set(_spread(argument(node, 4, "dilation", 1), 1)) != {1}:
+            raise self._error(node, "ceil_mode and dilation are not supported")
+        taken = {"kernel": window.kernel, "stride": window.stride, "padding": window.padding}
+        return self._move(node, "MaxPool", taken)
+
+    _do_max_pool1d = _do_max_pool2d
+
+    def _pool(self, node: fx.Node) -> Window:
+        rank = len(self._x(node).shape) - 1
+        kernel = _spread(argument(node, 1, "kernel_size"), rank)
+        stride = _spread(argument(node, 2, "stride") or kernel, rank)
+        padding = tuple((p, p) for p in _spread(argument(node, 3, "padding", 0), rank))
+        return Window(kernel=kernel, stride=stride, padding=padding, dilation=(1,) * rank)
+
+    def _do_softmax(self, node: fx.Node) -> Wire:
+        dim, rank = int(argument(node, 1, "dim")), len(self._x(node).shape) + 1
+        if node not in self._program.outputs or dim % rank != rank - 1:
+            raise self._error(node, "a softmax is supported at the end, over the last dimension")
+        return self._put(Probabilities(name=self._names.of(node), inputs=[self._x(node)]), node)
+
+    def _function(self, node: fx.Node) -> Wire:
+        source = next(n for n in node.all_input_nodes if n in self._program.live)
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: x if n is source else self._constants[n])
+            found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+            return found
+
+        return self._put(
+            Function(name=self._names.of(node), inputs=[self._wires[source]], function=op_name(node), call=call), node
+        )
+
+    # -- moves
+
+    def _move(self, node: fx.Node, kind: str, attributes: dict[str, Any], wire: Wire | None = None) -> Wire:
+        inputs = [self._x(node) if wire is None else wire]
+        return self._put(Move(name=self._names.of(node), inputs=inputs, kind=kind, attributes=attributes), node)
+
+    def _reshape(self, node: fx.Node, wire: Wire | None = None) -> Wire:
+        wire = self._x(node) if wire is None else wire
+        if self._shape(node) == wire.shape:
+            return wire
+        if math.prod(self._shape(node)) != math.prod(wire.shape) or self._batch_dim(node) != 0:
+            raise self._error(node, "it mixes samples")
+        return self._move(node, "Reshape", {}, wire)
+
+    def _batch_dim(self, node: fx.Node) -> int:
+        sizes = self._program.sizes
+        return sizes.batch_dim(next(values(node))) if sizes.symbols else 0
+
+    def _do_permute(self, node: fx.Node) -> Wire:
+        rank = len(next(values(node)).shape)
+        order = tuple(int(d) % rank for d in argument(node, 1, "dims"))
+        return self._transpose(node, order)
+
+    def _do_transpose(self, node: fx.Node) -> Wire:
+        rank = len(next(values(node)).shape)
+        order = list(range(rank))
+        a, b = (int(argument(node, at, name)) % rank for at, name in ((1, "dim0"), (2, "dim1")))
+        order[a], order[b] = order[b], order[a]
+        return self._transpose(node, tuple(order))
+
+    def _transpose(self, node: fx.Node, order: tuple[int, ...]) -> Wire:
+        if order[0] != 0:
+            raise self._error(node, "it moves the batch dimension")
+        return self._move(node, "Transpose", {"order": tuple(axis - 1 for axis in order[1:])})
+
+    def _do_slice(self, node: fx.Node) -> Wire:
+        wire, axis = self._x(node), int(argument(node, 1, "dim", 0)) % (len(self._x(node).shape) + 1)
+        start, stop, step = (argument(node, at, name, default) for at, name, default in _SLICE)
+        if axis == 0:
+            if start or (isinstance(stop, int) and stop < 2**31) or step != 1:
+                raise self._error(node, "it selects samples")
+            return wire
+        size = wire.shape[axis - 1]
+        cut = slice(start, stop, step).indices(size)
+        if cut == (0, size, 1):
+            return wire
+        cuts = [(0, n, 1) for n in wire.shape]
+        cuts[axis - 1] = cut
+        starts, stops, steps = zip(*cuts, strict=True)
+        return self._move(node, "Slice", {"start": starts, "stop": stops, "step": steps})
+
+    def _do_pad(self, node: fx.Node) -> Wire:
+        flat = [int(p) for p in argument(node, 1, "pad")]
+        if argument(node, 2, "mode", "constant") != "constant" or argument(node, 3, "value") or min(flat) < 0:
+            raise self._error(node, "it pads with something other than zeros, or crops")
+        pairs = [(flat[at], flat[at + 1]) for at in range(0, len(flat), 2)][::-1]
+        rank = len(self._x(node).shape)
+        if len(pairs) > rank:
+            raise self._error(node, "it pads the batch")
+        return self._move(node, "Pad", {"padding": ((0, 0),) * (rank - len(pairs)) + tuple(pairs)})
+
+    _do_constant_pad_nd = _do_pad
+
+
+_CONV = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+_SLICE = ((2, "start", None), (3, "end", None), (4, "step", 1))
+_REMEDY = (
+    "Supported: convolution, linear, add, concat, max, average and global pooling, ReLU, ReLU6, functions of one "
+    "element, flatten, reshape, slice, zero padding, and softmax at the end."
+)
+
+
+def _constant_values(program: Program) -> dict[fx.Node, Any]:
+    """Values of all nodes that do not depend on the input."""
+    found: dict[fx.Node, Any] = {n: program.model.get_parameter(name) for n, name in program.parameters.items()}
+    found.update(program.constants)
+    for node in program.calls:
+        if node not in program.live and all(n in found for n in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found[n])
+            with torch.no_grad():
+                found[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found
+
+
+def _by_range(weight: Array) -> tuple[Array, int, Array]:
+    """8-bit integers by the largest magnitude of each output channel."""
+    top = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    scale = np.where(top > 0, top, 1.0) / (2 ** (FLOAT_WEIGHT_BITS - 1) - 1)
+    integers = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return integers.astype(np.int8), FLOAT_WEIGHT_BITS, scale
+
+
+def _spread(value: Any, rank: int) -> tuple[int, ...]:
+    """One number for all dimensions, or one each."""
+    found = tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
+    return found * rank if len(found) == 1 else found
+
+
+def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Padding:
+    if value == "valid":
+        value = 0
+    if value == "same":
+        reach = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+        return tuple((r // 2, r - r // 2) for r in reach)
+    return tuple((p, p) for p in _spread(value, len(kernel)))
+
+
+def _tiles(kernel: tuple[int, ...]) -> Window:
+    """Windows side by side."""
+    rank = len(kernel)
+    return Window(kernel=kernel, stride=kernel, padding=((0, 0),) * rank, dilation=(1,) * rank)

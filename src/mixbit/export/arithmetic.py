@@ -1,0 +1,227 @@
+"""Integer arithmetic of the lowered network: grids, fixed-point multipliers, and how a result is rounded.
+
+Everything that an integer network computes is a sum of products in int32, a change of scale, and a clamp. The change of
+scale (requantization) is where runtimes differ, so how it rounds is an attribute of every operation:
+
+* `single`: the real factor is a 31-bit multiplier and a right shift, `floor(a * m / 2^n + 1/2)`: one rounding, ties up.
+* `double`: the same factor as LiteRT's reference kernels apply it: the high half of `2 a m` rounded with ties up, then a
+  right shift rounded with ties away from zero.
+* `float32`: as ONNX Runtime does it: `a` and the factor as float32, their float32 product to the nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mixbit.errors import MixbitError
+
+__all__ = [
+    "ROUNDINGS",
+    "Array",
+    "FixedPoint",
+    "Grid",
+    "Rounding",
+    "add",
+    "change_scale",
+    "dequantize",
+    "factor",
+    "fixed_point",
+    "quantize",
+    "saturate",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+Rounding: TypeAlias = Literal["single", "double", "float32"]
+ROUNDINGS: tuple[Rounding, ...] = ("single", "double", "float32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """How the integers of a tensor stand for real numbers: `real = scale * (q - zero_point)`, `qmin <= q <= qmax`.
+
+    >>> Grid(scale=0.5, zero_point=0, qmin=-8, qmax=7).bits
+    4
+    """
+
+    scale: float
+    """Positive; a float32 number."""
+    zero_point: int
+    qmin: int
+    qmax: int
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold all integers of the range."""
+        return int(self.qmax - self.qmin).bit_length()
+
+    @property
+    def base(self) -> int:
+        """The integer that an unsigned container stores as 0: `qmin`, so that signed 4 bits are stored as 0 to 15."""
+        return min(self.qmin, self.zero_point)
+
+
+def quantize(x: Array, grid: Grid) -> Array:
+    """Real numbers to integers: `clamp(round(x / scale) + zero_point)`, ties to even, in float32.
+
+    >>> quantize(np.array([0.25, 0.75, 9.0], np.float32), Grid(scale=0.5, zero_point=0, qmin=0, qmax=15)).tolist()
+    [0, 2, 15]
+    """
+    q = np.rint(x.astype(np.float32) / np.float32(grid.scale)) + np.float32(grid.zero_point)
+    found: Array = np.clip(q, grid.qmin, grid.qmax).astype(np.int32)
+    return found
+
+
+def dequantize(q: Array, grid: Grid) -> Array:
+    """Integers to real numbers, float32.
+
+    >>> dequantize(np.array([3]), Grid(scale=0.5, zero_point=1, qmin=0, qmax=15)).tolist()
+    [1.0]
+    """
+    found: Array = (q - grid.zero_point).astype(np.float32) * np.float32(grid.scale)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Real factors as `multiplier * 2^(exponent - 31)`, with `2^30 <= |multiplier| < 2^31` or zero.
+
+    Attributes:
+        multiplier: int64 array.
+        exponent: int64 array of the same shape, at least -31.
+    """
+
+    multiplier: Array
+    exponent: Array
+
+
+def fixed_point(factors: Array) -> FixedPoint:
+    """The nearest fixed-point factors; those below `2^-32` become zero, since they take every int32 to zero.
+
+    >>> found = fixed_point(np.array([0.75, 1e-12]))
+    >>> found.multiplier.tolist(), found.exponent.tolist()          # 0.75 = 1610612736 / 2^31
+    ([1610612736, 0], [0, 0])
+
+    Raises:
+        MixbitError: a factor is not finite, or too large for a left shift of 31.
+    """
+    values = np.asarray(factors, dtype=np.float64)
+    if not np.isfinite(values).all() or (np.abs(values) >= 2.0**30).any():
+        raise MixbitError(
+            f"factors of up to {np.abs(values).max():.3g} cannot change a scale. Legal: finite and below 2^30. "
+            "Look for a layer whose output scale is near zero."
+        )
+    mantissa, exponent = np.frexp(values)
+    multiplier, exponent = np.rint(mantissa * 2.0**31).astype(np.int64), exponent.astype(np.int64)
+    over = np.abs(multiplier) == 2**31
+    multiplier, exponent = np.where(over, multiplier // 2, multiplier), exponent + over
+    tiny = exponent < -31
+    return FixedPoint(np.where(tiny, 0, multiplier), np.where(tiny, 0, exponent))
+
+
+def factor(of: Array | float, to: float, rounding: Rounding) -> Array:
+    """`of / to`, in the precision in which that rounding uses it.
+
+    Args:
+        of: scale of what is there, e.g. input scale times weight scales.
+        to: scale of the result.
+    """
+    if rounding == "float32":
+        return np.asarray(of, np.float32) / np.float32(to)
+    return np.asarray(of, np.float64) / float(to)
+
+
+def change_scale(a: Array, factors: Array, rounding: Rounding) -> Array:
+    """`a * factors` as integers, rounded as the module's text says; no zero point and no clamp yet.
+
+    Args:
+        a: integers, int32 range.
+        factors: real factors that broadcast against `a`; see `factor`.
+
+    >>> a = np.array([5, -5, 7])
+    >>> [change_scale(a, np.array(0.5), rounding).tolist() for rounding in ROUNDINGS]
+    [[3, -2, 4], [3, -2, 4], [2, -2, 4]]
+    """
+    if rounding == "float32":
+        rounded: Array = np.rint(a.astype(np.float32) * factors.astype(np.float32)).astype(np.int64)
+        return rounded
+    fixed, wide = fixed_point(factors), a.astype(np.int64)
+    if rounding == "double":
+        return _double(wide, fixed)
+    shift = 31 - fixed.exponent
+    found: Array = (wide * fixed.multiplier + (np.int64(1) << (shift - 1))) >> shift
+    return found
+
+
+def _double(a: Array, fixed: FixedPoint) -> Array:
+    """LiteRT: `a << left`, then the rounded high half of the doubled product, then a rounded right shift."""
+    left, right = np.maximum(fixed.exponent, 0), np.maximum(-fixed.exponent, 0)
+    product = (a << left) * fixed.multiplier
+    # gemmlowp nudges by half a unit and divides towards zero: to the nearest, ties up.
+    nudged = product + np.where(product >= 0, np.int64(1 << 30), np.int64(1 - (1 << 30)))
+    high = np.where(nudged >= 0, nudged >> 31, -((-nudged) >> 31))
+    mask = (np.int64(1) << right) - 1
+    rest, threshold = high & mask, (mask >> 1) + (high < 0)
+    found: Array = (high >> right) + (rest > threshold)
+    return found
+
+
+def saturate(q: Array, zero_point: int, bounds: tuple[int, int]) -> Array:
+    """Add the zero point and clamp."""
+    found: Array = np.clip(q + zero_point, *bounds).astype(np.int32)
+    return found
+
+
+def add(a: Array, b: Array, grids: tuple[Grid, Grid, Grid], rounding: Rounding) -> Array:
+    """`a + b` of two quantized tensors, as integers without the zero point of the result.
+
+    `single` scales both to one fixed point and rounds their sum once. `double` is LiteRT's: both shifted left by 20,
+    scaled against twice the larger scale, added, and scaled to the result. `float32` is ONNX Runtime's: the float32
+    ratios of the scales, multiplied and added in one rounding each, with the zero points in a constant.
+
+    Args:
+        a: integers of the first tensor, zero point included.
+        b: those of the second.
+        grids: of a, b and the result.
+
+    >>> grid = Grid(scale=0.5, zero_point=0, qmin=-128, qmax=127)
+    >>> coarse = Grid(scale=1.0, zero_point=0, qmin=-128, qmax=127)
+    >>> [int(add(np.array([4]), np.array([1]), (grid, grid, coarse), rounding)[0]) for rounding in ROUNDINGS]
+    [3, 3, 2]
+    """
+    first, second, result = grids
+    if rounding == "float32":
+        return _add_float32(a, b, grids)
+    a, b = a.astype(np.int64) - first.zero_point, b.astype(np.int64) - second.zero_point
+    if rounding == "double":
+        twice = 2 * max(first.scale, second.scale)
+        left, right = (
+            change_scale(x << 20, np.asarray(grid.scale / twice), "double") for x, grid in ((a, first), (b, second))
+        )
+        return change_scale(left + right, np.asarray(twice / (2**20 * result.scale)), "double")
+    ratios = np.array([first.scale / result.scale, second.scale / result.scale])
+    shift = 30 - int(max(np.frexp(ratios)[1].max(), 0))
+    scaled = np.rint(ratios * 2.0**shift).astype(np.int64)
+    found: Array = (a * scaled[0] + b * scaled[1] + (np.int64(1) << (shift - 1))) >> shift
+    return found
+
+
+def _add_float32(a: Array, b: Array, grids: tuple[Grid, Grid, Grid]) -> Array:
+    """As the x86-64 build of ONNX Runtime has it, on the integers of its unsigned containers.
+
+    `a r_a + (b r_b + c)` with `c = y_zero - (r_a a_zero + r_b b_zero)`. Three of the sums are fused multiply-adds, which
+    round once: their float64 stand-in is exact, since factors have 24 bits and integers 8.
+    """
+    ratio_a, ratio_b = (np.float32(grid.scale) / np.float32(grids[2].scale) for grid in grids[:2])
+    zero_a, zero_b, zero = (np.float32(grid.zero_point - grid.base) for grid in grids)
+    constant = zero - _fused(zero_a, ratio_a, zero_b * ratio_b)
+    total = _fused(a - grids[0].base, ratio_a, _fused(b - grids[1].base, ratio_b, constant))
+    found: Array = np.rint(total).astype(np.int64) - int(zero)
+    return found
+
+
+def _fused(integers: Any, ratio: Any, rest: Any) -> Any:
+    return np.float32(np.float64(integers) * np.float64(ratio) + np.float64(rest))

@@ -1,0 +1,320 @@
+"""Lowering: from a trained fake-quantized model to an integer graph with the same numbers.
+
+Batch norms are folded into the layers before them and clamps into whatever they follow. Activations that a trained
+quantizer reads keep its grid; all others (residual adds, pools) get 8 bits from real batches, and are listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mixbit.errors import ExportError, MixbitError
+from mixbit.export import graph as g
+from mixbit.export._grids import Chosen, choose
+from mixbit.export._reading import FLOAT_WEIGHT_BITS, Reader
+from mixbit.export._steps import (
+    Average,
+    Clamped,
+    FakeQuantize,
+    Flow,
+    Function,
+    Limit,
+    Move,
+    Multiply,
+    Probabilities,
+    Step,
+    Sum,
+    Wire,
+)
+from mixbit.export.arithmetic import ROUNDINGS, Array, Grid, Rounding, dequantize, quantize
+from mixbit.export.executor import accumulator_bound
+from mixbit.export.graph import Bounds, IntegerGraph, Note, Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mixbit.network import Network
+
+__all__ = ["lower"]
+
+_BIAS_LIMIT = 2**30
+
+
+def lower(
+    model: nn.Module,
+    network: Network,
+    batches: Iterable[torch.Tensor],
+    *,
+    rounding: Rounding = "single",
+    strict: bool = False,
+) -> IntegerGraph:
+    """The integer graph of a model that carries quantizers.
+
+    Args:
+        model: quantized by `mixbit.quantize` (one bit-width a layer), trained or calibrated; it comes back as it was.
+        network: what capture learned of it.
+        batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch.
+        rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's.
+        strict: refuse layers that training left in float, instead of giving them 8 bits.
+
+    Raises:
+        ExportError: the model carries no quantizers, several at once, or does something that has no integer form; the
+            message names the module.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from mixbit.network import capture
+    >>> from mixbit.policy import Policy
+    >>> from mixbit.quantize import calibrate, quantize
+    >>> from mixbit.export.executor import run
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    >>> x = torch.randn(8, 1, 6, 6)
+    >>> network = capture(model, x)
+    >>> _ = quantize(model, Policy.uniform(network, 4, 4), network)
+    >>> calibrate(model, [x])
+    >>> graph = lower(model, network, [x])
+    >>> [(op.kind, op.name) for op in graph.ops]
+    [('QuantizeInput', 'input'), ('Conv', '0'), ('Reshape', '3'), ('Linear', '4')]
+    >>> bool(np.allclose(run(graph, x.numpy()), model(x).detach().numpy(), atol=1e-4))
+    True
+    """
+    from mixbit.network._export import ExportFailed, evaluating, export
+    from mixbit.network._inputs import read_inputs
+    from mixbit.network._program import read_program
+    from mixbit.network._sizes import DataDependent
+
+    if rounding not in ROUNDINGS:
+        raise ExportError(f"rounding={rounding!r} is unknown. Legal: {', '.join(ROUNDINGS)}.")
+    _check(model)
+    samples = list(batches)
+    if not samples:
+        raise ExportError("there is no calibration batch. Give at least one batch of real inputs.")
+    with evaluating(model):
+        try:
+            program = read_program(model, *export(model, read_inputs(samples[0][:2])))
+        except (DataDependent, ExportFailed) as error:
+            cause = error.__cause__ or error
+            raise ExportError(f"the model cannot be exported: {str(cause).splitlines()[0]}") from error
+        flow = Reader(program).flow()
+        if strict and flow.float_weights:
+            raise ExportError(
+                f"training left {', '.join(flow.float_weights)} in float. Give these layers bits, or leave strict out: "
+                f"they get {FLOAT_WEIGHT_BITS} bits then."
+            )
+        chosen = choose(flow, program, samples, _floats(flow))
+    return _Printer(flow, chosen, rounding).graph(network.fingerprint)
+
+
+def _check(model: nn.Module) -> None:
+    """One bit-width a quantizer, and at least one quantizer."""
+    from mixbit.quantize import quantizers
+
+    banks = quantizers(model)
+    if not banks:
+        raise ExportError(
+            "the model carries no quantizers: there is nothing to lower. Quantize and train it first "
+            "(mixbit train --policy), or call mixbit.quantize and mixbit.calibrate."
+        )
+    several = [name for name, bank in banks.items() if len(bank.bits) > 1]
+    if several:
+        raise ExportError(
+            f"{len(several)} quantizers hold several bit-widths ({several[0]}: {list(banks[several[0]].bits)}). "
+            "Quantize with a policy, which gives every layer one."
+        )
+
+
+def _floats(flow: Flow) -> frozenset[Wire]:
+    """The output, where a layer makes it: its accumulators are the logits. A softmax behind it stays float too."""
+    wires = {flow.output}
+    if isinstance(flow.output.step, Probabilities):
+        wires.add(flow.output.step.inputs[0])
+    makers = {wire for wire in wires if isinstance(wire.step, Multiply) and len(wire.readers) == len(wires) - 1}
+    if not makers:
+        raise ExportError(
+            f"the output is made by {getattr(flow.output.step, 'name', 'nothing')!r}. Legal: a linear layer or a "
+            "convolution at the end, with a softmax after it or not."
+        )
+    return frozenset(wires)
+
+
+class _Printer:
+    """Steps to operations, tensor by tensor."""
+
+    def __init__(self, flow: Flow, chosen: Chosen, rounding: Rounding) -> None:
+        self._flow, self._chosen, self._rounding = flow, chosen, rounding
+        self._names: dict[Wire, str] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._ops: list[g.Op] = []
+        self._notes: list[Note] = list(chosen.notes)
+
+    def graph(self, fingerprint: str) -> IntegerGraph:
+        """The whole."""
+        self._begin()
+        for step in self._flow.steps:
+            _PRINT[type(step)](self, step)
+        for name in self._flow.float_weights:
+            reason = f"weights in float in training: {FLOAT_WEIGHT_BITS} bits by their largest magnitude"
+            self._notes.append(Note(name=name, kind="widened", reason=reason))
+        found = IntegerGraph(
+            input="input",
+            output=self._names[self._flow.output],
+            tensors=self._tensors,
+            ops=tuple(self._ops),
+            fingerprint=fingerprint,
+            notes=tuple(self._notes),
+        )
+        _check_accumulators(found)
+        return found
+
+    def _begin(self) -> None:
+        wire = self._flow.input
+        self._tensors["input"] = Tensor(name="input", shape=wire.shape, grid=None, source="float")
+        self._names[wire] = self._tensor("input.quantized", wire.shape, self._chosen.grids[wire], wire)
+        self._ops.append(g.QuantizeInput(name="input", inputs=("input",), output=self._names[wire]))
+
+    def _tensor(self, name: str, shape: tuple[int, ...], grid: Grid | None, wire: Wire) -> str:
+        source: g.Source = "float" if grid is None else "calibrated" if wire in self._chosen.calibrated else "trained"
+        self._tensors[name] = Tensor(name=name, shape=shape, grid=grid, source=source)
+        return name
+
+    def _common(self, step: Step) -> dict[str, Any]:
+        """Name, inputs and output of an operation."""
+        wire = step.output
+        inputs = tuple(self._names[one] for one in step.inputs)
+        grid = self._chosen.grids.get(wire)
+        self._names[wire] = self._tensor(wire.name, wire.shape, grid, wire)
+        return {"name": step.name, "inputs": inputs, "output": self._names[wire]}
+
+    def _clamp(self, step: Clamped) -> Bounds | None:
+        """Real bounds on the grid of the result; None where the grid ends there anyhow."""
+        grid = self._chosen.grids.get(step.output)
+        if step.bounds is None:
+            return None
+        if grid is None:
+            raise ExportError(f"{step.name}: the output of the network is clamped, which has no integer form.")
+        low, high = (int(quantize(np.asarray(bound, np.float32), grid)) for bound in step.bounds)
+        return None if (low, high) == (grid.qmin, grid.qmax) else (low, high)
+
+    # -- one method a kind of step
+
+    def multiply(self, step: Multiply) -> None:
+        """Weights, scales and biases in the units of the accumulator."""
+        grid = self._chosen.grids[step.inputs[0]]
+        result = self._chosen.grids.get(step.output)
+        integers, scale, bias = self._units(step, grid, result)
+        settings: dict[str, Any] = {
+            "weight": integers,
+            "weight_bits": step.bits,
+            "weight_scale": scale,
+            "bias": bias,
+            "shift": _shift(step, grid),
+            "clamp": self._clamp(step),
+            "rounding": self._rounding,
+        }
+        window = step.window
+        common = self._common(step)
+        if window is None:
+            self._ops.append(g.Linear(**common, **settings))
+        else:
+            shape: dict[str, Any] = {
+                name: getattr(window, name) for name in ("stride", "padding", "dilation", "groups")
+            }
+            self._ops.append(g.Conv(**common, **settings, **shape))
+
+    def _units(self, step: Multiply, grid: Grid, result: Grid | None) -> tuple[Array, Array, Array]:
+        """Integers, float32 scales and int32 biases; channels that are as good as constant lose their weights."""
+        integers, scale = step.integers, step.scale.astype(np.float32)
+        parts = 2 ** _shift(step, grid) / grid.scale
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bias = np.rint(step.bias / scale.astype(np.float64) * parts)
+        dead = ~np.isfinite(bias) | (np.abs(bias) >= _BIAS_LIMIT)
+        if dead.any():
+            # Beside such a bias no sum of products moves the result: the channel is its bias.
+            unit = 1.0 if result is None else result.scale
+            integers = np.where(dead.reshape(-1, *[1] * (integers.ndim - 1)), 0, integers).astype(np.int8)
+            scale = np.where(dead, np.float32(unit / grid.scale), scale).astype(np.float32)
+            bias = np.where(dead, np.rint(step.bias / scale.astype(np.float64) * parts), bias)
+            channels = ", ".join(map(str, np.flatnonzero(dead)[:8]))
+            self._notes.append(Note(name=step.name, kind="dead channels", reason=f"output is constant: {channels}"))
+        return integers, scale, np.clip(bias, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
+
+    def sum(self, step: Sum) -> None:
+        """Residual adds."""
+        clamp = self._clamp(step)
+        self._ops.append(g.Add(**self._common(step), clamp=clamp, rounding=self._rounding))
+
+    def average(self, step: Average) -> None:
+        """Average and global pools."""
+        clamp, window = self._clamp(step), step.window
+        shape: dict[str, Any] = {"kernel": window.kernel, "stride": window.stride, "padding": window.padding}
+        self._ops.append(g.AveragePool(**self._common(step), **shape, clamp=clamp, rounding=self._rounding))
+
+    def function(self, step: Function) -> None:
+        """A table of the function at every integer of the input."""
+        import torch
+
+        grid, result = self._chosen.grids[step.inputs[0]], self._chosen.grids[step.output]
+        reals = dequantize(np.arange(grid.qmin, grid.qmax + 1), grid)
+        table = quantize(step.call(torch.from_numpy(reals)).numpy(), result)
+        self._ops.append(g.Lookup(**self._common(step), function=step.function, table=table))
+
+    def limit(self, step: Limit) -> None:
+        """A clamp of its own."""
+        clamp = self._clamp(step)
+        self._ops.append(g.Requantize(**self._common(step), clamp=clamp, rounding=self._rounding))
+
+    def fake_quantize(self, step: FakeQuantize) -> None:
+        """Nothing where its input has its grid already, else a change of grid."""
+        source = step.inputs[0]
+        if self._chosen.grids[source] == step.grid:
+            self._names[step.output] = self._names[source]
+            return
+        self._ops.append(g.Requantize(**self._common(step), clamp=None, rounding=self._rounding))
+
+    def move(self, step: Move) -> None:
+        """Reshape, slice, pad, transpose, concat, max pool."""
+        kind: Callable[..., g.Op] = getattr(g, step.kind)
+        self._ops.append(kind(**self._common(step), **step.attributes))
+
+    def probabilities(self, step: Probabilities) -> None:
+        """Softmax of the float32 output."""
+        self._ops.append(g.Softmax(**self._common(step)))
+
+
+def _shift(step: Multiply, grid: Grid) -> int:
+    """The largest with which int8 holds the weights, and int16 the sum of two products.
+
+    The second is for x86 processors that multiply 8-bit numbers in pairs and saturate their sum.
+    """
+    if not step.bias.any():
+        return 0
+    widest = 8 if grid.bits < 8 else 7
+    return max(widest - step.bits, 0)
+
+
+_PRINT: dict[type[Step], Callable[[_Printer, Any], None]] = {
+    Multiply: _Printer.multiply,
+    Sum: _Printer.sum,
+    Average: _Printer.average,
+    Function: _Printer.function,
+    Limit: _Printer.limit,
+    FakeQuantize: _Printer.fake_quantize,
+    Move: _Printer.move,
+    Probabilities: _Printer.probabilities,
+}
+
+
+def _check_accumulators(graph: IntegerGraph) -> None:
+    """No input may drive an accumulator out of int32."""
+    for op in graph.weighted():
+        bound = accumulator_bound(graph, op)
+        if bound >= 2**31:
+            raise MixbitError(
+                f"{op.name}: its accumulator can reach {bound}, legal is below 2^31. Give it fewer weight or "
+                "activation bits."
+            )

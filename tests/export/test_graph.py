@@ -1,0 +1,51 @@
+"""What the graph says of itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixbit.errors import MixbitError
+from mixbit.export import IntegerGraph, lower
+from mixbit.network import capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+
+
+@pytest.fixture(scope="module")
+def graph() -> IntegerGraph:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
+    x = torch.randn(4, 1, 8, 8)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 3, 4), network)
+    calibrate(model, [x])
+    return lower(model, network, [x])
+
+
+def test_layers_and_their_bits(graph: IntegerGraph) -> None:
+    assert [(op.name, op.weight_bits) for op in graph.weighted()] == [("0", 8), ("2", 3), ("5", 8)]
+    assert graph.weight_bits == 36 * 8 + 72 * 3 + 192 * 8
+
+
+def test_readers(graph: IntegerGraph) -> None:
+    first = graph.weighted()[0]
+    assert [op.name for op in graph.readers(first.output)] == ["2"]
+    assert graph.readers(graph.output) == ()
+
+
+def test_the_unit_of_an_accumulator(graph: IntegerGraph) -> None:
+    op = graph.weighted()[1]
+    assert op.shift == 5  # 3-bit weights beside 4-bit inputs: up to 8 bits
+    wanted = graph.grid(op.x).scale * op.weight_scale.astype(np.float64) / 32
+    assert np.array_equal(graph.unit(op), wanted)
+
+
+@pytest.mark.parametrize(("name", "what"), [("nothing", "unknown"), ("input", "float32")])
+def test_a_tensor_without_a_grid(graph: IntegerGraph, name: str, what: str) -> None:
+    with pytest.raises(MixbitError, match=f"'{name}' is {what}"):
+        graph.grid(name)
