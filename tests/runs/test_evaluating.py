@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.runs.conftest import DIGITS, SHORT
 
 from mixbit import runs
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
+from tests.runs.conftest import DIGITS, SHORT
 
 
 def test_run_folder_gives_the_accuracy_of_its_training(float_run: runs.Trained, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.runs.conftest import DIGITS, SHORT
 
 from mixbit import runs
 from mixbit.cost import LayerBits
@@ -14,6 +13,7 @@ from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.runs import Subject
+from tests.runs.conftest import DIGITS, SHORT
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ def read(run: Path) -> dict[str, Any]:
         raise MixbitError(f"{run / CONFIG} is no configuration of a mixbit run. Give the --run folder of a command.")
     if found.get("version") != _FORMAT["version"]:
         raise MixbitError(
-            f"{run / CONFIG} has version {found.get('version')!r}; this mixbit reads {_FORMAT['version']}. Update mixbit."
+            f"{run / CONFIG} has version {found.get('version')!r}; this mixbit reads {_FORMAT['version']}. "
+            "Update mixbit."
         )
     for key in ("command", "subject"):
         if key not in found:

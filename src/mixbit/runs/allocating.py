@@ -79,8 +79,8 @@ def read_network(folder: Path) -> Network:
     path = folder / _folder.NETWORK
     if not path.is_file():
         raise MixbitError(
-            f"There is no {path}, so the costs of the layers are not known. Give the --run folder of a finished search, "
-            "or write the network beside the scores: mixbit inspect MODEL --json network.json."
+            f"There is no {path}, so the costs of the layers are not known. Give the --run folder of a finished "
+            "search, or write the network beside the scores: mixbit inspect MODEL --json network.json."
         )
     return Network.from_json(path.read_text())
 

@@ -76,8 +76,8 @@ def _demo(run: Path, quiet: bool) -> Demo:
         outcomes=outcomes,
         float32=float_costs(task.network),
         notes=[
-            f"All three quantized networks had the budget {BUDGET} (what uniform W3A3 uses), the same float weights and the "
-            "same fine-tuning. First and last layer are pinned at W8A8 and counted.",
+            f"All three quantized networks had the budget {BUDGET} (what uniform W3A3 uses), the same float weights "
+            "and the same fine-tuning. First and last layer are pinned at W8A8 and counted.",
             "360 test images: one image is 0.28 points, so differences of a point or less say nothing.",
         ],
         files={

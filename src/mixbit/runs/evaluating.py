@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixbit import _distributed, models
+from mixbit import _distributed
 from mixbit.cost import Costs, costs, float_costs
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics
 from mixbit.evaluation import evaluate as measure
 from mixbit.policy import Policy
-from mixbit.quantize import quantize
-from mixbit.runs import _folder
+from mixbit.runs._trained import open_run
 from mixbit.runs.subject import Outcome, Subject
 from mixbit.runs.training import put_policy_on
 from mixbit.task import Task
@@ -54,7 +53,8 @@ def evaluate(
             raise MixbitError(
                 f"{target} is a run folder and brings its own weights and bits: leave --policy and --weights out."
             )
-        return _evaluate_run(Path(target), data, seed)
+        opened = open_run(Path(target), data=data, seed=seed)
+        return _measure(opened.task, opened.subject, opened.policy, opened.path)
     subject = Subject(model=target, data=data, weights=weights, seed=seed or 0)
     task, _ = subject.task()
     chosen = None
@@ -62,31 +62,6 @@ def evaluate(
         chosen = Policy.load(policy).check(task.network)
         put_policy_on(task.model, chosen, task, seed=subject.seed)
     return _measure(task, subject, chosen, policy)
-
-
-def _evaluate_run(run: Path, data: str | None, seed: int | None) -> Evaluated:
-    facts = _folder.read(run)
-    if facts.get("command") != "train" or not (run / _folder.WEIGHTS).is_file():
-        raise MixbitError(
-            f"{run} holds no trained network ({_folder.WEIGHTS}). Give the --run folder of a finished mixbit train."
-        )
-    found = Subject.from_json(facts["subject"])
-    # The run's own weights replace those that it started from, so the file named then need not exist any more.
-    base = Subject(model=found.model, data=data or found.data, seed=found.seed if seed is None else seed)
-    task, _ = base.task()
-    path = run / _folder.POLICY if facts.get("bits") is not None else None
-    policy = None
-    if path is not None:
-        policy = Policy.load(path).check(task.network)
-        quantize(task.model, policy, task.network)
-    models.load_weights(task.model, run / _folder.WEIGHTS)
-    subject = Subject(
-        model=base.model,
-        data=base.data,
-        weights=run / _folder.WEIGHTS if path is None else found.weights,
-        seed=base.seed,
-    )
-    return _measure(task, subject, policy, path)
 
 
 def _measure(task: Task, subject: Subject, policy: Policy | None, path: Path | None) -> Evaluated:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from mixbit import _io, models
-from mixbit.errors import MixbitError
 from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
+from mixbit.errors import MixbitError
 from mixbit.network import Network, capture
 from mixbit.policy import resolve_pins
 from mixbit.runs.subject import Subject
