@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixbit.cost import Device, LatencyTable, LatencyUnit, LayerBits, LayerLatency, Part, Timing
 from mixbit.network import Layer, Network, Tensor
 from mixbit.policy import LayerScores, Scores
 
@@ -117,3 +118,51 @@ def random_scores(found: Network, bits: Sequence[int] = (2, 3, 4), seed: int = 0
 
     layers = {one.name: LayerScores(weight=curve(), activation=curve()) for one in found.layers}
     return Scores(fingerprint=found.fingerprint, method="random", seed=seed, alpha=1.5, layers=layers)
+
+
+def latency_table(
+    found: Network,
+    times: Mapping[str, Mapping[str, int]],
+    *,
+    rest: int = 0,
+    unit: LatencyUnit = "ns",
+    float32: int | None = None,
+    notes: Sequence[str] = (),
+) -> LatencyTable:
+    """Numbers by hand: layer -> `W3A4` -> what it takes, and `rest` for all that is no layer."""
+    layers = {
+        one.name: LayerLatency(
+            kind=one.kind,
+            weight_shape=one.weight_shape,
+            groups=one.groups,
+            input_shape=one.input_shape,
+            output_shape=one.output_shape,
+            options={text: Timing(median=value, spread=1) for text, value in times[one.name].items()},
+        )
+        for one in found.layers
+    }
+    return LatencyTable(
+        fingerprint=found.fingerprint,
+        target="by hand",
+        unit=unit,
+        device=Device(cpu="a CPU", cores=2),
+        runtime="paper",
+        runtime_version="1.0",
+        threads=1,
+        batch=1,
+        repeats=3,
+        layers=layers,
+        other=(Part(name="run", kind="overhead", shape=(), median=rest, spread=0),),
+        float32=None if float32 is None else Timing(median=float32, spread=0),
+        notes=tuple(notes),
+    )
+
+
+def random_latency(
+    found: Network, bits: Sequence[int] = (2, 3, 4, 8), seed: int = 0, *, rest: int = 500
+) -> LatencyTable:
+    """Any numbers: fewer bits may take longer, as on real devices."""
+    rng = np.random.default_rng(seed)
+    options = [str(LayerBits(w, a)) for w in bits for a in bits]
+    times = {one.name: {text: int(rng.integers(100, 5000)) for text in options} for one in found.layers}
+    return latency_table(found, times, rest=rest)

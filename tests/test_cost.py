@@ -220,8 +220,8 @@ def test_several_kinds_keep_their_texts_and_order() -> None:
         (["bitop=3x4"], "the kind 'bitop' is unknown. Did you mean 'bitops'"),
         (["=3x4"], "the kind '' is unknown"),
         (
-            ["latency=3ms"],
-            "the kind 'latency' is unknown.*Legal: bitops=1.2G, weight-bytes=8MiB, activation-bytes=64kB",
+            ["energy=3mJ"],
+            "the kind 'energy' is unknown.*Legal: bitops=1.2G, weight-bytes=8MiB, activation-bytes=64kB, latency=12ms",
         ),
         (["bitops=3x4", "bitops=1G"], "bitops is limited twice: '3x4' and '1G'"),
         (["bitops="], "not a number with a unit"),

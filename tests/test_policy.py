@@ -18,7 +18,7 @@ from mixbit.cost import cost_table
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import Network
 from mixbit.policy import LayerBits, LayerScores, Pairs, Policy, Program, Scores, resolve_pins
-from tests.support import chain, layer, network, random_network, random_scores
+from tests.support import chain, layer, network, random_latency, random_network, random_scores
 
 HOSTILE = Path(__file__).parent / "adversarial_files"
 EIGHT = LayerBits(8, 8)
@@ -120,6 +120,24 @@ def test_edited_bits_are_welcome_and_costs_follow(tmp_path: Path) -> None:
         "costs recomputed for these bits and this input size: bitops, weight_bytes had other values"
     ]
     assert policy.check(net) is policy
+
+
+def test_a_measured_latency_stays_with_its_bits() -> None:
+    net = resnet_like()
+    table = random_latency(net)
+    plain = Policy.uniform(net, 3, 4, {})
+    policy = replace(plain, costs=cost_table(net, plain.layers, latency=table))
+    assert policy.check(net) is policy
+    assert policy.check(net, table) is policy
+    other = random_latency(net, seed=1)
+    assert policy.check(net, other).costs["latency_ns"] == other.cost(policy.layers)
+    assert plain.check(net, table) == policy
+    edited_bits = replace(policy, layers={**policy.layers, "fc": LayerBits(4, 4)}, allocation={"objective": 1.0})
+    without = edited_bits.check(net)
+    assert "latency_ns" not in without.costs
+    assert without.allocation == {}
+    assert "latency_ns" in without.notes[-1]
+    assert edited_bits.check(net, table).costs["latency_ns"] == table.cost(edited_bits.layers)
 
 
 def test_a_file_without_costs_gets_them_without_a_note() -> None:

@@ -11,20 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation.allocator import allocate
-from mixbit.cost import Budget, LayerBits, costs
+from mixbit.cost import Budget, LatencyTable, LayerBits, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
 from mixbit.network import Network
-from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
-from tests.support import chain, layer, network, random_network, random_scores
+from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores, resolve_pins
+from tests.support import chain, latency_table, layer, network, random_latency, random_network, random_scores
 
 EIGHT = LayerBits(8, 8)
 
 
 def best_by_enumeration(
-    net: Network, scores: Scores, budget: Budget, pins: dict[str, LayerBits], *, ties: bool
+    net: Network,
+    scores: Scores,
+    budget: Budget,
+    pins: dict[str, LayerBits],
+    *,
+    ties: bool,
+    latency: LatencyTable | None = None,
 ) -> float:
     """The smallest harm of all policies within the budget, infinite if there is none."""
-    limits = budget.resolve(net, pins)
+    limits = budget.resolve(net, pins, latency=latency)
     free = [one.name for one in net.layers if one.name not in pins]
     choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
     tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
@@ -34,7 +40,7 @@ def best_by_enumeration(
         if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
             continue
         harm = sum(scores.harm(name, layers[name]) for name in free)
-        if harm < best and min(budget.slack(costs(net, layers), limits).values()) >= 0:
+        if harm < best and min(budget.slack(costs(net, layers, latency=latency), limits).values()) >= 0:
             best = harm
     return best
 
@@ -212,6 +218,135 @@ def test_limpq_counting_is_used_on_both_sides() -> None:
     assert policy.costs["bitops"] == used
     assert policy.allocation["slack"] == {"bitops": 210 * 9 - used}
     assert policy.check(net) is policy
+
+
+# ------------------------------------------------------------------------------------------ measured limits
+
+
+LATENCIES = [
+    ["latency=9us"],
+    ["latency=12us"],
+    ["latency=8x8"],
+    ["latency=12us", "bitops=4x4"],
+    ["latency=13us", "weight-bytes=4x4", "activation-bytes=5x5"],
+]
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize("texts", LATENCIES, ids=" ".join)
+@pytest.mark.parametrize("seed", range(4))
+def test_latency_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
+    """With any times: fewer bits may take longer, and options of one layer may take the same."""
+    net = random_network(seed, layers=5)
+    scores, table = random_scores(net, (2, 5), seed), random_latency(net, (2, 5, 8), seed)
+    budget = Budget.parse(texts)
+    pins = resolve_pins(net) if seed % 2 else {}
+    expected = best_by_enumeration(net, scores, budget, pins, ties=ties, latency=table)
+    if math.isinf(expected):
+        with pytest.raises(InfeasibleBudget):
+            allocate(net, scores, budget, pins=pins, ties=ties, latency=table)
+        return
+    policy, allocation = allocate(net, scores, budget, pins=pins, ties=ties, latency=table)
+    assert allocation.objective == pytest.approx(expected, rel=1e-9)
+    assert allocation.proven
+    limits = budget.resolve(net, pins, latency=table)
+    assert policy.costs["latency_ns"] == table.cost(policy.layers) <= limits["latency"]
+    assert policy.allocation["slack"]["latency"] == limits["latency"] - policy.costs["latency_ns"]  # type: ignore[call-overload, index]
+
+
+def test_latency_is_a_limit_by_hand() -> None:
+    """4 bits are the fastest of l1, 2 bits the slowest; the rest of the network takes 1 us of the budget."""
+    net = chain((10, 100), (10, 100))
+    times = {"l0": {"W8A8": 2_000}, "l1": {"W2A8": 9_000, "W4A8": 3_000, "W6A8": 5_000}}
+    table = latency_table(net, times, rest=1_000)
+    curve = LayerScores(weight={2: 1.0, 4: 0.5, 6: 0.1}, activation={8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={"l1": curve})
+    chosen = {
+        text: allocate(net, scores, Budget.parse([f"latency={text}"]), pins={"l0": EIGHT}, latency=table)[0]
+        for text in ("8us", "7999ns", "6us")
+    }
+    bits = [policy.layers["l1"].weight_bits for policy in chosen.values()]
+    assert bits == [6, 4, 4]
+    assert [policy.costs["latency_ns"] for policy in chosen.values()] == [8_000, 6_000, 6_000]
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, scores, Budget.parse(["latency=5.9us"]), pins={"l0": EIGHT}, latency=table)
+    text = str(caught.value)
+    assert "latency=5.9us cannot be met: the smallest is 6us (every free layer at its fastest bits)" in text
+    assert "layers that block it: l1 3us, l0 (pinned W8A8) 2us, all that is no layer 1us" in text
+    assert caught.value.nearest == {"latency": 6_000}
+    assert caught.value.blocking == ["l1", "l0"]
+
+
+def test_latency_and_another_limit_that_clash_only_together() -> None:
+    """Few bits are slow here, so time asks for many bits and bytes for few."""
+    net = chain((100, 1000))
+    table = latency_table(net, {"l0": {f"W{b}A8": 1_000 * (10 - b) for b in (2, 4, 8)}}, rest=500)
+    curve = LayerScores(weight={2: 1.0, 4: 0.5, 8: 0.0}, activation={8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={"l0": curve})
+    budget = Budget.parse(["latency=3us", "weight-bytes=50B"])
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, scores, budget, pins={}, latency=table)
+    assert caught.value.nearest == {"latency": 6_500, "weight-bytes": 100.0}
+    assert "latency=6.5us or weight-bytes=100B can" in str(caught.value)
+
+
+def test_a_table_without_a_limit_on_it_is_told() -> None:
+    net = chain((10, 100), (10, 100))
+    table = random_latency(net)
+    policy, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]), latency=table)
+    plain, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]))
+    assert policy.layers == plain.layers
+    assert policy.costs == {**plain.costs, "latency_ns": table.cost(policy.layers)}
+    assert policy.notes == [*plain.notes, "latency: measured with paper 1.0 on a CPU, batch 1, threads 1"]
+
+
+def test_what_the_table_says_of_its_times_stands_in_the_policy() -> None:
+    net = chain((10, 100))
+    table = latency_table(net, {"l0": {"W8A8": 5}}, notes=["fewer bits bring no speed"])
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={})
+    policy, _ = allocate(net, scores, Budget.parse(["latency=1us"]), latency=table)
+    assert policy.notes[-1] == "fewer bits bring no speed"
+
+
+def test_options_that_the_table_lacks_are_named() -> None:
+    net = chain((10, 100), (10, 100), (10, 100))
+    scores, table = random_scores(net, (2, 3, 5)), random_latency(net, (2, 3, 8))
+    with pytest.raises(BudgetError, match=r"no measurement of 'l1' at W2A5"):
+        allocate(net, scores, Budget.parse(["latency=1s"]), latency=table)
+    pins = {"l0": LayerBits(8, None), "l2": EIGHT}
+    with pytest.raises(BudgetError, match=r"no measurement of 'l0' at W8A32"):
+        allocate(net, random_scores(net, (2, 3)), Budget.parse(["latency=1s"]), pins=pins, latency=table)
+
+
+def test_a_latency_budget_needs_its_table() -> None:
+    net = chain((10, 100), (10, 100))
+    with pytest.raises(BudgetError, match=r"latency=1ms needs a latency table.*--latency TABLE"):
+        allocate(net, random_scores(net), Budget.parse(["latency=1ms"]))
+    table = random_latency(chain((11, 100), (10, 100)))
+    with pytest.raises(BudgetError, match="another network"):
+        allocate(net, random_scores(net), Budget.parse(["latency=1ms"]), latency=table)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        Program(coupled=True),
+        Program(order=("l1", "l3", "l2")),
+        Program(box=True, coupled=True),
+        Program(pairs=Pairs((("l1", "weight", 2), ("l2", "weight", 2)), ((0.0, 0.4), (0.4, 0.0)))),
+    ],
+    ids=["coupled", "order", "box", "pairs"],
+)
+def test_every_program_keeps_within_the_time(program: Program) -> None:
+    net = chain(*[(10, 100)] * 5)
+    names = [one.name for one in net.layers[1:-1]]
+    straight = LayerScores(weight={2: 6.0, 4: 4.0, 8: 0.0}, activation={2: 6.0, 4: 4.0, 8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=dict.fromkeys(names, straight), program=program)
+    times = {f"W{w}A{a}": 100 * w + 10 * a for w in (2, 4, 8) for a in (2, 4, 8)}
+    table = latency_table(net, dict.fromkeys([one.name for one in net.layers], times), rest=50)
+    policy, _ = allocate(net, scores, Budget.parse(["latency=3300ns"]), latency=table)
+    assert policy.costs["latency_ns"] <= 3_300
+    assert any(policy.layers[name] != LayerBits(2, 2) for name in names)
 
 
 # ---------------------------------------------------------------------------------------------- infeasible

@@ -8,7 +8,7 @@ from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import BudgetError
 from mixbit.policy import resolve_pins
-from tests.support import random_network
+from tests.support import random_latency, random_network
 
 BITS = (2, 3, 4, 5, 6)
 
@@ -55,3 +55,15 @@ def test_seeds_differ_and_repeat() -> None:
 def test_budget_below_the_fewest_bits() -> None:
     with pytest.raises(BudgetError, match="exceeded"):
         random_policy(random_network(1, layers=8), Budget.parse(["bitops=0.1%"]))
+
+
+def test_measured_limits_hold_too() -> None:
+    network = random_network(1, layers=6)
+    table = random_latency(network, (*BITS, 8), rest=100)
+    most = costs(network, {one.name: LayerBits(2, 2) for one in network.layers}, latency=table).latency
+    budget = Budget.parse([f"latency={most}ns"])
+    policy = random_policy(network, budget, bits=BITS, pins={}, latency=table)
+    assert most is not None
+    assert policy.costs["latency_ns"] == table.cost(policy.layers) <= most
+    with pytest.raises(BudgetError, match="needs a latency table"):
+        random_policy(network, budget, bits=BITS)

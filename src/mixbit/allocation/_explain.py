@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation._rows import Row
-from mixbit.cost import Budget, LayerBits, Limit, Macs, Pins, float_costs, layer_macs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, Macs, Pins, float_costs, layer_macs
+from mixbit.cost._bits import width
 from mixbit.cost._limit import show_amount
 from mixbit.errors import InfeasibleBudget
 from mixbit.policy import Scores
@@ -22,10 +23,16 @@ BLOCKERS = 5
 
 
 def infeasible(
-    network: Network, budget: Budget, groups: Sequence[Group], rows: Sequence[Row], pins: Pins, macs: Macs
+    network: Network,
+    budget: Budget,
+    groups: Sequence[Group],
+    rows: Sequence[Row],
+    pins: Pins,
+    macs: Macs,
+    latency: LatencyTable | None = None,
 ) -> InfeasibleBudget:
-    """The error for limits that even the lowest bits exceed, each limit taken by itself."""
-    full = float_costs(network, macs=macs)
+    """The error for limits that even the cheapest options exceed, each limit taken by itself."""
+    full = float_costs(network, macs=macs, latency=latency)
     parts: list[str] = []
     nearest: dict[str, float] = {}
     blocking: list[str] = []
@@ -33,8 +40,8 @@ def infeasible(
         row = max((row for row in rows if row.key == limit.key), key=lambda row: row.least)
         nearest[limit.kind] = _in_unit(limit, row.least)
         if row.least > row.limit:
-            uses = _largest_uses(network, groups, row, macs)
-            parts.append(_broken(limit, row, limit.used(full), uses, pins))
+            uses = _largest_uses(network, groups, row, macs, latency)
+            parts.append(_broken(limit, row, getattr(full, limit.key) or 0, uses, pins))
             blocking += [name for name, _ in uses if name not in blocking]
     advice = "Raise the limit, pin fewer layers or at fewer bits, or score lower bits."
     return InfeasibleBudget(f"{'; '.join(parts)}. {advice}", nearest=nearest, blocking=blocking)
@@ -45,10 +52,13 @@ def _broken(limit: Limit, row: Row, full: int, uses: Sequence[tuple[str, int]], 
     shown, plain = limit.show(row.least, full), show_amount(limit.kind, row.least)
     place = f" at step {row.name.partition(' at ')[2]}" if row.key == "activation_bytes" else ""
     text = f"{limit.kind}={limit.text} cannot be met: the {word} is {shown}"
-    text += f" ({'' if plain == shown else f'{plain}, '}every free layer at its lowest bits{place})"
+    # On a device fewer bits are not always faster.
+    choice = "at its fastest bits" if row.key == "latency" else "at its lowest bits"
+    text += f" ({'' if plain == shown else f'{plain}, '}every free layer {choice}{place})"
     names = [f"{name}{_pin_mark(name, pins)} {show_amount(limit.kind, used)}" for name, used in uses]
     if row.constant:
-        names.append(f"tensors that no choice changes {show_amount(limit.kind, row.constant)}")
+        rest = "all that is no layer" if row.key == "latency" else "tensors that no choice changes"
+        names.append(f"{rest} {show_amount(limit.kind, row.constant)}")
     return f"{text}; layers that block it: {', '.join(names)}" if names else text
 
 
@@ -56,7 +66,9 @@ def _pin_mark(name: str, pins: Pins) -> str:
     return f" (pinned {pins[name]})" if name in pins else ""
 
 
-def _largest_uses(network: Network, groups: Sequence[Group], row: Row, macs: Macs) -> list[tuple[str, int]]:
+def _largest_uses(
+    network: Network, groups: Sequence[Group], row: Row, macs: Macs, latency: LatencyTable | None
+) -> list[tuple[str, int]]:
     """The layers that use most of the row when every group takes its cheapest option, the largest first.
 
     A buffer belongs to all layers that read it, so of activations the groups are named.
@@ -67,8 +79,11 @@ def _largest_uses(network: Network, groups: Sequence[Group], row: Row, macs: Mac
         option = int(costs.argmin())
         if row.key == "activation_bytes":
             uses[group.name] = int(costs[option]) - (row.constant if index == 0 else 0)
-        for name, (w, a) in zip(group.layers, group.bits[option].tolist(), strict=True):
-            if row.key == "bitops":
+        for name, bits in group.chosen(option).items():
+            w, a = width(bits.weight_bits), width(bits.activation_bits)
+            if row.key == "latency" and latency is not None:
+                uses[name] = latency.time(name, bits)
+            elif row.key == "bitops":
                 uses[name] = layer_macs(layers[name], macs) * w * a
             elif row.key == "weight_bits":
                 uses[name] = layers[name].weights * w
@@ -101,7 +116,7 @@ def jointly_infeasible(
 
 
 def _in_unit(limit: Limit, value: float) -> float:
-    """BitOps or bytes; weights are counted in bits inside."""
+    """BitOps, bytes or units of the latency table; weights are counted in bits inside."""
     return value / 8 if limit.key == "weight_bits" else value
 
 
@@ -113,8 +128,12 @@ def notes(
     layers: Mapping[str, LayerBits],
     *,
     ties: bool,
+    latency: LatencyTable | None = None,
 ) -> list[str]:
-    """What was decided beside the bits: pinned and tied layers, forbidden options, MACs that are not counted."""
+    """What was decided beside the bits: pinned and tied layers, forbidden options, MACs that are not counted.
+
+    With a latency table, where its times are from, and what it says of them.
+    """
     pins = {name: bits for name, bits in layers.items() if options[name].pinned}
     found = [pin_note(pins)] if pins else ["pinned: none"]
     tied = [[name for name in group.layers if name not in pins] for group in groups] if ties else []
@@ -127,7 +146,12 @@ def notes(
     for name in layers:
         if name not in pins:
             found += (_left_out_coupled if options[name].coupled else _left_out)(name, options[name], scores)
-    return found + uncounted_notes(network)
+    return found + uncounted_notes(network) + ([] if latency is None else _latency_notes(latency))
+
+
+def _latency_notes(table: LatencyTable) -> list[str]:
+    where = f"{table.runtime} {table.runtime_version} on {table.device.cpu}"
+    return [f"latency: measured with {where}, batch {table.batch}, threads {table.threads}", *table.notes]
 
 
 def _not_shared(names: Sequence[str], options: Mapping[str, LayerOptions]) -> list[str]:

@@ -10,12 +10,12 @@ option stays.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mixbit.cost import FLOAT_BITS, LayerBits, Macs, layer_macs, tensor_bytes
+from mixbit.cost import FLOAT_BITS, LatencyTable, LayerBits, Macs, layer_macs, tensor_bytes
 from mixbit.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Group:
     score: Floats
     bitops: Ints
     weight_bits: Ints
+    latency: Ints
+    """In units of the latency table; zeros without one."""
     tensor_bytes: Ints
     """Bytes of the tensor's buffers (see `mixbit.cost.tensor_bytes`)."""
 
@@ -88,6 +90,7 @@ def build_groups(
     macs: Macs,
     limited: Iterable[str],
     keep_all: bool = False,
+    latency: LatencyTable | None = None,
 ) -> list[Group]:
     """All groups in execution order, pinned layers among them as layers with one option.
 
@@ -99,11 +102,14 @@ def build_groups(
         macs: how MACs are counted.
         limited: attributes of `Costs` that have a limit; options are compared in these alone.
         keep_all: keep options that others beat in score and costs.
+        latency: measured times, where they have a limit.
 
     Raises:
         PolicyError: tied layers have no activation bits in common, or too many options are to be kept.
+        BudgetError: an option is not in the latency table.
     """
     limited = set(limited)
+    meter = _Meter(macs, latency)
     together = tied or "activation_bytes" in limited
     compared = None if keep_all else limited
     tensors = {tensor.name: tensor for tensor in network.tensors}
@@ -112,14 +118,31 @@ def build_groups(
         members = [options[name] for name in names]
         tensor = tensors.get(members[0].layer.input_tensor)
         if len(members) == 1:
-            groups.append(_alone(members[0], tensor, macs))
+            groups.append(_alone(members[0], tensor, meter))
             continue
-        tables = _tied(members, macs, compared) if tied else _untied(members, macs, compared)
+        tables = _tied(members, meter, compared) if tied else _untied(members, meter, compared)
         groups.append(_finish(members, tensor, tables, compared))
     return groups
 
 
-def _alone(one: LayerOptions, tensor: Tensor | None, macs: Macs) -> Group:
+@dataclass(frozen=True, slots=True)
+class _Meter:
+    """What the options of one layer cost."""
+
+    macs: Macs
+    times: LatencyTable | None
+
+    def bitops(self, layer: Layer, weight: Ints, activation: Ints) -> Ints:
+        return layer_macs(layer, self.macs) * weight * activation
+
+    def latency(self, layer: Layer, weight: Ints, activation: Ints) -> Ints:
+        if self.times is None:
+            return np.zeros_like(weight)
+        pairs = zip(weight.tolist(), activation.tolist(), strict=True)
+        return np.array([self.times.time(layer.name, LayerBits(_bits(w), _bits(a))) for w, a in pairs], dtype=np.int64)
+
+
+def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter) -> Group:
     """A layer that shares nothing keeps all its options, weights slowest, as score tables are printed."""
     (w_bits, w_harm), (a_bits, a_harm) = (
         (np.array([bits for bits, _ in side], dtype=np.int64), np.array([harm for _, harm in side]))
@@ -134,8 +157,9 @@ def _alone(one: LayerOptions, tensor: Tensor | None, macs: Macs) -> Group:
         tensor=one.layer.input_tensor,
         bits=np.stack([weight, activation], axis=1)[:, None, :],
         score=(a_harm[None, :] + w_harm[:, None]).ravel()[kept],
-        bitops=layer_macs(one.layer, macs) * weight * activation,
+        bitops=meter.bitops(one.layer, weight, activation),
         weight_bits=one.layer.weights * weight,
+        latency=meter.latency(one.layer, weight, activation),
         tensor_bytes=np.array([held[width] for width in activation.tolist()], dtype=np.int64),
     )
 
@@ -148,19 +172,23 @@ class _Table:
     score: Floats
     bitops: Ints
     weight_bits: Ints
+    latency: Ints
 
     def take(self, rows: Ints) -> _Table:
-        return _Table(self.bits[rows], self.score[rows], self.bitops[rows], self.weight_bits[rows])
+        return _Table(*(getattr(self, name)[rows] for name in _COLUMNS))
+
+
+_COLUMNS = tuple(field.name for field in fields(_Table))
 
 
 Tables: TypeAlias = dict[frozenset[int], _Table]
 """Set of activation bits in use -> options: buffers cost the same within one set, so options are compared within it."""
 
 
-def _tied(members: Sequence[LayerOptions], macs: Macs, limited: set[str] | None) -> Tables:
+def _tied(members: Sequence[LayerOptions], meter: _Meter, limited: set[str] | None) -> Tables:
     free = [one for one in members if not one.pinned]
     if len(free) < 2:
-        return _untied(members, macs, limited)
+        return _untied(members, meter, limited)
     shared = [bits for bits, _ in free[0].activation if all(bits in dict(one.activation) for one in free)]
     if not shared:
         lists = "; ".join(f"{one.layer.name}: {[bits for bits, _ in one.activation]}" for one in free)
@@ -171,26 +199,26 @@ def _tied(members: Sequence[LayerOptions], macs: Macs, limited: set[str] | None)
     tables: Tables = {}
     for bits in shared:
         kept = [one.activation if one.pinned else [c for c in one.activation if c[0] == bits] for one in members]
-        for key, table in _merge(members, kept, macs, limited).items():
+        for key, table in _merge(members, kept, meter, limited).items():
             tables[key] = _stack([tables[key], table]) if key in tables else table
     return tables
 
 
-def _untied(members: Sequence[LayerOptions], macs: Macs, limited: set[str] | None) -> Tables:
-    return _merge(members, [one.activation for one in members], macs, limited)
+def _untied(members: Sequence[LayerOptions], meter: _Meter, limited: set[str] | None) -> Tables:
+    return _merge(members, [one.activation for one in members], meter, limited)
 
 
 def _merge(
-    members: Sequence[LayerOptions], activations: Sequence[Sequence[Choice]], macs: Macs, limited: set[str] | None
+    members: Sequence[LayerOptions], activations: Sequence[Sequence[Choice]], meter: _Meter, limited: set[str] | None
 ) -> Tables:
     """Product of the members' options, pruned after each member (not where `limited` is None)."""
     empty = np.zeros(1, dtype=np.int64)
-    tables: Tables = {frozenset(): _Table(np.zeros((1, 0, 2), dtype=np.int64), np.zeros(1), empty, empty)}
+    tables: Tables = {frozenset(): _Table(np.zeros((1, 0, 2), dtype=np.int64), np.zeros(1), empty, empty, empty)}
     for one, choices in zip(members, activations, strict=True):
         grown: dict[frozenset[int], list[_Table]] = {}
         for used, table in tables.items():
             for choice in choices:
-                grown.setdefault(used | {choice[0]}, []).append(_cross(table, one, choice, macs))
+                grown.setdefault(used | {choice[0]}, []).append(_cross(table, one, choice, meter))
         if limited is None:
             _check_size(grown, members)
         tables = {used: _prune_table(_stack(parts), limited) for used, parts in grown.items()}
@@ -207,29 +235,26 @@ def _check_size(grown: Mapping[frozenset[int], Sequence[_Table]], members: Seque
         )
 
 
-def _cross(table: _Table, one: LayerOptions, activation: Choice, macs: Macs) -> _Table:
+def _cross(table: _Table, one: LayerOptions, activation: Choice, meter: _Meter) -> _Table:
     """Every row of `table` with every weight choice of one more layer, at one activation choice."""
     layer, (a_bits, a_harm) = one.layer, activation
     choices = one.weights_at(a_bits)
     w_bits = np.array([bits for bits, _ in choices], dtype=np.int64)
     harm = np.array([a_harm + harm for _, harm in choices])
     rows, columns = np.divmod(np.arange(len(table.score) * len(w_bits)), len(w_bits))
-    new = np.stack([w_bits, np.full_like(w_bits, a_bits)], axis=1)
+    same = np.full_like(w_bits, a_bits)
+    new = np.stack([w_bits, same], axis=1)
     return _Table(
         np.concatenate([table.bits[rows], new[columns][:, None, :]], axis=1),
         table.score[rows] + harm[columns],
-        table.bitops[rows] + layer_macs(layer, macs) * a_bits * w_bits[columns],
+        table.bitops[rows] + meter.bitops(layer, w_bits, same)[columns],
         table.weight_bits[rows] + layer.weights * w_bits[columns],
+        table.latency[rows] + meter.latency(layer, w_bits, same)[columns],
     )
 
 
 def _stack(parts: Sequence[_Table]) -> _Table:
-    return _Table(
-        np.concatenate([part.bits for part in parts]),
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.bitops for part in parts]),
-        np.concatenate([part.weight_bits for part in parts]),
-    )
+    return _Table(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
 
 
 def _prune_table(table: _Table, limited: set[str] | None) -> _Table:
@@ -237,7 +262,7 @@ def _prune_table(table: _Table, limited: set[str] | None) -> _Table:
 
 
 def _limited_costs(table: _Table, limited: set[str]) -> list[Ints]:
-    return [costs for key, costs in (("bitops", table.bitops), ("weight_bits", table.weight_bits)) if key in limited]
+    return [getattr(table, key) for key in ("bitops", "weight_bits", "latency") if key in limited]
 
 
 def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str] | None) -> Group:
@@ -256,6 +281,7 @@ def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tabl
         score=table.score,
         bitops=table.bitops,
         weight_bits=table.weight_bits,
+        latency=table.latency,
         tensor_bytes=held,
     )
 

@@ -1,7 +1,7 @@
 """The rows of the integer programme: what each option of each group costs, in exact integers.
 
-BitOps and weight bits are one row each. Peak activation bytes is the largest of many sums, so it takes one row a step
-of the schedule; rows that another row implies, or that no choice can break, are left out.
+BitOps, weight bits and latency are one row each. Peak activation bytes is the largest of many sums, so it takes one row
+a step of the schedule; rows that another row implies, or that no choice can break, are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row:
     """One array a group, one entry an option. The first group also carries `constant`."""
     limit: int
     constant: int = 0
-    """What lives at this step whatever is chosen."""
+    """What lives at this step, or what the rest of the network takes, whatever is chosen."""
 
     @property
     def least(self) -> int:
@@ -45,17 +45,26 @@ class Row:
         return sum(int(costs.max()) for costs in self.costs)
 
 
-def build_rows(network: Network, groups: Sequence[Group], limits: Mapping[str, int]) -> list[Row]:
+def build_rows(network: Network, groups: Sequence[Group], limits: Mapping[str, int], rest: int = 0) -> list[Row]:
     """All rows of the resolved `limits` (`Budget.resolve`); every limit keeps at least one row.
 
     A limit above what the most expensive choice costs is lowered to that, so that any whole number fits 64 bits.
+
+    Args:
+        network: the captured network.
+        groups: with what their options cost.
+        limits: attribute of `Costs` -> limit.
+        rest: latency of all that no layer accounts for.
     """
     rows = []
     for key, limit in limits.items():
         if key == "activation_bytes":
             rows += _step_rows(network, groups, limit)
-        else:
-            rows.append(Row(name=key, key=key, costs=[getattr(group, key) for group in groups], limit=limit))
+            continue
+        costs, constant = [getattr(group, key) for group in groups], 0
+        if key == "latency":
+            costs, constant = [costs[0] + rest, *costs[1:]], rest
+        rows.append(Row(name=key, key=key, costs=costs, limit=limit, constant=constant))
     return [_capped(row) for row in rows]
 
 

@@ -15,7 +15,7 @@ from mixbit.allocation._rows import Row, build_rows
 from mixbit.allocation.quadratic import solve_pairs
 from mixbit.allocation.repair import RepairHow, repair_monotone
 from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs, layer_macs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, Pins, cost_table, costs, layer_macs
 from mixbit.cost._bits import width
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError, did_you_mean
 from mixbit.policy import LayerScores, Policy, Program, Scores, resolve_pins
@@ -38,6 +38,7 @@ def allocate(
     repair: RepairHow = "forbid",
     solver: SolverName = "auto",
     exact: bool = False,
+    latency: LatencyTable | None = None,
 ) -> tuple[Policy, Allocation]:
     """The policy of least total harm that meets every limit of the budget, in exact integers.
 
@@ -65,6 +66,7 @@ def allocate(
             Coupled, it looks at the sum of both; a program with pairs skips it, since a single harm is not the whole.
         solver: see `mixbit.allocation.solve`; a program with an order, a box or pairs has its own.
         exact: prove the optimum of a program with pairs (small networks), where a local search is the default.
+        latency: measured times of this network; limits on `latency` need them, and the policy tells its own.
 
     Returns:
         The policy, and how the solver came to it (its groups are sets of layers that are decided together).
@@ -73,7 +75,8 @@ def allocate(
         InfeasibleBudget: no policy meets the budget; with the nearest feasible limits and the layers that block them.
         PolicyError: the scores are of another model, leave a free layer out, or do not fit their program; or tied
             layers (coupled: both sides of a layer) have no bits in common.
-        BudgetError: a pin is no layer of the network.
+        BudgetError: a pin is no layer of the network; or a limit needs measured times that are not there: no table, one
+            of another network, or one without an option that the scores offer.
 
     One layer of 640 MACs; W4A4 would take 10.24k BitOps:
 
@@ -92,12 +95,13 @@ def allocate(
     program = scores.program
     repair = "none" if program.pairs else repair
     options = layer_options(network, scores, pins, alpha=alpha, repair=repair)
-    limits = budget.resolve(network, pins, macs)
+    limits = budget.resolve(network, pins, macs, latency)
+    times = latency if "latency" in limits else None
     keep_all = bool(program.order or program.box or program.pairs)
-    groups = build_groups(network, options, tied=ties, macs=macs, limited=limits, keep_all=keep_all)
-    rows = build_rows(network, groups, limits)
+    groups = build_groups(network, options, tied=ties, macs=macs, limited=limits, keep_all=keep_all, latency=times)
+    rows = build_rows(network, groups, limits, 0 if times is None else times.rest)
     if any(row.least > row.limit for row in rows):
-        raise infeasible(network, budget, groups, rows, pins, macs)
+        raise infeasible(network, budget, groups, rows, pins, macs, times)
     try:
         if program.box:
             counts: dict[str, dict[str, int]] = {
@@ -110,7 +114,7 @@ def allocate(
     except InfeasibleBudget as error:
         raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
     layers = _chosen(network, groups, allocation)
-    found = costs(network, layers, macs=macs)
+    found = costs(network, layers, macs=macs, latency=latency)
     budget.check(found, limits)
     policy = Policy(
         fingerprint=network.fingerprint,
@@ -119,7 +123,7 @@ def allocate(
         seed=scores.seed,
         macs=macs,
         budget=budget.texts,
-        costs=cost_table(network, layers, macs=macs),
+        costs=cost_table(network, layers, macs=macs, latency=latency),
         allocation={
             **{key: getattr(allocation, key) for key in ("objective", "bound", "gap", "proven", "solver")},
             "alpha": alpha,
@@ -128,7 +132,8 @@ def allocate(
             "slack": dict(budget.slack(found, limits)),
             **program_facts(program),
         },
-        notes=notes(network, options, scores, groups, layers, ties=ties) + program_notes(scores, options, allocation),
+        notes=notes(network, options, scores, groups, layers, ties=ties, latency=latency)
+        + program_notes(scores, options, allocation),
     )
     return policy, allocation
 

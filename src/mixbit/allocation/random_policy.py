@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from mixbit.cost import Budget, LayerBits, Macs, Pins, cost_table, costs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, Pins, cost_table, costs
 from mixbit.policy import Policy, resolve_pins
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def random_policy(
     ties: bool = True,
     macs: Macs = "exact",
     seed: int = 0,
+    latency: LatencyTable | None = None,
 ) -> Policy:
     """Start every free layer at the fewest bits, then raise random ones by one option until nothing fits any more.
 
@@ -36,20 +37,21 @@ def random_policy(
         ties: layers that read one tensor share its activation bits.
         macs: how MACs are counted.
         seed: of the draws.
+        latency: measured times, where the budget limits them.
 
     Raises:
         BudgetError: even the fewest bits exceed the budget.
     """
     pins = resolve_pins(network) if pins is None else pins
-    limits, ladder = budget.resolve(network, pins, macs), sorted(bits)
+    limits, ladder = budget.resolve(network, pins, macs, latency), sorted(bits)
     layers = {la.name: pins.get(la.name, LayerBits(ladder[0], ladder[0])) for la in network.layers}
-    budget.check(costs(network, layers, macs=macs), limits)
+    budget.check(costs(network, layers, macs=macs, latency=latency), limits)
     knobs = list(_knobs(network, pins, ties))
     random = Random(seed)
     while knobs:
         names, side = knobs[random.randrange(len(knobs))]
         raised = layers | {n: _raised(layers[n], side, ladder) for n in names}
-        used = costs(network, raised, macs=macs)
+        used = costs(network, raised, macs=macs, latency=latency)
         if raised == layers or min(budget.slack(used, limits).values()) < 0:
             knobs.remove((names, side))
         else:
@@ -61,7 +63,7 @@ def random_policy(
         seed=seed,
         macs=macs,
         budget=budget.texts,
-        costs=cost_table(network, layers, macs=macs),
+        costs=cost_table(network, layers, macs=macs, latency=latency),
     )
 
 

@@ -12,6 +12,7 @@ from mixbit.cost._limit import KINDS, Limit, show_amount
 from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
+    from mixbit.cost._latency import LatencyTable
     from mixbit.network import Network
 
 __all__ = ["Budget"]
@@ -32,11 +33,14 @@ class Budget:
     def parse(cls, texts: Sequence[str]) -> Budget:
         """Read limits such as `bitops=1.2G`; numbers are kept exactly, as fractions.
 
-        Kinds: `bitops`, `weight-bytes`, `activation-bytes`. Values:
+        Kinds: `bitops`, `weight-bytes`, `activation-bytes`, and measured ones, for which a `LatencyTable` is needed
+        later: `latency`, `instructions`. Values:
 
-        * `1.2G`: k, M, G, T for BitOps; B, kB, MB, GB, kiB, MiB, GiB for bytes; a bare number is in ones;
+        * `1.2G`: k, M, G, T for BitOps and instructions; B, kB, MB, GB, kiB, MiB, GiB for bytes; a bare number is in
+          ones; ns, us, ms, s for times;
         * `3x4`: what the uniform network of 3 weight and 4 activation bits uses under the same pins;
-        * `1.5%`: of what the float32 network uses (1024 BitOps a MAC, 4 bytes a weight or activation);
+        * `1.5%`: of what the float32 network uses (1024 BitOps a MAC, 4 bytes a weight or activation, the
+          measured time);
         * `12.2x`: what the float32 network uses, divided by 12.2.
 
         Raises:
@@ -65,11 +69,17 @@ class Budget:
         """Kind -> value, as the user wrote them."""
         return {limit.kind: limit.text for limit in self.limits}
 
-    def resolve(self, network: Network, pins: Pins, macs: Macs = "exact") -> dict[str, int]:
-        """The limits as whole numbers: `bitops`, `weight_bits` (bytes times 8) and `activation_bytes`.
+    def resolve(
+        self, network: Network, pins: Pins, macs: Macs = "exact", latency: LatencyTable | None = None
+    ) -> dict[str, int]:
+        """The limits as whole numbers: `bitops`, `weight_bits` (bytes times 8), `activation_bytes` and `latency`.
 
         A cost meets its limit when it is at most this number, so fractions are rounded down. `3x4` is the cost of the
         uniform network with the same `pins` and `macs`; `%` and `x` refer to the float32 network with the same `macs`.
+
+        Raises:
+            BudgetError: a measured limit without its table, or with one of another network, of another unit, or
+                without what the limit refers to.
 
         >>> from mixbit.network import Layer, Network
         >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
@@ -79,10 +89,12 @@ class Budget:
         >>> Budget.parse(["bitops=3x4", "weight-bytes=12.2x"]).resolve(net, {})     # 640*3*4; 640*32/12.2 = 1678.7
         {'bitops': 7680, 'weight_bits': 1678}
         """
-        return {limit.key: limit.resolve(network, pins, macs) for limit in self.limits}
+        return {limit.key: limit.resolve(network, pins, macs, latency) for limit in self.limits}
 
     def slack(self, found: Costs, resolved: Mapping[str, int]) -> dict[str, float]:
-        """What is left of each limit, by kind, in BitOps and bytes (eighths for weights); negative: exceeded.
+        """What is left of each limit, by kind, in BitOps, bytes (eighths for weights) and units of the latency table.
+
+        A negative number says that the limit is exceeded.
 
         Args:
             found: what `mixbit.cost.costs` says of a policy.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -11,6 +11,7 @@ from mixbit.cost._bits import FLOAT_BITS, LayerBits, check_layer_names, width
 from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
+    from mixbit.cost._latency import LatencyTable
     from mixbit.network import Layer, Network, Tensor
 
 __all__ = ["ELSEWHERE_BITS", "Costs", "Macs", "cost_table", "costs", "float_costs", "layer_macs", "tensor_bytes"]
@@ -34,6 +35,8 @@ class Costs:
     """Bytes of the largest set of activation tensors that live at one step of the schedule."""
     peak_step: str
     """The (first) step at which that set lives; empty for a network without steps."""
+    latency: int | None = None
+    """What one run takes by a `LatencyTable`, in its unit (nanoseconds or instructions); None without a table."""
 
     @property
     def weight_bytes(self) -> int:
@@ -41,7 +44,9 @@ class Costs:
         return -(-self.weight_bits // 8)
 
 
-def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact") -> Costs:
+def costs(
+    network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact", latency: LatencyTable | None = None
+) -> Costs:
     """Costs of giving each layer of `network` the bits in `layers`; float32 (None) counts as 32 bits.
 
     * BitOps = sum over layers of MACs * b_w * b_a, as LIMPQ and HAWQ-V3 count them. Only layers with weights are
@@ -50,15 +55,17 @@ def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "ex
     * Weight bits = sum over layers of weights * b_w.
     * Peak activation bytes = the largest sum, over the steps of the schedule, of the tensors that live then; see
       `tensor_bytes` for one tensor.
+    * Latency = the sum over layers of what the table has for b_w and b_a, and all that it has for the rest.
 
     Args:
         network: the captured network.
         layers: bits of every layer, by name.
         macs: "exact", or "limpq" to reproduce the counting of LIMPQ's released code.
+        latency: measured times of this network.
 
     Raises:
         PolicyError: `layers` names an unknown layer or leaves one out.
-        BudgetError: `macs` is neither of the two.
+        BudgetError: `macs` is neither of the two, or the latency table is of another network or lacks these bits.
 
     >>> from mixbit.network import Layer, Network, Tensor
     >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
@@ -68,7 +75,8 @@ def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "ex
     >>> y = Tensor(name="y", shape=(10,), first_step=0, last_step=0, readers=(), read_elsewhere=True)
     >>> net = Network(layers=(fc,), tensors=(x, y), steps=("fc",), joins=(), skipped=(), other_macs=0)
     >>> costs(net, {"fc": LayerBits(3, 4)})        # 640*3*4, 640*3, and 64*4/8 + 10*8/8
-    Costs(bitops=7680, weight_bits=1920, activation_bytes=42, peak_step='fc')
+    Costs(bitops=7680, weight_bits=1920, activation_bytes=42, peak_step='fc',
+        latency=None)
     """
     check_layer_names(network, layers, "The policy")
     bitops = weight_bits = 0
@@ -77,21 +85,38 @@ def costs(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "ex
         bitops += layer_macs(layer, macs) * width(bits.weight_bits) * width(bits.activation_bits)
         weight_bits += layer.weights * width(bits.weight_bits)
     peak, step = _peak(network, layers)
-    return Costs(bitops=bitops, weight_bits=weight_bits, activation_bytes=peak, peak_step=step)
+    time = None if latency is None else latency.check(network).cost(layers)
+    return Costs(bitops=bitops, weight_bits=weight_bits, activation_bytes=peak, peak_step=step, latency=time)
 
 
-def float_costs(network: Network, *, macs: Macs = "exact") -> Costs:
-    """Costs of the float32 network: 1024 BitOps a MAC, 32 bits a weight, 4 bytes an activation."""
-    return costs(network, {layer.name: LayerBits(None, None) for layer in network.layers}, macs=macs)
+def float_costs(network: Network, *, macs: Macs = "exact", latency: LatencyTable | None = None) -> Costs:
+    """Costs of the float32 network: 1024 BitOps a MAC, 32 bits a weight, 4 bytes an activation.
+
+    Its latency is what was measured of the whole float32 network, and None where the table has no such measurement.
+    """
+    found = costs(network, {layer.name: LayerBits(None, None) for layer in network.layers}, macs=macs)
+    time = None if latency is None else latency.check(network).float32
+    return found if time is None else replace(found, latency=time.median)
 
 
-def cost_table(network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact") -> dict[str, int | float]:
-    """The costs that a policy carries: those of `layers`, and those of the float32 network under `float_...`."""
+def cost_table(
+    network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact", latency: LatencyTable | None = None
+) -> dict[str, int | float]:
+    """The costs that a policy carries: those of `layers`, and those of the float32 network under `float_...`.
+
+    With a latency table, `latency_ns` (or `latency_instructions`) is among them.
+    """
     table: dict[str, int | float] = {}
-    for prefix, found in (("", costs(network, layers, macs=macs)), ("float_", float_costs(network, macs=macs))):
+    both = (
+        ("", costs(network, layers, macs=macs, latency=latency)),
+        ("float_", float_costs(network, macs=macs, latency=latency)),
+    )
+    for prefix, found in both:
         table[f"{prefix}bitops"] = found.bitops
         table[f"{prefix}weight_bytes"] = found.weight_bytes
         table[f"{prefix}activation_bytes"] = found.activation_bytes
+        if latency is not None and found.latency is not None:
+            table[f"{prefix}{latency.key}"] = found.latency
     return table
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mixbit.cost._bits import MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
 from mixbit.cost._costs import Costs, Macs, costs, float_costs
 from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
+    from mixbit.cost._latency import LatencyTable
     from mixbit.network import Network
 
 __all__ = ["KINDS", "Limit", "show_amount"]
 
 DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+TIMES = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "kiB": 2**10, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 NUMBER = r"[0-9]{1,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?"
 
@@ -33,6 +35,8 @@ class Kind:
     shown: tuple[str, ...]
     """Units for amounts whose limit has no unit of its own."""
     example: str
+    measured: Literal["ns", "instructions"] | None = None
+    """Unit of the latency table that it is read from; None is counted, without a table."""
 
 
 KINDS = {
@@ -42,6 +46,15 @@ KINDS = {
     ),
     "activation-bytes": Kind(
         attribute="activation_bytes", units={"": 1, **BYTES}, scale=1, shown=("B", "kiB", "MiB", "GiB"), example="64kB"
+    ),
+    "latency": Kind(attribute="latency", units=TIMES, scale=1, shown=tuple(TIMES), example="12ms", measured="ns"),
+    "instructions": Kind(
+        attribute="latency",
+        units=DECIMAL,
+        scale=1,
+        shown=("", "k", "M", "G", "T"),
+        example="12M",
+        measured="instructions",
     ),
 }
 
@@ -54,7 +67,7 @@ class Limit:
     """
 
     kind: str
-    """bitops, weight-bytes or activation-bytes."""
+    """bitops, weight-bytes, activation-bytes, latency or instructions."""
     text: str
     """The value as written, e.g. `12.2x`."""
     number: Fraction = Fraction(0)
@@ -84,36 +97,71 @@ class Limit:
         number, unit = Fraction(parts[2]), parts[3] or ""
         legal = [*KINDS[kind].units, "%", "x"]
         if unit not in legal:
-            raise _wrong(kind, text, f"the unit {unit!r} is unknown.{_near_unit(unit, legal)}", end="")
+            why = f"the unit {unit!r} is unknown.{_near_unit(unit, legal)}" if unit else "it has no unit."
+            raise _wrong(kind, text, why, end="")
         if parts[1] == "-" or number == 0:
             raise _wrong(kind, text, "a limit must be above zero")
         return cls(kind=kind, text=text, number=number, unit=unit)
 
     @property
     def key(self) -> str:
-        """The attribute of `Costs` that this limits: bitops, weight_bits or activation_bytes."""
+        """The attribute of `Costs` that this limits: bitops, weight_bits, activation_bytes or latency."""
         return KINDS[self.kind].attribute
 
     def used(self, found: Costs) -> int:
-        """What `found` uses of this, in base units (BitOps, bits, bytes)."""
-        value: int = getattr(found, self.key)
+        """What `found` uses of this, in base units (BitOps, bits, bytes, nanoseconds or instructions).
+
+        Raises:
+            BudgetError: it is a measured cost, and `found` was made without a latency table.
+        """
+        value: int | None = getattr(found, self.key)
+        if value is None:
+            raise self._no_table()
         return value
 
-    def resolve(self, network: Network, pins: Pins, macs: Macs) -> int:
-        """The largest legal cost in base units (BitOps, bits, bytes), rounded down; see `Budget.resolve`."""
+    def resolve(self, network: Network, pins: Pins, macs: Macs, latency: LatencyTable | None = None) -> int:
+        """The largest legal cost in base units, rounded down; see `Budget.resolve`."""
+        if KINDS[self.kind].measured is not None:
+            self._check_table(network, latency)
+        else:
+            latency = None  # what is counted has a value for all bits, measured or not
         if self.uniform is not None:
-            return self.used(costs(network, uniform_bits(network, LayerBits(*self.uniform), pins), macs=macs))
+            bits = uniform_bits(network, LayerBits(*self.uniform), pins)
+            return self.used(costs(network, bits, macs=macs, latency=latency))
         if self.unit in ("%", "x"):
-            full = self.used(float_costs(network, macs=macs))
+            full = self.used(float_costs(network, macs=macs, latency=latency))
             return int(full * self.number / 100 if self.unit == "%" else full / self.number)
         kind = KINDS[self.kind]
         return int(self.number * kind.units[self.unit] * kind.scale)
+
+    def _no_table(self) -> BudgetError:
+        return BudgetError(
+            f"{self.kind}={self.text} needs a latency table: what a network takes is measured, not counted. Build one "
+            "with mixbit latency build, and give it: --latency TABLE to mixbit allocate, latency= in Python."
+        )
+
+    def _check_table(self, network: Network, latency: LatencyTable | None) -> None:
+        """Raise `BudgetError` unless the table is one of `network` and holds what this limit refers to."""
+        if latency is None:
+            raise self._no_table()
+        latency.check(network)
+        fitting = next(name for name, kind in KINDS.items() if kind.measured == latency.unit)
+        if fitting != self.kind:
+            raise BudgetError(
+                f"{self.kind}={self.text}: the latency table of {latency.target} is in {latency.unit}. "
+                f"Write {fitting}={KINDS[fitting].example}."
+            )
+        if self.uniform is None and self.unit in ("%", "x") and latency.float32 is None:
+            raise BudgetError(
+                f"{self.kind}={self.text} refers to the float32 network, which the latency table does not hold. Write "
+                f"{fitting}={KINDS[fitting].example} or {fitting}=8x8, or build the table with the float32 network."
+            )
 
     def show(self, value: int, full: int) -> str:
         """`value` base units in the unit of this limit, so that the text, given as a limit, allows `value`.
 
         Args:
-            value: BitOps, bits or bytes.
+            value: BitOps, bits, bytes, nanoseconds or instructions.
             full: what the float32 network uses.
 
         >>> Limit.parse("bitops", "0.1G").show(231_416_001, 0)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from mixbit import _io
-from mixbit.cost import LayerBits, Macs, Pins, cost_table, uniform_bits
+from mixbit.cost import LatencyTable, LayerBits, Macs, Pins, cost_table, uniform_bits
 from mixbit.cost._bits import check_layer_names
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
@@ -42,7 +42,8 @@ class Policy:
     budget: dict[str, str] = field(default_factory=dict)
     """Kind -> limit as the user wrote it, e.g. `{"bitops": "3x4"}`."""
     costs: dict[str, int | float] = field(default_factory=dict)
-    """`mixbit.cost.cost_table`: bitops, weight_bytes, activation_bytes, and the same of the float32 network."""
+    """`mixbit.cost.cost_table`: bitops, weight_bytes, activation_bytes, and the same of the float32 network; latency_ns
+    where there was a latency table."""
     allocation: dict[str, JSON] = field(default_factory=dict)
     """How the solver ended: objective, bound, gap, slack, ...; empty for a policy that no solver made."""
     notes: list[str] = field(default_factory=list)
@@ -112,8 +113,13 @@ class Policy:
         layers = {name: LayerBits(bits.weight_bits, bits.activation_bits) for name, bits in found.layers.items()}
         return cls(**{**content, "layers": layers})
 
-    def check(self, network: Network) -> Policy:
+    def check(self, network: Network, latency: LatencyTable | None = None) -> Policy:
         """Make sure that this policy is one of `network`, and bring its costs up to date.
+
+        Args:
+            network: the captured network.
+            latency: measured times. Without them the latency that the policy tells is kept as long as its other costs
+                hold, and left out where they do not.
 
         Returns:
             This policy; or, if its bits were edited since its costs were written (or the network was captured at
@@ -129,7 +135,10 @@ class Policy:
         for name, bits in self.layers.items():
             if not isinstance(cast(object, bits), LayerBits):
                 raise PolicyError(f"The policy's layer {name!r} holds {bits!r}. Legal: a LayerBits.")
-        fresh = cost_table(network, self.layers, macs=self.macs)
+        fresh = cost_table(network, self.layers, macs=self.macs, latency=latency)
+        if all(self.costs.get(name) == value for name, value in fresh.items()):
+            # What was measured cannot be counted again, but is of these bits.
+            fresh |= {name: value for name, value in self.costs.items() if "latency_" in name and name not in fresh}
         if fresh == self.costs:
             return self
         stale = [name for name, value in self.costs.items() if fresh.get(name) != value]
