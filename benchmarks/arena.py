@@ -1,6 +1,6 @@
 """The arena: every search method on ResNet-20 and CIFAR-10, at equal budgets, with what each search took.
 
-    python benchmarks/arena.py [--methods fit,hawq-v2] [--seeds 0 1 2] [--epochs 1] [--budgets bitops=3x3] [--threads 1]
+    python benchmarks/arena.py [--methods fit,hawq-v2] [--seeds 0 1 2] [--epochs 1] [--fraction 0.5] [--budgets B]
 
 Every policy is fine-tuned from the same pretrained float weights with the same settings. Work that is done is not done
 again, and killed work goes on where it was. Start it several times to share the work, with the same arguments or with
@@ -75,12 +75,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--epochs", type=int, default=1, help="of fine-tuning, 0 for none; other numbers have a folder of their own"
     )
+    parser.add_argument("--fraction", type=float, default=1.0, help="part of the training data in an epoch")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of fine-tuning")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 if several processes run")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary files; default: unpacked into runs/data")
     parser.add_argument("--write-only", action="store_true", help="only write the result file and print the tables")
     return parser.parse_args()
+
+
+def tuning(given: argparse.Namespace) -> dict[str, Any] | None:
+    """Settings of fine-tuning; a folder holds rows of one such set."""
+    if not given.epochs:
+        return None
+    found = {"epochs": given.epochs, "precision": given.precision, "validate_every": 0}
+    return found if given.fraction == 1.0 else {**found, "fraction": given.fraction}
 
 
 def work(given: argparse.Namespace, run: Path) -> None:
@@ -95,7 +104,7 @@ def work(given: argparse.Namespace, run: Path) -> None:
         chosen_methods(given.methods),
         given.budgets,
         run,
-        settings={"epochs": given.epochs, "precision": given.precision, "validate_every": 0} if given.epochs else None,
+        settings=tuning(given),
         fine_tune=given.epochs > 0,
         seeds=given.seeds,
         policies=peer_policies(),
@@ -105,7 +114,7 @@ def work(given: argparse.Namespace, run: Path) -> None:
     )
 
 
-def payload(found: runs.Comparison, epochs: int) -> dict[str, Any]:
+def payload(found: runs.Comparison, epochs: float) -> dict[str, Any]:
     """What the result file holds beside command, commit and machine."""
     rows = [row.to_json() for row in found.rows]
     return {
@@ -121,13 +130,15 @@ def payload(found: runs.Comparison, epochs: int) -> dict[str, Any]:
 def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
-    run = ROOT / "runs" / f"arena-{given.epochs}"
+    run = ROOT / "runs" / f"arena-{given.epochs * given.fraction:g}"
     if not given.write_only:
         work(given, run)
     found = runs.read_comparison(run)
     for table in report.arena_tables(found):
         print(table.plain() + "\n")
-    path = write_result("arena", payload(found, given.epochs), seed=sorted({row.seed for row in found.rows}))
+    epochs = given.epochs * given.fraction
+    name = "arena_tuned" if epochs else "arena"
+    path = write_result(name, payload(found, epochs), seed=sorted({row.seed for row in found.rows}))
     print(f"written to {path}")
 
 

@@ -136,6 +136,29 @@ def test_compare_puts_methods_side_by_side(float_run: Path, tmp_path: Path, caps
     assert written(allocated)[0].is_file()
 
 
+@pytest.mark.slow
+def test_latency_build_leads_to_a_policy_within_a_time(
+    float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    quick = ["--bits", "4,8", "--repeats", "2", "--checks", "1"]
+    found = run(capsys, "latency", "build", "digits-resnet", "--data", "digits", "--target", "onnxruntime", *quick)
+    assert "Latency with onnxruntime" in found and "Predicted against measured" in found
+    assert written(found) == [Path("latency.json")]
+    table = json.loads(Path("latency.json").read_text())
+    assert (table["format"], table["unit"]) == ("mixbit-latency", "ns")
+    weights = float_run / "model.safetensors"
+    words = ["search", "limpq-init", "digits-resnet", "--data", "digits", "--weights", weights, "--bits", "4,8"]
+    run(capsys, *words, "--run", "runs/search")
+    allocated = run(capsys, *next_command(found))
+    policy = json.loads(written(allocated)[0].read_text())
+    assert re.search(r"latency=\S+ +\d", allocated)
+    assert policy["costs"]["latency_ns"] > 0 and list(policy["budget"]) == ["latency"]
+    refused = run(capsys, "allocate", "runs/search", "--budget", "latency=1ns", "--latency", "latency.json", code=2)
+    assert "cannot be met: the smallest is" in refused
+
+
 def test_inspect_writes_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "network.json"
     found = run(capsys, "inspect", "digits-resnet", "--json", out)
@@ -196,6 +219,9 @@ def test_every_command_argument_and_option_is_explained() -> None:
         (["allocate", "nowhere", "--budget", "bitops=3x3"], "nowhere"),
         (["allocate", "nowhere", "--budget", "bitops=3x3", "--pin", "conv1"], "NAME=W8A8"),
         (["allocate", "nowhere", "--budget", "bitops=3x3", "--first-last", "8"], "W8A8"),
+        (["latency", "build", "digits-resnet", "--target", "onnxruntim"], "Did you mean 'onnxruntime'"),
+        (["latency", "build", "digits-resnet", "--target", "onnxruntime", "--bits", "4;8"], "2,3,4,5,6"),
+        (["latency", "build", "digits-resnet", "--target", "onnxruntime", "--bits", "9"], "whole numbers 2 to 8"),
         (["train", "digits-resnet", "--data", "digits", "--policy", "no.json", "--run", "x"], "no.json"),
         (["train", "digits-resnet", "--data", "digits", "--run", "x", "--set", "epoch=1"], "epochs"),
         (["evaluate", "digits-resnet"], "--data"),

@@ -19,6 +19,7 @@ from mixbit.report import Screen
 
 if TYPE_CHECKING:
     from mixbit.cost import LayerBits
+    from mixbit.export.verify import Verification
 
 __all__ = ["app", "main"]
 
@@ -139,7 +140,10 @@ def allocate(
     source: Annotated[Path, typer.Argument(metavar="RUN|SCORES", help="folder of a search, or a scores file in one")],
     budget: Annotated[
         list[str],
-        typer.Option(metavar="KIND=VALUE", help="bitops=3x4, bitops=1.2G, weight-bytes=12.2x, activation-bytes=64kB"),
+        typer.Option(
+            metavar="KIND=VALUE",
+            help="bitops=3x4, weight-bytes=12.2x, activation-bytes=64kB; latency=12ms with --latency",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="the policy, as JSON")] = Path("policy.json"),
     pin: Annotated[
@@ -156,6 +160,9 @@ def allocate(
     exact: Annotated[
         bool, typer.Option("--exact", help="prove the optimum of scores with joint harms; small networks")
     ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
+    ] = None,
 ) -> None:
     """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
     from mixbit import report, runs
@@ -172,6 +179,7 @@ def allocate(
         macs=macs,
         repair=repair,
         exact=exact,
+        latency=latency,
     )
     screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
     for note in done.policy.notes:
@@ -226,7 +234,64 @@ def evaluate(
     done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
     screen.show(report.comparison_table([done.outcome], done.float32))
     screen.say(f"Loss {done.metrics.loss:.4f} on {done.metrics.samples} test samples.")
-    screen.next(report.after_evaluate(done.subject, policy=done.policy))
+    screen.next(report.after_evaluate(done.subject, policy=done.policy, run=done.run))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished training under a policy")],
+    to: Annotated[str, typer.Option(metavar="TARGET", help="onnx, or qonnx for QONNX tools")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="the file; default: in the run folder")] = None,
+    pack: Annotated[
+        Literal["fields", "none"], typer.Option(help="ONNX: weights packed at their bits, or one a byte")
+    ] = "fields",
+    strict: Annotated[bool, typer.Option("--strict", help="refuse what the file would hold at more bits")] = False,
+    images: Annotated[int, typer.Option(min=0, help="test images to verify the file with; 0 for none")] = 1000,
+) -> None:
+    """Write the integer network of a run as a file that is as small as its policy, and verify it."""
+    from mixbit import report, runs
+
+    done = runs.export(run, to, out, pack=pack, strict=strict, images=images)
+    if (notes := report.lowering_notes_table(done.graph)) is not None:
+        screen.show(notes)
+    for table in report.file_tables(done.file):
+        screen.show(table)
+    screen.files(done.files)
+    _verified(done.verification)
+    screen.next(report.after_export(next(iter(done.files)), run))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX file that mixbit export wrote")],
+    run: Annotated[Path, typer.Option(help="the run folder that it was exported from")],
+    images: Annotated[int, typer.Option(min=1, help="test images")] = 1000,
+) -> None:
+    """Check an exported file against the reference executor on real inputs, and time it."""
+    from mixbit import report, runs
+
+    done = runs.verify(file, run, images=images)
+    if done.content is None:
+        screen.say("Note: the file is not what this mixbit would write of the run, so its layers are not listed.")
+    else:
+        for table in report.file_tables(done.content):
+            screen.show(table)
+    _verified(done.verification)
+
+
+def _verified(found: Verification | None) -> None:
+    """Show it; a wrong file ends the command with an error."""
+    from mixbit import report
+
+    if found is None:
+        return
+    screen.show(report.verification_table(found))
+    if not found.right:
+        raise MixbitError(
+            f"{found.path} differs from the reference: same class for {found.top1_agreement:.2%} of {found.images} "
+            f"images, up to {found.largest_steps:.3g} output steps apart. Legal: 99.9 % and one step. Export it again "
+            "from the run folder, and report it if it stays so."
+        )
 
 
 @app.command()
@@ -280,6 +345,45 @@ def compare(
         screen.say(f"Note: no plot. {error}")
     screen.files(files)
     screen.next(report.after_compare(done))
+
+
+latency_app = typer.Typer(help="Measured times of a network's layers, for budgets in time.", no_args_is_help=True)
+app.add_typer(latency_app, name="latency")
+
+
+@latency_app.command("build")
+def latency_build(
+    model: Model,
+    target: Annotated[str, typer.Option(help="what to measure on: onnxruntime, on this CPU")],
+    out: Annotated[Path, typer.Option(help="the table, as JSON; the same command continues a killed one")] = Path(
+        "latency.json"
+    ),
+    data: Annotated[str | None, typer.Option(help="takes the input shape and the number of classes from it")] = None,
+    shape: Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="shape of one input: 3x224x224")] = None,
+    bits: Annotated[
+        str, typer.Option(metavar="B,B,...", help="bits of weights and activations; those of pins among them")
+    ] = "2,3,4,5,6,8",
+    repeats: Annotated[int, typer.Option(min=1, help="rounds that each time is the median of")] = 30,
+    checks: Annotated[int, typer.Option(min=0, help="random policies to compare the sums with")] = 3,
+) -> None:
+    """Measure what every layer takes at every pair of bits; allocate then takes latency=12ms as a hard limit."""
+    from mixbit import report, runs
+
+    done = runs.build_latency(
+        runs.Subject(model=model, data=data),
+        target,
+        out,
+        bits=_bit_list(bits),
+        repeats=repeats,
+        checks=checks,
+        input_shape=None if shape is None else _shape(shape),
+        tell=screen.say,
+    )
+    screen.show(report.latency_table(done.table))
+    if done.table.checks:
+        screen.show(report.latency_checks_table(done.table))
+    screen.files(done.files)
+    screen.next(report.after_latency(out, done.table))
 
 
 @app.command()

@@ -40,8 +40,8 @@ def test_readers(graph: IntegerGraph) -> None:
 
 def test_the_unit_of_an_accumulator(graph: IntegerGraph) -> None:
     op = graph.weighted()[1]
-    assert op.shift == 5  # 3-bit weights beside 4-bit inputs: up to 8 bits
-    wanted = graph.grid(op.x).scale * op.weight_scale.astype(np.float64) / 32
+    assert op.shift == 4  # 3-bit weights: up to 7 bits
+    wanted = graph.grid(op.x).scale * op.weight_scale.astype(np.float64) / 16
     assert np.array_equal(graph.unit(op), wanted)
 
 

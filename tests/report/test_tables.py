@@ -21,7 +21,7 @@ from mixbit.report import (
     layers_table,
     skipped_table,
 )
-from tests.support import chain, layer, network, random_scores
+from tests.support import chain, latency_table, layer, network, random_scores
 
 # `a` and `b` read one tensor.
 FORK = network([layer("a", "x", "y", macs=2000), layer("b", "x", "z"), layer("c", "y", "end")])
@@ -80,6 +80,15 @@ def test_budget_shows_use_and_slack_of_every_limit() -> None:
         ("bitops=60k", "60.00 k", "48.00 k", "12.00 k", "20.00 %"),
         ("weight-bytes=200B", "200 B", "150 B", "50 B", "25.00 %"),
     )
+
+
+def test_budget_shows_times() -> None:
+    net = chain((100, 1000), (200, 2000))
+    table = latency_table(net, {"l0": {"W4A4": 3_000}, "l1": {"W4A4": 5_000}}, rest=1_000)
+    budget = Budget.parse(["latency=10us"])
+    used = costs(net, uniform_bits(net, LayerBits(4, 4), {}), latency=table)
+    found = budget_table(budget, used, budget.resolve(net, {}, latency=table))
+    assert found.rows == (("latency=10us", "10.00 us", "9.000 us", "1.000 us", "10.00 %"),)
 
 
 def test_bits_mark_pins_and_float32() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixbit.report import count, percent, seconds, size
+from mixbit.report import count, duration, percent, seconds, size
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_count_is_right_to_four_digits(value: int) -> None:
 def test_percent_and_seconds() -> None:
     assert percent(0.5) == "50.00 %"
     assert [seconds(t) for t in (0.0005, 12.34, 61, 7300)] == ["0.5 ms", "12.3 s", "1 min 1 s", "2 h 1 min"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 ns"), (999, "999 ns"), (1_000, "1.000 us"), (12_345_678, "12.35 ms"), (-2_500, "-2.500 us")],
+)
+def test_duration(value: int, text: str) -> None:
+    assert duration(value) == text

@@ -220,6 +220,8 @@ def test_a_typo_claims_no_folder(calls: Calls, arena: Any, tmp_path: Path) -> No
         arena(["test-a"], settings={"seed": 1})
     with pytest.raises(MixbitError, match="nothing to compare"):
         arena(["test-a"], seeds=())
+    with pytest.raises(MixbitError, match="latency=1ms needs a latency table"):
+        arena(["test-a"], ["latency=1ms"])
     assert not (tmp_path / "arena").exists()
 
 

@@ -4,8 +4,8 @@ Everything that an integer network computes is a sum of products in int32, a cha
 scale (requantization) is where runtimes differ, so how it rounds is an attribute of every operation:
 
 * `single`: the real factor is a 31-bit multiplier and a right shift, `floor(a * m / 2^n + 1/2)`: one rounding, ties up.
-* `double`: the same factor as LiteRT's reference kernels apply it: the high half of `2 a m` rounded with ties up, then a
-  right shift rounded with ties away from zero.
+* `double`: the same factor as LiteRT's reference kernels apply it: the high half of `2 a m` rounded with ties up, then
+  a right shift rounded with ties away from zero.
 * `float32`: as ONNX Runtime does it: `a` and the factor as float32, their float32 product to the nearest, ties to even.
 """
 
@@ -212,8 +212,8 @@ def add(a: Array, b: Array, grids: tuple[Grid, Grid, Grid], rounding: Rounding) 
 def _add_float32(a: Array, b: Array, grids: tuple[Grid, Grid, Grid]) -> Array:
     """As the x86-64 build of ONNX Runtime has it, on the integers of its unsigned containers.
 
-    `a r_a + (b r_b + c)` with `c = y_zero - (r_a a_zero + r_b b_zero)`. Three of the sums are fused multiply-adds, which
-    round once: their float64 stand-in is exact, since factors have 24 bits and integers 8.
+    `a r_a + (b r_b + c)` with `c = y_zero - (r_a a_zero + r_b b_zero)`. All sums but that with `y_zero` are fused
+    multiply-adds, which round once: here in float64, which holds the product of a 24-bit factor and an 8-bit integer.
     """
     ratio_a, ratio_b = (np.float32(grid.scale) / np.float32(grids[2].scale) for grid in grids[:2])
     zero_a, zero_b, zero = (np.float32(grid.zero_point - grid.base) for grid in grids)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["lower"]
 
 _BIAS_LIMIT = 2**30
+_SHIFTED_BITS = 7
 
 
 def lower(
@@ -212,7 +213,7 @@ class _Printer:
             "weight_bits": step.bits,
             "weight_scale": scale,
             "bias": bias,
-            "shift": _shift(step, grid),
+            "shift": _shift(step),
             "clamp": self._clamp(step),
             "rounding": self._rounding,
         }
@@ -229,7 +230,7 @@ class _Printer:
     def _units(self, step: Multiply, grid: Grid, result: Grid | None) -> tuple[Array, Array, Array]:
         """Integers, float32 scales and int32 biases; channels that are as good as constant lose their weights."""
         integers, scale = step.integers, step.scale.astype(np.float32)
-        parts = 2 ** _shift(step, grid) / grid.scale
+        parts = 2 ** _shift(step) / grid.scale
         with np.errstate(divide="ignore", invalid="ignore"):
             bias = np.rint(step.bias / scale.astype(np.float64) * parts)
         dead = ~np.isfinite(bias) | (np.abs(bias) >= _BIAS_LIMIT)
@@ -286,15 +287,12 @@ class _Printer:
         self._ops.append(g.Softmax(**self._common(step)))
 
 
-def _shift(step: Multiply, grid: Grid) -> int:
-    """The largest with which int8 holds the weights, and int16 the sum of two products.
+def _shift(step: Multiply) -> int:
+    """The largest that leaves the weights at 7 bits: then int16 holds the sum of two products with an 8-bit input.
 
-    The second is for x86 processors that multiply 8-bit numbers in pairs and saturate their sum.
+    That matters on x86 processors that multiply 8-bit numbers in pairs and saturate the sum of each.
     """
-    if not step.bias.any():
-        return 0
-    widest = 8 if grid.bits < 8 else 7
-    return max(widest - step.bits, 0)
+    return max(_SHIFTED_BITS - step.bits, 0) if step.bias.any() else 0
 
 
 _PRINT: dict[type[Step], Callable[[_Printer, Any], None]] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mixbit.report.arena import arena_line, arena_table, arena_tables
 from mixbit.report.entropy import entropy_table
+from mixbit.report.exports import file_tables, lowering_notes_table, verification_table
+from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
 from mixbit.report.plots import pareto_front, pareto_plot
 from mixbit.report.screen import Screen
@@ -12,7 +14,9 @@ from mixbit.report.steps import (
     after_compare,
     after_demo,
     after_evaluate,
+    after_export,
     after_inspect,
+    after_latency,
     after_search,
     after_train,
 )
@@ -28,7 +32,7 @@ from mixbit.report.tables import (
     skipped_table,
 )
 from mixbit.report.transfers import agreement_table, transfer_notes, transfer_table
-from mixbit.report.units import count, percent, seconds, size
+from mixbit.report.units import count, duration, percent, seconds, size
 
 __all__ = [
     "Screen",
@@ -37,7 +41,9 @@ __all__ = [
     "after_compare",
     "after_demo",
     "after_evaluate",
+    "after_export",
     "after_inspect",
+    "after_latency",
     "after_search",
     "after_train",
     "agreement_table",
@@ -50,10 +56,15 @@ __all__ = [
     "comparison_table",
     "costs_table",
     "count",
+    "duration",
     "entropy_table",
+    "file_tables",
     "joins_table",
+    "latency_checks_table",
+    "latency_table",
     "layers_table",
     "listing",
+    "lowering_notes_table",
     "pareto_front",
     "pareto_plot",
     "percent",
@@ -62,4 +73,5 @@ __all__ = [
     "skipped_table",
     "transfer_notes",
     "transfer_table",
+    "verification_table",
 ]

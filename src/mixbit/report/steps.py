@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixbit.cost._limit import show_amount
+
 if TYPE_CHECKING:
+    from mixbit.cost import LatencyTable
     from mixbit.runs import Comparison, Subject
 
 __all__ = [
@@ -14,7 +17,9 @@ __all__ = [
     "after_compare",
     "after_demo",
     "after_evaluate",
+    "after_export",
     "after_inspect",
+    "after_latency",
     "after_search",
     "after_train",
 ]
@@ -64,12 +69,28 @@ def after_train(subject: Subject, run: Path, *, quantized: bool) -> list[str]:
     return ["mixbit", "search", "limpq", *words, "--run", str(run.parent / "search")]
 
 
-def after_evaluate(subject: Subject, *, policy: Path | None) -> list[str]:
-    """Search where there is no policy yet; else fine-tune under it anew, with more epochs."""
+def after_evaluate(subject: Subject, *, policy: Path | None, run: Path | None = None) -> list[str]:
+    """Export a run that was trained under a policy; search where there is no policy yet; else train under it."""
+    if run is not None and policy is not None:
+        return ["mixbit", "export", str(run)]
     words = subject_words(subject)
     if policy is None:
         return ["mixbit", "search", "limpq", *words, "--run", "runs/search"]
     return ["mixbit", "train", *words, "--policy", str(policy), "--epochs", "20", "--run", "runs/longer"]
+
+
+def after_export(file: Path, run: Path) -> list[str]:
+    """Verify on more images."""
+    return ["mixbit", "verify", str(file), "--run", str(run), "--images", "10000"]
+
+
+def after_latency(out: Path, table: LatencyTable) -> list[str]:
+    """Allocate within the time halfway between the fastest and the slowest choice of options."""
+    options = [[one.median for one in found.options.values()] for found in table.layers.values()]
+    middle = table.rest + (sum(map(min, options)) + sum(map(max, options))) // 2
+    kind = "latency" if table.unit == "ns" else "instructions"
+    limit = f"{kind}={show_amount(kind, middle)}"
+    return ["mixbit", "allocate", "runs/search", "--budget", limit, "--latency", str(out)]
 
 
 def after_compare(found: Comparison) -> list[str]:

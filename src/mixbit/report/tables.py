@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mixbit.report.table import Table
-from mixbit.report.units import count, percent, seconds, size
+from mixbit.report.units import count, duration, percent, seconds, size
 
 if TYPE_CHECKING:
     from mixbit.allocation import Allocation
@@ -96,7 +96,7 @@ def budget_table(budget: Budget, used: Costs, allowed: Mapping[str, int]) -> Tab
     """
     rows = []
     for limit in budget.limits:
-        show = count if limit.key == "bitops" else _size_of_bits if limit.key == "weight_bits" else size
+        show = _SHOWN.get(limit.kind, size)
         spent, most = limit.used(used), allowed[limit.key]
         rows.append(
             (f"{limit.kind}={limit.text}", show(most), show(spent), show(most - spent), percent(1 - spent / most))
@@ -106,6 +106,9 @@ def budget_table(budget: Budget, used: Costs, allowed: Mapping[str, int]) -> Tab
 
 def _size_of_bits(bits: float) -> str:
     return size(bits / 8)
+
+
+_SHOWN = {"bitops": count, "weight-bytes": _size_of_bits, "latency": duration, "instructions": count}
 
 
 def allocation_summary(allocation: Allocation) -> str:

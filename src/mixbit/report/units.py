@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "percent", "seconds", "size"]
+__all__ = ["count", "duration", "percent", "seconds", "size"]
 
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
@@ -30,6 +30,15 @@ def size(value_bytes: float) -> str:
     ('42 B', '8.000 MiB')
     """
     return _scaled(value_bytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def duration(value_ns: float) -> str:
+    """A measured time of nanoseconds to seconds.
+
+    >>> duration(640), duration(330_100), duration(12_345_678)
+    ('640 ns', '330.1 us', '12.35 ms')
+    """
+    return _scaled(value_ns, 1000, ("ns", "us", "ms", "s"))
 
 
 def percent(part: float) -> str:

@@ -6,20 +6,27 @@ from mixbit.runs.allocating import Allocated, allocate
 from mixbit.runs.comparing import Comparison, Effort, Entry, Row, Standing, compare, read_comparison
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
+from mixbit.runs.exporting import TARGETS, Exported, ExportTarget, Verified, export, verify
 from mixbit.runs.inspecting import Inspected, inspect
+from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
 from mixbit.runs.searching import Searched, search
 from mixbit.runs.subject import Outcome, Subject
 from mixbit.runs.training import Trained, train
 from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
 
 __all__ = [
+    "LATENCY_TARGETS",
+    "TARGETS",
     "Agreement",
     "Allocated",
+    "BuiltLatency",
     "Comparison",
     "Demo",
     "Effort",
     "Entry",
     "Evaluated",
+    "ExportTarget",
+    "Exported",
     "Inspected",
     "Outcome",
     "Reached",
@@ -29,13 +36,17 @@ __all__ = [
     "Subject",
     "Trained",
     "Transferred",
+    "Verified",
     "allocate",
+    "build_latency",
     "compare",
     "demo",
     "evaluate",
+    "export",
     "inspect",
     "read_comparison",
     "search",
     "train",
     "transfer",
+    "verify",
 ]

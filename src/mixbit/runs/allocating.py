@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
-from mixbit.cost import Budget, Costs, LayerBits, Macs, costs
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, costs
 from mixbit.errors import MixbitError
 from mixbit.network import Network
 from mixbit.policy import Policy, Scores, resolve_pins
@@ -44,6 +44,7 @@ def allocate(
     macs: Macs = "exact",
     repair: RepairHow = "forbid",
     exact: bool = False,
+    latency: Path | None = None,
 ) -> Allocated:
     """Solve for the bits and write the policy.
 
@@ -54,13 +55,24 @@ def allocate(
         pins: layer name or `re:` pattern -> bits.
         first_last: bits of the first and the last layer, or None to search them too.
         ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`.
+        latency: a table of measured times, for limits on them; see `mixbit.runs.build_latency`.
     """
     folder = source if source.is_dir() else source.parent
     scores = Scores.load(folder / _folder.SCORES if source.is_dir() else source)
     network = read_network(folder)
     parsed, resolved = Budget.parse(budget), resolve_pins(network, pins, first_last)
+    table = None if latency is None else LatencyTable.load(latency).check(network)
     policy, allocation = choose(
-        network, scores, parsed, pins=resolved, ties=ties, alpha=alpha, macs=macs, repair=repair, exact=exact
+        network,
+        scores,
+        parsed,
+        pins=resolved,
+        ties=ties,
+        alpha=alpha,
+        macs=macs,
+        repair=repair,
+        exact=exact,
+        latency=table,
     )
     policy.save(out)
     return Allocated(
@@ -68,8 +80,8 @@ def allocate(
         allocation=allocation,
         pinned=tuple(resolved),
         budget=parsed,
-        limits=parsed.resolve(network, resolved, macs),
-        costs=costs(network, policy.layers, macs=macs),
+        limits=parsed.resolve(network, resolved, macs, table),
+        costs=costs(network, policy.layers, macs=macs, latency=table),
         subject=_subject(folder),
     )
 

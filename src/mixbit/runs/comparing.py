@@ -129,6 +129,8 @@ def compare(
         raise MixbitError("There is nothing to compare. Give at least one method, one budget and one seed.")
     plain = _plain_settings(settings, fine_tune)
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
+    for limit in limits.values():
+        limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
     _folder.begin(run, {"command": "compare", "subject": subject.to_json(), "settings": plain})
     arena = _Arena(subject=subject, task=task, run=run, settings=plain, quiet=quiet)
     arena.evaluate_float()

@@ -28,6 +28,8 @@ class Evaluated:
     float32: Costs
     subject: Subject
     policy: Path | None
+    run: Path | None
+    """The run folder that was evaluated, if it was one."""
 
 
 def evaluate(
@@ -54,7 +56,7 @@ def evaluate(
                 f"{target} is a run folder and brings its own weights and bits: leave --policy and --weights out."
             )
         opened = open_run(Path(target), data=data, seed=seed)
-        return _measure(opened.task, opened.subject, opened.policy, opened.path)
+        return _measure(opened.task, opened.subject, opened.policy, opened.path, run=Path(target))
     subject = Subject(model=target, data=data, weights=weights, seed=seed or 0)
     task, _ = subject.task()
     chosen = None
@@ -64,7 +66,9 @@ def evaluate(
     return _measure(task, subject, chosen, policy)
 
 
-def _measure(task: Task, subject: Subject, policy: Policy | None, path: Path | None) -> Evaluated:
+def _measure(
+    task: Task, subject: Subject, policy: Policy | None, path: Path | None, run: Path | None = None
+) -> Evaluated:
     metrics = measure(task.model, task.test, loss=task.loss)
     used = float_costs(task.network) if policy is None else costs(task.network, policy.layers)
     name = "float32" if policy is None else policy.method
@@ -74,4 +78,5 @@ def _measure(task: Task, subject: Subject, policy: Policy | None, path: Path | N
         float32=float_costs(task.network),
         subject=subject,
         policy=path,
+        run=run,
     )

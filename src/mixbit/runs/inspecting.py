@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mixbit import _io, models
 from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
@@ -14,7 +15,7 @@ from mixbit.network import Network, capture
 from mixbit.policy import resolve_pins
 from mixbit.runs.subject import Subject
 
-__all__ = ["Inspected", "inspect"]
+__all__ = ["Inspected", "OpenedModel", "inspect", "open_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,28 @@ class Inspected:
 
 def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out: Path | None = None) -> Inspected:
     """Capture the subject's model at the shape given, or else that of its data, or else that of the zoo."""
+    opened = open_model(subject, input_shape)
+    network = opened.network
+    if out is not None:
+        _io.write_text(out, network.to_json())
+    pins = resolve_pins(network)
+    uniform = {f"W{b}A{b}": costs(network, uniform_bits(network, LayerBits(b, b), pins)) for b in (8, 4, 3, 2)}
+    shape = tuple(opened.example.shape[1:])
+    return Inspected(network=network, uniform=uniform, float32=float_costs(network), input_shape=shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A model with what capture learned of it."""
+
+    model: nn.Module
+    network: Network
+    example: torch.Tensor
+    """Two inputs: `(2, *shape)`, real ones where there are data of that shape."""
+
+
+def open_model(subject: Subject, input_shape: tuple[int, ...] | None = None) -> OpenedModel:
+    """Build the subject's model, and capture it at the shape given, or that of its data, or that of the zoo."""
     found = subject.load_data() if subject.data is not None else None
     model = subject.build(found)
     shape = tuple(input_shape or (found.input_shape if found else _zoo_shape(subject.model)))
@@ -36,12 +59,7 @@ def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out
     # Real inputs where there are any: whether the input can be negative is read off them.
     real = found is not None and shape == tuple(found.input_shape)
     example = next(found.test.batches(2))[0] if found is not None and real else torch.randn(2, *shape)
-    network = capture(model, example.to(device))
-    if out is not None:
-        _io.write_text(out, network.to_json())
-    pins = resolve_pins(network)
-    uniform = {f"W{b}A{b}": costs(network, uniform_bits(network, LayerBits(b, b), pins)) for b in (8, 4, 3, 2)}
-    return Inspected(network=network, uniform=uniform, float32=float_costs(network), input_shape=shape)
+    return OpenedModel(model=model, network=capture(model, example.to(device)), example=example)
 
 
 def _zoo_shape(model: str) -> tuple[int, ...]:

@@ -1,0 +1,216 @@
+"""Latency tables of ONNX Runtime on this CPU: what fewer bits bring, and how well sums predict whole networks.
+
+    python benchmarks/latency.py [--networks resnet20,mobilenetv2,resnet18] [--repeats 30] [--policies 8] [--quick]
+
+For each network a table at all pairs of bits, checked on random policies that it was not made from. ResNet-20's table
+also predicts ResNet-32 and ResNet-56, which it has never seen, from its kernels. And ResNet-20's sums once more from
+layers measured alone, one network of one layer each: the other way to make a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from common import write_result
+from mixbit import models
+from mixbit.cost import LatencyTable, LayerBits
+from mixbit.export import IntegerGraph, lower
+from mixbit.export import graph as g
+from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
+from mixbit.export.latency import DEFAULT_BITS, FloatModel, build, options_of, predict, random_bits
+from mixbit.network import Network, capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+
+Bits = Mapping[str, LayerBits]
+OTHERS = ("resnet32", "resnet56")
+
+
+@dataclass
+class Subject:
+    """A network of the zoo with random weights: they do not change the time."""
+
+    name: str
+    model: nn.Module
+    network: Network
+    x: torch.Tensor
+
+    @classmethod
+    def of(cls, name: str) -> Subject:
+        """Two random images to calibrate with."""
+        torch.manual_seed(0)
+        model = models.build(name).eval()
+        x = torch.randn(2, *models.info(name).input_shape)
+        return cls(name, model, capture(model, x), x)
+
+    def lower(self, layers: Bits) -> IntegerGraph:
+        """The integer graph at given bits."""
+        model = copy.deepcopy(self.model)
+        quantize(model, Policy(fingerprint=self.network.fingerprint, layers=dict(layers)), self.network)
+        calibrate(model, [self.x])
+        return lower(model, self.network, [self.x], rounding="float32")
+
+    def uniform(self, option: LayerBits) -> IntegerGraph:
+        """All layers at one option."""
+        return self.lower({layer.name: option for layer in self.network.layers})
+
+
+def measure(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int) -> tuple[LatencyTable, float]:
+    """The table, and the seconds that it took."""
+    started = time.perf_counter()
+    table = build(
+        subject.network,
+        subject.lower,
+        OnnxRuntimeTarget(),
+        options=options_of(bits),
+        repeats=repeats,
+        checks={f"random {seed}": random_bits(subject.network, bits, seed) for seed in range(policies)},
+        float_model=FloatModel(model=subject.model, example=subject.x[:1]),
+        tell=lambda line: print(f"{subject.name}: {line}", flush=True),
+    )
+    return table, time.perf_counter() - started
+
+
+def summary(table: LatencyTable, bits: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    """What the table says, in microseconds."""
+    checks = [
+        {"policy": one.name, **_pair(one.predicted, one.measured), "spread_us": round(one.spread / 1e3, 1)}
+        for one in table.checks
+    ]
+    uniform = {str(o): round(table.cost(dict.fromkeys(table.layers, o)) / 1e3, 1) for o in options_of(bits)}
+    return {
+        "uniform_us": uniform,
+        "float32_us": None if table.float32 is None else round(table.float32.median / 1e3, 1),
+        "rest_us": round(table.rest / 1e3, 1),
+        "layers": len(table.layers),
+        "kernels": len(table.kernels),
+        "repeats": table.repeats,
+        "notes": list(table.notes),
+        "held_out_policies": checks,
+        "largest_error_percent": _largest(checks),
+        "build_seconds": round(seconds),
+    }
+
+
+def _pair(predicted: float, measured: float) -> dict[str, float]:
+    return {
+        "predicted_us": round(predicted / 1e3, 1),
+        "measured_us": round(measured / 1e3, 1),
+        "error_percent": round(100 * (predicted / measured - 1), 2),
+    }
+
+
+def _largest(rows: list[dict[str, Any]]) -> float | None:
+    return max((abs(row["error_percent"]) for row in rows), default=None)
+
+
+def predict_others(table: LatencyTable, first: Subject, bits: tuple[int, ...], repeats: int) -> dict[str, Any]:
+    """Whole networks that no table was made of, beside the first network, so that its pace now is known as well."""
+    target, found = OnnxRuntimeTarget(), {}
+    eight = LayerBits(max(bits), max(bits))
+    for name in OTHERS:
+        other = Subject.of(name)
+        graphs = {f"random {seed}": other.lower(random_bits(other.network, bits, seed)) for seed in range(3)}
+        times = target.time({**graphs, "reference": first.uniform(eight)}, repeats)
+        pace = times["reference"].median / table.cost(dict.fromkeys(table.layers, eight))
+        sums = {policy: predict(table, graph, target) for policy, graph in graphs.items()}
+        rows = [{"policy": policy, **_pair(total, times[policy].median)} for policy, total in sums.items()]
+        paced = [_pair(pace * total, times[policy].median) for policy, total in sums.items()]
+        found[name] = {
+            "policies": rows,
+            "largest_error_percent": _largest(rows),
+            # The same, had the machine been as fast as when the table was made.
+            "pace_of_resnet20": round(pace, 3),
+            "largest_error_at_that_pace_percent": _largest(paced),
+        }
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- layers alone
+
+
+def isolated(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int) -> dict[str, Any]:
+    """Sums of layers that were each measured as a network of one layer, without the ends of that network.
+
+    What is no layer is the middle difference to uniform whole networks.
+    """
+    drawn = {f"random {seed}": random_bits(subject.network, bits, seed) for seed in range(policies)}
+    uniform = {str(option): subject.uniform(option) for option in options_of(bits)}
+    networks = {f"whole {name}": graph for name, graph in uniform.items()}
+    networks |= {name: subject.lower(layers) for name, layers in drawn.items()}
+    keys: dict[tuple[str, str], tuple[str, str]] = {}
+    for option, graph in uniform.items():
+        for op in graph.weighted():
+            alone, ends = _names(graph, op, option)
+            keys[op.name, option] = alone, ends
+            networks[alone], networks[ends] = _alone(graph, op.x, op), _alone(graph, op.x, None)
+    times = {name: found.median for name, found in OnnxRuntimeTarget().time(networks, repeats).items()}
+
+    def layers_of(bits: Bits) -> int:
+        pairs = (keys[name, str(one)] for name, one in bits.items())
+        return sum(max(times[alone] - times[ends], 0) for alone, ends in pairs)
+
+    options = {
+        str(option): dict.fromkeys([la.name for la in subject.network.layers], option) for option in options_of(bits)
+    }
+    rest = statistics.median(times[f"whole {name}"] - layers_of(layers) for name, layers in options.items())
+    rows = [{"policy": name, **_pair(rest + layers_of(layers), times[name])} for name, layers in drawn.items()]
+    return {"held_out_policies": rows, "largest_error_percent": _largest(rows), "rest_us": round(rest / 1e3, 1)}
+
+
+def _names(graph: IntegerGraph, op: g.Weighted, option: str) -> tuple[str, str]:
+    """Layers of one geometry and option are one measurement."""
+    shapes = graph.tensors[op.x].shape, op.weight.shape, graph.tensors[op.output].shape
+    return f"layer {shapes} {option}", f"ends {shapes[0]} {option[2:]}"
+
+
+def _alone(graph: IntegerGraph, name: str, op: g.Weighted | None) -> IntegerGraph:
+    """Quantize a tensor, execute one operation or none, dequantize."""
+    tensor = graph.tensors[name]
+    tensors = {"x": g.Tensor(name="x", shape=tensor.shape, grid=None, source="float"), name: tensor}
+    ops: tuple[g.Op, ...] = (g.QuantizeInput(name="in", inputs=("x",), output=name),)
+    if op is None:
+        return IntegerGraph(input="x", output=name, tensors=tensors, ops=ops, fingerprint="")
+    tensors[op.output] = graph.tensors[op.output]
+    return IntegerGraph(input="x", output=op.output, tensors=tensors, ops=(*ops, op), fingerprint="")  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default="resnet20,mobilenetv2,resnet18")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--policies", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="ResNet-20 alone, at two bit-widths, few repeats")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bits, repeats, policies = DEFAULT_BITS, arguments.repeats, arguments.policies
+    names = arguments.networks.split(",")
+    if arguments.quick:
+        bits, repeats, policies, names = (4, 8), 6, 3, ["resnet20"]
+    payload: dict[str, Any] = {"runtime": f"onnxruntime {OnnxRuntimeTarget().runtime_version}", "bits": list(bits)}
+    payload |= {"quick": arguments.quick, "networks": {}}
+    for name in names:
+        subject = Subject.of(name)
+        table, seconds = measure(subject, bits, repeats, policies)
+        payload["networks"][name] = summary(table, bits, seconds)
+        if name == "resnet20":
+            payload["other_networks_from_resnet20"] = predict_others(table, subject, bits, repeats)
+            payload["resnet20_from_layers_alone"] = isolated(subject, bits, repeats, policies)
+    print(f"written to {write_result('latency', payload, seed=list(range(policies)))}")
+    for name, row in payload["networks"].items():
+        print(f"{name}: held-out policies within {row['largest_error_percent']} %")
+    for name, row in payload.get("other_networks_from_resnet20", {}).items():
+        print(f"{name}, from resnet20's kernels: within {row['largest_error_percent']} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""How a runtime with 8-bit tensors holds the integers of the graph, and what is safe to multiply on which processor.
+
+An activation `q` is stored as the uint8 `q - base`. Its base is `qmin`, so that a signed 4-bit tensor is stored as 0 to
+15 with zero point 8. Where it saves a clamp it is `qmax - 255`: then the upper bound is that of uint8 itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixbit.errors import ExportError
+from mixbit.export import graph as g
+from mixbit.export.arithmetic import Array, Grid, add, dequantize, quantize
+from mixbit.export.executor import apply
+from mixbit.export.graph import IntegerGraph
+
+__all__ = ["Container", "Rescaling", "container", "pair_sum", "rescaling", "saturates"]
+
+_LARGEST = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A tensor as uint8: `stored = q - base`.
+
+    >>> Container(grid=Grid(scale=0.5, zero_point=0, qmin=-8, qmax=7), base=-8).zero_point
+    8
+    """
+
+    grid: Grid
+    base: int
+
+    @property
+    def zero_point(self) -> int:
+        """The stored zero."""
+        return self.grid.zero_point - self.base
+
+    @property
+    def largest(self) -> int:
+        """The largest number that can be stored, padding included."""
+        return max(self.grid.qmax, self.grid.zero_point) - self.base
+
+    @property
+    def stored(self) -> Grid:
+        """Scale and zero point of the stored integers, with all that uint8 holds as range."""
+        return Grid(scale=self.grid.scale, zero_point=self.zero_point, qmin=0, qmax=_LARGEST)
+
+    def bounds(self, clamp: g.Bounds | None) -> g.Bounds:
+        """The range (or the tighter clamp of an operation) in stored integers."""
+        low, high = clamp or (self.grid.qmin, self.grid.qmax)
+        return low - self.base, high - self.base
+
+
+def container(name: str, grid: Grid) -> Container:
+    """The container of a tensor.
+
+    Raises:
+        ExportError: its integers do not fit into 8 bits.
+
+    >>> container("x", Grid(scale=0.5, zero_point=-3, qmin=-128, qmax=127)).zero_point
+    125
+    """
+    found = Container(grid=grid, base=grid.base)
+    if found.largest > _LARGEST:
+        raise ExportError(
+            f"{name}: integers from {grid.qmin} to {grid.qmax} with zero point {grid.zero_point} do not fit into "
+            "uint8. Legal: activations of 8 bits or fewer."
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------- change of scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescaling:
+    """The cheapest form of a `Requantize` that gives the integers of the reference for every input."""
+
+    function: str
+    """`Rescale` (an addition of zero) or `Requantize`, of `mixbit.export._onnx_functions`."""
+    result: Container
+    clip: bool
+    """Whether a clamp must follow."""
+
+
+def rescaling(graph: IntegerGraph, op: g.Requantize, source: Container, *, top: bool) -> Rescaling:
+    """Try the forms from the fastest to the slowest, on all integers that the input can hold.
+
+    Args:
+        graph: the graph of `op`.
+        op: the operation.
+        source: container of its input.
+        top: whether the result may be stored with its largest integer as 255.
+
+    Returns:
+        The first exact one; the addition with a clamp where none is, which is off by one step at ties at most.
+    """
+    grid = source.grid
+    q = np.arange(grid.qmin, grid.qmax + 1)
+    wanted, stored = apply(graph, op, q), q - source.base
+    plain = container(op.output, graph.grid(op.output))
+    upper = Container(grid=plain.grid, base=plain.grid.qmax - _LARGEST)
+    free = [upper, plain] if top and upper.base < plain.base else [plain]
+    for clip, results in ((False, free), (True, [plain])):
+        for function, compute in (("Rescale", _rescale), ("Requantize", _requantize)):
+            for result in results:
+                found = compute(stored, source, result)
+                bounds = result.bounds(op.clamp) if clip else (0, _LARGEST)
+                if np.array_equal(np.clip(found, *bounds) + result.base, wanted):
+                    return Rescaling(function=function, result=result, clip=clip)
+    return Rescaling(function="Rescale", result=plain, clip=True)
+
+
+def _rescale(stored: Array, source: Container, result: Container) -> Array:
+    zero = Grid(scale=1.0, zero_point=0, qmin=0, qmax=_LARGEST)
+    grids = (source.stored, zero, result.stored)
+    found: Array = add(stored, np.zeros_like(stored), grids, "float32") + result.zero_point
+    return found
+
+
+def _requantize(stored: Array, source: Container, result: Container) -> Array:
+    return quantize(dequantize(stored, source.stored), result.stored)
+
+
+# ----------------------------------------------------------------------------------------- saturating products
+
+
+def pair_sum(op: g.Weighted) -> tuple[int, int]:
+    """Lowest and highest sum of two (shifted) weights of one output channel, or of one and zero.
+
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> pair_sum(SimpleNamespace(weight=np.array([[3, -1, 2], [0, -4, -4]]), shift=1))
+    (-16, 10)
+    """
+    rows = op.weight.astype(np.int64).reshape(len(op.weight), -1) << op.shift
+    padded = np.concatenate([rows, np.zeros((len(rows), 2), np.int64)], axis=1)
+    ordered = np.sort(padded, axis=1)
+    return int(ordered[:, :2].sum(axis=1).min(initial=0)), int(ordered[:, -2:].sum(axis=1).max(initial=0))
+
+
+def saturates(op: g.Weighted, largest: int) -> bool:
+    """Whether int8 weights can go wrong on x86 processors without VNNI.
+
+    Their instruction for uint8 times int8 adds two neighbouring products in int16, and saturates the sum: 255 * 127 * 2
+    becomes 32767. Which weights are neighbours is the runtime's affair, so the two largest of a channel count.
+    Depthwise convolutions are safe: their kernels add no neighbours.
+
+    Args:
+        op: a layer with weights.
+        largest: largest stored integer of its input.
+    """
+    if isinstance(op, g.Conv) and op.groups == len(op.weight) and op.weight.shape[1] == 1:
+        return False
+    low, high = pair_sum(op)
+    return low * largest < -(2**15) or high * largest >= 2**15

@@ -1,0 +1,375 @@
+"""The integer graph in the operators of ONNX: one method an operation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mixbit.errors import ExportError
+from mixbit.export import graph as g
+from mixbit.export._containers import Container, container, rescaling, saturates
+from mixbit.export._onnx_functions import unpacker
+from mixbit.export._onnx_sheet import INPUT, Role, Sheet
+from mixbit.export._packing import PACKED_BITS, fields, offset, pack
+from mixbit.export.arithmetic import Array
+from mixbit.export.graph import IntegerGraph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["FORMAT_VERSION", "METADATA_KEY", "Printed", "PrintedLayer", "print_graph"]
+
+FORMAT_VERSION = 1
+METADATA_KEY = "mixbit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedLayer:
+    """What was written of one layer."""
+
+    op: g.Weighted
+    signed: bool
+    """int8 when it runs, else uint8 with a zero point."""
+    packed: bool
+    largest_input: int
+    """Largest stored integer of its input."""
+    weight_bytes: int
+    scale_vectors: int
+    """How many float32 vectors of one entry a channel go with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Printed:
+    """A model, what was written of its layers, and what each initializer is for."""
+
+    model: ModelProto
+    layers: tuple[PrintedLayer, ...]
+    roles: dict[str, Role]
+
+
+def print_graph(graph: IntegerGraph, *, packed: bool) -> Printed:
+    """The graph as a model.
+
+    Args:
+        graph: the integer graph.
+        packed: weights below 8 bits as packed bytes and functions that unpack them; else plain bytes and plain nodes.
+
+    Raises:
+        ExportError: an operation or a tensor has no form in ONNX; the message names it.
+    """
+    graph = _merge_slices(graph)
+    printer = _Printer(graph, packed=packed)
+    for op in graph.ops:
+        method = _PRINT.get(type(op))
+        if method is None:
+            legal = ", ".join(kind.__name__ for kind in _PRINT)
+            raise ExportError(f"{op.name}: {type(op).__name__} has no ONNX form. Legal: {legal}.")
+        printer.values[op.output] = method(printer, op)
+    return printer.finish()
+
+
+class _Printer:
+    """`values` maps tensors of the graph to those of the file."""
+
+    def __init__(self, graph: IntegerGraph, *, packed: bool) -> None:
+        self.graph, self.packed, self.sheet = graph, packed, Sheet()
+        self.values = {graph.input: INPUT}
+        self.layers: list[PrintedLayer] = []
+        self._containers: dict[str, Container] = {}
+
+    def finish(self) -> Printed:
+        """The model, once every operation is printed."""
+        graph, output = self.graph, self.values[self.graph.output]
+        if graph.tensors[graph.output].grid is not None:
+            output = self.sheet.node("DequantizeLinear", *self._quantized(graph.output))
+        shapes = graph.tensors[graph.input].shape, graph.tensors[graph.output].shape
+        metadata = {METADATA_KEY: json.dumps(self._metadata(), separators=(",", ":"))}
+        model = self.sheet.model(output, shapes, metadata)
+        if not self.packed:
+            from onnx import inliner
+
+            model = inliner.inline_local_functions(model)
+        return Printed(model=model, layers=tuple(self.layers), roles=self.sheet.roles)
+
+    def _metadata(self) -> dict[str, Any]:
+        layers = [[layer.op.name, layer.op.weight_bits] for layer in self.layers]
+        return {"version": FORMAT_VERSION, "fingerprint": self.graph.fingerprint, "layers": layers}
+
+    # ------------------------------------------------------------------------------------------------ tensors
+
+    def _container(self, name: str) -> Container:
+        if name not in self._containers:
+            self._containers[name] = container(name, self.graph.grid(name))
+        return self._containers[name]
+
+    def _scale(self, name: str) -> tuple[str, str]:
+        """Scale and zero point of a quantized tensor."""
+        held = self._container(name)
+        return self.sheet.number(held.grid.scale, np.float32), self.sheet.number(held.zero_point, np.uint8)
+
+    def _quantized(self, name: str) -> tuple[str, str, str]:
+        """The tensor itself, its scale and its zero point."""
+        return self.values[name], *self._scale(name)
+
+    def _clip(self, value: str, op: Any) -> str:
+        """The clamp of stored integers, where that of uint8 is not enough."""
+        low, high = self._container(op.output).bounds(getattr(op, "clamp", None))
+        if (low, high) == (0, 255):
+            return value
+        # An integer Clip: one on float32 before the quantization would keep runtimes from fusing it.
+        return self.sheet.node("Clip", value, self.sheet.number(low, np.uint8), self.sheet.number(high, np.uint8))
+
+    def quantize_input(self, op: g.QuantizeInput) -> str:
+        """Float input to integers."""
+        return self._clip(self.sheet.node("QuantizeLinear", self.values[op.x], *self._scale(op.output)), op)
+
+    # ------------------------------------------------------------------------------------------------- layers
+
+    def conv(self, op: g.Conv) -> str:
+        """A convolution, quantized or with a float32 result."""
+        window = _window(op, (op.dilation, op.groups))
+        if self.graph.tensors[op.output].grid is None:
+            return self._float_conv(op, window)
+        name, function = str(len(self.layers)), "Conv" if self.packed else "QConv"
+        operands = (*self._quantized(op.x), *self._operands(op), *self._scale(op.output))
+        return self._clip(self.sheet.call(function, *operands, name=name, **window), op)
+
+    def _float_conv(self, op: g.Conv, window: dict[str, Any]) -> str:
+        name, along = str(len(self.layers)), (-1, *[1] * len(op.stride))
+        x, _, zero_point = self._quantized(op.x)
+        weights = self._weights(op, scale_vectors=1)
+        zero = self.sheet.constant(self._zero_point(op), "grids")
+        factors = np.float32(self._container(op.x).grid.scale) * _weight_scale(op)
+        ends = self._bias(op, along), self.sheet.constant(factors.reshape(along), "scales")
+        return self.sheet.call("FloatConv", x, zero_point, weights, zero, *ends, name=name, **window)
+
+    def linear(self, op: g.Linear) -> str:
+        """A linear layer; runtimes want matrices."""
+        name, function = str(len(self.layers)), "Linear" if self.packed else "QLinear"
+        x, scale, zero_point = self._quantized(op.x)
+        shape = self.graph.tensors[op.output].shape
+        if len(shape) > 1:
+            x = self.sheet.node("Reshape", x, self.sheet.shape(-1, op.weight.shape[1]))
+        value = self.sheet.call(function, x, scale, zero_point, *self._operands(op), name=name)
+        if self.graph.tensors[op.output].grid is not None:
+            value = self._clip(self.sheet.node("QuantizeLinear", value, *self._scale(op.output)), op)
+        if len(shape) > 1:
+            value = self.sheet.node("Reshape", value, self.sheet.shape(-1, *shape))
+        return value
+
+    def _operands(self, op: g.Weighted) -> tuple[str, ...]:
+        """Weights, scales, zero points and biases; in a file without unpacking the scales of the biases as well."""
+        weights = self._weights(op, scale_vectors=1 if self.packed else 2)
+        scales, bias = self.sheet.constant(_weight_scale(op), "scales"), self._bias(op, (-1,))
+        # By channel, as the scales are; layers with as many channels share them.
+        zeros = self.sheet.constant(np.repeat(self._zero_point(op), len(op.weight)), "grids")
+        if self.packed:
+            return weights, scales, zeros, bias
+        factors = np.float32(self._container(op.x).grid.scale) * _weight_scale(op)
+        return weights, scales, zeros, bias, self.sheet.constant(factors, "scales")
+
+    def _bias(self, op: g.Weighted, shape: tuple[int, ...]) -> str:
+        return self.sheet.constant(op.bias.astype(np.int32).reshape(shape), "biases")
+
+    def _zero_point(self, op: g.Weighted) -> Array:
+        """Of the weights of the last layer that was printed."""
+        return np.array(0, np.int8) if self.layers[-1].signed else np.array(_zero(op), np.uint8)
+
+    def _weights(self, op: g.Weighted, *, scale_vectors: int) -> str:
+        """Weights as int8 or uint8."""
+        if op.weight_bits != 8 and op.weight_bits not in PACKED_BITS:
+            raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 2 to 8 bits.")
+        largest = self._container(op.x).largest
+        signed, packed = not saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
+        blobs = self._blobs(op, signed=signed, packed=packed)
+        layer = PrintedLayer(
+            op=op,
+            signed=signed,
+            packed=packed,
+            largest_input=largest,
+            weight_bytes=sum(blob.nbytes for blob in blobs),
+            scale_vectors=scale_vectors,
+        )
+        self.layers.append(layer)
+        stored = [self.sheet.constant(blob, "weights") for blob in blobs]
+        return self._unpacked(op, stored, signed=signed) if packed else stored[0]
+
+    def _unpacked(self, op: g.Weighted, blobs: list[str], *, signed: bool) -> str:
+        size, sheet = op.weight.size, self.sheet
+        cut = any(size * width % 8 for width in fields(op.weight_bits))
+        operands = [*blobs, sheet.shape(*op.weight.shape), sheet.number(op.shift, np.uint8)]
+        operands += [sheet.number(_zero(op), np.int32)] if signed else []
+        operands += [sheet.shape(size)] if cut else []
+        return sheet.call(unpacker(op.weight_bits, signed=signed, cut=cut), *operands)
+
+    @staticmethod
+    def _blobs(op: g.Weighted, *, signed: bool, packed: bool) -> tuple[Array, ...]:
+        if packed:
+            return pack(op.weight, op.weight_bits)
+        shifted = op.weight.astype(np.int64) << op.shift
+        return (shifted.astype(np.int8) if signed else (shifted + _zero(op)).astype(np.uint8),)
+
+    # --------------------------------------------------------------------------------------------- arithmetic
+
+    def add(self, op: g.Add) -> str:
+        """Sum of two tensors."""
+        first, second = op.inputs
+        operands = (*self._quantized(first), *self._quantized(second), *self._scale(op.output))
+        return self._clip(self.sheet.call("Add", *operands), op)
+
+    def requantize(self, op: g.Requantize) -> str:
+        """Another grid, in the fastest form that is exact."""
+        found = rescaling(self.graph, op, self._container(op.x), top=self._may_reach_255(op.output))
+        self._containers[op.output] = found.result
+        value = self.sheet.call(found.function, *self._quantized(op.x), *self._scale(op.output))
+        return self._clip(value, op) if found.clip else value
+
+    def _may_reach_255(self, name: str) -> bool:
+        """Whether its readers stay exact if the tensor is stored up to 255, and do not care that it is."""
+        readers = self.graph.readers(name)
+        return name != self.graph.output and all(
+            isinstance(op, g.Weighted) and not saturates(op, 255) for op in readers
+        )
+
+    def average_pool(self, op: g.AveragePool) -> str:
+        """A global pool, or a depthwise convolution with weights of 1."""
+        shape = self.graph.tensors[op.x].shape
+        operands, result = self._quantized(op.x), self._scale(op.output)
+        if op.kernel == shape[1:] and not any(map(any, op.padding)):
+            return self._clip(self.sheet.call("GlobalPool", *operands, *result), op)
+        share = self.sheet.number(float(self._share(op)), np.float32)
+        window = {**_window(op, None), "group": shape[0], "shape": (shape[0], 1, *op.kernel)}
+        value = self.sheet.call("Pool", *operands, share, *result, **window)
+        return self._clip(value, op)
+
+    def _share(self, op: g.AveragePool) -> np.float32:
+        """One over the number of taps, or a neighbour with which the runtime's factor is that of the reference."""
+        scale, result = (np.float32(self.graph.grid(name).scale) for name in (op.x, op.output))
+        taps = np.float32(math.prod(op.kernel))
+        wanted, nearest = scale / np.float32(result * taps), np.float32(1) / taps
+        around = nearest + np.arange(-4, 5).astype(np.float32) * np.spacing(nearest)
+        exact = around[np.float32(scale * around) / result == wanted]
+        return exact[0] if len(exact) else nearest
+
+    def lookup(self, op: g.Lookup) -> str:
+        """A table of stored integers."""
+        source, result = self._container(op.x), self._container(op.output)
+        table = np.zeros(source.grid.qmax - source.base + 1, np.uint8)
+        table[source.grid.qmin - source.base :] = op.table - result.base
+        shape = self.sheet.shape(-1, *self.graph.tensors[op.x].shape)
+        return self.sheet.call("Lookup", self.values[op.x], self.sheet.constant(table, "tables"), shape)
+
+    # ------------------------------------------------------------------------------------------ data movement
+
+    def max_pool(self, op: g.MaxPool) -> str:
+        """On stored integers: their order is that of the real numbers."""
+        return self.sheet.node("MaxPool", self.values[op.x], kernel_shape=op.kernel, **_window(op, None))
+
+    def concat(self, op: g.Concat) -> str:
+        """All inputs have one grid, hence one container."""
+        return self.sheet.node("Concat", *(self.values[name] for name in op.inputs), axis=op.axis + 1)
+
+    def reshape(self, op: g.Reshape) -> str:
+        """The batch stays."""
+        return self.sheet.node("Reshape", self.values[op.x], self.sheet.shape(0, *self.graph.tensors[op.output].shape))
+
+    def transpose(self, op: g.Transpose) -> str:
+        """The batch stays first."""
+        return self.sheet.node("Transpose", self.values[op.x], perm=(0, *(axis + 1 for axis in op.order)))
+
+    def slice(self, op: g.Slice) -> str:
+        """Along the axes that lose something."""
+        whole, kept = self.graph.tensors[op.x].shape, self.graph.tensors[op.output].shape
+        cuts = list(zip(op.start, op.stop, op.step, strict=True))
+        axes = [axis for axis, size in enumerate(whole) if kept[axis] != size]
+        every = all(start == 0 and -(-whole[axis] // step) == kept[axis] for axis, (start, _, step) in enumerate(cuts))
+        if axes and every and op.step[0] == 1:
+            # Every n-th pixel is the largest of a window of one, and that kernel keeps the layout of convolutions.
+            ones = [1] * (len(whole) - 1)
+            return self.sheet.node("MaxPool", self.values[op.x], kernel_shape=ones, strides=op.step[1:])
+        start, stop, step = ([cuts[axis][at] for axis in axes] for at in range(3))
+        lists = (self.sheet.shape(*numbers) for numbers in (start, stop, [axis + 1 for axis in axes], step))
+        return self.sheet.node("Slice", self.values[op.x], *lists) if axes else self.values[op.x]
+
+    def pad(self, op: g.Pad) -> str:
+        """With the stored zero."""
+        pads = self.sheet.shape(0, *(before for before, _ in op.padding), 0, *(after for _, after in op.padding))
+        return self.sheet.node("Pad", self.values[op.x], pads, self._scale(op.x)[1])
+
+    def softmax(self, op: g.Softmax) -> str:
+        """Of float32."""
+        return self.sheet.node("Softmax", self.values[op.x], axis=-1)
+
+
+def _merge_slices(graph: IntegerGraph) -> IntegerGraph:
+    """One slice for slices of slices, as indexing of several dimensions gives them."""
+    ops: dict[str, g.Op] = {}
+    for op in graph.ops:
+        before = ops.get(op.x)
+        if isinstance(op, g.Slice) and isinstance(before, g.Slice) and graph.readers(op.x) == (op,):
+            del ops[op.x]
+            ops[op.output] = _composed(before, op)
+        else:
+            ops[op.output] = op
+    return replace(graph, ops=tuple(ops.values()))
+
+
+def _composed(first: g.Slice, second: g.Slice) -> g.Slice:
+    """`x[first][second]` as one slice."""
+    axes = list(zip(first.start, first.step, second.start, second.stop, second.step, strict=True))
+    return replace(
+        second,
+        inputs=first.inputs,
+        start=tuple(start + step * low for start, step, low, _, _ in axes),
+        stop=tuple(start + step * (high - 1) + 1 for start, step, _, high, _ in axes),
+        step=tuple(step * each for _, step, _, _, each in axes),
+    )
+
+
+def _zero(op: g.Weighted) -> int:
+    """Zero point of weights that are stored as uint8."""
+    return offset(op.weight_bits) << op.shift
+
+
+def _weight_scale(op: g.Weighted) -> Array:
+    """Of the shifted weights, float32."""
+    found: Array = op.weight_scale.astype(np.float32) / np.float32(2**op.shift)
+    return found
+
+
+def _window(op: g.Conv | g.MaxPool | g.AveragePool, conv: tuple[tuple[int, ...], int] | None) -> dict[str, Any]:
+    """Attributes of a window; what is the default is left out."""
+    pads = (*(before for before, _ in op.padding), *(after for _, after in op.padding))
+    found: dict[str, Any] = {}
+    if any(size != 1 for size in op.stride):
+        found["strides"] = op.stride
+    if any(pads):
+        found["pads"] = pads
+    if conv is not None and any(size != 1 for size in conv[0]):
+        found["dilations"] = conv[0]
+    if conv is not None and conv[1] != 1:
+        found["group"] = conv[1]
+    return found
+
+
+_PRINT: dict[type, Callable[..., str]] = {
+    g.QuantizeInput: _Printer.quantize_input,
+    g.Conv: _Printer.conv,
+    g.Linear: _Printer.linear,
+    g.Add: _Printer.add,
+    g.Requantize: _Printer.requantize,
+    g.AveragePool: _Printer.average_pool,
+    g.Lookup: _Printer.lookup,
+    g.MaxPool: _Printer.max_pool,
+    g.Concat: _Printer.concat,
+    g.Reshape: _Printer.reshape,
+    g.Transpose: _Printer.transpose,
+    g.Slice: _Printer.slice,
+    g.Pad: _Printer.pad,
+    g.Softmax: _Printer.softmax,
+}

@@ -1,0 +1,138 @@
+"""From a trained run to a file that a runtime reads, and the file checked against the reference executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from mixbit import _distributed
+from mixbit.errors import ExportError, did_you_mean
+from mixbit.export import IntegerGraph, Rounding, lower
+from mixbit.export._float_onnx import float_onnx
+from mixbit.export.onnx import OnnxFile, Packing, render_onnx, write_onnx
+from mixbit.export.qonnx import QonnxFile, write_qonnx
+from mixbit.export.verify import Verification, numpy_batches
+from mixbit.export.verify import verify as check
+from mixbit.runs._trained import TrainedRun, open_run
+from mixbit.runs.training import CALIBRATION_SAMPLES
+
+__all__ = ["TARGETS", "ExportTarget", "Exported", "Verified", "export", "verify"]
+
+ExportTarget: TypeAlias = Literal["onnx", "qonnx"]
+TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
+VERIFIED_IMAGES = 1000
+_ROUNDINGS: dict[ExportTarget, Rounding] = {"onnx": "float32", "qonnx": "float32"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A file, what is in it, and whether it is right."""
+
+    run: Path
+    graph: IntegerGraph
+    file: OnnxFile | QonnxFile
+    verification: Verification | None
+    files: dict[Path, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A file that was checked."""
+
+    content: OnnxFile | None
+    """What is in it, layer by layer; None if it is not what this version writes of the run."""
+    verification: Verification
+
+
+def export(
+    run: Path,
+    target: str = "onnx",
+    out: Path | None = None,
+    *,
+    pack: Packing = "fields",
+    strict: bool = False,
+    images: int = VERIFIED_IMAGES,
+    compare_float: bool = True,
+) -> Exported:
+    """Lower the network of a run folder, write it, and verify what was written.
+
+    Args:
+        run: folder of a finished training under a policy.
+        target: onnx or qonnx.
+        out: the file; default `model.onnx` or `model.qonnx.onnx` in the run folder.
+        pack: of ONNX, see `mixbit.export.onnx`.
+        strict: refuse layers that the file holds at more bits than the policy says.
+        images: test images to verify with; 0 leaves it out.
+        compare_float: time the float network beside the file.
+
+    Raises:
+        ExportError: the run is one in float, the network has no integer form, or the target is unknown.
+    """
+    kind = _target(target)
+    opened, graph = _lowered(run, kind, strict)
+    path = out or run / ("model.onnx" if kind == "onnx" else "model.qonnx.onnx")
+    written = write_onnx(graph, path, pack=pack, strict=strict) if kind == "onnx" else write_qonnx(graph, path)
+    checked = _verified(path, graph, opened, images, compare_float) if images and kind == "onnx" else None
+    return Exported(
+        run=run,
+        graph=graph,
+        file=written,
+        verification=checked,
+        files={path: _WHAT[kind]},
+    )
+
+
+_WHAT: dict[ExportTarget, str] = {
+    "onnx": "the integer network, for ONNX Runtime",
+    "qonnx": "the quantized network, for QONNX tools",
+}
+
+
+def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_float: bool = True) -> Verified:
+    """Check a file against the network of a run folder.
+
+    Args:
+        file: an ONNX file that `export` wrote.
+        run: the folder that it was exported from.
+        images: test images.
+        compare_float: time the float network beside the file.
+    """
+    opened, graph = _lowered(run, "onnx", strict=False)
+    checked = _verified(file, graph, opened, images, compare_float)
+    return Verified(content=_content(file, graph), verification=checked)
+
+
+def _content(file: Path, graph: IntegerGraph) -> OnnxFile | None:
+    """What is in the file, if it is byte for byte what is written of this graph."""
+    found = file.read_bytes()
+    for pack in get_args(Packing):
+        content, described = render_onnx(graph, file, pack=pack)
+        if content == found:
+            return described
+    return None
+
+
+def _target(text: str) -> ExportTarget:
+    if text not in TARGETS:
+        raise ExportError(f"target {text!r} is unknown.{did_you_mean(text, TARGETS)} Legal: {', '.join(TARGETS)}.")
+    return text
+
+
+def _lowered(run: Path, target: ExportTarget, strict: bool) -> tuple[TrainedRun, IntegerGraph]:
+    _distributed.start()
+    opened = open_run(run)
+    if opened.policy is None:
+        raise ExportError(f"{run} was trained in float32. Train under a policy first: mixbit train --policy.")
+    task = opened.task
+    model = task.model.cpu()
+    x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=opened.subject.seed, shuffle=True))
+    return opened, lower(model, task.network, [x], rounding=_ROUNDINGS[target], strict=strict)
+
+
+def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, compare_float: bool) -> Verification:
+    if images < 1:
+        raise ExportError(f"images={images}, legal is 1 or more.")
+    batches: Any = opened.task.test.batches(min(images, CALIBRATION_SAMPLES))
+    plain = float_onnx(opened.task.model, opened.task.example()) if compare_float else None
+    return check(path, graph, numpy_batches(batches, images), float_model=plain)

@@ -1,0 +1,105 @@
+"""A latency table of a model, measured on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixbit.cost import LatencyTable, LayerBits
+from mixbit.errors import MixbitError, did_you_mean
+from mixbit.export.integer import lower
+from mixbit.export.latency import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
+from mixbit.network import Network
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+from mixbit.runs.inspecting import open_model
+from mixbit.runs.subject import Subject
+
+if TYPE_CHECKING:
+    from mixbit.export.graph import IntegerGraph
+
+__all__ = ["LATENCY_TARGETS", "BuiltLatency", "build_latency"]
+
+LATENCY_TARGETS = ("onnxruntime",)
+"""What can be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltLatency:
+    """A table, the network that it is of, and the files written with what each holds."""
+
+    table: LatencyTable
+    network: Network
+    files: dict[Path, str]
+
+
+def build_latency(
+    subject: Subject,
+    target: str,
+    out: Path,
+    *,
+    bits: Sequence[int] = DEFAULT_BITS,
+    repeats: int = 30,
+    checks: int = 3,
+    compare_float: bool = True,
+    input_shape: tuple[int, ...] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> BuiltLatency:
+    """Measure every layer of a model at all pairs of `bits`, and write the table.
+
+    Finished measurements are kept in a file beside `out`, with `.partial` behind its name: the same call after a
+    kill goes on from there. The weights of the model do not matter.
+
+    Args:
+        subject: the model; its data give the shape of the input and real inputs to calibrate with.
+        target: see `LATENCY_TARGETS`.
+        out: the table, as JSON.
+        bits: of weights and activations. Pinned layers need theirs too: 8 by default.
+        repeats: runs that each median is of.
+        checks: random policies whose whole networks are measured, to compare the sums with.
+        compare_float: measure the float32 network as well, so that limits can refer to it.
+        input_shape: of one sample; None takes that of the data or of the zoo.
+        tell: called with a line for every part of the work.
+
+    Raises:
+        MixbitError: an unknown target, bits or shape.
+        StaleRun: `out` has measurements beside it that were made with other settings.
+        ExportError: the model has no integer form, or does not run on the target.
+    """
+    device, options = _target(target), options_of(bits)
+    opened = open_model(subject, input_shape)
+    model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
+    samples = example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
+
+    def lowered(layers: Mapping[str, LayerBits]) -> IntegerGraph:
+        one = copy.deepcopy(model)
+        quantize(one, Policy(fingerprint=network.fingerprint, layers=dict(layers)), network)
+        calibrate(one, [samples])
+        return lower(one, network, [samples], rounding="float32")
+
+    table = build(
+        network,
+        lowered,
+        device,
+        options=options,
+        repeats=repeats,
+        checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
+        float_model=FloatModel(model=model, example=example[:1]) if compare_float else None,
+        partial=out.with_name(f"{out.name}.partial"),
+        tell=tell,
+    )
+    table.save(out)
+    return BuiltLatency(table=table, network=network, files={out: "what every layer takes at every option"})
+
+
+def _target(name: str) -> Target:
+    if name not in LATENCY_TARGETS:
+        raise MixbitError(
+            f"target {name!r} is unknown.{did_you_mean(name, LATENCY_TARGETS)} Legal: {', '.join(LATENCY_TARGETS)}."
+        )
+    from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
+
+    return OnnxRuntimeTarget()

@@ -1,0 +1,544 @@
+"""Exported ONNX files in ONNX Runtime: the integers of the reference, integer kernels, and the bytes of the policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixbit.errors import ExportError, MissingExtra
+from mixbit.export import graph as g
+from mixbit.export import run, trace
+from mixbit.export._packing import PACKED_BITS
+from mixbit.export.arithmetic import Array, Grid, dequantize
+from mixbit.export.onnx import OnnxLayer, Packing, build_onnx, load_session, render_onnx, write_onnx
+from tests.export.graphs import Builder, grid, random_graph, resnet18, resnet_cifar
+
+PACKINGS: tuple[Packing, ...] = ("fields", "none")
+
+
+def images(graph: g.IntegerGraph, samples: int = 3, seed: int = 1) -> Array:
+    random = np.random.default_rng(seed)
+    return random.standard_normal((samples, *graph.tensors[graph.input].shape)).astype(np.float32)
+
+
+def in_runtime(graph: g.IntegerGraph, x: Array, pack: Packing = "fields") -> Array:
+    content = build_onnx(graph, pack=pack).SerializeToString()
+    found: Array = load_session(content).run(None, {"input": x})[0]
+    return found
+
+
+def up_to(graph: g.IntegerGraph, operations: int) -> g.IntegerGraph:
+    """The first operations; the output is their last result."""
+    ops = graph.ops[:operations]
+    return dataclasses.replace(graph, ops=ops, output=ops[-1].output)
+
+
+def reference(graph: g.IntegerGraph, x: Array) -> Array:
+    """The executor's output as real numbers."""
+    found, of = trace(graph, x)[graph.output], graph.tensors[graph.output].grid
+    return found if of is None else dequantize(found, of)
+
+
+def kernels(graph: g.IntegerGraph, folder: Path, pack: Packing = "fields") -> Counter[str]:
+    """What ONNX Runtime makes of the file at its default optimization level."""
+    path = folder / "optimized.onnx"
+    load_session(build_onnx(graph, pack=pack).SerializeToString(), attributes={"optimized_model_filepath": str(path)})
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+# ------------------------------------------------------------------------------------------------- exactness
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2]), st.sampled_from(PACKINGS))
+def test_random_graphs_equal_the_reference_bit_for_bit(seed: int, spatial: int, pack: Packing) -> None:
+    graph = random_graph(seed, spatial=spatial)
+    x = images(graph)
+    found, wanted = in_runtime(graph, x, pack), run(graph, x)
+    if isinstance(graph.ops[-1], g.Softmax):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_adds_equal_the_reference_for_all_pairs() -> None:
+    """All 65,536 pairs of two 8-bit tensors, on grids whose ties and zero points are awkward."""
+    random = np.random.default_rng(0)
+    for trial in range(8):
+        scales = random.uniform(0.01, 0.1, 3) if trial % 2 else 2.0 ** random.integers(-4, 0, 3) * [1, 1.5, 1.25]
+        grids = [
+            grid(8, signed=bool(signed), scale=scale, zero_point=int(zero) - 128 * int(signed))
+            for scale, zero, signed in zip(scales, random.integers(0, 256, 3), random.integers(0, 2, 3), strict=True)
+        ]
+        graph, x = _add_graph(grids)
+        np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def _add_graph(grids: list[Grid]) -> tuple[g.IntegerGraph, Array]:
+    """One input with two channels, each quantized on its own grid, and their sum."""
+    tensors = {"x": g.Tensor(name="x", shape=(2, 65536), grid=None, source="float")}
+    ops: list[g.Op] = []
+    for channel in (0, 1):
+        of, whole, part = grids[channel], f"q{channel}", f"s{channel}"
+        tensors[whole] = g.Tensor(name=whole, shape=(2, 65536), grid=of, source="calibrated")
+        tensors[part] = g.Tensor(name=part, shape=(1, 65536), grid=of, source="calibrated")
+        cut: dict[str, Any] = {"start": (channel, 0), "stop": (channel + 1, 65536), "step": (1, 1)}
+        ops.append(g.QuantizeInput(name=whole, inputs=("x",), output=whole))
+        ops.append(g.Slice(name=part, inputs=(whole,), output=part, **cut))
+    tensors["y"] = g.Tensor(name="y", shape=(1, 65536), grid=grids[2], source="calibrated")
+    ops.append(g.Add(name="add", inputs=("s0", "s1"), output="y", clamp=None, rounding="float32"))
+    pairs = np.stack([np.repeat(np.arange(256), 256), np.tile(np.arange(256), 256)])
+    reals = [dequantize(row + of.qmin, of) for row, of in zip(pairs, grids, strict=False)]
+    graph = g.IntegerGraph(input="x", output="y", tensors=tensors, ops=tuple(ops), fingerprint="")
+    return graph, np.stack(reals)[None]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_changes_of_scale_equal_the_reference_for_all_integers(data: st.DataObject) -> None:
+    draw = data.draw
+    b = Builder((256,), bits=8, signed=draw(st.booleans()))
+    source = b.tensors[b.first].grid
+    assert source is not None
+    bits, signed = draw(st.integers(2, 8)), draw(st.booleans())
+    empty = grid(bits, signed=signed)
+    zero = draw(st.integers(empty.qmin, empty.qmax))
+    ratio = draw(st.sampled_from([0.5, 1.0, 2.0, 3.0, 17.0]) | st.floats(0.1, 40))
+    y = b.requantize(b.first, bits=bits, signed=signed, zero_point=zero, scale=source.scale * ratio)
+    x = dequantize(np.arange(source.qmin, source.qmax + 1), source)[None]
+    graph = b.finish(y)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def test_two_changes_of_scale_in_a_row_stay_two() -> None:
+    # The runtime merges quantize, dequantize, quantize, dequantize into one pair with a scale of its own.
+    b = Builder((1, 16, 16), bits=8)
+    y = b.requantize(b.first, bits=8, signed=True, zero_point=3)
+    y = b.conv(b.requantize(y, bits=8, signed=True, scale=0.31), 4, bits=8)
+    graph = b.finish(y)
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_bit_width_of_weights_and_inputs(bits: int, tmp_path: Path) -> None:
+    b = Builder((5, 7, 7), bits=bits, signed=False)
+    y = b.conv(b.first, 9, weight_bits=bits, bits=bits, signed=True)  # 405 weights: no whole bytes at 2 to 7 bits
+    y = b.linear(b.flatten(y), 3, weight_bits=bits, bits=None)
+    graph = b.finish(y)
+    x = images(graph)
+    for pack in PACKINGS:
+        np.testing.assert_array_equal(in_runtime(graph, x, pack), run(graph, x))
+        found = kernels(graph, tmp_path, pack)
+        assert found["QLinearConv"] == 1 and found["QGemm"] == 1 and not found["Conv"] and not found["BitShift"]
+
+
+CONVS: dict[str, dict[str, Any]] = {
+    "one by one": {"channels": 5, "kernel": 1},
+    "one by one, stride 2": {"channels": 16, "kernel": 1, "stride": 2, "padding": 0},
+    "stride 2": {"channels": 16, "stride": 2, "padding": 1},
+    "dilated": {"channels": 6, "dilation": 2},
+    "grouped": {"channels": 8, "groups": 4},
+    "depthwise": {"channels": 8, "groups": 8},
+    "depthwise, two outputs each": {"channels": 16, "groups": 8},
+    "uneven padding": {"channels": 4, "padding": ((0, 1), (2, 0))},
+    "oblong": {"channels": 4, "kernel": (1, 5)},
+    "one output": {"channels": 1, "kernel": 8, "padding": 0},
+    "ReLU inside the range": {"channels": 6, "signed": True, "clamp": (0, 127)},
+    "shifted": {"channels": 6, "shift": 3},
+}
+
+
+@pytest.mark.parametrize("kind", CONVS)
+def test_every_convolution_becomes_an_integer_kernel(kind: str, tmp_path: Path) -> None:
+    b = Builder((8, 8, 8), bits=8, signed=True, zero_point=-100)
+    graph = b.finish(b.conv(b.first, **CONVS[kind]))
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+    found = kernels(graph, tmp_path)
+    assert found["QLinearConv"] == 1
+    assert set(found) <= {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "Transpose", "Clip"}
+
+
+@pytest.mark.parametrize("zero_point", [0, 255, 7])
+def test_pools_pads_and_moves(zero_point: int) -> None:
+    b = Builder((4, 9, 9), bits=8, signed=False, zero_point=zero_point)
+    y = b.conv(b.first, 4, bits=8, zero_point=zero_point)
+    for part in (
+        b.max_pool(y),
+        b.average_pool(y, 3, stride=2, padding=1),
+        b.average_pool(y),
+        b.pad(y, ((1, 0), (0, 2), (1, 1))),
+        b.cut(y, (0, 0, 0), (4, 9, 9), (1, 2, 2)),
+        b.cut(y, (1, 0, 3), (4, 9, 8), (2, 1, 1)),
+        b.concat(y, b.first, axis=1) if b.tensors[y].grid == b.tensors[b.first].grid else b.concat(y, y, axis=1),
+        b.transpose(y, (2, 0, 1)),
+        b.reshape(y, (2, 162)),
+        b.lookup(y, bits=5, signed=True),
+    ):
+        graph = b.finish(part)
+        x = images(graph)
+        np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "node"),
+    [
+        (((0, 0, 0), (3, 9, 8), (1, 2, 1)), ((0, 0, 0), (3, 5, 8), (1, 1, 2)), "MaxPool"),  # x[:, ::2, ::2]
+        (((0, 1, 2), (3, 8, 8), (1, 2, 1)), ((1, 1, 0), (3, 4, 5), (1, 2, 3)), "Slice"),
+    ],
+)
+def test_slices_of_slices_are_one_node(first: Any, second: Any, node: str) -> None:
+    b = Builder((3, 9, 8), bits=8)
+    graph = b.finish(b.cut(b.cut(b.first, *first), *second))
+    assert [node.op_type for node in build_onnx(graph).graph.node] == ["QuantizeLinear", node, "DequantizeLinear"]
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def test_a_slice_that_others_read_stays() -> None:
+    b = Builder((4, 6, 6), bits=8)
+    y = b.cut(b.first, (0, 0, 0), (4, 6, 3), (1, 1, 1))
+    graph = b.finish(b.add(b.cut(y, (0, 0, 0), (2, 6, 3), (1, 1, 1)), b.cut(y, (2, 0, 0), (4, 6, 3), (1, 1, 1))))
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def test_linear_layers_along_the_last_dimension_and_with_quantized_results(tmp_path: Path) -> None:
+    b = Builder((5, 12), bits=8, signed=True)
+    y = b.linear(b.first, 7, weight_bits=3, bits=6, signed=True, clamp=(0, 20))
+    graph = b.finish(b.linear(y, 4, weight_bits=5, bits=None))
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), run(graph, x))
+    assert kernels(graph, tmp_path)["QGemm"] == 2
+
+
+def test_a_convolution_at_the_end_is_exact_in_float() -> None:
+    b = Builder((6, 8, 8), bits=8, signed=True, zero_point=5)
+    graph = b.finish(b.conv(b.first, 5, weight_bits=6, bits=None))
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), run(graph, x))
+
+
+def test_the_batch_is_free() -> None:
+    graph = resnet_cifar(blocks=1, size=16)
+    session = load_session(build_onnx(graph).SerializeToString())
+    assert session.get_inputs()[0].shape == ["N", 3, 16, 16]
+    x = images(graph, samples=5)
+    (whole,) = session.run(["output"], {"input": x})
+    for at in range(5):
+        np.testing.assert_array_equal(session.run(None, {"input": x[at : at + 1]})[0][0], whole[at])
+
+
+@pytest.mark.parametrize("rounding", ["single", "double"])
+def test_other_roundings_differ_by_one_step_at_most(rounding: Any) -> None:
+    b = Builder((4, 8, 8), bits=8, signed=True)
+    b.rounding = rounding
+    y = b.conv(b.first, 6, bits=8, signed=True)
+    for part in (y, b.add(y, y, bits=5), b.requantize(y, bits=4), b.average_pool(y, 2)):
+        graph = b.finish(part)
+        x, of = images(graph, samples=20), graph.grid(part)
+        steps = np.abs(in_runtime(graph, x) - reference(graph, x)) / of.scale
+        assert steps.max() < 1.01 if part == y else steps.max() < 2.01  # a part's input may differ by one as well
+
+
+# ----------------------------------------------------------------------------------- saturating multipliers
+
+
+def heavy(weight: int, *, groups: int = 1, per_group: int = 2, bits: int = 8) -> g.IntegerGraph:
+    """Inputs of up to 255, and a convolution whose weights are all the same."""
+    b = Builder((16, 6, 6), bits=8, signed=False)
+    weights = np.full((groups * per_group, 16 // groups, 3, 3), weight)
+    y = b.conv(b.first, groups * per_group, weight_bits=bits, groups=groups, weight=weights, signed=True)
+    return b.finish(y)
+
+
+@pytest.mark.parametrize(
+    ("graph", "container"),
+    [
+        (heavy(64), "int8"),  # 255 * 128 = 32640
+        (heavy(65), "uint8"),  # 255 * 130 = 33150 > 32767
+        (heavy(-64), "int8"),
+        (heavy(-65), "uint8"),
+        (heavy(127), "uint8"),
+        (heavy(-128), "uint8"),
+        (heavy(127, groups=4), "uint8"),
+        (heavy(127, groups=16), "uint8"),  # two outputs a channel is no depthwise kernel
+        (heavy(127, groups=16, per_group=1), "int8"),  # depthwise
+        (heavy(63, bits=7), "packed 7 bit"),
+    ],
+)
+def test_products_that_saturate_in_pairs_are_kept_exact(graph: g.IntegerGraph, container: str) -> None:
+    _, found = render_onnx(graph, Path("x.onnx"))
+    (layer,) = found.layers
+    assert layer.container == container
+    assert (layer.unsigned is not None) == (container == "uint8")
+    x = np.abs(images(graph)) * 10
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def test_the_reason_for_uint8_gives_the_numbers() -> None:
+    _, found = render_onnx(heavy(127), Path("x.onnx"))
+    assert found.layers[0].unsigned == (
+        "two products of one channel can reach 254 * 255, and as int8 their sum saturates at 16 bits on x86 "
+        "processors without VNNI"
+    )
+
+
+def test_packed_weights_that_a_shift_makes_heavy_are_kept_exact() -> None:
+    b = Builder((16, 6, 6), bits=8, signed=False)
+    graph = b.finish(b.conv(b.first, 2, weight_bits=3, shift=5, weight=np.full((2, 16, 3, 3), 3)))
+    _, found = render_onnx(graph, Path("x.onnx"))
+    assert found.layers[0].container == "packed 3 bit" and found.layers[0].unsigned is not None
+    x = np.abs(images(graph)) * 10
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+# ------------------------------------------------------------------------------------------------ changes of scale
+
+
+def rescaled(graph: g.IntegerGraph) -> tuple[int, int]:
+    """Stored zero point of the first change of scale, and how many clamps the file has."""
+    model = build_onnx(graph)
+    call = next(node for node in model.graph.node if node.op_type in ("Rescale", "Requantize"))
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return int(stored[call.input[4]]), sum(node.op_type == "Clip" for node in model.graph.node)
+
+
+def block_input(weight_bits: int, shift: int, *, ratio: float = 9, relu: bool = True) -> g.IntegerGraph:
+    """A change to 4 bits and a convolution, as at the start of a residual block; `ratio` is that of the step sizes."""
+    b = Builder((8, 8, 8), bits=8)
+    x = b.conv(b.first, 8, bits=8, signed=not relu)
+    source = b.tensors[x].grid
+    assert source is not None
+    x = b.requantize(x, bits=4, signed=not relu, scale=source.scale * ratio)
+    return b.finish(b.conv(x, 8, weight_bits=weight_bits, shift=shift, bits=8))
+
+
+@pytest.mark.parametrize(
+    ("graph", "zero_point", "clamps"),
+    [
+        (block_input(4, 0), 240, 0),  # 0 to 15 is stored as 240 to 255: uint8 itself is the upper bound
+        (block_input(4, 4), 0, 1),  # such inputs would saturate the products of the shifted weights
+        (block_input(8, 0), 0, 1),
+        (block_input(4, 4, ratio=17), 0, 0),  # 255 / 17 = 15: nothing is out of range
+        (block_input(4, 0, relu=False), 8, 1),  # both bounds are needed
+    ],
+)
+def test_block_inputs_are_clamped_only_where_they_must_be(graph: g.IntegerGraph, zero_point: int, clamps: int) -> None:
+    assert rescaled(graph) == (zero_point, clamps)
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+# ------------------------------------------------------------------------------------------------- kernels and bytes
+
+RESNET_KERNELS = {
+    "QuantizeLinear": 1,
+    "Transpose": 2,
+    "QLinearConv": 19,
+    "QLinearAdd": 18,
+    "Clip": 9,
+    "NhwcMaxPool": 2,
+    "Pad": 2,
+    "QLinearGlobalAveragePool": 1,
+    "Reshape": 1,
+    "QGemm": 1,
+}
+
+
+@pytest.mark.parametrize("pack", PACKINGS)
+def test_a_residual_network_runs_in_integer_kernels_alone(pack: Packing, tmp_path: Path) -> None:
+    graph = resnet_cifar(weight_bits=3, bits=4, size=16)
+    assert kernels(graph, tmp_path, pack) == RESNET_KERNELS
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x, pack), run(graph, x))
+
+
+def test_a_resnet20_of_4_bits_is_within_25_percent_of_its_policy(tmp_path: Path) -> None:
+    found = write_onnx(resnet_cifar(), tmp_path / "net.onnx")
+    assert found.size_bytes == (tmp_path / "net.onnx").stat().st_size
+    assert found.policy_bytes == 134704
+    assert found.weight_bytes == found.policy_bytes
+    assert found.overhead < 1.12
+
+
+@pytest.mark.parametrize("bits", [2, 7])
+def test_a_resnet18_is_within_4_percent_of_its_policy(bits: int) -> None:
+    _, found = render_onnx(resnet18(weight_bits=bits, size=32), Path("net.onnx"))
+    assert found.policy_bytes <= found.weight_bytes <= 1.0001 * found.policy_bytes
+    assert found.overhead < 1.02
+
+
+@pytest.mark.parametrize("pack", PACKINGS)
+def test_every_byte_is_accounted_for(pack: Packing, tmp_path: Path) -> None:
+    graph = random_graph(11)
+    found = write_onnx(graph, tmp_path / "net.onnx", pack=pack)
+    assert sum(found.items.values()) == (tmp_path / "net.onnx").stat().st_size
+    assert found.items["weights"] == found.weight_bytes
+    assert found.items["scales"] == sum(layer.scale_bytes for layer in found.layers)
+    assert found.items["biases"] == sum(layer.bias_bytes for layer in found.layers)
+    assert min(found.items.values()) >= 0 and found.items["graph"] > 0
+    assert (found.items["functions"] > 0) == (pack == "fields")
+    assert (found.opset, found.ir_version) == (21, 10)
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+def test_layers_say_how_they_are_held(bits: int) -> None:
+    b = Builder((3, 6, 6), bits=8)
+    graph = b.finish(b.conv(b.first, 5, weight_bits=bits, bits=8))
+    packed, plain = (render_onnx(graph, Path("x.onnx"), pack=pack)[1].layers[0] for pack in PACKINGS)
+    assert packed == OnnxLayer(
+        name="op1",
+        weights=135,
+        weight_bits=bits,
+        container=f"packed {bits} bit",
+        weight_bytes=packed.weight_bytes,
+        scale_bytes=20,
+        bias_bytes=20,
+        widened=None,
+        unsigned=None,
+    )
+    assert plain.container == "int8" and plain.weight_bytes == 135
+    assert plain.widened == f"{bits}-bit weights take a byte each with pack='none'"
+
+
+def test_files_are_valid_and_name_their_layers() -> None:
+    graph = random_graph(5)
+    for pack in PACKINGS:
+        model = build_onnx(graph, pack=pack)
+        onnx.checker.check_model(model, full_check=True)
+        (entry,) = model.metadata_props
+        assert entry.key == "mixbit"
+        assert json.loads(entry.value) == {
+            "version": 1,
+            "fingerprint": graph.fingerprint,
+            "layers": [[op.name, op.weight_bits] for op in graph.weighted()],
+        }
+
+
+def test_a_file_without_packing_has_standard_operators_alone() -> None:
+    model = build_onnx(resnet_cifar(blocks=1, size=16), pack="none")
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not {node.op_type for node in model.graph.node} & {"BitShift", "BitwiseAnd"}
+
+
+def test_the_same_graph_gives_the_same_bytes() -> None:
+    graph = random_graph(3)
+    assert render_onnx(graph, Path("a"))[0] == render_onnx(graph, Path("a"))[0]
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+class Unheard(g.Softmax):
+    """An operation that no printer knows."""
+
+
+def small() -> g.IntegerGraph:
+    b = Builder((3, 6, 6), bits=8)
+    return b.finish(b.linear(b.flatten(b.conv(b.first, 4, weight_bits=3)), 3, weight_bits=8, bits=None))
+
+
+def test_an_unknown_operation_is_named_and_nothing_written(tmp_path: Path) -> None:
+    graph = small()
+    tensors = {**graph.tensors, "end": dataclasses.replace(graph.tensors[graph.output], name="end")}
+    odd = Unheard(name="head.odd", inputs=(graph.output,), output="end")
+    graph = dataclasses.replace(graph, ops=(*graph.ops, odd), tensors=tensors, output="end")
+    with pytest.raises(ExportError, match=r"head.odd: Unheard has no ONNX form. Legal: QuantizeInput, Conv"):
+        write_onnx(graph, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wide_activations_are_an_error() -> None:
+    b = Builder((3, 6, 6), bits=12, signed=False)
+    with pytest.raises(ExportError, match=r"xq: integers from 0 to 4095 with zero point 0 do not fit into uint8"):
+        build_onnx(b.finish(b.conv(b.first, 4)))
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_other_weight_bits_are_an_error(bits: int) -> None:
+    graph = small()
+    ops = tuple(dataclasses.replace(op, weight_bits=bits) if isinstance(op, g.Conv) else op for op in graph.ops)
+    with pytest.raises(ExportError, match=rf"op1: {bits}-bit weights have no ONNX form. Legal: 2 to 8 bits"):
+        build_onnx(dataclasses.replace(graph, ops=ops))
+
+
+def test_strict_refuses_widened_layers(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ExportError, match=r"pack='none' widens to 8 bits: op1 \(3 bits\). Use pack='fields'"):
+        write_onnx(small(), path, pack="none", strict=True)
+    assert not path.exists()
+    assert [layer.widened for layer in write_onnx(small(), path, strict=True).layers] == [None, None]
+
+
+def test_an_unknown_packing_is_an_error() -> None:
+    with pytest.raises(ExportError, match=r"pack='field', legal: fields, none. Did you mean 'fields'"):
+        build_onnx(small(), pack="field")  # type: ignore[arg-type]
+
+
+def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, content = small(), build_onnx(small()).SerializeToString()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'mixbit\[export\]'"):
+        build_onnx(graph)
+    with pytest.raises(MissingExtra, match=r"pip install 'mixbit\[export\]'"):
+        load_session(content)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Cannot read '.*gone.onnx': No such file"):
+        load_session(tmp_path / "gone.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b'{"format": "mixbit-policy"}'])
+def test_a_foreign_file_is_an_error(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"net.onnx' is no ONNX model. Legal: a file of `mixbit export`"):
+        load_session(path)
+
+
+def test_a_file_cut_anywhere_is_an_error() -> None:
+    model = build_onnx(small())
+    content = model.SerializeToString()
+    functions = sum(function.ByteSize() for function in model.functions)
+    cuts = [*range(1, len(content) - functions - 60, 101), *range(len(content) - functions - 60, len(content))]
+    for cut in cuts:
+        with pytest.raises(ExportError, match=rf"the model is truncated or damaged \({cut} bytes\)"):
+            load_session(content[:cut])
+
+
+@pytest.mark.parametrize("field", ["ir", "opset"])
+def test_a_file_for_a_newer_runtime_is_an_error(field: str) -> None:
+    model = build_onnx(small())
+    if field == "ir":
+        model.ir_version = 99
+    else:
+        model.opset_import[0].version = 99
+    with pytest.raises(ExportError, match=r"needs a newer runtime than ONNX Runtime .*: pip install -U onnxruntime"):
+        load_session(model.SerializeToString())
+
+
+def test_a_model_that_the_runtime_does_not_know_is_an_error() -> None:
+    model = build_onnx(small())
+    model.graph.node[0].op_type = "Nope"
+    with pytest.raises(ExportError, match=r"cannot load the model. .* It says: This is an invalid model. .*Nope"):
+        load_session(model.SerializeToString())
+
+
+def test_threads_are_checked() -> None:
+    with pytest.raises(ExportError, match=r"threads=0, legal is 1 or more"):
+        load_session(b"", threads=0)

@@ -1,0 +1,124 @@
+"""A file against the reference executor, in a real ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixbit.errors import ExportError
+from mixbit.export import IntegerGraph, executor, lower
+from mixbit.export.graph import Linear
+from mixbit.network import capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+
+pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+
+from mixbit.export._float_onnx import float_onnx
+from mixbit.export._timing import Timing, interleave
+from mixbit.export.onnx import load_session, write_onnx
+from mixbit.export.verify import numpy_batches, verify
+
+X = torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5))
+    network = capture(model, X)
+    quantize(model, Policy.uniform(network, 3, 4), network)
+    calibrate(model, [X])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def graph(model: nn.Module) -> IntegerGraph:
+    return lower(model, capture(nn.Sequential(*model), X), [X], rounding="float32")
+
+
+def labels(graph: IntegerGraph) -> np.ndarray:
+    return executor.run(graph, X.numpy()).argmax(axis=1)
+
+
+def test_a_right_file(graph: IntegerGraph, tmp_path: Path) -> None:
+    file = write_onnx(graph, tmp_path / "net.onnx")
+    half = labels(graph)
+    half[20:] += 1
+    found = verify(file.path, graph, [(X[:30].numpy(), half[:30]), (X[30:].numpy(), half[30:])], rounds=2)
+    assert found.right and found.images == 40 and found.top1_agreement == 1.0
+    assert found.size_bytes == file.size_bytes and found.session_ms > 0
+    assert found.accuracy == found.reference_accuracy == 0.5
+    assert set(found.timings) == {"file"} and found.timings["file"].rounds == 2
+
+
+def test_a_file_with_one_wrong_weight_is_found(graph: IntegerGraph, tmp_path: Path) -> None:
+    last = graph.ops[-1]
+    assert isinstance(last, Linear)
+    weight = last.weight.copy()
+    weight[2] = -weight[2]
+    broken = replace(graph, ops=(*graph.ops[:-1], replace(last, weight=weight)))
+    write_onnx(broken, tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
+    assert not found.right and found.largest_steps > 1 and found.accuracy is None
+    wrong = np.abs(executor.run(broken, X.numpy()) - executor.run(graph, X.numpy())).max()
+    assert found.largest_difference == pytest.approx(wrong, rel=1e-5)
+
+
+def test_a_difference_is_told_in_steps_of_the_output(graph: IntegerGraph, tmp_path: Path) -> None:
+    """A bias that is off by three weight steps is three output steps, of the channel that it belongs to."""
+    last = graph.ops[-1]
+    assert isinstance(last, Linear)
+    bias = last.bias.copy()
+    bias[1] += 3 * 2**last.shift
+    write_onnx(replace(graph, ops=(*graph.ops[:-1], replace(last, bias=bias))), tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
+    assert found.largest_steps == pytest.approx(3, rel=1e-3)
+    assert found.identical == 0.0
+
+
+def test_the_float_network_is_timed_beside_the_file(graph: IntegerGraph, model: nn.Module, tmp_path: Path) -> None:
+    write_onnx(graph, tmp_path / "net.onnx")
+    plain = float_onnx(model, X)
+    with torch.no_grad():
+        session = load_session(plain)
+        wanted = nn.Sequential(*model)
+        import copy
+
+        from mixbit.quantize import detach
+
+        bare = copy.deepcopy(wanted)
+        detach(bare)
+        found = session.run(None, {session.get_inputs()[0].name: X[:1].numpy()})[0]
+        assert np.allclose(found, bare(X[:1]).numpy(), atol=1e-5)
+    timed = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], float_model=plain, rounds=2)
+    assert set(timed.timings) == {"file", "float32"}
+
+
+def test_no_batch_and_another_shape(graph: IntegerGraph, tmp_path: Path) -> None:
+    write_onnx(graph, tmp_path / "net.onnx")
+    with pytest.raises(ExportError, match="at least one batch"):
+        verify(tmp_path / "net.onnx", graph, [])
+    name = graph.input
+    other = replace(graph, tensors={**graph.tensors, name: replace(graph.tensors[name], shape=(2, 7, 7))})
+    with pytest.raises(ExportError, match=r"the network takes \(N, 2, 7, 7\)"):
+        verify(tmp_path / "net.onnx", other, [(X.numpy(), None)])
+
+
+def test_batches_are_cut_to_the_number_of_images() -> None:
+    batches = [(X[:30], torch.arange(30)), (X[30:], torch.arange(10))]
+    assert [len(x) for x, _ in numpy_batches(batches, 35)] == [30, 5]
+    assert [len(x) for x, _ in numpy_batches(batches, 12)] == [12]
+
+
+def test_calls_take_turns() -> None:
+    turns: list[str] = []
+    found = interleave({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, least_ms=0.0)
+    assert turns[-6:] == ["a", "b"] * 3
+    assert found["a"].rounds == 3 and found["a"].spread_ms >= 0
+    assert Timing.of([2.0]) == Timing(median_ms=2.0, spread_ms=0.0, rounds=1)

@@ -1,0 +1,81 @@
+"""Tables on exported files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mixbit.export import IntegerGraph
+from mixbit.export.graph import Note
+from mixbit.export.onnx import OnnxFile, OnnxLayer
+from mixbit.export.qonnx import QonnxFile, QonnxLayer
+from mixbit.export.verify import Timing, Verification
+from mixbit.report import file_tables, lowering_notes_table, verification_table
+
+LAYER = OnnxLayer(
+    name="conv",
+    weights=640,
+    weight_bits=3,
+    container="packed 3 bit",
+    weight_bytes=240,
+    scale_bytes=40,
+    bias_bytes=40,
+    widened=None,
+    unsigned=None,
+)
+FILE = OnnxFile(
+    path=Path("net.onnx"),
+    size_bytes=480,
+    layers=(LAYER, replace(LAYER, name="fc", container="int8", widened="a byte each")),
+    items={"weights": 240, "tables": 0, "graph": 240},
+    opset=21,
+    ir_version=10,
+)
+FOUND = Verification(
+    path=Path("net.onnx"),
+    size_bytes=480,
+    images=1000,
+    top1_agreement=1.0,
+    identical=0.998,
+    largest_difference=0.01,
+    largest_steps=0.4,
+    reference_accuracy=0.9,
+    accuracy=0.901,
+    session_ms=12.0,
+    timings={
+        "file": Timing(median_ms=0.5, spread_ms=0.01, rounds=20),
+        "float32": Timing(median_ms=1.25, spread_ms=0.02, rounds=20),
+    },
+)
+
+
+def test_layers_and_bytes_of_an_onnx_file() -> None:
+    layers, content = file_tables(FILE)
+    assert layers.rows[0][:3] == ("conv", "3", "packed 3 bit") and layers.rows[1][-1] == "a byte each"
+    assert [row[0] for row in content.rows] == ["weights", "graph", "file"]
+    assert "100.00%" in content.notes[0].replace(" ", "")  # 480 bytes over (640 + 640) * 3 / 8
+
+
+def test_layers_of_a_qonnx_file() -> None:
+    layer = QonnxLayer(
+        name="fc", kind="MatMul", weight_bits=3, activation_bits=4, weights=640, macs=640, size_bytes=2640
+    )
+    (table,) = file_tables(QonnxFile(path=Path("net.onnx"), size_bytes=4000, layers=(layer,)))
+    assert table.rows[0][:3] == ("fc", "3", "4") and "float32" in table.notes[0]
+
+
+def test_verification_says_what_it_found() -> None:
+    table = verification_table(FOUND)
+    text = table.plain()
+    assert "The file computes what the reference computes." in text and "2.50 times" in text
+    wrong = verification_table(replace(FOUND, top1_agreement=0.5, accuracy=None, timings={}))
+    assert wrong.notes == ("THE FILE IS WRONG.",)
+    assert not any(row[0].startswith("accuracy") for row in wrong.rows)
+
+
+def test_notes_of_lowering() -> None:
+    graph = IntegerGraph(input="x", output="y", tensors={}, ops=(), fingerprint="")
+    assert lowering_notes_table(graph) is None
+    noted = replace(graph, notes=(Note(name="add", kind="calibrated", reason="read by a pool"),))
+    table = lowering_notes_table(noted)
+    assert table is not None and table.rows == (("add", "calibrated", "read by a pool"),)

@@ -1,0 +1,90 @@
+"""From a run folder to a verified file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mixbit import runs
+from mixbit.cost import LayerBits
+from mixbit.errors import ExportError, MixbitError
+from mixbit.export.onnx import OnnxFile
+from mixbit.policy import Policy
+from tests.runs.conftest import DIGITS, SHORT
+
+pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+
+
+@pytest.fixture(scope="module")
+def trained(float_run: runs.Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of mixed bits after a third of an epoch."""
+    policy = Policy.uniform(DIGITS.task()[0].network, 4, 4)
+    names = list(policy.layers)
+    layers = {**policy.layers, names[1]: LayerBits(3, 5), names[2]: LayerBits(2, 8)}
+    run = tmp_path_factory.mktemp("exporting") / "run"
+    runs.train(float_run.trained, replace(policy, layers=layers), SHORT, run, quiet=True)
+    return run
+
+
+def test_the_file_is_right_and_as_small_as_its_policy(trained: Path) -> None:
+    done = runs.export(trained, images=200, compare_float=False)
+    found = done.verification
+    assert found is not None and found.right and found.images == 200
+    assert found.accuracy == pytest.approx(runs.evaluate(str(trained)).outcome.accuracy, abs=0.05)
+    assert (trained / "model.onnx").stat().st_size == done.file.size_bytes
+    assert isinstance(done.file, OnnxFile)
+    used = runs.evaluate(str(trained)).outcome.costs
+    assert done.file.policy_bytes == used.weight_bytes
+    assert done.file.weight_bytes <= 1.02 * used.weight_bytes
+
+
+def test_verify_lists_the_layers_of_its_own_file_only(trained: Path, tmp_path: Path) -> None:
+    done = runs.export(trained, out=tmp_path / "packed.onnx", images=0)
+    again = runs.verify(tmp_path / "packed.onnx", trained, images=20, compare_float=True)
+    assert again.content == done.file and again.verification.right
+    assert set(again.verification.timings) == {"file", "float32"}
+    runs.export(trained, out=tmp_path / "plain.onnx", pack="none", images=0)
+    plain = runs.verify(tmp_path / "plain.onnx", trained, images=20, compare_float=False)
+    assert plain.content is not None and {one.container for one in plain.content.layers} <= {"int8", "uint8"}
+
+
+def test_a_file_of_another_network_is_found_out(trained: Path, float_run: runs.Trained, tmp_path: Path) -> None:
+    policy = Policy.uniform(DIGITS.task()[0].network, 2, 2)
+    runs.train(float_run.trained, policy, {**SHORT, "fraction": 0.05}, tmp_path / "other", quiet=True)
+    runs.export(tmp_path / "other", out=tmp_path / "other.onnx", images=0)
+    found = runs.verify(tmp_path / "other.onnx", trained, images=100, compare_float=False)
+    assert found.content is None and not found.verification.right
+
+
+def test_qonnx_is_written_without_verification(trained: Path) -> None:
+    done = runs.export(trained, "qonnx")
+    assert done.verification is None and (trained / "model.qonnx.onnx").exists()
+
+
+def test_a_float_run_and_other_folders_are_refused(float_run: runs.Trained, trained: Path, tmp_path: Path) -> None:
+    assert float_run.trained.weights is not None
+    with pytest.raises(ExportError, match="trained in float32"):
+        runs.export(float_run.trained.weights.parent)
+    with pytest.raises(MixbitError, match="no run folder"):
+        runs.export(tmp_path)
+    with pytest.raises(ExportError, match="Did you mean 'onnx'"):
+        runs.export(trained, "onx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_truncated_and_foreign_files(trained: Path, tmp_path: Path) -> None:
+    runs.export(trained, out=tmp_path / "model.onnx", images=0)
+    content = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    (tmp_path / "foreign.onnx").write_text("not a model")
+    for name in ("cut", "foreign", "missing"):
+        with pytest.raises(ExportError, match=name):
+            runs.verify(tmp_path / f"{name}.onnx", trained, images=1)
+
+
+def test_strict_refuses_what_a_byte_each_would_widen(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="widens to 8 bits"):
+        runs.export(trained, out=tmp_path / "model.onnx", pack="none", strict=True)
+    assert not (tmp_path / "model.onnx").exists()

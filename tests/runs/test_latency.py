@@ -1,0 +1,116 @@
+"""A latency table of a model of the user's, measured for real; times are not looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixbit import runs
+from mixbit.cost import LatencyTable
+from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.runs import BuiltLatency, Subject
+
+NET = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+"""
+SHAPE = (1, 8, 8)
+QUICK: dict[str, Any] = {"bits": (4, 8), "repeats": 2, "checks": 1, "compare_float": False, "input_shape": SHAPE}
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """Two convolutions and a linear layer, in a file."""
+    file = tmp_path_factory.mktemp("model") / "net.py"
+    file.write_text(NET)
+    return Subject(model=str(file))
+
+
+@pytest.fixture(scope="module")
+def built(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> BuiltLatency:
+    """Its table."""
+    pytest.importorskip("onnxruntime")
+    return runs.build_latency(subject, "onnxruntime", tmp_path_factory.mktemp("latency") / "t.json", **QUICK)
+
+
+def test_the_table_is_written_and_of_this_network(built: BuiltLatency) -> None:
+    (path,) = built.files
+    assert LatencyTable.load(path) == built.table
+    assert built.table.check(built.network) is built.table
+    assert list(built.table.layers) == ["0", "2", "5"]
+    assert built.table.float32 is None
+    assert [check.name for check in built.table.checks] == ["random 0"]
+    assert [one.name for one in path.parent.iterdir()] == ["t.json"], "finished measurements were left behind"
+
+
+def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def kill(line: str) -> None:
+        if line == "Whole networks":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "t.json"
+    quick = {**QUICK, "bits": (8,)}
+    with pytest.raises(KeyboardInterrupt):
+        runs.build_latency(subject, "onnxruntime", out, tell=kill, **quick)
+    assert [one.name for one in tmp_path.iterdir()] == ["t.json.partial"]
+    kept = json.loads((tmp_path / "t.json.partial").read_text())
+    kept["blocks"]["W32A8"]["W8A8"]["steps"][0]["kernel"] += " as measured before"
+    (tmp_path / "t.json.partial").write_text(json.dumps(kept))
+    with pytest.raises(StaleRun, match="repeats=2, now repeats=3"):
+        runs.build_latency(subject, "onnxruntime", out, **{**quick, "repeats": 3})
+    done = runs.build_latency(subject, "onnxruntime", out, **quick)
+    assert any(kernel.endswith("as measured before") for kernel in done.table.kernels)
+    assert [one.name for one in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_unknown_target_and_shape(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match=r"target 'onnxruntim' is unknown. Did you mean 'onnxruntime'"):
+        runs.build_latency(subject, "onnxruntim", tmp_path / "t.json", **QUICK)
+    with pytest.raises(MixbitError, match="--input"):
+        runs.build_latency(subject, "onnxruntime", tmp_path / "t.json", **{**QUICK, "input_shape": None})
+    assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------- budgets in its times
+
+
+@pytest.fixture
+def scores(built: BuiltLatency, tmp_path: Path) -> Path:
+    """A score table of that network, and the network beside it."""
+    curve = LayerScores(weight={8: 0.0, 4: 1.0}, activation={8: 0.0, 4: 1.0})
+    table = Scores(
+        fingerprint=built.network.fingerprint, method="by hand", layers=dict.fromkeys(built.table.layers, curve)
+    )
+    table.save(tmp_path / "scores.json")
+    (tmp_path / "network.json").write_text(built.network.to_json())
+    return tmp_path / "scores.json"
+
+
+def test_allocate_within_measured_times(built: BuiltLatency, scores: Path, tmp_path: Path) -> None:
+    (table,) = built.files
+    done = runs.allocate(scores, ["latency=8x8"], tmp_path / "p.json", latency=table)
+    assert done.costs.latency == built.table.cost(done.policy.layers) <= done.limits["latency"]
+    saved = Policy.load(tmp_path / "p.json")
+    assert saved.costs["latency_ns"] == done.costs.latency
+    assert any(note.startswith("latency: measured with onnxruntime") for note in saved.notes)
+
+
+def test_times_that_cannot_be_had(built: BuiltLatency, scores: Path, tmp_path: Path) -> None:
+    (table,) = built.files
+    with pytest.raises(InfeasibleBudget, match="latency=1ns cannot be met: the smallest is") as caught:
+        runs.allocate(scores, ["latency=1ns"], tmp_path / "p.json", latency=table)
+    nearest = caught.value.nearest["latency"]
+    assert (
+        runs.allocate(scores, [f"latency={nearest:.0f}ns"], tmp_path / "p.json", latency=table).costs.latency == nearest
+    )
+    with pytest.raises(BudgetError, match="needs a latency table"):
+        runs.allocate(scores, ["latency=1ms"], tmp_path / "p.json")
+    with pytest.raises(BudgetError, match="No file at"):
+        runs.allocate(scores, ["latency=1ms"], tmp_path / "p.json", latency=tmp_path / "nowhere.json")
