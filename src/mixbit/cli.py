@@ -263,7 +263,7 @@ def export(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX file that mixbit export wrote")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX or QONNX file that mixbit export wrote")],
     run: Annotated[Path, typer.Option(help="the run folder that it was exported from")],
     images: Annotated[int, typer.Option(min=1, help="test images")] = 1000,
 ) -> None:
@@ -271,11 +271,10 @@ def verify(
     from mixbit import report, runs
 
     done = runs.verify(file, run, images=images)
-    if done.content is None:
+    if done.content is None and done.verification.kind == "onnx":
         screen.say("Note: the file is not what this mixbit would write of the run, so its layers are not listed.")
-    else:
-        for table in report.file_tables(done.content):
-            screen.show(table)
+    for table in () if done.content is None else report.file_tables(done.content):
+        screen.show(table)
     _verified(done.verification)
 
 

@@ -58,9 +58,13 @@ def test_a_file_of_another_network_is_found_out(trained: Path, float_run: runs.T
     assert found.content is None and not found.verification.right
 
 
-def test_qonnx_is_written_without_verification(trained: Path) -> None:
-    done = runs.export(trained, "qonnx")
-    assert done.verification is None and (trained / "model.qonnx.onnx").exists()
+def test_qonnx_is_verified_by_its_own_executor(trained: Path) -> None:
+    done = runs.export(trained, "qonnx", images=8)
+    found = done.verification
+    assert found is not None and found.kind == "qonnx" and found.images == 8
+    assert found.right and not found.timings
+    again = runs.verify(trained / "model.qonnx.onnx", trained, images=4)
+    assert again.content is None and again.verification.right
 
 
 def test_a_float_run_and_other_folders_are_refused(float_run: runs.Trained, trained: Path, tmp_path: Path) -> None:

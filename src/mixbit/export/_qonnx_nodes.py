@@ -13,10 +13,9 @@ from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array, Grid
 from mixbit.export.graph import IntegerGraph
+from mixbit.export.qonnx import DOMAIN
 
-__all__ = ["DOMAIN", "Printer", "quant_bits"]
-
-DOMAIN = "qonnx.custom_op.general"
+__all__ = ["Printer", "quant_bits"]
 
 # `Quant` rounds `x / scale + zero_point`. Integer arithmetic rounds a tie up or away from zero, which is one and the
 # same where the integers are not negative, as after a ReLU; a float runtime rounds it to even.

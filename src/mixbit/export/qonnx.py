@@ -21,7 +21,10 @@ from mixbit.export.graph import Conv, IntegerGraph, Weighted
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["QonnxFile", "QonnxLayer", "build_qonnx", "trace_qonnx", "write_qonnx"]
+__all__ = ["DOMAIN", "QonnxFile", "QonnxLayer", "build_qonnx", "trace_qonnx", "write_qonnx"]
+
+DOMAIN = "qonnx.custom_op.general"
+"""Of the operators that QONNX adds to ONNX."""
 
 # What qonnx 1.0 writes itself: ONNX operators of opset 11, and its own of opset 1.
 _OPSET, _QONNX_OPSET = 11, 1
@@ -124,7 +127,7 @@ def build_qonnx(graph: IntegerGraph) -> ModelProto:
     _import_onnx()
     from onnx import TensorProto, checker, helper
 
-    from mixbit.export._qonnx_nodes import DOMAIN, Printer
+    from mixbit.export._qonnx_nodes import Printer
 
     printer = Printer(graph)
     for op in graph.ops:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from mixbit.export._timing import Timing, interleave
 from mixbit.export.arithmetic import Array
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.onnx import load_session
+from mixbit.export.qonnx import DOMAIN, trace_qonnx
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["LEAST_AGREEMENT", "Timing", "Verification", "time_sessions", "verify"]
+__all__ = ["LEAST_AGREEMENT", "Timing", "Verification", "is_qonnx", "time_sessions", "verify"]
 
 LEAST_AGREEMENT = 0.999
 """Top-1 agreement below which a file is wrong."""
@@ -37,6 +38,7 @@ class Verification:
     """
 
     path: Path
+    kind: Literal["onnx", "qonnx"] = "onnx"
     size_bytes: int
     images: int
     top1_agreement: float
@@ -51,7 +53,7 @@ class Verification:
     accuracy: float | None
     """Of the file; None without labels."""
     session_ms: float
-    """Wall time to create the session, unpacking included."""
+    """Wall time to open the file: for ONNX to create the session, unpacking included."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Name (`file`, `float32`, ...) -> CPU time of one inference of one sample."""
 
@@ -73,7 +75,8 @@ def verify(
     """Run a file on real inputs beside the reference executor.
 
     Args:
-        path: an ONNX file of `mixbit.export.write_onnx`.
+        path: an ONNX file of `mixbit.export.onnx`, or a QONNX file of `mixbit.export.qonnx`. The latter runs in the
+            executor of the qonnx package, in Python, and is not timed.
         graph: what it was printed from.
         batches: `(inputs (N, ...), labels (N,) or None)`.
         float_model: the float network as ONNX, to time beside it.
@@ -84,24 +87,28 @@ def verify(
         ExportError: the file cannot be read, takes another input, or there is no batch.
     """
     begin = time.perf_counter()
-    session = load_session(path, threads=threads)
+    qonnx = is_qonnx(path)
+    session = None if qonnx else load_session(path, threads=threads)
     created = (time.perf_counter() - begin) * 1e3
-    _check_input(path, session, graph)
+    if session is not None:
+        _check_input(path, session, graph)
     tally, example = _Tally(_output_step(graph)), None
     for x, labels in batches:
         x = np.asarray(x, np.float32)
         example = x[:1] if example is None else example
-        tally.add(_run(session, x), executor.run(graph, x), labels)
+        found = trace_qonnx(path, x)[graph.output] if session is None else _run(session, x)
+        tally.add(found, executor.run(graph, x), labels)
     if example is None:
         raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
     timings = {}
-    if rounds:
+    if rounds and session is not None:
         sessions = {"file": session}
         if float_model is not None:
             sessions["float32"] = load_session(float_model, threads=threads)
         timings = time_sessions(sessions, example, rounds=rounds)
     return Verification(
         path=path,
+        kind="qonnx" if qonnx else "onnx",
         size_bytes=path.stat().st_size,
         session_ms=created,
         timings=timings,
@@ -113,6 +120,11 @@ def verify(
         accuracy=tally.share(tally.right),
         reference_accuracy=tally.share(tally.reference_right),
     )
+
+
+def is_qonnx(path: Path) -> bool:
+    """Whether a file has operators of QONNX, which no runtime knows."""
+    return path.is_file() and DOMAIN.encode() in path.read_bytes()
 
 
 def time_sessions(sessions: dict[str, InferenceSession], x: Array, *, rounds: int = 30) -> dict[str, Timing]:
