@@ -82,7 +82,7 @@ bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CP
 	@touch $@
 
 bench-peers: .venv-peers/.ok  ## other toolkits on the same ResNet-20, data and budget, many minutes; needs MIXBIT_DATA
-	set -e; export OMP_NUM_THREADS=1; for script in mct modelopt_search mixbit_search qat_step; do \
+	set -e; export OMP_NUM_THREADS=1; for script in mct modelopt_search mixbit_search qat_step export; do \
 	  .venv-peers/bin/python benchmarks/peers/$$script.py; \
 	done
 

@@ -118,11 +118,11 @@ def capture() -> str:
     return markdown(("network", ">layers", ">MACs", ">capture"), rows)
 
 
-def arena() -> str:
+def arena(name: str = "arena") -> str:
     """Every method at every budget: accuracy, costs, and what its search took."""
-    if not (RESULTS / "arena.json").exists():
+    if not (RESULTS / f"{name}.json").exists():
         return "Not run yet.\n"
-    found = result("arena")
+    found = result(name)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in found["rows"]:
         groups.setdefault((row["budget"], row["name"]), []).append(row)
@@ -134,6 +134,11 @@ def arena() -> str:
     columns = ("budget", "method", ">fine-tuned", ">calibrated", ">BitOps", ">weight kB")
     efforts = (">search CPU", ">images", ">forward", ">backward")
     return markdown((*columns, *efforts), rows) + "\n" + "  \n".join(_arena_notes(found, groups)) + "\n"
+
+
+def arena_tuned() -> str:
+    """The same after fine-tuning, for the methods that were fine-tuned."""
+    return arena("arena_tuned")
 
 
 def _percent(runs: list[dict[str, Any]], key: str) -> list[float]:
@@ -235,15 +240,134 @@ def peers_solver() -> str:
     return markdown(columns, rows)
 
 
+def _export(part: str) -> list[dict[str, Any]]:
+    """Rows of one part of the export benchmark; none if it was not run."""
+    if not (RESULTS / "export_onnx.json").exists():
+        return []
+    return list(result("export_onnx")[part])
+
+
+def export_sizes() -> str:
+    """Bytes of the file, packed and plain, against the policy's."""
+    pairs: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in _export("sizes"):
+        pairs.setdefault((row["network"], row["policy"]), {})[row["pack"]] = row
+    rows = [
+        (
+            network,
+            policy,
+            f"{packs['fields']['policy_bytes']:,}",
+            f"{packs['fields']['weight_bytes'] / packs['fields']['policy_bytes']:.4f}",
+            f"{packs['fields']['size_bytes']:,}",
+            f"{packs['fields']['size_bytes'] / packs['fields']['policy_bytes']:.3f}",
+            f"{packs['none']['size_bytes']:,}",
+        )
+        for (network, policy), packs in pairs.items()
+    ]
+    columns = ("network", "policy", ">policy, bytes", ">weights in the file", ">packed file, bytes", ">of the policy")
+    return markdown((*columns, ">plain file, bytes"), rows) if rows else "Not run yet.\n"
+
+
+def export_items() -> str:
+    """Where the bytes of one file are."""
+    chosen = [r for r in _export("sizes") if (r["network"], r["policy"], r["pack"]) == ("resnet20", "W4A4", "fields")]
+    rows = [(name, f"{count:,}") for row in chosen for name, count in row["items"].items() if count]
+    return markdown(("part of the 4-bit ResNet-20 file", ">bytes"), rows) if rows else "Not run yet.\n"
+
+
+def export_speed() -> str:
+    """CPU time of one inference, float32 beside the two files."""
+    rows = [
+        (
+            row["network"],
+            row["policy"],
+            *(f"{row[kind]['median_ms']:.3f} ms" for kind in ("float32", "none", "fields")),
+            f"{row['speedup']:.2f}",
+            f"{row['against_plain']:.3f}",
+            *(f"{row['session_ms'][kind]:.0f} ms" for kind in ("none", "fields")),
+        )
+        for row in _export("speed")
+    ]
+    columns = (
+        "network",
+        "policy",
+        ">float32",
+        ">plain",
+        ">packed",
+        ">packed, times float32's speed",
+        ">packed / plain",
+    )
+    found = markdown((*columns, ">session, plain", ">session, packed"), rows)
+    return found if rows else "Not run yet.\n"
+
+
+def export_exact() -> str:
+    """Fake-quantized model, reference executor and file on all test images."""
+    rows = [
+        (
+            row["policy"],
+            f"{row['images']:,}",
+            *(f"{100 * row[key]:.2f} %" for key in ("fake_quantized_accuracy", "reference_accuracy", "file_accuracy")),
+            f"{100 * row['top1_agreement']:.2f} %",
+            f"{100 * row['identical']:.2f} %",
+            f"{row['largest_steps']:.2g}",
+            f"{100 * row['fixed_point']['single_agreement']:.1f} %",
+            f"{row['size_bytes']:,}",
+        )
+        for row in _export("exact")
+    ]
+    columns = ("policy", ">images", ">fake-quantized", ">reference", ">file", ">same class", ">same output")
+    ends = (">largest difference, steps", ">same class with fixed-point rounding", ">file, bytes")
+    return markdown((*columns, *ends), rows) if rows else "Not run yet.\n"
+
+
+def peers_export() -> str:
+    """ONNX files of other toolkits beside ours: bytes, weights, whether they load, and CPU time over float32."""
+    path = ROOT / "benchmarks" / "peers" / "results" / "export.json"
+    if not path.exists():
+        return "Not run yet.\n"
+    found = json.loads(path.read_text())
+    failures: list[str] = []
+    rows = [_peers_export_row(row, failures) for row in found["rows"]]
+    columns = ("network", "bits", "toolkit and call", ">bytes reported", ">bytes written", "weights", "loads")
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    notes = [f"Median of {found['rounds']} rounds, one image, one thread; {versions}."]
+    notes += ["Off by: largest difference to the toolkit's own model in PyTorch, of the largest output."]
+    notes += [f"[{number}] {reason}." for number, reason in enumerate(failures, 1)]
+    return markdown((*columns, ">off by", ">CPU time", ">speed-up"), rows) + "\n" + "  \n".join(notes) + "\n"
+
+
+def _peers_export_row(row: dict[str, Any], failures: list[str]) -> tuple[str, ...]:
+    """Cells of one file; a new reason for a failure goes to `failures`."""
+    loads = "yes" if row["loads"] else "no"
+    if "failure" in row:
+        reason = row["failure"].removesuffix(".").partition("Load model from ")
+        text = reason[0] + reason[2].partition(":")[2] if reason[1] else reason[0]
+        if text not in failures:
+            failures.append(text)
+        loads = f"no [{failures.index(text) + 1}]"
+    sizes = (f"{row[key]:,.0f}" if row.get(key) is not None else "-" for key in ("reported_bytes", "file_bytes"))
+    timed = (f"{row['median_ms']:.2f} ms", f"{row['speedup']:.2f}") if "median_ms" in row else ("-", "-")
+    label = f"{row['toolkit']}, {row['call']}" if row["toolkit"] != row["policy"] else row["toolkit"]
+    apart = f"{100 * row['difference']:.1f} %" if "difference" in row else "-"
+    return (row["network"], row["policy"], label, *sizes, row.get("weights", "-"), loads, apart, *timed)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10": cifar10,
     "arena": arena,
+    "arena_tuned": arena_tuned,
+    "export_exact": export_exact,
+    "export_items": export_items,
+    "export_sizes": export_sizes,
+    "export_speed": export_speed,
     "allocation": allocation,
     "qat": qat,
     "capture": capture,
     "peers_search": peers_search,
     "peers_qat_step": peers_qat_step,
     "peers_solver": peers_solver,
+    "peers_export": peers_export,
 }
 
 
