@@ -542,3 +542,17 @@ def test_a_model_that_the_runtime_does_not_know_is_an_error() -> None:
 def test_threads_are_checked() -> None:
     with pytest.raises(ExportError, match=r"threads=0, legal is 1 or more"):
         load_session(b"", threads=0)
+
+
+@pytest.mark.parametrize(("weight_bits", "bits"), [(4, 8), (3, 5)])
+def test_openvino_reads_the_plain_file(weight_bits: int, bits: int, tmp_path: Path) -> None:
+    """Another runtime with another arithmetic: a few steps apart at most, and the same classes."""
+    openvino = pytest.importorskip("openvino", reason="needs mixbit[oracles]")
+    graph = resnet_cifar(weight_bits=weight_bits, bits=bits)
+    file = write_onnx(graph, tmp_path / "plain.onnx", pack="none")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(str(file.path), "CPU", settings)
+    x = np.random.default_rng(0).normal(size=(16, *graph.tensors[graph.input].shape)).astype(np.float32)
+    found, wanted = compiled(x)[0], run(graph, x)
+    assert np.array_equal(found.argmax(axis=1), wanted.argmax(axis=1))
+    assert np.abs(found - wanted).max() < 0.1 * wanted.std()
