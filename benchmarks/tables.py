@@ -353,6 +353,43 @@ def _peers_export_row(row: dict[str, Any], failures: list[str]) -> tuple[str, ..
     return (row["network"], row["policy"], label, *sizes, row.get("weights", "-"), loads, apart, *timed)
 
 
+def latency() -> str:
+    """Predicted against measured time of whole networks that a table was not made of."""
+    if not (RESULTS / "latency.json").exists():
+        return "Not run yet.\n"
+    found = result("latency")
+    rows = [
+        (f"{name}, its own table", *_errors(one["held_out_policies"]), "-") for name, one in found["networks"].items()
+    ]
+    rows += [
+        (
+            f"{name}, from resnet20's kernels",
+            *_errors(one["policies"]),
+            f"{one['largest_error_at_that_pace_percent']:.1f} %",
+        )
+        for name, one in found.get("other_networks_from_resnet20", {}).items()
+    ]
+    columns = ("network", ">policies", ">errors", ">largest", ">largest, machine's pace taken out")
+    return markdown(columns, rows) + f"\n{found['runtime']}; {found['machine']['cpu']}, one thread.\n"
+
+
+def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
+    errors = [row["error_percent"] for row in rows]
+    return str(len(rows)), ", ".join(f"{error:+.1f} %" for error in errors), f"{max(map(abs, errors)):.1f} %"
+
+
+def latency_bits() -> str:
+    """What uniform networks take by the table."""
+    if not (RESULTS / "latency.json").exists():
+        return "Not run yet.\n"
+    rows = []
+    for name, one in result("latency")["networks"].items():
+        shown = {option: one["uniform_us"].get(option) for option in ("W2A2", "W4A4", "W8A4", "W4A8", "W8A8")}
+        cells = [f"{time / 1e3:.3f} ms" if time else "-" for time in (*shown.values(), one["float32_us"])]
+        rows.append((name, *cells))
+    return markdown(("network", ">W2A2", ">W4A4", ">W8A4", ">W4A8", ">W8A8", ">float32"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10": cifar10,
     "arena": arena,
@@ -364,6 +401,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "allocation": allocation,
     "qat": qat,
     "capture": capture,
+    "latency": latency,
+    "latency_bits": latency_bits,
     "peers_search": peers_search,
     "peers_qat_step": peers_qat_step,
     "peers_solver": peers_solver,
