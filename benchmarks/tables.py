@@ -349,7 +349,7 @@ def _peers_export_row(row: dict[str, Any], failures: list[str]) -> tuple[str, ..
     sizes = (f"{row[key]:,.0f}" if row.get(key) is not None else "-" for key in ("reported_bytes", "file_bytes"))
     timed = (f"{row['median_ms']:.2f} ms", f"{row['speedup']:.2f}") if "median_ms" in row else ("-", "-")
     label = f"{row['toolkit']}, {row['call']}" if row["toolkit"] != row["policy"] else row["toolkit"]
-    apart = f"{100 * row['difference']:.1f} %" if "difference" in row else "-"
+    apart = "-" if row.get("difference") is None else f"{100 * row['difference']:.1f} %"
     return (row["network"], row["policy"], label, *sizes, row.get("weights", "-"), loads, apart, *timed)
 
 
