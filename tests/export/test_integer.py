@@ -327,3 +327,12 @@ def test_an_unknown_rounding() -> None:
     model, network = prepared(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), X)
     with pytest.raises(ExportError, match="Legal: single, double, float32"):
         lower(model, network, [X], rounding="triple")  # type: ignore[arg-type]
+
+
+def test_an_accumulator_that_can_leave_int32() -> None:
+    """140,000 products of 128 and 127 are above 2^31."""
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(140_000, 2, bias=False)), torch.randn(4, 1, 140_000)
+    nn.init.ones_(model[1].weight)
+    model, network = prepared(model, x)
+    with pytest.raises(ExportError, match="its accumulator can reach"):
+        lower(model, network, [x])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from mixbit.errors import ExportError
-from mixbit.export._steps import FakeQuantize, Flow, Move, Step, Wire
+from mixbit.export._steps import FakeQuantize, Flow, Move, Wire
 from mixbit.export.arithmetic import Grid
 from mixbit.export.graph import Note
 from mixbit.network._program import Program
@@ -102,15 +102,11 @@ def _settle(flow: Flow, head: Wire, family: list[Wire], grids: dict[Wire, Grid],
     if len(trained) == 1 and not others and flow.output not in family:
         grids.update(dict.fromkeys(family, trained.pop()))
     elif others:
-        left[head] = f"read by {', '.join(dict.fromkeys(_called(step) for step in others))} without a quantizer"
+        left[head] = f"read by {', '.join(dict.fromkeys(step.name for step in others))} without a quantizer"
     elif flow.output in family:
         left[head] = "the output, which no layer makes"
     else:
         left[head] = f"read by {len(trained)} quantizers with different step sizes"
-
-
-def _called(step: Step) -> str:
-    return step.name
 
 
 def _coarsest(family: list[Wire]) -> float | None:

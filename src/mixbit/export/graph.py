@@ -238,7 +238,7 @@ class Note:
     """Something that the user should know of a tensor or layer: calibrated, widened, dead."""
 
     name: str
-    kind: Literal["calibrated", "widened", "dead channels", "folded"]
+    kind: Literal["calibrated", "widened", "dead channels"]
     reason: str
 
 

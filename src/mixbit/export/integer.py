@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixbit.errors import ExportError, MixbitError
+from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export._grids import Chosen, choose
 from mixbit.export._reading import FLOAT_WEIGHT_BITS, Reader
@@ -312,7 +312,7 @@ def _check_accumulators(graph: IntegerGraph) -> None:
     for op in graph.weighted():
         bound = accumulator_bound(graph, op)
         if bound >= 2**31:
-            raise MixbitError(
+            raise ExportError(
                 f"{op.name}: its accumulator can reach {bound}, legal is below 2^31. Give it fewer weight or "
                 "activation bits."
             )
