@@ -29,13 +29,24 @@ class SwitchableBatchNorm(nn.Module):
         return self.copies[self.row](x)  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
 def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
     """Batch-norm name -> name of the quantized layer whose output it normalises.
 
     Where other operations stand between, it is the nearest quantized layer before it in execution order. Batch norms
     before the first quantized layer are left out.
     """
+    found = _watch_norms(model, example, nearest=True)
+    return {norm: layer for norm, layer in found.items() if isinstance(model.get_submodule(layer), QuantizedLayer)}
+
+
+def norms_fed_by_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
+    """Layer name -> name of the batch norm that reads its very output, so that it can be folded into the layer."""
+    return {layer: norm for norm, layer in _watch_norms(model, example, nearest=False).items()}
+
+
+@torch.no_grad()
+def _watch_norms(model: nn.Module, example: Tensor, *, nearest: bool) -> dict[str, str]:
+    """Batch-norm name -> name of the layer before it, from one forward pass."""
     found: dict[str, str] = {}
     source: dict[int, str] = {}
     kept: list[Tensor] = []  # so that no address is used twice while we look
@@ -51,7 +62,7 @@ def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
 
     def before_norm(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            layer = source.get(id(inputs[0])) or (latest[-1] if latest else None)
+            layer = source.get(id(inputs[0])) or (latest[-1] if latest and nearest else None)
             if layer is not None:
                 found[name] = layer
 
@@ -68,7 +79,7 @@ def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
     model.train(training)
     for handle in hooks:
         handle.remove()
-    return {norm: layer for norm, layer in found.items() if isinstance(model.get_submodule(layer), QuantizedLayer)}
+    return found
 
 
 def make_switchable(model: nn.Module, norms: Iterable[str], rows: int) -> None:

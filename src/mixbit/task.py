@@ -13,10 +13,13 @@ from torch.nn import functional as F
 from mixbit.data import Split
 from mixbit.network import Network, capture
 
-__all__ = ["Loss", "Task", "cross_entropy"]
+__all__ = ["Loss", "Penalty", "Task", "cross_entropy"]
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 """`(outputs, targets, label_smoothing) -> scalar`, the mean over the batch."""
+
+Penalty = Callable[[nn.Module, float], Tensor]
+"""`(model, epochs trained) -> value`: a term on the weights alone. It adds its own gradient to their `.grad`."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -37,6 +40,7 @@ class Task:
         train: the split that searches and trainings read.
         test: the split that only evaluation reads.
         loss: see `Loss`.
+        penalty: see `Penalty`; trainings, also those of search methods, add it to the loss. None for none.
         network: what capture learned of the model; made from one test batch if not given.
     """
 
@@ -44,6 +48,7 @@ class Task:
     train: Split
     test: Split
     loss: Loss = cross_entropy
+    penalty: Penalty | None = None
     network: Network = field(default=cast(Network, None))
 
     def __post_init__(self) -> None:

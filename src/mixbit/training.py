@@ -23,9 +23,9 @@ from mixbit.data import Split
 from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean
 from mixbit.evaluation import Metrics, average_batch_norm, evaluate, reestimate_batch_norm, to_model
 from mixbit.quantizers import fuse_under_compile
-from mixbit.task import Loss, cross_entropy
+from mixbit.task import Loss, Penalty, cross_entropy
 
-__all__ = ["Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
+__all__ = ["Monitor", "Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 
@@ -137,6 +137,22 @@ class Step(Protocol):
     def __call__(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor: ...
 
 
+class Monitor(Protocol):
+    """Looks at the model between epochs, and may end a training early.
+
+    Everything that it decides must follow from the model and the history, which a resumed run has; so the same run,
+    killed or not, ends at the same epoch.
+    """
+
+    def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+        """Add facts to the epoch's `record`, which `history` does not hold yet; True ends the training."""
+        ...
+
+    def at_end(self, model: nn.Module) -> None:
+        """Before the last evaluation: the model may be given other weights, such as the best ones seen."""
+        ...
+
+
 def supervised_step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
     """One forward and one backward pass."""
     loss = context.loss(x, context.forward(x), y)
@@ -183,6 +199,8 @@ def train(
     teacher: nn.Module | None = None,
     loss: Loss = cross_entropy,
     step: Step = supervised_step,
+    penalty: Penalty | None = None,
+    monitor: Monitor | None = None,
     quiet: bool = False,
     label: str = "train",
 ) -> TrainResult:
@@ -197,6 +215,8 @@ def train(
         teacher: the float network, where `config.distill` is above 0.
         loss: on labels.
         step: how gradients of one batch are made.
+        penalty: a term on the weights, added to the loss of every step.
+        monitor: looks at the model between epochs.
         quiet: no progress bar.
         label: what the progress bar calls this training.
 
@@ -205,7 +225,8 @@ def train(
         StaleRun: the run folder was begun with other settings.
     """
     _distributed.start()
-    return _Loop(model, train_split, test_split, config, run, teacher, loss, step, quiet, label).run()
+    loop = _Loop(model, train_split, test_split, config, run, teacher, loss, step, penalty, monitor, quiet, label)
+    return loop.run()
 
 
 class _Loop:
@@ -221,6 +242,8 @@ class _Loop:
         teacher: nn.Module | None,
         loss: Loss,
         step: Step,
+        penalty: Penalty | None,
+        monitor: Monitor | None,
         quiet: bool,
         label: str,
     ) -> None:
@@ -228,6 +251,7 @@ class _Loop:
             raise MixbitError(f"distill={config.distill} needs a teacher. Pass the float network, or distill=0.")
         self.model, self.train_split, self.test_split, self.config = model, train_split, test_split, config
         self.folder, self.loss, self.step, self.quiet, self.label = folder, loss, step, quiet, label
+        self.penalty, self.monitor = penalty, monitor
         self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
         self.device = next(model.parameters()).device
         if config.channels_last:
@@ -247,6 +271,7 @@ class _Loop:
                 f"fraction {config.fraction}). Legal: at most the number of samples."
             )
         self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()
+        self.ended = False
         self.average = _Average(model, config.ema) if config.ema else None
         self.context = StepContext(model=model, loss=self._loss, forward=self._forward(), seed=config.seed)
 
@@ -257,7 +282,7 @@ class _Loop:
         self._resume()
         with progress_bar(self.label, self.config.epochs * self.per_epoch, quiet=self._silent()) as advance:
             advance(self.epoch * self.per_epoch + self.batch, "")
-            while self.epoch < self.config.epochs:
+            while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
         metrics = Metrics(**self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
         return TrainResult(metrics=metrics, history=self.history)
@@ -291,6 +316,8 @@ class _Loop:
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.step(self.context, x, y)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.model, self.context.number / self.per_epoch)
         self._check_finite(loss, x)
         self._finish_gradients()
         self.optimizer.step()
@@ -373,9 +400,14 @@ class _Loop:
         self.epoch, self.batch = self.epoch + 1, 0
         average_batch_norm(self.model)
         record: dict[str, Any] = {"epoch": self.epoch, "seconds": round(seconds, 3)}
-        last, every = self.epoch == self.config.epochs, self.config.validate_every
+        if self.monitor is not None:
+            self.ended = self.monitor.after_epoch(self.model, record, self.history)
+            record |= {"ended": True} if self.ended else {}
+        last, every = self.ended or self.epoch == self.config.epochs, self.config.validate_every
         if last and self.average is not None:
             self.average.put_into(self.model)
+        if last and self.monitor is not None:
+            self.monitor.at_end(self.model)
         if self.test_split is not None and (last or (every and self.epoch % every == 0)):
             record["test"] = asdict(self._validate(self.test_split))
         self.history.append(record)
@@ -416,6 +448,7 @@ class _Loop:
             self.average.shadow = {k[8:]: v.to(self.device) for k, v in tensors.items() if k.startswith("average/")}
         _checkpoint.restore_random_state(tensors)
         self.epoch, self.batch, self.history = facts["epoch"], facts["batch"], facts["history"]
+        self.ended = bool(self.history and self.history[-1].get("ended"))
 
 
 class _Average:

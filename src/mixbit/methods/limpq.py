@@ -107,6 +107,7 @@ class Limpq:
             run=run,
             loss=task.loss,
             step=step,
+            penalty=task.penalty,
             quiet=quiet,
             label="indicators",
         )

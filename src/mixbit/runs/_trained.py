@@ -10,6 +10,7 @@ from mixbit.errors import MixbitError
 from mixbit.policy import Policy
 from mixbit.quantize import quantize
 from mixbit.runs import _folder
+from mixbit.runs._options import quantize_config
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
 
@@ -50,7 +51,7 @@ def open_run(run: Path, *, data: str | None = None, seed: int | None = None) -> 
     policy = None
     if path is not None:
         policy = Policy.load(path).check(task.network)
-        quantize(task.model, policy, task.network)
+        quantize(task.model, policy, task.network, quantize_config(facts.get("settings", {})))
     models.load_weights(task.model, run / _folder.WEIGHTS)
     subject = Subject(
         model=base.model,

@@ -26,6 +26,7 @@ from mixbit.policy import Policy, resolve_pins
 from mixbit.runs import _folder, _standings
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._metering import Effort, Meter
+from mixbit.runs._options import quantize_config
 from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Subject
@@ -326,7 +327,7 @@ class _Arena:
 
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)
-        put_policy_on(model, policy, self.task, seed=seed)
+        put_policy_on(model, policy, self.task, seed=seed, config=quantize_config(self.settings or {}))
         yield "calibrated", evaluate(model, self.task.test, channels_last=True).accuracy
         if self.settings is not None:
             subject = replace(self.subject, seed=seed)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mixbit import _distributed, _io, methods
+from mixbit.errors import MixbitError
 from mixbit.network import Network
 from mixbit.policy import Scores
+from mixbit.robustness import KurtosisConfig
 from mixbit.runs import _folder
+from mixbit.runs._options import KURTOSIS, regularised
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
 
@@ -40,16 +43,24 @@ def search(
     Args:
         subject: model, weights and data.
         method: name, see `mixbit.methods.names`.
-        settings: of the method; lists stand for tuples. The seed is the subject's.
+        settings: of the method; lists stand for tuples. The seed is the subject's. Beside them `kurtosis`, as for
+            `train`: methods that train weights then train them with KURE.
         run: folder for config.json, network.json, scores.json and, where the method trains, its checkpoint.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
     """
     _distributed.start()
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    chosen = methods.make(method, {"seed": subject.seed, **values})
+    term = KurtosisConfig.from_setting(values.get(KURTOSIS))
+    chosen = methods.make(method, {"seed": subject.seed, **{k: v for k, v in values.items() if k != KURTOSIS}})
+    if term is not None and methods.info(method).cost != "training":
+        raise MixbitError(
+            f"kurtosis={values[KURTOSIS]!r} has no effect on {method}, which trains no weights. Train with it first "
+            "(mixbit train ... --set kurtosis=1), and search from those weights."
+        )
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
+    task = regularised(task, term)
     _folder.begin(run, {"command": "search", "subject": subject.to_json(), "method": method, "settings": plain})
     path = run / _folder.SCORES
     if not path.exists():

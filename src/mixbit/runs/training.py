@@ -14,11 +14,12 @@ from torch import nn
 from mixbit import _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
 from mixbit.runs import _folder
+from mixbit.runs._options import read_options, regularised, watched
 from mixbit.runs.subject import Outcome, Subject
 from mixbit.task import Task
-from mixbit.training import TrainConfig
 from mixbit.training import train as fit
 
 __all__ = ["CALIBRATION_SAMPLES", "Trained", "put_policy_on", "train"]
@@ -34,13 +35,18 @@ class Trained:
     float32: Costs
     files: dict[Path, str]
     trained: Subject
+    notes: tuple[str, ...] = ()
+    """Which layers KURE left out, and which epoch its stopping rule kept."""
 
 
-def put_policy_on(model: nn.Module, policy: Policy, task: Task, *, seed: int) -> None:
+def put_policy_on(
+    model: nn.Module, policy: Policy, task: Task, *, seed: int, config: QuantizeConfig | None = None
+) -> None:
     """Quantize `model` in place and calibrate its activations on training samples."""
-    quantize(model, policy, task.network)
+    config = QuantizeConfig() if config is None else config
+    quantize(model, policy, task.network, config)
     x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=seed, shuffle=True))
-    calibrate(model, [x.to(next(model.parameters()).device)])
+    calibrate(model, [x.to(next(model.parameters()).device)], config.activation_rule)
 
 
 def train(
@@ -57,25 +63,29 @@ def train(
     Args:
         subject: model, weights and data.
         policy: bits of every layer, or None for float32.
-        settings: of `mixbit.training.TrainConfig`; the seed is the subject's.
+        settings: of `mixbit.training.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
+            settings of `mixbit.robustness.KurtosisConfig`, and `quantize`, those of `mixbit.quantize.QuantizeConfig`.
         run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
     """
     _distributed.start()
-    config = TrainConfig.from_dict({"seed": subject.seed, **settings})
+    options = read_options(settings, subject.seed)
     chosen = Policy.load(policy) if isinstance(policy, Path) else policy
     bits = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
     facts = {"command": "train", "subject": subject.to_json(), "settings": dict(settings), "bits": bits}
     task = subject.task()[0] if task is None else task
     chosen = None if chosen is None else chosen.check(task.network)
+    task = regularised(task, options.kurtosis, chosen)
     _folder.begin(run, facts)  # after all that a typo can break: it must not claim the folder
+    task, monitor = watched(task, options.kurtosis, run, subject.seed)
     model = copy.deepcopy(task.model)
     if chosen is not None:
-        put_policy_on(model, chosen, task, seed=subject.seed)
+        put_policy_on(model, chosen, task, seed=subject.seed, config=options.quantize)
     result = fit(
-        model, task.train, task.test, config, run=run, teacher=task.model, loss=task.loss, quiet=quiet, label=run.name
-    )
+        model, task.train, task.test, options.training, run=run, teacher=task.model, loss=task.loss,
+        penalty=task.penalty, monitor=monitor, quiet=quiet, label=run.name,
+    )  # fmt: skip
     assert result.metrics is not None
     if _distributed.rank() == 0:
         _write(run, model, task, chosen)
@@ -86,7 +96,16 @@ def train(
         float32=float_costs(task.network),
         files=_files(run, chosen),
         trained=replace(subject, weights=run / _folder.WEIGHTS),
+        notes=_notes(task.penalty, monitor),
     )
+
+
+def _notes(penalty: object, monitor: KurtosisMonitor | None) -> tuple[str, ...]:
+    if not isinstance(penalty, KurtosisPenalty) or monitor is None:
+        return ()
+    left = "; ".join(f"{one.name} ({one.reason})" for one in penalty.skipped)
+    notes = (f"KURE regularised {len(penalty.layers)} layers, all but: {left}.",)
+    return notes + ((f"Kept: {monitor.kept}.",) if monitor.kept else ())
 
 
 def _write(run: Path, model: nn.Module, task: Task, policy: Policy | None) -> None:

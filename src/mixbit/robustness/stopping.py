@@ -1,0 +1,93 @@
+"""When a training with KURE has done enough, and which of its epochs to keep (our completion)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mixbit import _distributed, _io
+from mixbit.data import Split
+from mixbit.evaluation import evaluate
+from mixbit.robustness.kurtosis import KurtosisPenalty
+
+__all__ = ["KurtosisMonitor"]
+
+BEST = "best.safetensors"
+
+
+class KurtosisMonitor:
+    """Writes the kurtosis of every epoch into the metrics; with `stop`, ends the training and keeps the best epoch.
+
+    The paper says in words: until the kurtosis has reached its target and accuracy has not dropped noticeably. The
+    rule: mean `|Kurt - target|` below `gap` for `gap_epochs` epochs, and no lower loss on held-out training images for
+    `patience` epochs. Kept is the epoch whose kurtosis is nearest to the target among those whose accuracy on the
+    held-out images is at most `max_drop` below that of the start; if there is none, the last one, and `kept` says so.
+
+    Args:
+        penalty: the term of the loss.
+        held_out: images to judge by; None where nothing is to be stopped.
+        start: accuracy (0 to 1) on them before the training.
+        folder: for the best weights; None keeps them in memory.
+
+    Attributes:
+        kept: which epoch was kept and why, after the end.
+    """
+
+    def __init__(self, penalty: KurtosisPenalty, held_out: Split | None, start: float, folder: Path | None) -> None:
+        self.penalty, self.config, self.held_out, self.start = penalty, penalty.config, held_out, start
+        self.path = None if folder is None else folder / BEST
+        self._best: dict[str, Tensor] = {}
+        self._history: list[dict[str, Any]] = []
+        self.kept = ""
+
+    def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+        """See `mixbit.training.Monitor`."""
+        self.penalty.check_growth(model)
+        record["kurtosis"] = self.penalty.record(model)
+        if self.held_out is None:
+            return False
+        metrics = evaluate(model, self.held_out)
+        record["held_out"] = asdict(metrics)
+        self._history = [*history, record]
+        if self._best_epoch() == record["epoch"]:
+            self._keep(model)
+        return self._reached() and self._settled()
+
+    def at_end(self, model: nn.Module) -> None:
+        """Put the best epoch's weights into the model."""
+        if self.held_out is None:
+            return
+        best = self._best_epoch()
+        if best is None:
+            drop = self.config.max_drop
+            self.kept = f"the last epoch: in every one the accuracy was more than {drop:.1%} below the start"
+            return
+        _distributed.barrier()
+        model.load_state_dict(load_file(self.path) if self.path is not None else self._best)
+        self.kept = f"epoch {best}, nearest to the target"
+
+    def _best_epoch(self) -> int | None:
+        floor = self.start - self.config.max_drop
+        fit = [record for record in self._history if record["held_out"]["accuracy"] >= floor]
+        return min(fit, key=lambda record: record["kurtosis"]["gap"])["epoch"] if fit else None
+
+    def _reached(self) -> bool:
+        last = self._history[-self.config.gap_epochs :]
+        return len(last) == self.config.gap_epochs and all(r["kurtosis"]["gap"] < self.config.gap for r in last)
+
+    def _settled(self) -> bool:
+        losses = [record["held_out"]["loss"] for record in self._history]
+        patience = self.config.patience
+        return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+
+    def _keep(self, model: nn.Module) -> None:
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        if self.path is None:
+            self._best = state
+        elif _distributed.rank() == 0:
+            with _io.new_file(self.path) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)

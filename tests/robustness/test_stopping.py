@@ -1,0 +1,105 @@
+"""The stopping rule of a training with KURE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mixbit.data import TensorSplit
+from mixbit.errors import TrainingDiverged
+from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
+from mixbit.task import Task
+from mixbit.training import TrainConfig, train
+from tests.tasks import tiny_task
+
+QUICK = TrainConfig(epochs=40, batch_size=32, lr=0.005, bn_samples=0, augment=False, validate_every=0)
+
+
+def wide_task() -> Task:
+    """A layer with enough weights for its kurtosis to be moved."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    with torch.no_grad():
+        model[2].weight.normal_(0, 0.1)  # type: ignore[union-attr,operator]
+    return replace(tiny_task(), model=model, network=None)  # type: ignore[arg-type]
+
+
+def monitor(task: Task, folder: Path | None, **settings: Any) -> tuple[KurtosisPenalty, KurtosisMonitor]:
+    penalty = KurtosisPenalty(task, KurtosisConfig(stop=True, **settings))
+    other = tiny_task().test
+    assert isinstance(other, TensorSplit)
+    other.labels = other.labels.roll(1)  # what is learned does not carry over, so the loss soon stops falling
+    return penalty, KurtosisMonitor(penalty, other, 0.0, folder)
+
+
+def test_ends_when_the_kurtosis_has_arrived_and_the_loss_rests(tmp_path: Path) -> None:
+    task = wide_task()
+    penalty, watch = monitor(task, tmp_path, gap=0.2, patience=1, gap_epochs=2)
+    history = train(
+        task.model, task.train, task.test, QUICK, run=tmp_path, penalty=penalty, monitor=watch, quiet=True
+    ).history
+    assert 3 <= len(history) < QUICK.epochs
+    assert all(record["kurtosis"]["gap"] < 0.2 for record in history[-2:])
+    losses = [record["held_out"]["loss"] for record in history]
+    assert losses[-1] >= min(losses[:-1])
+    assert history[-1]["ended"] and "test" in history[-1]
+
+
+def test_the_best_epoch_is_kept_and_a_broken_run_ends_alike(tmp_path: Path) -> None:
+    def run(folder: Path, epochs: int) -> tuple[dict[str, torch.Tensor], str]:
+        task = wide_task()
+        penalty, watch = monitor(task, folder, gap=1e-6)
+        config = replace(QUICK, epochs=epochs)
+        train(task.model, task.train, task.test, config, run=folder, penalty=penalty, monitor=watch, quiet=True)
+        return dict(task.model.state_dict()), watch.kept
+
+    whole, kept = run(tmp_path / "whole", 6)
+    assert kept.startswith("epoch ") and kept.endswith("nearest to the target")
+    task = wide_task()
+    penalty, watch = monitor(task, tmp_path / "broken", gap=1e-6)
+
+    def interrupt(model: nn.Module, epoch: float) -> torch.Tensor:
+        if epoch >= 3.5:
+            raise KeyboardInterrupt
+        return penalty(model, epoch)
+
+    config = replace(QUICK, epochs=6, checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            task.model, task.train, task.test, config, run=tmp_path / "broken", penalty=interrupt, monitor=watch,
+            quiet=True,
+        )  # fmt: skip
+    again, kept_again = run(tmp_path / "broken", 6)
+    assert kept_again == kept
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_weights_that_run_away_end_the_training() -> None:
+    """The term has no scale, so a high rate with momentum blows the weights up while the loss looks well."""
+    task = wide_task()
+    penalty, watch = monitor(task, None)
+    with pytest.raises(TrainingDiverged, match=r"layer '2' diverged: its standard deviation went from 0\.0974"):
+        train(task.model, task.train, None, replace(QUICK, lr=0.2), penalty=penalty, monitor=watch, quiet=True)
+
+
+def test_no_epoch_accurate_enough_is_said() -> None:
+    task = wide_task()
+    penalty = KurtosisPenalty(task, KurtosisConfig(stop=True, max_drop=0.0))
+    watch = KurtosisMonitor(penalty, task.test, 1.1, None)  # no accuracy reaches 110 %
+    train(task.model, task.train, None, replace(QUICK, epochs=2), penalty=penalty, monitor=watch, quiet=True)
+    assert watch.kept == "the last epoch: in every one the accuracy was more than 0.0% below the start"
+
+
+def test_without_the_rule_it_only_records() -> None:
+    task = wide_task()
+    penalty = KurtosisPenalty(task)
+    watch = KurtosisMonitor(penalty, None, 0.0, None)
+    result = train(task.model, task.train, None, replace(QUICK, epochs=2), penalty=penalty, monitor=watch, quiet=True)
+    assert len(result.history) == 2 and "ended" not in result.history[-1]
+    assert result.history[1]["kurtosis"]["gap"] < result.history[0]["kurtosis"]["gap"]
+    assert set(result.history[0]["kurtosis"]) == {"mean", "gap", "peak"}
