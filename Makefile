@@ -98,4 +98,4 @@ clean:  ## caches and builds
 
 distclean: clean  ## and the environments
 	rm -rf .venv .venv-peers
-	rm -f src/mixbit/quantizers/_kernels*.so src/mixbit/topology/_births*.so
+	rm -f src/mixbit/quantizers/_kernels*.so src/mixbit/topology/_births*.so src/mixbit/topology/_lattice*.so

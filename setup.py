@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []  # elsewhere the pragmas are ignored: one thread
 
-FILES = ["mixbit.quantizers._kernels", "mixbit.topology._births"]
+FILES = ["mixbit.quantizers._kernels", "mixbit.topology._births", "mixbit.topology._lattice"]
 
 libraries = [
     Extension(

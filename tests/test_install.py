@@ -51,7 +51,7 @@ def build(folder: Path, **environment: str) -> list[Path]:
 def test_kernels_bring_no_openmp_runtime_of_their_own(tmp_path: Path) -> None:
     """A second runtime beside the one that torch has loaded means two thread pools, or a crash."""
     libraries = build(tmp_path)
-    assert sorted(path.name.partition(".")[0] for path in libraries) == ["_births", "_kernels"]
+    assert sorted(path.name.partition(".")[0] for path in libraries) == ["_births", "_kernels", "_lattice"]
     for library in libraries:
         needed = subprocess.run(["ldd", str(library)], text=True, capture_output=True, check=False).stdout
         assert "omp" not in needed

@@ -17,15 +17,14 @@ from mixbit.errors import MixbitError
 from mixbit.network import Layer, LayerMap, LayerMaps
 from mixbit.topology import (
     Blind,
+    Graph,
     Missing,
     Weighting,
     birth_share,
-    birth_times,
     channel_entropies,
     layer_entropy,
+    map_births,
     noise_births,
-    square,
-    token_grid,
 )
 
 Births = npt.NDArray[np.int32]
@@ -36,13 +35,15 @@ class MapOptions:
     """How maps become entropies; the words are those of `mixbit.topology`.
 
     Attributes:
+        graph: what the vertices of a map are.
         fill: value of padding; None: -inf for maps, 0 for tokens.
         class_token: False leaves the first token out.
-        min_size: smallest side of the padded map that is scored.
+        min_size: smallest side that is scored: of the padded map, or of a lattice of pixels.
         null_channels: most channels of noise for the control of one size.
         seed: of the noise.
     """
 
+    graph: Graph = "unit"
     missing: Missing = "drop"
     blind: Blind = "sensitive"
     weighting: Weighting = "prop"
@@ -59,11 +60,9 @@ class MapOptions:
         per_channel = channel_entropies(births, missing=self.missing, blind=self.blind, miller_madow=self.miller_madow)
         return layer_entropy(per_channel, weighting=self.weighting)
 
-    def births(self, maps: npt.NDArray[np.float32]) -> Births:
+    def births(self, values: npt.NDArray[np.float32]) -> Births:
         """Births of maps (images, channels, h, w) or tokens (images, channels, N)."""
-        pad = square if maps.ndim == 4 else token_grid
-        padded = pad(maps) if self.fill is None else pad(maps, fill=self.fill)
-        return birth_times(padded, v_max=self.v_max)
+        return map_births(values, tokens=values.ndim == 3, graph=self.graph, fill=self.fill, v_max=self.v_max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +72,8 @@ class MapEntropy:
     Attributes:
         te: topological entropy, in nats.
         null: the same of noise maps of that size.
-        size: side of the square map.
+        size: side of the square map; of a lattice of pixels its longer side.
+        shape: (rows, columns) of what was measured, padding included.
         channels: how many were measured, all of them.
         births: share of (image, channel) pairs with a birth.
         blind: channels with a birth in less than a tenth of the images.
@@ -85,6 +85,7 @@ class MapEntropy:
     te: float
     null: float
     size: int
+    shape: tuple[int, int]
     channels: int
     births: float
     blind: int
@@ -118,10 +119,12 @@ class _Reader:
     channels: int
     read: Callable[[Tensor], Tensor]
 
-    @property
-    def size(self) -> int:
-        """Side of the square map."""
-        return max(self.shape) if len(self.shape) == 2 else math.isqrt(self.shape[0] - 1) + 1
+    def sides(self, graph: Graph) -> tuple[int, int]:
+        """Rows and columns of the map, padding included."""
+        if len(self.shape) == 2 and graph == "grid":
+            return self.shape[0], self.shape[1]
+        side = max(self.shape) if len(self.shape) == 2 else math.isqrt(self.shape[0] - 1) + 1
+        return side, side
 
 
 def measure(
@@ -164,7 +167,9 @@ def measure(
 
 def _null(options: MapOptions, images: int, shape: tuple[int, ...], channels: int) -> float:
     """Entropy of noise of that shape; it depends on nothing that was measured."""
-    births = noise_births(shape, images, channels, seed=options.seed, fill=options.fill, v_max=options.v_max)
+    births = noise_births(
+        shape, images, channels, seed=options.seed, graph=options.graph, fill=options.fill, v_max=options.v_max
+    )
     return options.entropy(births)
 
 
@@ -190,12 +195,23 @@ def _reader(layer: Layer, one: LayerMap | None, options: MapOptions) -> _Reader 
     reader = _spatial(layer, one, options)
     if reader is None:
         return f"its output {one.shape} has no two-dimensional map"
-    if len(reader.shape) == 2 and min(reader.shape) < 2:
-        return f"its maps are {reader.shape[0]}x{reader.shape[1]}: one row or column has no circle"
-    if reader.size < options.min_size:
-        shown = "x".join(map(str, reader.shape)) + (" tokens" if len(reader.shape) == 1 else "")
-        return f"its maps are {shown}: fewer than min_size={options.min_size} vertices"
-    return reader
+    return _unfit(reader, options) or reader
+
+
+def _unfit(reader: _Reader, options: MapOptions) -> str | None:
+    """Why no birth is looked for in a layer's maps, if so."""
+    shape, lattice = reader.shape, options.graph == "grid"
+    shown = "x".join(map(str, shape)) + (" tokens" if len(shape) == 1 else "")
+    rows, columns = reader.sides(options.graph)
+    if lattice and len(shape) == 1 and rows * columns != shape[0]:
+        remedy = "; class_token=False leaves the first out" if options.class_token else ""
+        return f"its {shown} fill no square lattice{remedy}"
+    if not lattice and len(shape) == 2 and min(shape) < 2:
+        return f"its maps are {shown}: one row or column has no circle"
+    if min(rows, columns) < options.min_size:
+        unit = "pixels a side" if lattice else "vertices"
+        return f"its maps are {shown}: fewer than min_size={options.min_size} {unit}"
+    return None
 
 
 def _spatial(layer: Layer, one: LayerMap, options: MapOptions) -> _Reader | None:
@@ -231,12 +247,13 @@ def _see(
 
 
 def _summary(one: LayerMap, reader: _Reader, births: Births, null: float, options: MapOptions) -> MapEntropy:
-    share = birth_share(births)
+    share, sides = birth_share(births), reader.sides(options.graph)
     return MapEntropy(
         layer=one.layer,
         te=options.entropy(births),
         null=null,
-        size=reader.size,
+        size=max(sides),
+        shape=sides,
         channels=reader.channels,
         births=float(share.mean()),
         blind=int((share < 0.1).sum()),

@@ -20,7 +20,7 @@ from mixbit.methods.topological_entropy import _running_means
 from mixbit.policy import Scores
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
-from mixbit.topology import birth_times, channel_entropies, layer_entropy
+from mixbit.topology import birth_times, channel_entropies, lattice_birth_times, layer_entropy
 from tests.tasks import Net, tiny_task
 
 
@@ -73,20 +73,42 @@ class TestTwoVariables(TestTopologicalEntropy):
         return short(seed=seed, coupled=False, label="mixed")
 
 
-def test_entropy_is_that_of_the_maps_by_hand(task: Task) -> None:
-    """conv2 is read after batch norm and ReLU, on the first 16 images of label 0."""
+class TestPixels(TestTopologicalEntropy):
+    def method(self, seed: int) -> Method:
+        return short(seed=seed, graph="grid", min_size=4)
+
+
+def maps_of_conv2(task: Task) -> Tensor:
+    """After batch norm and ReLU, on the first 16 images of label 0."""
     model = task.model.eval()
     assert isinstance(model, Net)
     images = torch.cat([x[y == 0] for x, y in task.train.batches(64)])[:16]
     with torch.no_grad():
         maps = torch.relu(model.bn1(model.conv1(torch.relu(model.bn0(model.stem(images))))))
-        maps = torch.relu(model.bn2(model.conv2(maps)))
+        return torch.relu(model.bn2(model.conv2(maps)))
+
+
+def test_entropy_is_that_of_the_maps_by_hand(task: Task) -> None:
+    maps = maps_of_conv2(task)
     scores = short().search(task, quiet=True)
     row = next(one for one in details(scores)["layers"] if one["layer"] == "conv2")
     assert row["te"] == pytest.approx(layer_entropy(channel_entropies(birth_times(maps.numpy()))))
     assert row["after"] == ["batch_norm", "relu"] and row["size"] == 6 and row["channels"] == 6
     assert details(scores)["label"] == 0
     assert scores.layers["conv2"].weight[3] == pytest.approx(row["te"] * 4.0**-3)
+
+
+def test_entropy_of_pixels_by_hand(task: Task) -> None:
+    """The default stays rows and columns; the control is of the same reading."""
+    births = lattice_birth_times(maps_of_conv2(task).numpy())
+    scores = short(graph="grid").search(task, quiet=True)
+    row = next(one for one in details(scores)["layers"] if one["layer"] == "conv2")
+    assert row["te"] == pytest.approx(layer_entropy(channel_entropies(births)))
+    assert scores.settings["graph"] == "grid" and row["shape"] == [6, 6]
+    plain = short().search(task, quiet=True)
+    other = next(one for one in details(plain)["layers"] if one["layer"] == "conv2")
+    assert plain.settings["graph"] == "unit"
+    assert other["te"] != row["te"] and other["null"] != row["null"]
 
 
 def test_batches_do_not_change_the_result_but_the_memory(task: Task) -> None:
@@ -235,6 +257,15 @@ def test_tokens_lie_on_a_grid(class_token: bool, size: int) -> None:
     assert rows[2]["after"] == ["relu"]
 
 
+def test_tokens_are_pixels_where_they_fill_a_square() -> None:
+    """25 patches do; 26 tokens in rows of six would set patches beside strangers."""
+    task = random_task(Tokens(), 1, 10, 10)
+    rows = details(short(graph="grid", class_token=False).search(task, quiet=True))["layers"]
+    assert [one["shape"] for one in rows] == [[5, 5]] * 4
+    with pytest.raises(MixbitError, match="26 tokens fill no square lattice; class_token=False leaves the first out"):
+        short(graph="grid").search(task, quiet=True)
+
+
 def test_padding_of_tokens_is_an_option() -> None:
     task = random_task(Tokens(), 1, 10, 10)
     zero, same, absent = (
@@ -278,11 +309,14 @@ def test_splits_without_stored_labels_are_counted(task: Task) -> None:
     assert short(label=1).search(plain, quiet=True).layers == short(label=1).search(task, quiet=True).layers
 
 
-def test_one_pixel_maps_fall_back() -> None:
+@pytest.mark.parametrize(
+    ("graph", "reason"), [("unit", "one row or column has no circle"), ("grid", "fewer than min_size=5 pixels a side")]
+)
+def test_one_pixel_maps_fall_back(graph: str, reason: str) -> None:
     model = net(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1))
-    scores = short().search(random_task(model, 3, 6, 6), quiet=True)
+    scores = short(graph=graph).search(random_task(model, 3, 6, 6), quiet=True)
     (note,) = details(scores)["fallback"]
-    assert note.startswith("4: its maps are 1x1: one row or column has no circle")
+    assert note.startswith(f"4: its maps are 1x1: {reason}")
 
 
 def test_small_maps_fall_back() -> None:
@@ -306,21 +340,35 @@ def test_maps_that_are_not_square() -> None:
     assert row["size"] == 10 and row["births"] > 0
 
 
-def test_constant_maps_are_blind() -> None:
+def test_pixels_of_maps_that_are_not_square() -> None:
+    """A lattice is not padded, so its shorter side decides whether it is measured."""
+    task = random_task(net(nn.Conv2d(3, 3, 1), nn.AvgPool2d((2, 1)), nn.Conv2d(3, 3, 1)), 3, 8, 12)
+    found = details(short(graph="grid").search(task, quiet=True))
+    assert [one["shape"] for one in found["layers"]] == [[8, 12]] and found["layers"][0]["births"] > 0
+    assert found["fallback"] == [
+        "4: its maps are 4x12: fewer than min_size=5 pixels a side; it got the median of the others"
+    ]
+    both = details(short(graph="grid", min_size=4).search(task, quiet=True))
+    assert [one["shape"] for one in both["layers"]] == [[8, 12], [4, 12]]
+
+
+@pytest.mark.parametrize("graph", ["unit", "grid"])
+def test_constant_maps_are_blind(graph: str) -> None:
     """No birth at all: the most entropy that so many images can have, and every channel is told as blind."""
     model = net(nn.Conv2d(3, 3, 1))
     assert isinstance(model[2], nn.Conv2d)
     nn.init.zeros_(model[2].weight)
-    (row,) = details(short().search(random_task(model, 3, 6, 6), quiet=True))["layers"]
+    (row,) = details(short(graph=graph).search(random_task(model, 3, 6, 6), quiet=True))["layers"]
     assert (row["births"], row["blind"]) == (0, 3) and row["te"] == pytest.approx(math.log(16))
 
 
-def test_activations_that_are_not_numbers_name_the_layer() -> None:
+@pytest.mark.parametrize("graph", ["unit", "grid"])
+def test_activations_that_are_not_numbers_name_the_layer(graph: str) -> None:
     model = net(nn.Conv2d(3, 3, 1), nn.ReLU())
     assert isinstance(model[2], nn.Conv2d)
     nn.init.constant_(model[2].weight, math.nan)
     with pytest.raises(MixbitError, match="layer '2': 48 of 48 maps have values that are not a number"):
-        short().search(random_task(model, 3, 6, 6), quiet=True)
+        short(graph=graph).search(random_task(model, 3, 6, 6), quiet=True)
 
 
 def test_a_size_that_the_network_does_not_take() -> None:
@@ -334,7 +382,8 @@ def test_a_size_that_the_network_does_not_take() -> None:
     [
         ({"program": "papers"}, "program is 'papers'. Did you mean 'paper'"),
         ({"pad": "one"}, "pad is 'one'.*Legal: absent, zero"),
-        ({"graph": "grid"}, "graph is 'grid'"),
+        ({"graph": "pixel"}, "graph is 'pixel'.*Legal: unit, grid"),
+        ({"graph": "grid", "pad": "zero"}, "graph='grid' pads no map. Leave pad out"),
         ({"images": 1}, "images is 1. Legal: a whole number from 2 up"),
         ({"min_size": 3}, "min_size is 3"),
         ({"program": "paper", "coupled": False}, "has one bit-width a layer"),

@@ -21,7 +21,7 @@ ROW = {
 }
 
 
-def scores(**details: Any) -> Scores:
+def scores(graph: str = "unit", /, **details: Any) -> Scores:
     found = {
         "label": 3,
         "layers": [ROW],
@@ -38,7 +38,7 @@ def scores(**details: Any) -> Scores:
         fingerprint="sha256:0123456789abcdef",
         method="topological-entropy",
         layers={"conv1": LayerScores(weight={8: 0.0}, activation={8: 0.0})},
-        settings={"images": 128, "topological_entropy": found},
+        settings={"images": 128, "graph": graph, "topological_entropy": found},
     )
 
 
@@ -58,6 +58,15 @@ def test_what_may_be_missing() -> None:
     assert "Rank correlation" not in table.plain()
     assert "Below noise: conv1." in table.plain()
     assert "Read at the layers' own outputs: no one graph." in table.plain()
+
+
+def test_pixels_as_vertices_are_told() -> None:
+    table = entropy_table(scores("grid", layers=[{**ROW, "shape": [24, 32]}]))
+    assert table is not None
+    assert table.rows[0][1] == "24x32"
+    assert "Vertices are the pixels of a map (graph='grid')" in table.plain()
+    plain = entropy_table(scores())
+    assert plain is not None and "pixels" not in plain.plain()
 
 
 def test_scores_of_other_methods_have_no_such_table() -> None:

@@ -26,6 +26,16 @@ def test_tokens_and_maps_that_are_not_square() -> None:
     assert (zero != absent).any()
 
 
+def test_pixels_as_vertices() -> None:
+    """The same noise, read in the other way; maps need not be square, tokens have to be."""
+    assert (noise_births((8, 8), 40, 2) != noise_births((8, 8), 40, 2, graph="grid")).any()
+    assert noise_births((6, 9), 20, 2, graph="grid").any() and noise_births((49,), 20, 2, graph="grid").any()
+    births = noise_births((8, 8), 40, 2, graph="grid")
+    median = int(np.median(births))
+    cut = noise_births((8, 8), 40, 2, graph="grid", v_max=median)
+    assert (cut == np.where(births > median, 0, births)).all() and (cut != births).any()
+
+
 def test_v_max() -> None:
     births = noise_births((10, 10), 50, 2)
     assert (noise_births((10, 10), 50, 2, v_max=9) == np.where(births > 9, 0, births)).all()

@@ -31,7 +31,7 @@ from mixbit.methods.registry import register
 from mixbit.network import LayerMaps, layer_maps
 from mixbit.policy import LayerScores, Program, Scores
 from mixbit.task import Task
-from mixbit.topology import Blind, Missing, Weighting
+from mixbit.topology import Blind, Graph, Missing, Weighting
 
 __all__ = ["TopologicalEntropy"]
 
@@ -39,7 +39,6 @@ ProgramName = Literal["concave", "paper", "ompq"]
 Fallback = Literal["median", "eight"]
 MapOf = Literal["activation", "output"]
 Pad = Literal["absent", "zero"]
-Graph = Literal["unit"]
 
 
 @register(
@@ -67,7 +66,9 @@ class TopologicalEntropy:
             strict form has no solution with more layers than bit-widths).
         map_of: "activation": what is read is the layer's output after its batch norm and activation, and after add
             and activation for the last convolution of a residual block (our completion); "output": before them.
-        graph: "unit": rows and columns of a map are the vertices, as in the main text.
+        graph: "unit": rows and columns of a map are the vertices, as in the main text. "grid": its pixels are, joined
+            to those beside, above and below them (our completion of the appendix's one vertex a pixel); nothing is
+            padded, and tokens have to fill a square, which takes `class_token=False` where there is one.
         missing: images without a hole: "drop" or "bin0", a value of their own.
         blind: what a channel with holes in less than a tenth of the images gets; see `topology.channel_entropies`.
         layer_weight: weights of channels: "prop", "mean" or "softmax"; see `topology.layer_entropy`.
@@ -76,7 +77,7 @@ class TopologicalEntropy:
         pad: padding to a square: "absent" edges or "zero"s; None: absent for maps, zero for tokens (as the paper).
         class_token: whether the first token of a transformer is part of its grid.
         normalise: TE minus that of noise of the same size, not below 0, in place of TE (our option).
-        min_size: layers with smaller maps are not measured (our completion; a hole needs 4).
+        min_size: layers with smaller maps are not measured (our completion; a hole needs 4, of pixels 3 by 3).
         fallback: layers without TE get the "median" of the others, or "eight" bits.
         resize: side to which the images are resized, bilinear; None: as they are.
         null_channels: most channels of noise for the control of one size.
@@ -125,6 +126,8 @@ class TopologicalEntropy:
                 f"program {self.program!r} has one bit-width a layer, for weight and activation both. Set coupled=True,"
                 " or program='concave'."
             )
+        if self.graph == "grid" and self.pad is not None:
+            raise MixbitError(f"pad is {self.pad!r}, but graph='grid' pads no map. Leave pad out, or set graph='unit'.")
         if self.fallback == "eight" and 8 not in self.bits:
             raise MixbitError(
                 f"fallback='eight' needs 8 among the bits, which are {self.bits}. Add it, or use 'median'."
@@ -217,6 +220,7 @@ class TopologicalEntropy:
 
     def _options(self) -> MapOptions:
         return MapOptions(
+            graph=self.graph,
             missing=self.missing,
             blind=self.blind,
             weighting=self.layer_weight,
@@ -275,7 +279,7 @@ class TopologicalEntropy:
             "below_noise": [one.layer for one in rows if one.te < one.null],
             "graph": maps.reason or "exported",
             "spearman_with_noise": _spearman(te, [one.null for one in rows]),
-            "spearman_with_size": _spearman(te, [float(one.size) for one in rows]),
+            "spearman_with_size": _spearman(te, [float(math.prod(one.shape)) for one in rows]),
             "maps": measured.maps,
             "map_bytes_peak": measured.bytes_peak,
         }
@@ -308,7 +312,7 @@ def _running_means(importance: Mapping[str, float | None]) -> dict[str, float | 
 
 def _row(one: MapEntropy) -> dict[str, Any]:
     plain = asdict(one)
-    return {**plain, "after": list(one.after), "normalised": one.te - one.null}
+    return {**plain, "shape": list(one.shape), "after": list(one.after), "normalised": one.te - one.null}
 
 
 def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

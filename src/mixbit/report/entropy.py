@@ -33,7 +33,7 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     entropies = (f"{one[key]:.3f}" for key in ("te", "null", "normalised"))
     return (
         one["layer"],
-        f"{one['size']}x{one['size']}",
+        "x".join(map(str, one.get("shape", (one["size"], one["size"])))),
         str(one["channels"]),
         percent(one["births"]),
         *entropies,
@@ -46,6 +46,8 @@ def _notes(found: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[st
         f"{settings['images']} images of label {found['label']}, {count(found['maps'])} maps; "
         f"at most {size(found['map_bytes_peak'])} of maps at a time."
     )
+    if settings.get("graph") == "grid":
+        yield "Vertices are the pixels of a map (graph='grid'), not its rows and columns."
     noise, sides = found["spearman_with_noise"], found["spearman_with_size"]
     if noise is not None and sides is not None:
         yield (

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mixbit.errors import MixbitError
+from mixbit.topology._checks import refuse_nan, step_limit
 from mixbit.topology._complex import CliqueComplex, python_birth
 from mixbit.topology._library import compiled_births, library
 
 __all__ = ["birth_times", "first_betti"]
-
-_NO_LIMIT = 2**62
 
 
 def birth_times(maps: npt.ArrayLike, *, v_max: int | None = None) -> npt.NDArray[np.int32]:
@@ -49,16 +48,9 @@ def birth_times(maps: npt.ArrayLike, *, v_max: int | None = None) -> npt.NDArray
     array = np.ascontiguousarray(maps, dtype=np.float32)
     if array.ndim < 2 or array.shape[-1] != array.shape[-2]:
         raise MixbitError(f"maps have the shape {array.shape}, legal is (..., m, m). Pad them with topology.square.")
-    if v_max is not None and v_max < 1:
-        raise MixbitError(f"v_max is {v_max!r}. Legal: a whole number from 1 up, or None for no limit.")
-    births = _births(
-        array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:]), _NO_LIMIT if v_max is None else v_max
-    )
-    if (births < 0).any():
-        raise MixbitError(
-            f"{int((births < 0).sum())} of {len(births)} maps have values that are not a number. Check the network"
-            " for overflow, and its weights."
-        )
+    limit = step_limit(v_max)
+    births = _births(array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:]), limit)
+    refuse_nan(births)
     return births.reshape(array.shape[:-2])
 
 
