@@ -390,6 +390,48 @@ def latency_bits() -> str:
     return markdown(("network", ">W2A2", ">W4A4", ">W8A4", ">W4A8", ">W8A8", ">float32"), rows)
 
 
+def shift_theory() -> str:
+    """Squared error of wrong steps on known densities at 4 bits."""
+    found = result("quantizer_shift_theory")
+    curves = {one["density"]: one["mse"] for one in found["curves"] if one["bits"] == 4}
+    shown = [i for i, ratio in enumerate(found["ratios"]) if ratio in (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)]
+    rows = [(f"{found['ratios'][i]:g}", *(f"{curve[i]:.5f}" for curve in curves.values())) for i in shown]
+    crossings = (
+        f"{bits} bits: {', '.join(f'{ratio:.3f}' for ratio in ratios) or 'nowhere'}"
+        for bits, ratios in found["crossings_of_uniform_and_normal"].items()
+    )
+    note = f"Uniform and normal are equal at: {'; '.join(crossings)}.\n"
+    titles = (f">{'Laplace' if density == 'laplace' else density}" for density in curves)
+    return markdown(("step / best step", *titles), rows) + "\n" + note
+
+
+def shift_curvature() -> str:
+    """Second derivative of the error at the best step, on the grid of the paper's Lemma 2."""
+    found = [one for one in result("quantizer_shift_theory")["curvature"] if one["grid"] == "mid-tread"]
+    rows = [
+        (bits, *(f"{one['by_step']:.3f}" for one in found if one["bits"] == bits))
+        for bits in sorted({one["bits"] for one in found})
+    ]
+    return markdown((">bits", ">uniform", ">normal", ">Laplace"), rows)
+
+
+def corruption() -> str:
+    """Speed and signal-to-noise ratio of every corruption."""
+    found = result("corruption")
+    rows = []
+    for kind, row in found["kinds"].items():
+        speeds = [f"{row['images_per_cpu_second'][size]:,.0f}" for size in ("32x32", "224x224")]
+        ratios = ["  ".join(f"{value:.1f}" for value in row[scale]["psnr_db"]) for scale in ("cifar", "imagenet")]
+        rows.append((f"`{kind}`", row["group"], *speeds, *ratios))
+    columns = ("kind", "group", ">32 x 32", ">224 x 224", "CIFAR-10-C, dB", "ImageNet-C, dB")
+    worst, passes = found["gaussian_noise_psnr"]["worst_difference_db"], found["training_pass_images_per_cpu_second"]
+    note = (
+        f"Gaussian noise is at most {worst:.2f} dB from what it should be. A training pass over images of 32 x 32\n"
+        f"with crop and flip gives {passes['clean']:,.0f} images a second, {passes['mixed']:,.0f} of mixed quality.\n"
+    )
+    return markdown(columns, rows) + "\n" + note
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cifar10": cifar10,
     "arena": arena,
@@ -401,12 +443,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "allocation": allocation,
     "qat": qat,
     "capture": capture,
+    "corruption": corruption,
     "latency": latency,
     "latency_bits": latency_bits,
     "peers_search": peers_search,
     "peers_qat_step": peers_qat_step,
     "peers_solver": peers_solver,
     "peers_export": peers_export,
+    "shift_curvature": shift_curvature,
+    "shift_theory": shift_theory,
 }
 
 

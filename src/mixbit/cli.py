@@ -214,6 +214,8 @@ def train(
     if policy is not None:
         _note_weights(weights)
     screen.show(report.comparison_table([done.outcome], done.float32))
+    for note in done.notes:
+        screen.say(f"Note: {note}")
     screen.files(done.files)
     screen.next(report.after_train(done.trained, run, quantized=policy is not None))
 
@@ -346,6 +348,47 @@ def compare(
     screen.next(report.after_compare(done))
 
 
+@app.command()
+def stress(
+    run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, to compare")],
+    images: Annotated[int | None, typer.Option(min=1, help="test images behind every figure; default: all")] = None,
+    parts: Annotated[str, typer.Option(metavar="P,P,...", help="corruption, steps, bits")] = "corruption,steps,bits",
+    kinds: Annotated[str | None, typer.Option(metavar="K,K,...", help="gaussian_noise,jpeg; default: eight")] = None,
+    severities: Annotated[str, typer.Option(metavar="S,S,...", help="of every kind, 1 to 5")] = "1,2,3,4,5",
+    ptq: Annotated[str, typer.Option(help="how a float run is quantized: minmax, mse, lp or lapq")] = "lp",
+    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="of a float run, for the steps")] = 4,
+    data: Annotated[str | None, typer.Option(help="another data set than the run's own")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for the plots; default: stress in the first run")] = None,
+) -> None:
+    """Show how runs hold up under bad data, other quantizers and other bits. A killed one goes on."""
+    from mixbit import report, runs
+
+    chosen = {} if kinds is None else {"kinds": _words(kinds)}
+    settings = runs.StressSettings(
+        parts=_words(parts),  # type: ignore[arg-type]  # checked there
+        images=images,
+        severities=_numbers("--severities", severities),
+        ptq=ptq,
+        weight_bits=weight_bits,
+        seed=seed,
+        **chosen,
+    )
+    done = [runs.stress(one, settings, data=data) for one in run]
+    for table in report.stress_tables(done):
+        screen.show(table)
+    for profile in done:
+        for note in profile.notes:
+            screen.say(f"{profile.name}: {note}")
+    files = {path: what for profile in done for path, what in profile.files.items()}
+    try:
+        files |= report.stress_plots(done, run[0] / "stress" if out is None else out)
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_stress(done))
+
+
 latency_app = typer.Typer(help="Measured times of a network's layers, for budgets in time.", no_args_is_help=True)
 app.add_typer(latency_app, name="latency")
 
@@ -461,9 +504,18 @@ def _names(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
+    return _numbers("--seeds", text)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Each once, in the order given."""
     if re.fullmatch(r"\d+(,\d+)*", text) is None:
-        raise MixbitError(f"--seeds {text!r} is no list of seeds. Write whole numbers with commas: 0,1,2.")
+        raise MixbitError(f"{option} {text!r} is no list of numbers. Write whole numbers with commas: 0,1,2.")
     return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _named_file(text: str) -> tuple[str, Path]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from mixbit import data
+from mixbit.data import MixedQuality, TensorSplit
 from mixbit.data.spec import parse_spec
 from mixbit.errors import DataError
 
@@ -39,6 +41,19 @@ def test_name_argument_and_options(spec: str, parsed: tuple[str, str, dict[str, 
         ("digits?mean=a", "it must be numbers with commas between"),
         ("imagefolder:x?crop=y", "it must be a number"),
         ("digits?mean=1,2", "1 channels"),
+        ("digits?corupt=jpeg", r"there are: mean, seed, std\. Did you mean 'corrupt'"),
+        ("digits?corrupt=jpg", "Unknown corruption 'jpg'.*Did you mean 'jpeg'"),
+        ("digits?corrupt=jpeg&severity=6", "severity 6; it must be 1, 2, 3, 4 or 5"),
+        ("digits?corrupt=jpeg&severity=x", "severities, weights and quality_seed are numbers"),
+        ("digits?corrupt=jpeg&scale=mnist", "Unknown scale 'mnist'"),
+        ("digits?severity=3", "has severity; say either corrupt=KIND or quality=mixed"),
+        ("digits?corrupt=jpeg&quality=mixed", "and not both"),
+        ("digits?corrupt=jpeg&kinds=jpeg", "kinds does not go with corrupt=; there are: severity, quality_seed, scale"),
+        ("digits?quality=mixd", "there are: mixed, mixed-batch, mixed-stream. Did you mean 'mixed'"),
+        ("digits?quality=mixed&severity=3", "severity does not go with quality="),
+        ("digits?quality=mixed&kinds=clean,jpg", "Unknown corruption 'jpg'"),
+        ("digits?quality=mixed&weights=1,2", "3 kinds need as many"),
+        ("digits?quality=mixed&severities=", "severities, weights and quality_seed are numbers"),
     ],
 )
 def test_specs_that_cannot_be(spec: str, message: str) -> None:
@@ -59,3 +74,33 @@ def test_every_source_can_be_named() -> None:
         assert source.summary
         with pytest.raises(DataError):
             data.load(f"{name}:none/such?nonsense=1" if source.argument else f"{name}?nonsense=1")
+
+
+def test_a_corruption_is_of_the_test_split_alone() -> None:
+    found = data.load("digits?corrupt=gaussian_noise&severity=5&quality_seed=3&scale=imagenet")
+    clean = data.load("digits")
+    assert isinstance(found.train, TensorSplit)
+    assert isinstance(found.test, MixedQuality)
+    assert set(found.test.quality_of(range(360))) == {("gaussian_noise", 5)}
+    images, _ = next(found.test.batches(360))
+    own = MixedQuality(clean.test, ["gaussian_noise"], [5], seed=3, scale="imagenet")
+    assert torch.equal(images, next(own.batches(360))[0])
+    assert not torch.equal(images, next(clean.test.batches(360))[0])
+    assert data.load("digits?corrupt=contrast").test.quality_of([0]) == [("contrast", 3)]
+
+
+def test_mixed_quality_is_of_both_splits() -> None:
+    found = data.load("digits?quality=mixed-stream&kinds=clean,contrast&severities=2,4&weights=1,3&seed=5")
+    for split in (found.train, found.test):
+        assert isinstance(split, MixedQuality)
+        assert (split.kinds, split.severities, split.mode) == (("clean", "contrast"), (2, 4), "stream")
+        assert split.weights == (0.25, 0.75)
+    assert torch.equal(found.test.labels, data.load("digits?seed=5").test.labels)
+    assert data.load("digits?quality=mixed").train.kinds == ("clean", "gaussian_noise", "gaussian_blur")
+
+
+def test_the_noise_is_the_same_for_every_seed_of_the_command() -> None:
+    """The seed of the command may cut the data differently; the noise of image k is that of `quality_seed`."""
+    first, second = (data.load("digits?quality=mixed", seed=seed).test.quality_of(range(50)) for seed in (0, 1))
+    assert first == second
+    assert data.load("digits?quality=mixed&quality_seed=1").test.quality_of(range(50)) != first

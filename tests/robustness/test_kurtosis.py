@@ -18,7 +18,7 @@ from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
-from mixbit.robustness import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
+from mixbit.robustness.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
 from mixbit.task import Task
 from mixbit.training import TrainConfig, train
 from tests.tasks import tiny_task

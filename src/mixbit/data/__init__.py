@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from mixbit.data.base import Batch, DataSet, IndexedSplit, Split
+from mixbit.data.corruption import Quality, corrupt
+from mixbit.data.held_out import Part, hold_out
 from mixbit.data.loader import LoaderSplit
 from mixbit.data.memory import TensorSplit
+from mixbit.data.mixed_quality import MixedQuality
 from mixbit.data.spec import Source, load, parse_spec, sources
 
 __all__ = [
@@ -12,9 +15,14 @@ __all__ = [
     "DataSet",
     "IndexedSplit",
     "LoaderSplit",
+    "MixedQuality",
+    "Part",
+    "Quality",
     "Source",
     "Split",
     "TensorSplit",
+    "corrupt",
+    "hold_out",
     "load",
     "parse_spec",
     "sources",

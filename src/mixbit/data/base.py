@@ -13,9 +13,27 @@ from torch import Tensor
 from mixbit.data.order import BatchPlan, count_batches, plan_batches
 from mixbit.errors import DataError
 
-__all__ = ["Batch", "DataSet", "IndexedSplit", "Split", "check_labels"]
+__all__ = ["Batch", "DataSet", "IndexedSplit", "PixelChange", "Split", "check_labels"]
 
 Batch = tuple[Tensor, Tensor]
+
+
+class PixelChange(Protocol):
+    """What may happen to the bytes of a batch after augmentation and before normalisation."""
+
+    def __call__(self, pixels: Tensor, plan: BatchPlan, places: slice, *, augment: bool) -> Tensor:
+        """Changed copies.
+
+        Args:
+            pixels: (n, C, H, W), uint8, the samples `plan.samples[places]`. May be called from several threads.
+            plan: the global batch.
+            places: which part of it `pixels` is.
+            augment: whether the pass asked for augmentation, that is, for training.
+
+        Returns:
+            The same shape, type and device.
+        """
+        ...
 
 
 @runtime_checkable
@@ -147,8 +165,14 @@ class IndexedSplit(ABC):
         return self._produce(plans, augment=augment)
 
     @abstractmethod
-    def _produce(self, plans: Iterator[BatchPlan], *, augment: bool) -> Iterator[Batch]:
-        """Turn plans into batches, in order."""
+    def _produce(
+        self, plans: Iterator[BatchPlan], *, augment: bool, change: PixelChange | None = None
+    ) -> Iterator[Batch]:
+        """Turn plans into batches, in order, with `change` done to their bytes before normalisation."""
+
+    def _located(self, samples: Tensor) -> Tensor:
+        """Indices (n,) of this split as those of the split that holds the pixels; `change` sees the latter."""
+        return samples
 
 
 def check_labels(labels: Tensor, num_classes: int, source: str) -> Tensor:

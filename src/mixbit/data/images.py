@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbit.data.base import Batch, IndexedSplit
+from mixbit.data.base import Batch, IndexedSplit, PixelChange
 from mixbit.data.memory import normalise
 from mixbit.data.order import BatchPlan, key
 from mixbit.errors import DataError, MissingExtra
@@ -74,12 +74,14 @@ class ImageSplit(IndexedSplit):
         self.workers = workers or min(8, os.cpu_count() or 1)
         self.mean, self.std = torch.tensor(mean).mul(255).view(3, 1, 1), torch.tensor(std).mul(255).view(3, 1, 1)
 
-    def _produce(self, plans: Iterator[BatchPlan], *, augment: bool) -> Iterator[Batch]:
+    def _produce(
+        self, plans: Iterator[BatchPlan], *, augment: bool, change: PixelChange | None = None
+    ) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mixbit-images")
         waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
         try:
             for plan in plans:
-                waiting.append(self._submit(pool, plan, augment))
+                waiting.append(self._submit(pool, plan, augment, change))
                 if len(waiting) > _AHEAD:
                     yield self._collect(*waiting.popleft())
             while waiting:
@@ -88,13 +90,20 @@ class ImageSplit(IndexedSplit):
             # Also reached when the caller leaves the loop early or an image is unreadable.
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, plan: BatchPlan, augment: bool) -> tuple[Tensor, list[Future[Tensor]]]:
-        # Each sample has its own generator, seeded by its place in the global batch: threads and ranks change nothing.
+    def _submit(
+        self, pool: ThreadPoolExecutor, plan: BatchPlan, augment: bool, change: PixelChange | None
+    ) -> tuple[Tensor, list[Future[Tensor]]]:
         places = range(len(plan.samples))[plan.part]
-        seeds = [key(_AUGMENT, plan.seed, plan.epoch, plan.index, place) if augment else None for place in places]
-        chosen = plan.samples[plan.part]
-        futures = [pool.submit(self._pixels, index, seed) for index, seed in zip(chosen.tolist(), seeds, strict=True)]
-        return chosen, futures
+        return plan.samples[plan.part], [pool.submit(self._made, plan, place, augment, change) for place in places]
+
+    def _made(self, plan: BatchPlan, place: int, augment: bool, change: PixelChange | None) -> Tensor:
+        """(3, size, size) uint8 of the sample at a place of the global batch."""
+        # Each sample has its own generator, seeded by its place in the global batch: threads and ranks change nothing.
+        seed = key(_AUGMENT, plan.seed, plan.epoch, plan.index, place) if augment else None
+        pixels = self._pixels(int(plan.samples[place]), seed)
+        if change is None:
+            return pixels
+        return change(pixels[None], plan, slice(place, place + 1), augment=augment)[0]
 
     def _collect(self, chosen: Tensor, futures: list[Future[Tensor]]) -> Batch:
         pixels = [future.result() for future in futures]

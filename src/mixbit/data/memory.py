@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixbit.data.base import Batch, IndexedSplit
+from mixbit.data.base import Batch, IndexedSplit, PixelChange
 from mixbit.data.order import BatchPlan, generator
 from mixbit.errors import DataError
 
@@ -70,13 +70,17 @@ class TensorSplit(IndexedSplit):
             setattr(moved, name, getattr(self, name).to(device))
         return moved
 
-    def _produce(self, plans: Iterator[BatchPlan], *, augment: bool) -> Iterator[Batch]:
-        augment = augment and (self.pad > 0 or self.flip)
+    def _produce(
+        self, plans: Iterator[BatchPlan], *, augment: bool, change: PixelChange | None = None
+    ) -> Iterator[Batch]:
+        moves = augment and (self.pad > 0 or self.flip)
         for plan in plans:
             chosen = plan.samples[plan.part].to(self.images.device)
             pixels = self.images[chosen]
-            if augment:
+            if moves:
                 pixels = self._augmented(pixels, plan)
+            if change is not None:
+                pixels = change(pixels, plan, plan.part, augment=augment)
             yield normalise(pixels, self.mean, self.std), self.labels[chosen]
 
     def _augmented(self, pixels: Tensor, plan: BatchPlan) -> Tensor:

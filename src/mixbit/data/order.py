@@ -41,6 +41,8 @@ class BatchPlan:
     epoch: int
     index: int
     """Which batch of the epoch, from 0."""
+    first: int
+    """Place of its first sample in the order of the epoch, from 0."""
     samples: Tensor
     """Indices (n,) int64 of the global batch, that of all ranks together."""
     part: slice
@@ -78,7 +80,7 @@ def plan_batches(
     for index in range(start, total):
         chosen = samples[index * batch_size : (index + 1) * batch_size]
         part = part_of(len(chosen), rank, world)
-        yield BatchPlan(seed=seed, epoch=epoch, index=index, samples=chosen, part=part)
+        yield BatchPlan(seed=seed, epoch=epoch, index=index, first=index * batch_size, samples=chosen, part=part)
 
 
 def count_batches(length: int, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
+from mixbit.data import _quality_spec
 from mixbit.data.base import DataSet
 from mixbit.errors import DataError, did_you_mean
 
@@ -50,6 +51,8 @@ def load(
     Args:
         spec: `digits`, `cifar10:DIR`, `fashion-mnist:DIR`, `imagefolder:DIR` or `hf:NAME`, with options behind a
             question mark: `imagefolder:DIR?size=160&workers=4`, `cifar10:DIR?mean=0.49,0.48,0.45&std=0.25,0.24,0.26`.
+            Every kind of data takes `corrupt=KIND&severity=3` (the test split alone) and `quality=mixed` (both splits;
+            see `MixedQuality`) as well.
         seed: draws the split of data that come without one (digits, and `hf` data without a test part). Keep it fixed
             for all commands on one network, or a model is tested on what it was trained on.
         mean: instead of the data set's own, one number a channel on the scale of pixel / 255.
@@ -59,14 +62,16 @@ def load(
         DataError: an unknown name or option, or data that are missing, damaged or mislabelled.
         MissingExtra: a package that this kind of data needs is not installed.
     """
-    name, argument, options = parse_spec(spec)
+    name, argument, given_options = parse_spec(spec)
+    quality, options = _quality_spec.split_options(given_options, spec)
     function = _function(name)
     given: dict[str, object] = {} if mean is None else {"mean": mean}
     given |= {} if std is None else {"std": std}
     given |= _typed(function, options, spec)
     if "seed" in inspect.signature(function).parameters:
         given.setdefault("seed", seed)
-    return function(argument, **given) if _SOURCES[name].argument else function(**given)
+    found = function(argument, **given) if _SOURCES[name].argument else function(**given)
+    return found if quality is None else quality.applied(found)
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -113,8 +118,8 @@ def _typed(function: Callable[..., DataSet], options: Mapping[str, str], spec: s
     legal = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for option in options:
         if option not in legal:
-            known = ", ".join(sorted(legal))
-            raise DataError(f"{spec!r}: unknown option {option!r}; there are: {known}.{did_you_mean(option, legal)}")
+            known, near = ", ".join(sorted(legal)), did_you_mean(option, [*legal, *_quality_spec.OPTIONS])
+            raise DataError(f"{spec!r}: unknown option {option!r}; there are: {known}.{near}")
     return {option: _convert(text, legal[option], f"{spec!r}: {option}") for option, text in options.items()}
 
 

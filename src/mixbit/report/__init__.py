@@ -9,6 +9,8 @@ from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
 from mixbit.report.plots import pareto_front, pareto_plot
 from mixbit.report.screen import Screen
+from mixbit.report.shift_plots import shift_plot
+from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.steps import (
     after_allocate,
     after_compare,
@@ -18,8 +20,10 @@ from mixbit.report.steps import (
     after_inspect,
     after_latency,
     after_search,
+    after_stress,
     after_train,
 )
+from mixbit.report.stress import corruption_plot, corruption_table, stress_plots, stress_tables
 from mixbit.report.table import Table
 from mixbit.report.tables import (
     allocation_summary,
@@ -45,6 +49,7 @@ __all__ = [
     "after_inspect",
     "after_latency",
     "after_search",
+    "after_stress",
     "after_train",
     "agreement_table",
     "allocation_summary",
@@ -54,6 +59,8 @@ __all__ = [
     "bits_table",
     "budget_table",
     "comparison_table",
+    "corruption_plot",
+    "corruption_table",
     "costs_table",
     "count",
     "duration",
@@ -69,8 +76,13 @@ __all__ = [
     "pareto_plot",
     "percent",
     "seconds",
+    "shift_plot",
+    "shift_summary_table",
+    "shift_table",
     "size",
     "skipped_table",
+    "stress_plots",
+    "stress_tables",
     "transfer_notes",
     "transfer_table",
     "verification_table",

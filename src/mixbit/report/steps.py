@@ -10,7 +10,7 @@ from mixbit.cost._limit import show_amount
 
 if TYPE_CHECKING:
     from mixbit.cost import LatencyTable
-    from mixbit.runs import Comparison, Subject
+    from mixbit.runs import Comparison, Profile, Subject
 
 __all__ = [
     "after_allocate",
@@ -21,6 +21,7 @@ __all__ = [
     "after_inspect",
     "after_latency",
     "after_search",
+    "after_stress",
     "after_train",
 ]
 
@@ -91,6 +92,14 @@ def after_latency(out: Path, table: LatencyTable) -> list[str]:
     kind = "latency" if table.unit == "ns" else "instructions"
     limit = f"{kind}={show_amount(kind, middle)}"
     return ["mixbit", "allocate", "runs/search", "--budget", limit, "--latency", str(out)]
+
+
+def after_stress(profiles: Sequence[Profile]) -> list[str]:
+    """Export a quantized run; train a float one towards weights that are easier to quantize; compare where both are."""
+    first = profiles[0]
+    if first.quantized:
+        return ["mixbit", "export", str(first.run)]
+    return ["mixbit", "stress", str(first.run), "OTHER_RUN"] if len(profiles) == 1 else ["mixbit", "list", "methods"]
 
 
 def after_compare(found: Comparison) -> list[str]:

@@ -10,6 +10,7 @@ from mixbit.runs.exporting import TARGETS, Exported, ExportTarget, Verified, exp
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
 from mixbit.runs.searching import Searched, search
+from mixbit.runs.stressing import Profile, StressSettings, stress
 from mixbit.runs.subject import Outcome, Subject
 from mixbit.runs.training import Trained, train
 from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
@@ -29,10 +30,12 @@ __all__ = [
     "Exported",
     "Inspected",
     "Outcome",
+    "Profile",
     "Reached",
     "Row",
     "Searched",
     "Standing",
+    "StressSettings",
     "Subject",
     "Trained",
     "Transferred",
@@ -46,6 +49,7 @@ __all__ = [
     "inspect",
     "read_comparison",
     "search",
+    "stress",
     "train",
     "transfer",
     "verify",

@@ -1,0 +1,80 @@
+"""What a wrong step costs on known densities: the part of KURE's theory that holds, and the part that does not.
+
+    python benchmarks/quantizer_shift_theory.py
+
+Exact sums, no sampling, no training; a few seconds. For uniform, normal and Laplace densities of unit variance at 2, 3
+and 4 bits: the squared error at r = 0.5 to 2 times the best step, where the curves of the uniform and the normal
+density cross, and the curvature at the best step, by which Theorem 4 of the paper compares them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, get_args
+
+from common import write_result
+from mixbit.robustness.step_error import Density, LevelGrid, expected_mse, optimal_step, relative_mse
+
+BITS = (2, 3, 4)
+RATIOS = tuple(round(0.5 + 0.05 * i, 2) for i in range(31))
+GRIDS: tuple[LevelGrid, ...] = ("mid-rise", "mid-tread")
+
+
+def curve(density: Density, bits: int) -> dict[str, Any]:
+    """Error by ratio on the grid of 2^M levels."""
+    return {
+        "density": density,
+        "bits": bits,
+        "best_step": optimal_step(density, bits),
+        "mse": [relative_mse(density, bits, ratio) for ratio in RATIOS],
+    }
+
+
+def difference(bits: int, ratio: float) -> float:
+    """Error of the uniform density less that of the normal one, each at `ratio` times its own best step."""
+    return relative_mse("uniform", bits, ratio) - relative_mse("normal", bits, ratio)
+
+
+def crossings(bits: int) -> list[float]:
+    """Ratios from 0.5 to 2 at which the two densities have equal error."""
+    found = []
+    for low, high in pairwise(RATIOS):
+        if difference(bits, low) * difference(bits, high) < 0:
+            sign = difference(bits, low)
+            while high - low > 1e-9:
+                middle = (low + high) / 2
+                low, high = (middle, high) if difference(bits, middle) * sign > 0 else (low, middle)
+            found.append(round(low, 6))
+    return found
+
+
+def curvature(density: Density, bits: int, grid: LevelGrid) -> dict[str, Any]:
+    """Second derivative of the error at the best step: by the step, and by its ratio to the best one."""
+    best = optimal_step(density, bits, grid)
+    h = 1e-3 * best
+    low, middle, high = (expected_mse(density, bits, best + shift, grid) for shift in (-h, 0.0, h))
+    second = (low - 2 * middle + high) / h**2
+    return {
+        "density": density,
+        "bits": bits,
+        "grid": grid,
+        "best_step": best,
+        "mse": middle,
+        "by_step": second,
+        "by_ratio": second * best**2,
+    }
+
+
+def main() -> None:
+    densities = get_args(Density)
+    payload = {
+        "ratios": RATIOS,
+        "curves": [curve(density, bits) for bits in BITS for density in densities],
+        "crossings_of_uniform_and_normal": {str(bits): crossings(bits) for bits in BITS},
+        "curvature": [curvature(density, bits, grid) for grid in GRIDS for bits in BITS for density in densities],
+    }
+    print(write_result("quantizer_shift_theory", payload, seed=[]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""The robustness profile of a trained run: bad data, other quantizers, other bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mixbit import _io
+from mixbit.cost import LayerBits
+from mixbit.data import IndexedSplit
+from mixbit.data.corruption import SEVERITIES, STANDARD_KINDS
+from mixbit.errors import MixbitError
+from mixbit.policy import Policy, resolve_pins
+from mixbit.ptq import PTQConfig, ptq
+from mixbit.robustness import (
+    CorruptionReport,
+    ShiftPoint,
+    ShiftSummary,
+    ShiftSweep,
+    evaluate_corruptions,
+    evaluator,
+    power_of_two,
+    ptq_bit_sweep,
+    qat_bit_sweep,
+    step_sweep,
+    summarise,
+)
+from mixbit.runs import _folder
+from mixbit.runs._trained import TrainedRun, open_run
+
+__all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
+
+Part = Literal["corruption", "steps", "bits"]
+PARTS: tuple[Part, ...] = ("corruption", "steps", "bits")
+
+FOLDER, PROFILE, POINTS, CORRUPTIONS = "stress", "profile.json", "points.json", "corruptions.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StressSettings:
+    """What a profile is made of.
+
+    Attributes:
+        parts: "corruption" (bad data), "steps" (other step sizes and powers of two), "bits" (other weight bits).
+        images: test images behind every figure, the same ones everywhere; None for all.
+        kinds: corruptions, see `mixbit.data.corruption.KINDS`.
+        severities: of every kind, out of 1 to 5.
+        ptq: method of `mixbit.ptq.PTQConfig` that quantizes a float run, which has no quantizers of its own.
+        weight_bits: of a float run, for "steps"; activations stay in float.
+        seed: of the noise.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    images: int | None = None
+    kinds: tuple[str, ...] = STANDARD_KINDS
+    severities: tuple[int, ...] = SEVERITIES
+    ptq: str = "lp"
+    weight_bits: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [part for part in self.parts if part not in PARTS]
+        if wrong or not self.parts:
+            raise MixbitError(f"parts={list(self.parts)} is illegal. Legal: one or more of {', '.join(PARTS)}.")
+        if self.images is not None and self.images < 1:
+            raise MixbitError(f"images={self.images} is nothing to evaluate on. Legal: at least 1, or None for all.")
+        if not 2 <= self.weight_bits <= 8:
+            raise MixbitError(f"weight_bits={self.weight_bits} is illegal. Legal: 2 to 8.")
+        self.ptq_config()
+
+    def ptq_config(self) -> PTQConfig:
+        """Settings of the quantization; its own error where there is no such method."""
+        return PTQConfig(method=self.ptq)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How one run holds up; parts that were not asked for are None."""
+
+    run: Path
+    quantized: bool
+    """Trained under a policy; else it was quantized after training, for `steps` and `bits`."""
+    corruption: CorruptionReport | None = None
+    steps: ShiftSweep | None = None
+    power_of_two: ShiftSweep | None = None
+    bits: ShiftSweep | None = None
+    notes: tuple[str, ...] = ()
+    files: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the run folder."""
+        return self.run.name
+
+    @property
+    def summary(self) -> ShiftSummary | None:
+        """The few numbers of the quantizer's part, if its steps were asked for."""
+        return None if self.steps is None else summarise(self.steps, power_of_two=self.power_of_two, bits=self.bits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `profile.json`."""
+        parts = {"steps": self.steps, "power_of_two": self.power_of_two, "bits": self.bits, "summary": self.summary}
+        return {
+            "format": "mixbit-stress",
+            "version": 1,
+            "quantized": self.quantized,
+            "corruption": None if self.corruption is None else json.loads(self.corruption.to_json()),
+            **{key: None if found is None else found.to_json() for key, found in parts.items()},
+            "notes": list(self.notes),
+        }
+
+
+def stress(
+    run: Path, settings: StressSettings | None = None, *, data: str | None = None, out: Path | None = None
+) -> Profile:
+    """Make the profile of a run; every figure is written as soon as it is known, and is not measured twice.
+
+    Args:
+        run: folder of a finished training, in float or under a policy.
+        settings: what to measure.
+        data: another data set than the run's own.
+        out: folder for profile.json and what is known so far; default `RUN/stress`.
+
+    Raises:
+        MixbitError: no finished training.
+        StaleRun: the folder holds a profile of other weights, images or noise.
+    """
+    settings = StressSettings() if settings is None else settings
+    opened = open_run(run, data=data)
+    folder = run / FOLDER if out is None else out
+    _folder.begin(folder, _facts(opened, settings, run))
+    profile = _Stress(opened, settings, folder, run).profile()
+    _io.write_json(folder / PROFILE, profile.to_json())
+    return replace(profile, files={folder / PROFILE: "the robustness profile, for scripts", **profile.files})
+
+
+def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str, Any]:
+    """What every figure in the folder depends on; parts, kinds and bits may come later."""
+    weights = hashlib.blake2b((run / _folder.WEIGHTS).read_bytes(), digest_size=8).hexdigest()
+    known = {"weights": weights, "images": settings.images, "noise_seed": settings.seed}
+    return {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known}
+
+
+class _Points(MutableMapping[str, ShiftPoint]):
+    """Points of one model in a file that several share; written whole at each new one."""
+
+    def __init__(self, path: Path, section: str) -> None:
+        self.path, self.section = path, section
+
+    def _all(self) -> dict[str, dict[str, Any]]:
+        return cast("dict[str, dict[str, Any]]", _io.read_json(self.path)) if self.path.exists() else {}
+
+    def _mine(self) -> dict[str, Any]:
+        return self._all().get(self.section, {})
+
+    def __getitem__(self, key: str) -> ShiftPoint:
+        return ShiftPoint.from_json(self._mine()[key])
+
+    def __setitem__(self, key: str, point: ShiftPoint) -> None:
+        _io.write_json(self.path, {**self._all(), self.section: {**self._mine(), key: point.to_json()}})
+
+    def __delitem__(self, key: str) -> None:
+        _io.write_json(self.path, {**self._all(), self.section: {k: v for k, v in self._mine().items() if k != key}})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mine())
+
+    def __len__(self) -> int:
+        return len(self._mine())
+
+
+class _Stress:
+    """The parts of one profile."""
+
+    def __init__(self, opened: TrainedRun, settings: StressSettings, folder: Path, run: Path) -> None:
+        self.task, self.policy, self.settings = opened.task, opened.policy, settings
+        self.folder, self.run = folder, run
+        self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.loss)
+        self.edges = tuple(resolve_pins(self.task.network))
+
+    def profile(self) -> Profile:
+        """All parts that were asked for."""
+        parts = self.settings.parts
+        corruption = self._corruption() if "corruption" in parts else None
+        steps, powers = self._steps() if "steps" in parts else (None, None)
+        bits = self._bits() if "bits" in parts else None
+        return Profile(
+            run=self.run,
+            quantized=self.policy is not None,
+            corruption=corruption,
+            steps=steps,
+            power_of_two=powers,
+            bits=bits,
+            notes=tuple(self._notes()),
+        )
+
+    def _notes(self) -> Iterator[str]:
+        if self.policy is None and {"steps", "bits"} & set(self.settings.parts):
+            bits, method = self.settings.weight_bits, self.settings.ptq
+            yield (
+                f"a float run: quantized after training by {method!r}, weights alone, {' and '.join(self.edges)} at "
+                f"8 bits; steps are scaled at W{bits}."
+            )
+
+    def _points(self, section: str) -> _Points:
+        return _Points(self.folder / POINTS, section)
+
+    def _corruption(self) -> CorruptionReport:
+        path, test = self.folder / CORRUPTIONS, self.task.test
+        if not isinstance(test, IndexedSplit):
+            raise MixbitError(
+                f"the images of a {type(test).__name__} have no bytes to corrupt. Leave the part corruption out."
+            )
+        count = len(test) if self.settings.images is None else min(self.settings.images, len(test))
+        return evaluate_corruptions(
+            self.task.model,
+            test,
+            kinds=self.settings.kinds,
+            severities=self.settings.severities,
+            seed=self.settings.seed,
+            fraction=count / len(test),
+            loss=self.task.loss,
+            known=CorruptionReport.load(path) if path.exists() else None,
+            on_cell=lambda report: report.save(path),
+        )
+
+    def _steps(self) -> tuple[ShiftSweep, ShiftSweep]:
+        model, section = self.task.model, "as trained"
+        if self.policy is None:
+            bits, config = self.settings.weight_bits, self.settings.ptq_config()
+            policy = Policy.uniform(self.task.network, bits, None, dict.fromkeys(self.edges, LayerBits(8, None)))
+            model, section = ptq(self.task, policy, config, quiet=True).model, f"W{bits} by {config.method}"
+        points = self._points(section)
+        return step_sweep(model, self.evaluate, cache=points), power_of_two(model, self.evaluate, cache=points)
+
+    def _bits(self) -> ShiftSweep:
+        if self.policy is None:
+            config = self.settings.ptq_config()
+            return ptq_bit_sweep(self.task, images=self.evaluate, config=config, cache=self._points("float"))
+        points = self._points("as trained")
+        return qat_bit_sweep(self.task.model, self.evaluate, pinned=self.edges, cache=points)

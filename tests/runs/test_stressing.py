@@ -1,0 +1,133 @@
+"""The robustness profile of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mixbit import runs
+from mixbit.errors import DataError, MixbitError, StaleRun
+from mixbit.policy import Policy
+from mixbit.robustness import ShiftPoint
+from mixbit.runs import Profile, StressSettings
+from tests.runs.conftest import DIGITS, SHORT
+
+FEW = StressSettings(images=40, kinds=("gaussian_noise", "contrast"), severities=(1, 5))
+
+
+@pytest.fixture(scope="module")
+def float_folder(float_run: runs.Trained) -> Path:
+    assert float_run.trained.weights is not None
+    return float_run.trained.weights.parent
+
+
+@pytest.fixture(scope="module")
+def quantized_folder(float_run: runs.Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "quantized"
+    policy = Policy.uniform(DIGITS.task()[0].network, 4, 4)
+    runs.train(float_run.trained, policy, SHORT, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def profile(quantized_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return runs.stress(quantized_folder, FEW, out=tmp_path_factory.mktemp("stress") / "q")
+
+
+def test_quantized_run(profile: Profile, quantized_folder: Path) -> None:
+    assert profile.quantized and profile.corruption is not None and not profile.corruption.missing
+    assert profile.bits is not None and profile.bits.protocol == "qat-bits" and profile.bits.reference.value == 4
+    assert profile.steps is not None and profile.summary is not None and profile.power_of_two is not None
+    assert profile.corruption.samples == 40 == profile.steps.reference.samples
+    # all parts look at the same images, as trained
+    clean = runs.evaluate(str(quantized_folder))
+    assert profile.corruption.clean_accuracy == profile.steps.reference.accuracy == profile.steps.at(1.0).accuracy
+    assert abs(clean.metrics.accuracy - profile.corruption.clean_accuracy) < 0.2
+    assert profile.corruption.cell("contrast", 5).bits.weight_bits is not None
+
+
+def test_float_run_is_quantized_after_training(float_folder: Path, tmp_path: Path) -> None:
+    settings = StressSettings(images=40, parts=("steps", "bits"), ptq="mse", weight_bits=3)
+    found = runs.stress(float_folder, settings, out=tmp_path)
+    assert not found.quantized and found.corruption is None
+    assert found.bits is not None and found.bits.protocol == "ptq-bits"
+    assert [point.label for point in found.bits.points] == ["W8A32", "W6A32", "W5A32", "W4A32", "W3A32", "W2A32"]
+    assert found.notes[0].startswith("a float run: quantized after training by 'mse', weights alone, conv1 and fc at 8")
+    assert "steps are scaled at W3" in found.notes[0]
+
+
+def test_profile_is_written(profile: Profile) -> None:
+    path = next(path for path in profile.files if path.name == "profile.json")
+    content = json.loads(path.read_text())
+    assert content["format"] == "mixbit-stress" and content["quantized"]
+    assert profile.summary is not None and content["summary"]["step_mean"] == profile.summary.step_mean
+    assert len(content["corruption"]["cells"]) == 5
+
+
+def test_nothing_is_measured_twice(quantized_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = StressSettings(images=40, kinds=("contrast",), severities=(1,))
+    first = runs.stress(quantized_folder, settings, out=tmp_path)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("mixbit.robustness.quantizer_shift.evaluate", never)
+    monkeypatch.setattr("mixbit.robustness.corruption.evaluate", never)
+    again = runs.stress(quantized_folder, settings, out=tmp_path)
+    assert again.to_json() == first.to_json()
+
+
+def test_a_broken_profile_goes_on(quantized_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the middle of the steps: what was known is kept, and the end is the same."""
+    settings = StressSettings(images=40, parts=("steps",))
+    whole = runs.stress(quantized_folder, settings, out=tmp_path / "whole")
+    kept, made = [], ShiftPoint.of
+
+    def three_times(*arguments: object) -> ShiftPoint:
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+        kept.append(made(*arguments))  # type: ignore[arg-type]
+        return kept[-1]
+
+    monkeypatch.setattr(ShiftPoint, "of", three_times)
+    with pytest.raises(KeyboardInterrupt):
+        runs.stress(quantized_folder, settings, out=tmp_path / "broken")
+    monkeypatch.undo()
+    points = json.loads((tmp_path / "broken" / "points.json").read_text())
+    assert len(points["as trained"]) == 3
+    assert runs.stress(quantized_folder, settings, out=tmp_path / "broken").to_json() == whole.to_json()
+
+
+def test_other_images_are_refused(quantized_folder: Path, tmp_path: Path) -> None:
+    runs.stress(quantized_folder, StressSettings(images=20, parts=("steps",)), out=tmp_path)
+    with pytest.raises(StaleRun, match="images=20, now images=30"):
+        runs.stress(quantized_folder, StressSettings(images=30, parts=("steps",)), out=tmp_path)
+
+
+def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Path]) -> None:
+    with pytest.raises(MixbitError, match="holds no trained network"):
+        runs.stress(searched[1], out=tmp_path)
+    with pytest.raises(MixbitError, match="is no run folder"):
+        runs.stress(tmp_path / "nowhere", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parts": ("attacks",)}, "Legal: one or more of corruption, steps, bits"),
+        ({"images": 0}, "Legal: at least 1"),
+        ({"weight_bits": 1}, "Legal: 2 to 8"),
+        ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: minmax"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
+        StressSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_bad_severity_names_the_legal_ones(quantized_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="severity 6; it must be 1, 2, 3, 4 or 5"):
+        runs.stress(quantized_folder, StressSettings(images=20, severities=(6,)), out=tmp_path)
