@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from safetensors.torch import load_file, save_file
 
 from common import ROOT, shared_data, unpacked_data
-from mixbit import runs
+from mixbit import _io, runs
 from mixbit.cost import LayerBits
-from mixbit.data import TensorSplit
 from mixbit.policy import Policy
 from mixbit.runs import Subject
 from mixbit.task import Task
@@ -71,15 +70,17 @@ class Bench:
 
     def _mobilenet(self) -> tuple[Subject, Task]:
         """The classifier is new: ten classes instead of two; everything else starts from the published weights."""
-        data = Subject(model="mobilenetv1-0.25", data=f"cifar10:{unpacked_data()}").load_data()
-        splits = {"train": enlarged(data.train), "test": enlarged(data.test)}
-        subject = Subject(model="mobilenetv1-0.25", data=f"cifar10:{unpacked_data()}")
-        model = subject.build(data)
-        load_body(model, shared_data() / "weights" / "mlperf_vww_mobilenetv1_025_96.safetensors")
-        task = Task(model=model, **splits)
-        base = runs.train(subject, None, self.settings(self.recipe.base or {}, PLAIN), self.runs / "base", task=task)
-        trained = base.trained.build(data)
-        return base.trained, replace(task, model=trained)
+        subject = Subject(model="mobilenetv1-0.25", data=f"cifar10:{unpacked_data()}?size={ENLARGED}")
+        start = self.runs / "start.safetensors"
+        if not start.exists():
+            start.parent.mkdir(parents=True, exist_ok=True)
+            body = shared_data() / "weights" / "mlperf_vww_mobilenetv1_025_96.safetensors"
+            with_body(subject.build(subject.load_data()), body, start)
+        subject = replace(subject, weights=start)
+        task, data = subject.task()
+        settings = self.settings(self.recipe.base or {}, PLAIN)
+        base = runs.train(subject, None, settings, self.runs / "base", task=task).trained
+        return base, replace(task, model=base.build(data))
 
     # -- trainings
 
@@ -105,24 +106,15 @@ def uniform(task: Task, weight: int | None, activation: int | None) -> Policy:
     return Policy(fingerprint=task.network.fingerprint, layers=bits, method=f"W{weight or 32}A{activation or 32}")
 
 
-def enlarged(split: Any) -> TensorSplit:
-    """The images at 64 x 64, as bytes; crops are padded by twice as many pixels."""
-    parts = [F.interpolate(part.float(), size=ENLARGED, mode="bilinear") for part in split.images.split(2000)]
-    images = torch.cat([part.round_().to(torch.uint8) for part in parts])
-    mean, std = (tensor.flatten().div(255).tolist() for tensor in (split.mean, split.std))
-    return TensorSplit(images, split.labels, split.num_classes, mean, std, pad=8, flip=True)
-
-
-def load_body(model: torch.nn.Module, path: Path) -> None:
-    """All published weights but the classifier's."""
-    from safetensors.torch import load_file
-
-    own = model.state_dict()
-    found = {name: tensor for name, tensor in load_file(path).items() if own[name].shape == tensor.shape}
-    left = sorted(name for name in set(own) - set(found) if not name.endswith("num_batches_tracked"))
-    if not left or any(not name.startswith(("fc", "classifier", "linear")) for name in left):
+def with_body(model: torch.nn.Module, path: Path, start: Path) -> None:
+    """Write the model's weights with all published ones but the classifier's."""
+    own, found = model.state_dict(), load_file(path)
+    fit = {name: tensor for name, tensor in found.items() if own[name].shape == tensor.shape}
+    left = sorted(name for name in set(own) - set(fit) if not name.endswith("num_batches_tracked"))
+    if not left or any(not name.startswith("classifier") for name in left):
         raise SystemExit(f"{path} does not fit: {left} would keep their random start.")
-    model.load_state_dict(found, strict=False)
+    with _io.new_file(start) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in (own | fit).items()}, temporary)
 
 
 def train(networks: Sequence[str], terms: Sequence[str], *, quick: bool) -> None:

@@ -82,3 +82,14 @@ def test_a_label_out_of_range_names_file_and_record(folder: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(DataError, match=r"data_batch_5.bin' record 2 has label 10; labels must be 0 to 9"):
         data.load(spec(folder))
+
+
+def test_another_size(folder: Path) -> None:
+    """Resized once as bytes; crops shift by as large a part of the image."""
+    plain, large = data.load(spec(folder)), data.load(spec(folder) + "&size=64")
+    assert large.input_shape == (3, 64, 64) and large.test.images.dtype == torch.uint8  # type: ignore[attr-defined]
+    assert large.train.pad == 8  # type: ignore[attr-defined]
+    small, big = (one.test.images.float() for one in (plain, large))  # type: ignore[attr-defined]
+    assert torch.allclose(big.mean((1, 2, 3)), small.mean((1, 2, 3)), atol=1.0)
+    with pytest.raises(DataError, match="size=0; it must be at least 1"):
+        data.load(spec(folder) + "&size=0")
