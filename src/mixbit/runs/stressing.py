@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +27,7 @@ from mixbit.robustness import (
     power_of_two,
     ptq_bit_sweep,
     qat_bit_sweep,
+    static_bits,
     step_sweep,
     summarise,
 )
@@ -224,6 +226,7 @@ class _Stress:
             seed=self.settings.seed,
             fraction=count / len(test),
             loss=self.task.loss,
+            measure_bits=partial(static_bits, network=self.task.network),
             known=CorruptionReport.load(path) if path.exists() else None,
             on_cell=lambda report: report.save(path),
         )

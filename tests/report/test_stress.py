@@ -1,0 +1,98 @@
+"""Tables and plots of robustness profiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mixbit.errors import MixbitError
+from mixbit.report import corruption_plot, corruption_table, stress_plots, stress_tables
+from mixbit.robustness import CorruptionCell, CorruptionReport, ShiftPoint, ShiftSweep
+from mixbit.runs import Profile
+
+FACTORS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
+
+
+def corruption(clean: float, worst: float, kinds: tuple[str, ...] = ("jpeg", "contrast")) -> CorruptionReport:
+    cells = [CorruptionCell(kind="clean", severity=0, accuracy=clean, loss=0.1)]
+    for kind in kinds:
+        cells.append(CorruptionCell(kind=kind, severity=1, accuracy=(clean + worst) / 2, loss=0.5))
+        cells.append(CorruptionCell(kind=kind, severity=5, accuracy=worst, loss=1.0))
+    return CorruptionReport(kinds=kinds, severities=(1, 5), seed=0, scale="cifar", samples=50, cells=tuple(cells))
+
+
+def sweep(protocol: str, values: tuple[float, ...], at: float | None) -> ShiftSweep:
+    points = tuple(ShiftPoint(label=f"{v:g}", value=v, accuracy=v / 10, loss=0.3, samples=50) for v in values)
+    reference = ShiftPoint(label="as trained", value=at, accuracy=0.9, loss=0.2, samples=50)
+    return ShiftSweep(protocol=protocol, reference=reference, points=points)  # type: ignore[arg-type]
+
+
+def profile(name: str, **parts: object) -> Profile:
+    return Profile(run=Path("runs") / name, quantized=True, **parts)  # type: ignore[arg-type]
+
+
+WHOLE = profile(
+    "one",
+    corruption=corruption(0.9, 0.5),
+    steps=sweep("step-size", FACTORS, 1.0),
+    power_of_two=sweep("power-of-two", (1.0,), None),
+    bits=sweep("qat-bits", (2, 3, 4, 5, 6, 8), 4.0),
+)
+
+
+def test_one_model_has_a_row_a_kind_and_a_column_a_severity() -> None:
+    table = corruption_table({"one": corruption(0.9, 0.5)})
+    assert table.columns == ("corruption", ">1", ">5", ">mean")
+    assert [row[0] for row in table.rows] == ["clean", "jpeg", "contrast", "mean of the kinds"]
+    assert table.rows[1][1:] == ("70.0 %", "50.0 %", "60.0 %") or table.rows[1][1:] == ("70.00 %", "50.00 %", "60.00 %")
+    assert "50 test images; constants of CIFAR-10-C" in table.notes[0]
+
+
+def test_several_models_have_a_column_each_and_a_corruption_error() -> None:
+    table = corruption_table({"one": corruption(0.9, 0.5), "two": corruption(0.9, 0.7)})
+    assert table.columns == ("corruption", ">one", ">two")
+    # errors summed over severities: 0.3 + 0.5, and 0.2 + 0.3
+    assert table.rows[-1] == ("mCE by the first", "1.000", "0.625")
+
+
+def test_a_reference_without_errors_has_no_relation() -> None:
+    table = corruption_table({"perfect": corruption(1.0, 1.0), "two": corruption(0.9, 0.7)})
+    assert table.rows[-1] == ("mCE by the first", "-", "-")
+
+
+def test_different_corruptions_do_not_compare() -> None:
+    with pytest.raises(MixbitError, match="Give the same --kinds and --severities for all"):
+        corruption_table({"one": corruption(0.9, 0.5), "two": corruption(0.9, 0.7, ("jpeg",))})
+
+
+def test_tables_of_a_whole_profile() -> None:
+    titles = [table.title for table in stress_tables([WHOLE])]
+    assert titles == [
+        "Accuracy on bad data: one",
+        "Accuracy with scaled steps",
+        "Accuracy with weights at other bits",
+        "Robustness to the quantizer",
+    ]
+    assert stress_tables([profile("nothing")]) == []
+
+
+def test_float_and_quantized_runs_have_their_own_bit_tables() -> None:
+    other = replace(WHOLE, run=Path("runs/float"), bits=sweep("ptq-bits", (2, 3, 4, 5, 6, 8), None))
+    titles = [table.title for table in stress_tables([WHOLE, other])]
+    assert "Accuracy after post-training quantization" in titles and "Accuracy with weights at other bits" in titles
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    twin = replace(WHOLE, run=Path("elsewhere/one"))
+    assert stress_tables([WHOLE, twin])[0].columns[1:] == (">runs/one", ">elsewhere/one")
+
+
+def test_plots(tmp_path: Path) -> None:
+    files = stress_plots([WHOLE, replace(WHOLE, run=Path("runs/two"))], tmp_path)
+    assert [path.name for path in files] == ["corruptions.html", "shifts.html"]
+    text = (tmp_path / "corruptions.html").read_text()
+    assert all(word in text for word in ("jpeg", "contrast", '"name":"two"'))
+    assert stress_plots([profile("nothing")], tmp_path) == {}
+    assert corruption_plot({"one": corruption(0.9, 0.5)}, tmp_path / "x.html").is_file()
