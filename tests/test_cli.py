@@ -136,6 +136,22 @@ def test_compare_puts_methods_side_by_side(float_run: Path, tmp_path: Path, caps
     assert written(allocated)[0].is_file()
 
 
+def test_stress_shows_how_a_run_holds_up(float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A float run alone, then beside one that was trained with KURE, which says what it regularised."""
+    data = ["digits-resnet", "--data", "digits", "--weights", float_run / "model.safetensors"]
+    short = ["--epochs", "1", "--set", "fraction=0.2", "--set", "kurtosis=1"]
+    found = run(capsys, "train", *data, *short, "--run", tmp_path / "kure")
+    assert re.search(r"KURE regularised \d+ layers, all but: conv1 \(the first layer\); fc \(linear", found)
+    few = ["--images", "30", "--kinds", "contrast,gaussian_noise", "--severities", "1,5", "--ptq", "mse"]
+    found = run(capsys, "stress", float_run, *few)
+    assert "Accuracy on bad data" in found and "gaussian_noise" in found and "W2A32" in found
+    assert "a float run: quantized after training by 'mse'" in found
+    assert {path.name for path in written(found)} >= {"profile.json", "corruptions.html", "shifts.html"}
+    assert next_command(found)[:2] == ["stress", str(float_run)]
+    found = run(capsys, "stress", float_run, tmp_path / "kure", *few, "--out", tmp_path / "both")
+    assert "mCE by the first" in found and (tmp_path / "both" / "shifts.html").is_file()
+
+
 @pytest.mark.slow
 def test_latency_build_leads_to_a_policy_within_a_time(
     float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
