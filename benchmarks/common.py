@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,17 @@ def write_result(name: str, payload: dict[str, Any], *, seed: int | list[int]) -
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(path)
     return path
+
+
+def result(name: str) -> dict[str, Any]:
+    """A result file."""
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table; columns whose title begins with `>` are aligned right."""
+    titles = list(columns)
+    lines = ["| " + " | ".join(t.removeprefix(">") for t in titles) + " |"]
+    lines.append("| " + " | ".join("---:" if t.startswith(">") else "---" for t in titles) + " |")
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

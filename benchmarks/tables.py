@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+import tables_kure
+from common import RESULTS, ROOT, markdown, result
+
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
 
 POLICIES = {
@@ -26,20 +27,6 @@ POLICIES = {
     "limpq-init": "LIMPQ without training",
     "random": "random, 3 draws",
 }
-
-
-def result(name: str) -> dict[str, Any]:
-    """A result file."""
-    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
-
-
-def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table; columns whose title begins with `>` are aligned right."""
-    titles = list(columns)
-    lines = ["| " + " | ".join(t.removeprefix(">") for t in titles) + " |"]
-    lines.append("| " + " | ".join("---:" if t.startswith(">") else "---" for t in titles) + " |")
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def cifar10() -> str:
@@ -452,6 +439,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_export": peers_export,
     "shift_curvature": shift_curvature,
     "shift_theory": shift_theory,
+    **tables_kure.TABLES,
 }
 
 
