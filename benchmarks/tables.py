@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tables_kure
+import tables_transfer
 from common import RESULTS, ROOT, markdown, result
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
@@ -440,6 +441,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shift_curvature": shift_curvature,
     "shift_theory": shift_theory,
     **tables_kure.TABLES,
+    **tables_transfer.TABLES,
 }
 
 
