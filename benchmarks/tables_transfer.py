@@ -48,8 +48,8 @@ def _notes(found: dict[str, Any]) -> str:
     epochs, tuned = found["settings"]["float"]["epochs"], found["settings"]["fine_tune"]["epochs"]
     how = f"after {tuned} epochs of fine-tuning" if tuned else "calibrated only"
     return (
-        f"Accuracy on the target's 10,000 test images, {how}. The Fashion-MNIST network was trained for {epochs} epochs.\n"
-        "Rank correlation: Spearman's, mean over sides and bit-widths. Regret: harm of the transferred policy above that\n"
+        f"Accuracy on the target's test images, {how}. The Fashion-MNIST network was trained for {epochs} epochs.\n"
+        "Rank correlation: Spearman's, mean over sides and bits. Regret: harm of the transferred policy above that\n"
         "of the own one, by the target's own scores, in relation to the latter.\n"
     )
 

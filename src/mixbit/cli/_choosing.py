@@ -1,0 +1,236 @@
+"""Commands that choose bits: search, allocate, latency build, compare, transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixbit.cli import _words as words
+from mixbit.cli._app import (
+    BatchSize,
+    Data,
+    Epochs,
+    Fraction,
+    Macs,
+    Model,
+    Rate,
+    Repair,
+    Run,
+    Seed,
+    Setting,
+    Weights,
+    app,
+    note_weights,
+    screen,
+)
+from mixbit.errors import MissingExtra
+
+
+@app.command()
+def search(
+    method: Annotated[str, typer.Argument(help="see mixbit list methods")],
+    model: Model,
+    data: Data,
+    run: Run,
+    weights: Weights = None,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    fraction: Fraction = None,
+    lr: Rate = None,
+    bits: Annotated[str | None, typer.Option(metavar="B,B,...", help="candidate bit-widths: 2,3,4,5,6")] = None,
+    faithful: Annotated[
+        bool | None, typer.Option("--faithful/--no-faithful", help="as the authors released it, without our options")
+    ] = None,
+    settings: Setting = None,
+) -> None:
+    """Measure the harm of each bit-width to each layer. Once a network; budgets come later."""
+    from mixbit import report, runs
+
+    given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
+    chosen = {**given, "bits": None if bits is None else words.bit_list(bits)}
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.search(subject, method, words.settings(chosen, settings), run)
+    note_weights(weights)
+    screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
+    if (entropies := report.entropy_table(done.scores)) is not None:
+        screen.show(entropies)
+    screen.files(done.files)
+    screen.next(report.after_search(run))
+
+
+@app.command()
+def allocate(
+    source: Annotated[Path, typer.Argument(metavar="RUN|SCORES", help="folder of a search, or a scores file in one")],
+    budget: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KIND=VALUE",
+            help="bitops=3x4, weight-bytes=12.2x, activation-bytes=64kB; latency=12ms with --latency",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the policy, as JSON")] = Path("policy.json"),
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=W8A8", help="fix a layer's bits; re:PATTERN=W8A8 for all that match"),
+    ] = None,
+    first_last: Annotated[
+        str, typer.Option(metavar="W8A8|free", help="bits of the first and the last layer, or free")
+    ] = "W8A8",
+    ties: Annotated[bool, typer.Option(help="layers that read one tensor share its activation bits")] = True,
+    alpha: Annotated[float | None, typer.Option(help="weight of the weights' harm; default: the method's")] = None,
+    macs: Annotated[Macs, typer.Option(help="how MACs are counted; limpq reproduces its released code")] = "exact",
+    repair: Annotated[Repair, typer.Option(help="scores that improve with fewer bits")] = "forbid",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="prove the optimum of scores with joint harms; small networks")
+    ] = False,
+    latency: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
+    ] = None,
+) -> None:
+    """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
+    from mixbit import report, runs
+
+    edges = None if first_last == "free" else words.bits(first_last)
+    done = runs.allocate(
+        source,
+        budget,
+        out,
+        pins=dict(map(words.pin, pin or ())),
+        first_last=edges,
+        ties=ties,
+        alpha=alpha,
+        macs=macs,
+        repair=repair,
+        exact=exact,
+        latency=latency,
+    )
+    screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
+    for note in done.policy.notes:
+        screen.say(f"Note: {note}")
+    screen.show(report.budget_table(done.budget, done.costs, done.limits))
+    screen.say(report.allocation_summary(done.allocation))
+    screen.files({out: "the policy; edit it by hand if you like"})
+    screen.next(report.after_allocate(done.subject, out))
+
+
+latency_app = typer.Typer(help="Measured times of a network's layers, for budgets in time.", no_args_is_help=True)
+app.add_typer(latency_app, name="latency")
+
+
+@latency_app.command("build")
+def latency_build(
+    model: Model,
+    target: Annotated[str, typer.Option(help="what to measure on: onnxruntime, on this CPU")],
+    out: Annotated[Path, typer.Option(help="the table, as JSON; the same command continues a killed one")] = Path(
+        "latency.json"
+    ),
+    data: Annotated[str | None, typer.Option(help="takes the input shape and the number of classes from it")] = None,
+    shape: Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="shape of one input: 3x224x224")] = None,
+    bits: Annotated[
+        str, typer.Option(metavar="B,B,...", help="bits of weights and activations; those of pins among them")
+    ] = "2,3,4,5,6,8",
+    repeats: Annotated[int, typer.Option(min=1, help="rounds that each time is the median of")] = 30,
+    checks: Annotated[int, typer.Option(min=0, help="random policies to compare the sums with")] = 3,
+) -> None:
+    """Measure what every layer takes at every pair of bits; allocate then takes latency=12ms as a hard limit."""
+    from mixbit import report, runs
+
+    done = runs.build_latency(
+        runs.Subject(model=model, data=data),
+        target,
+        out,
+        bits=words.bit_list(bits),
+        repeats=repeats,
+        checks=checks,
+        input_shape=None if shape is None else words.shape(shape),
+        tell=screen.say,
+    )
+    screen.show(report.latency_table(done.table))
+    if done.table.checks:
+        screen.show(report.latency_checks_table(done.table))
+    screen.files(done.files)
+    screen.next(report.after_latency(out, done.table))
+
+
+@app.command()
+def compare(
+    model: Model,
+    data: Data,
+    run: Run,
+    budget: Annotated[
+        list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate; several limits with commas between")
+    ],
+    methods: Annotated[
+        str, typer.Option(metavar="M,M,...", help="limpq,hawq-v2,random?seed=1; uniform and random always take part")
+    ],
+    weights: Weights = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the searches that set none")] = 0,
+    seeds: Annotated[str, typer.Option(metavar="S,S,...", help="of calibration and fine-tuning")] = "0",
+    epochs: Annotated[int, typer.Option(min=0, help="of fine-tuning; 0 stops after calibration")] = 1,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="a policy from elsewhere that takes part")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="add uniform and random")] = True,
+    settings: Setting = None,
+) -> None:
+    """Search methods side by side: same data, budgets, fine-tuning and seeds, and what each search took.
+
+    Start it several times on one folder to share the work among processes; a killed one goes on.
+    """
+    from mixbit import report, runs
+
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    tuning = words.settings({"epochs": epochs or None}, settings)
+    done = runs.compare(
+        subject,
+        words.names(methods),
+        budget,
+        run,
+        settings=tuning,
+        fine_tune=epochs > 0,
+        seeds=words.seeds(seeds),
+        policies=dict(map(words.named_file, policy or ())),
+        baselines=baselines,
+        tell=lambda row: screen.say(report.arena_line(row)),
+    )
+    note_weights(weights)
+    for table in report.arena_tables(done):
+        screen.show(table)
+    files = dict(done.files)
+    try:
+        files[report.pareto_plot(done, run / "compare.html")] = "accuracy against costs, for a browser"
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_compare(done))
+
+
+@app.command()
+def transfer(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|SCORES|POLICY", help="folder of a search, or its scores or a policy in one")
+    ],
+    model: Model,
+    data: Data,
+    run: Run,
+    budget: Annotated[list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate, on the target")],
+    weights: Weights = None,
+    seed: Seed = 0,
+    own: Annotated[bool, typer.Option(help="search the target in the same way, and compare")] = True,
+    epochs: Annotated[int, typer.Option(min=0, help="of fine-tuning; 0 stops after calibration")] = 0,
+    settings: Setting = None,
+) -> None:
+    """Use what was found on one data set for the same architecture trained on another, and see how far both agree."""
+    from mixbit import report, runs
+
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.transfer(source, subject, budget, run, own=own, epochs=epochs, settings=words.settings({}, settings))
+    note_weights(weights)
+    screen.show(report.transfer_table(done))
+    if done.agreement is not None and done.agreement.spearman:
+        screen.show(report.agreement_table(done.agreement))
+    screen.files(done.files)
+    screen.next(report.after_allocate(subject, run / "transferred" / "policy.json"))

@@ -1,0 +1,116 @@
+"""Commands on trained networks: train, evaluate, stress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixbit.cli import _words as words
+from mixbit.cli._app import (
+    BatchSize,
+    Data,
+    Epochs,
+    Fraction,
+    Model,
+    Rate,
+    Run,
+    Seed,
+    Setting,
+    Weights,
+    app,
+    note_weights,
+    screen,
+)
+from mixbit.errors import MissingExtra
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Data,
+    run: Run,
+    policy: Annotated[Path | None, typer.Option(help="bits of every layer; without it, training in float32")] = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    fraction: Fraction = None,
+    lr: Rate = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile; pays from about ten epochs on")] = False,
+    settings: Setting = None,
+) -> None:
+    """Train in float32, or fine-tune under a policy. The same command on the same folder continues a killed run."""
+    from mixbit import report, runs
+
+    given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "compile": compiled or None}
+    subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    done = runs.train(subject, policy, words.settings(given, settings), run)
+    if policy is not None:
+        note_weights(weights)
+    screen.show(report.comparison_table([done.outcome], done.float32))
+    for note in done.notes:
+        screen.say(f"Note: {note}")
+    screen.files(done.files)
+    screen.next(report.after_train(done.trained, run, quantized=policy is not None))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="folder of a training, or a model as for train")],
+    data: Annotated[str | None, typer.Option(help="as for train; a run folder knows its own")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="for a MODEL: its bits; float weights are calibrated only")
+    ] = None,
+    weights: Weights = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="as for train; a run folder knows its own")] = None,
+) -> None:
+    """Accuracy and costs of a trained run, or of a model with or without a policy."""
+    from mixbit import report, runs
+
+    done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
+    screen.show(report.comparison_table([done.outcome], done.float32))
+    screen.say(f"Loss {done.metrics.loss:.4f} on {done.metrics.samples} test samples.")
+    screen.next(report.after_evaluate(done.subject, policy=done.policy, run=done.run))
+
+
+@app.command()
+def stress(
+    run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, to compare")],
+    images: Annotated[int | None, typer.Option(min=1, help="test images behind every figure; default: all")] = None,
+    parts: Annotated[str, typer.Option(metavar="P,P,...", help="corruption, steps, bits")] = "corruption,steps,bits",
+    kinds: Annotated[str | None, typer.Option(metavar="K,K,...", help="gaussian_noise,jpeg; default: eight")] = None,
+    severities: Annotated[str, typer.Option(metavar="S,S,...", help="of every kind, 1 to 5")] = "1,2,3,4,5",
+    ptq: Annotated[str, typer.Option(help="how a float run is quantized: minmax, mse, lp or lapq")] = "lp",
+    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="of a float run, for the steps")] = 4,
+    data: Annotated[str | None, typer.Option(help="another data set than the run's own")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for the plots; default: stress in the first run")] = None,
+) -> None:
+    """Show how runs hold up under bad data, other quantizers and other bits. A killed one goes on."""
+    from mixbit import report, runs
+
+    chosen = {} if kinds is None else {"kinds": words.word_list(kinds)}
+    settings = runs.StressSettings(
+        parts=words.word_list(parts),  # type: ignore[arg-type]  # checked there
+        images=images,
+        severities=words.numbers("--severities", severities),
+        ptq=ptq,
+        weight_bits=weight_bits,
+        seed=seed,
+        **chosen,
+    )
+    done = [runs.stress(one, settings, data=data) for one in run]
+    for table in report.stress_tables(done):
+        screen.show(table)
+    for profile in done:
+        for note in profile.notes:
+            screen.say(f"{profile.name}: {note}")
+    files = {path: what for profile in done for path, what in profile.files.items()}
+    try:
+        files |= report.stress_plots(done, run[0] / "stress" if out is None else out)
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_stress(done))

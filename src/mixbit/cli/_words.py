@@ -1,0 +1,95 @@
+"""From what was typed to arguments; each mistake is an error that shows the right form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixbit.errors import BudgetError, MixbitError
+
+if TYPE_CHECKING:
+    from mixbit.cost import LayerBits
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes with x between."""
+    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) is None:
+        raise MixbitError(f"--input {text!r} is no shape. Write sizes with x between, without the batch: 3x32x32.")
+    return tuple(int(part) for part in text.split("x"))
+
+
+def bit_list(text: str) -> tuple[int, ...]:
+    """Bit-widths with commas between."""
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise MixbitError(f"--bits {text!r} is no list of bit-widths. Write whole numbers with commas: 2,3,4,5,6.")
+    return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> list[str]:
+    """Methods between commas, but for the commas within a list: `limpq?bits=[4,2],fit`."""
+    return [one for one in re.split(r",(?![^\[]*\])", text) if one]
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Numbers with commas between, each once."""
+    return numbers("--seeds", text)
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Each once, in the order given."""
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise MixbitError(f"{option} {text!r} is no list of numbers. Write whole numbers with commas: 0,1,2.")
+    return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def word_list(text: str) -> tuple[str, ...]:
+    """Words with commas between, each once."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """`NAME=FILE`."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise MixbitError(f"--policy {text!r} is no named policy. Write NAME=FILE: mct=policies/mct.json.")
+    return name, Path(path)
+
+
+def pin(text: str) -> tuple[str, LayerBits]:
+    """`NAME=W8A8`; a regular expression may hold `=` itself, so the last one counts."""
+    name, equals, what = text.rpartition("=")
+    if not equals or not name:
+        raise BudgetError(f"--pin {text!r} is no pin. Write NAME=W8A8, or re:PATTERN=W8A8 for all layers that match.")
+    return name, bits(what)
+
+
+def bits(text: str) -> LayerBits:
+    """`W8A8`; 32 is float32."""
+    from mixbit.cost import FLOAT_BITS, LayerBits
+
+    found = re.fullmatch(r"W(\d+)A(\d+)", text)
+    if found is None:
+        raise BudgetError(f"{text!r} are no bits. Write W8A8: weight bits, then activation bits; 32 is float32.")
+    weight, activation = (None if int(part) == FLOAT_BITS else int(part) for part in found.groups())
+    return LayerBits(weight, activation)
+
+
+def settings(given: Mapping[str, Any], extra: Sequence[str] | None) -> dict[str, Any]:
+    """Options that were given, and `--set` pairs; a value is JSON, or else text."""
+    found = {key: value for key, value in given.items() if value is not None}
+    for text in extra or ():
+        key, equals, value = text.partition("=")
+        if not equals or key in found:
+            raise MixbitError(f"--set {text!r}: write each setting once, as key=value.")
+        found[key] = _json(value)
+    return found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
