@@ -243,3 +243,95 @@ def test_per_tensor_option() -> None:
     model, network = small_net(), small_network()
     quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(per_channel=False))
     assert {q.channels for q in quantizers(model).values()} == {1}
+
+
+KINDS = [QuantizeConfig(weights=w, per_channel=c) for w in ("lsq-clip", "midrise", "dorefa") for c in (True, False)]
+KINDS += [QuantizeConfig(activations="pact", clip=0.2), QuantizeConfig(activations="dorefa")]
+
+
+def named(config: QuantizeConfig) -> str:
+    return f"{config.weights}-{config.activations}-{config.per_channel}"
+
+
+@pytest.mark.parametrize("config", KINDS, ids=named)
+def test_kinds_go_on_and_off_switch_and_are_saved(config: QuantizeConfig) -> None:
+    model, network = small_net().eval(), small_network()
+    expected = model(X)
+    options = {la.name: ((4, 2), (4, 2)) for la in network.layers}
+    attach(model, network, options, config)
+    calibrate(model, [X])
+    outputs = []
+    for bits in (4, 2, 4):
+        select(model, bits)
+        outputs.append(model(X).detach())
+    assert torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], outputs[1])
+    other = small_net().eval()
+    attach(other, network, options, config)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(X), outputs[0])
+    assert torch.equal(pickle.loads(pickle.dumps(model))(X), outputs[0])
+    detach(model)
+    assert torch.equal(model(X), expected)
+
+
+@pytest.mark.parametrize("config", KINDS, ids=named)
+def test_kinds_learn(config: QuantizeConfig) -> None:
+    """SGD lowers the loss, and moves steps where there is something to learn."""
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, config)
+    calibrate(model, [X])
+    before = {name: q.steps.detach().clone() for name, q in quantizers(model).items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(X), torch.arange(8) % 3)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-5:]) < losses[0]
+    moved = {name for name, q in quantizers(model).items() if not torch.equal(q.steps, before[name])}
+    assert moved == {name for name, q in quantizers(model).items() if q.learned}
+
+
+def test_signed_inputs_are_not_clipped_at_zero() -> None:
+    for kind in ("pact", "dorefa"):
+        model, network = small_net(), small_network()
+        quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(activations=kind))  # type: ignore[arg-type]
+        inputs = [layer.input_quantizer for layer in quantized_layers(model).values()]
+        assert [type(q).__name__ == "Quantizer" for q in inputs] == [True, False, False]
+
+
+def test_the_default_kinds_are_lsq() -> None:
+    assert {type(q).__name__ for q in quantizers(quantized()).values()} == {"Quantizer"}
+
+
+def test_clip_and_decay_reach_the_quantizers() -> None:
+    model, network = small_net(), small_network()
+    config = QuantizeConfig(activations="pact", clip=6.0, clip_decay=0.01)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, config)
+    calibrate(model, [X])
+    second = quantized_layers(model)["3"].input_quantizer
+    assert second is not None and second.decay == 0.01
+    assert float(second.steps.detach()) == pytest.approx(6 / 15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"weights": "dorfa"}, "Did you mean 'dorefa'"),
+        ({"activations": "relu"}, "Legal: lsq, pact, dorefa"),
+        ({"clip": 1.0}, "PACT's"),
+        ({"clip_decay": 1.0, "activations": "dorefa"}, "PACT's"),
+    ],
+)
+def test_illegal_kinds(settings: dict[str, object], match: str) -> None:
+    with pytest.raises(MixbitError, match=match):
+        QuantizeConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_frozen_steps_of_a_fixed_kind_stay_frozen() -> None:
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(weights="dorefa"))
+    freeze(model, frozen=False)
+    assert not any(q.steps.requires_grad for q in quantizers(model).values() if not q.learned)

@@ -15,13 +15,20 @@ from mixbit.errors import MixbitError
 from mixbit.quantizers import Quantizer
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
+SHIFTS = ("weight_shift", "bias_shift")
 
 
 class QuantizedLayer(nn.Module):
-    """What all quantized layers have in common; either quantizer may be missing (that side stays in float)."""
+    """What all quantized layers have in common; either quantizer may be missing (that side stays in float).
+
+    Bias correction of post-training quantization puts its numbers into two buffers, which come off with the
+    quantizers: `weight_shift` `(C, 1, ...)` is added to the quantized weight, `bias_shift` `(C,)` to the bias.
+    """
 
     weight_quantizer: Quantizer | None
     input_quantizer: Quantizer | None
+    weight_shift: Tensor | None
+    bias_shift: Tensor | None
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Classes made on the fly cannot be found by name: pickle the user's class, and turn it again."""
@@ -33,7 +40,21 @@ class QuantizedLayer(nn.Module):
 
     def quantize_weight(self, weight: Tensor) -> Tensor:
         """The weight as the layer uses it."""
-        return weight if self.weight_quantizer is None else self.weight_quantizer(weight)
+        quantized: Tensor = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
+        return quantized if self.weight_shift is None else quantized + self.weight_shift
+
+    def shift_bias(self, bias: Tensor | None) -> Tensor | None:
+        """The bias as the layer uses it."""
+        if self.bias_shift is None:
+            return bias
+        return self.bias_shift if bias is None else bias + self.bias_shift
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in SHIFTS:
+            saved = state_dict.get(prefix + name)
+            if saved is not None and getattr(self, name) is None:
+                self.register_buffer(name, torch.zeros_like(saved))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _blank(cls: type[nn.Module]) -> nn.Module:
@@ -43,25 +64,30 @@ def _blank(cls: type[nn.Module]) -> nn.Module:
 
 class _ConvForward(QuantizedLayer):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.quantize_input(x), self.quantize_weight(self.weight), self.bias)  # type: ignore[operator,arg-type,no-any-return]
+        return self._conv_forward(self.quantize_input(x), self.quantize_weight(self.weight), self.shift_bias(self.bias))  # type: ignore[operator,arg-type,no-any-return]
 
 
 class _LinearForward(QuantizedLayer):
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.quantize_input(x), self.quantize_weight(self.weight), self.bias)  # type: ignore[arg-type]
+        weight, bias = self.quantize_weight(self.weight), self.shift_bias(self.bias)  # type: ignore[arg-type]
+        return F.linear(self.quantize_input(x), weight, bias)
 
 
 class _AnyForward(QuantizedLayer):
     """For classes with a forward of their own: it runs with the quantized weight in the place of the float one."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        weight = self._parameters["weight"]
+        weight, bias = self._parameters["weight"], self._parameters.get("bias")
         assert weight is not None
         self._parameters["weight"] = self.quantize_weight(weight)  # type: ignore[assignment]
+        if self.bias_shift is not None:
+            self._parameters["bias"] = self.shift_bias(bias)  # type: ignore[assignment]
         try:
             return super().forward(self.quantize_input(x), *args, **kwargs)
         finally:
             self._parameters["weight"] = weight
+            if self.bias_shift is not None:
+                self._parameters["bias"] = bias
 
 
 class _AttentionForward(QuantizedLayer):
@@ -94,7 +120,8 @@ class _AttentionForward(QuantizedLayer):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         weights = self.quantize_weight(self.in_proj_weight).chunk(3)  # type: ignore[arg-type]
-        biases = self.in_proj_bias.chunk(3) if self.in_proj_bias is not None else (None,) * 3  # type: ignore[operator]
+        bias = self.shift_bias(self.in_proj_bias)  # type: ignore[arg-type]
+        biases = bias.chunk(3) if bias is not None else (None,) * 3
         x = self.quantize_input(query)
         inputs = (x, x, x) if key is query else (x, self.quantize_input(key), self.quantize_input(value))
         parts = (F.linear(i, w, b) for i, w, b in zip(inputs, weights, biases, strict=True))
@@ -174,6 +201,8 @@ def put_on(module: nn.Module, weight: Quantizer | None, inputs: Quantizer | None
     module.__class__ = quantized_class(type(module))
     for name, quantizer in zip(QUANTIZERS, (weight, inputs), strict=True):
         setattr(module, name, quantizer)
+    for name in SHIFTS:
+        module.register_buffer(name, None)
     if isinstance(module, nn.MultiheadAttention):
         # A hook, though it does nothing, keeps nn.TransformerEncoderLayer off the fused path that would read the
         # float weights.
@@ -182,7 +211,7 @@ def put_on(module: nn.Module, weight: Quantizer | None, inputs: Quantizer | None
 
 def take_off(module: QuantizedLayer) -> None:
     """Give the module its own class back; its parameters were never touched."""
-    for name in QUANTIZERS:
+    for name in (*QUANTIZERS, *SHIFTS):
         delattr(module, name)
     hook = module.__dict__.pop("_mixbit_hook", None)
     if hook is not None:

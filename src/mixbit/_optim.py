@@ -30,13 +30,23 @@ def make_optimizer(
     groups: list[dict[str, Any]] = [
         {"params": parts["decay"], "weight_decay": weight_decay, "lr": lr, "peak": lr},
         {"params": parts["plain"], "weight_decay": 0.0, "lr": lr, "peak": lr},
-        {"params": parts["steps"], "weight_decay": 0.0, "lr": step_lr, "peak": step_lr},
     ]
+    for decay, steps in _by_decay(model, parts["steps"]).items():
+        groups.append({"params": steps, "weight_decay": decay, "lr": step_lr, "peak": step_lr})
     groups = [g for g in groups if g["params"]]
     # Fused: one call for all parameters. Step sizes are many and tiny, so a call for each of them would be felt.
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+
+def _by_decay(model: nn.Module, steps: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
+    """Step sizes by the weight decay that their quantizers ask for: none, but for PACT's clips."""
+    decays = {id(m.steps): m.decay for m in model.modules() if isinstance(m, Quantizer)}
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in steps:
+        found.setdefault(decays[id(parameter)], []).append(parameter)
+    return dict(sorted(found.items()))
 
 
 def rate_at(progress: float, *, peak: float, floor: float, warmup: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,18 @@ from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
 from mixbit.policy import LayerBits, Policy
-from mixbit.quantizers import GradientScale, Quantizer, RuleName, find_rule
+from mixbit.quantizers import (
+    ACTIVATIONS,
+    WEIGHTS,
+    ActivationKind,
+    GradientScale,
+    Pact,
+    Quantizer,
+    RuleName,
+    WeightKind,
+    find_kind,
+    find_rule,
+)
 
 __all__ = [
     "QuantizeConfig",
@@ -38,6 +50,15 @@ class QuantizeConfig:
         weight_rule: initialisation of weight steps; "lsq+" is what LIMPQ's code does.
         activation_rule: initialisation of activation steps.
         step_range: clamp of the steps before use, or None.
+        weights: kind of quantizer of the weights: "lsq", "lsq-clip" (KURE's authors' LSQ, which starts at `max |w|`),
+            "midrise" (LSQ on a grid without a zero level) or "dorefa". All but "lsq" cannot be lowered to integers.
+        activations: "lsq", "pact" or "dorefa". The latter two clip at zero, so a tensor that can be negative gets
+            "lsq" in their place (our completion).
+        clip: where PACT's learned clip starts; None leaves it to calibration.
+        clip_decay: weight decay of PACT's clip.
+
+    Raises:
+        MixbitError: a kind of quantizer that there is not.
     """
 
     per_channel: bool = True
@@ -45,6 +66,16 @@ class QuantizeConfig:
     weight_rule: RuleName = "lsq+"
     activation_rule: RuleName = "lsq"
     step_range: tuple[float, float] | None = None
+    weights: WeightKind = "lsq"
+    activations: ActivationKind = "lsq"
+    clip: float | None = None
+    clip_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        find_kind(self.weights, WEIGHTS, "weights")
+        find_kind(self.activations, ACTIVATIONS, "activations")
+        if self.activations != "pact" and (self.clip is not None or self.clip_decay):
+            raise MixbitError(f"clip and clip_decay are PACT's, but activations={self.activations!r}. Leave them out.")
 
 
 BitOptions = Mapping[str, tuple[Sequence[int] | None, Sequence[int] | None]]
@@ -110,7 +141,7 @@ def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeCon
     if not bits:
         return None
     channels = weight.shape[0] if config.per_channel else 1
-    bank = Quantizer(
+    bank = find_kind(config.weights, WEIGHTS, "weights")(
         bits, signed=True, channels=channels, gradient_scale=config.gradient_scale, step_range=config.step_range
     ).to(weight.device)
     bank.initialise(weight, find_rule(config.weight_rule))
@@ -120,12 +151,15 @@ def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeCon
 def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
     if not bits:
         return None
-    return Quantizer(
+    kind = Quantizer if layer.input_signed else find_kind(config.activations, ACTIVATIONS, "activations")
+    own: dict[str, Any] = {"alpha": config.clip, "decay": config.clip_decay} if issubclass(kind, Pact) else {}
+    return kind(
         bits,
         signed=layer.input_signed,
         gradient_scale=config.gradient_scale,
         batched=True,
         step_range=config.step_range,
+        **own,
     ).to(weight.device)
 
 
@@ -175,7 +209,7 @@ def select(model: nn.Module, bits: int | Mapping[str, LayerBits]) -> None:
 def freeze(model: nn.Module, *, frozen: bool = True) -> None:
     """Stop (or resume) the learning of all step sizes."""
     for quantizer in quantizers(model).values():
-        quantizer.steps.requires_grad_(not frozen)
+        quantizer.steps.requires_grad_(quantizer.learned and not frozen)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from mixbit.export.graph import IntegerGraph
 from mixbit.export.integer import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantize import attach, calibrate, quantize
+from mixbit.quantize import QuantizeConfig, attach, calibrate, quantize
 
 
 def prepared(model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, seed: int = 0) -> tuple[nn.Module, Network]:
@@ -336,3 +336,29 @@ def test_an_accumulator_that_can_leave_int32() -> None:
     model, network = prepared(model, x)
     with pytest.raises(ExportError, match="its accumulator can reach"):
         lower(model, network, [x])
+
+
+def chain_of(config: QuantizeConfig) -> tuple[nn.Module, Network]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 7, 3, padding=1), nn.ReLU(), nn.Conv2d(7, 7, 3), nn.ReLU(), head(7)[1])
+    model.append(nn.Linear(7 * 36, 5))
+    network = capture(model, X[:2])
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, config)
+    calibrate(model, [X], rule="minmax")
+    return model.eval(), network
+
+
+@pytest.mark.parametrize("kind", ["pact", "dorefa"])
+def test_activations_of_other_kinds_lower_like_any(kind: str) -> None:
+    model, network = chain_of(QuantizeConfig(activations=kind))  # type: ignore[arg-type]
+    graph = lower(model, network, [X], rounding="float32")
+    assert not graph.notes
+    with torch.no_grad():
+        assert distance(executor.run(graph, X.numpy()), model(X).numpy()) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["lsq-clip", "midrise", "dorefa"])
+def test_weights_without_a_zero_level_are_refused(kind: str) -> None:
+    model, network = chain_of(QuantizeConfig(weights=kind))  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="0.weight_quantizer: .*no level at zero.*weights='lsq'"):
+        lower(model, network, [X])

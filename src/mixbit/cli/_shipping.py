@@ -12,22 +12,34 @@ from mixbit.errors import MixbitError
 
 if TYPE_CHECKING:
     from mixbit.export.verify import Verification
+    from mixbit.runs.firmware import Checked
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished training under a policy")],
-    to: Annotated[str, typer.Option(metavar="TARGET", help="onnx, or qonnx for QONNX tools")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="the file; default: in the run folder")] = None,
+    to: Annotated[
+        str, typer.Option(metavar="TARGET", help="onnx, qonnx for QONNX tools, or c for microcontrollers")
+    ] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="the file, or the folder of C; default: in the run folder")] = None,
     pack: Annotated[
         Literal["fields", "none"], typer.Option(help="ONNX: weights packed at their bits, or one a byte")
     ] = "fields",
     strict: Annotated[bool, typer.Option("--strict", help="refuse what the file would hold at more bits")] = False,
     images: Annotated[int, typer.Option(min=0, help="test images to verify the file with; 0 for none")] = 1000,
+    kernels: Annotated[
+        Literal["dsp", "plain"], typer.Option(help="C: also with two products an instruction, or C99 alone")
+    ] = "dsp",
+    pack_activations: Annotated[bool, typer.Option(help="C: tensors of 4 and 2 bits packed; less RAM")] = False,
+    flash: Annotated[str | None, typer.Option(metavar="SIZE", help="C: limit on constants and code: 256kB")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="C: limit on the arena: 64kB")] = None,
 ) -> None:
     """Write the integer network of a run as a file that is as small as its policy, and verify it."""
     from mixbit import report, runs
 
+    if to == "c":
+        _export_c(run, out, kernels, pack_activations, flash, ram, strict, images)
+        return
     done = runs.export(run, to, out, pack=pack, strict=strict, images=images)
     if (notes := report.lowering_notes_table(done.graph)) is not None:
         screen.show(notes)
@@ -38,15 +50,57 @@ def export(
     screen.next(report.after_export(next(iter(done.files)), run))
 
 
+def _export_c(
+    run: Path, out: Path | None, kernels: str, pack: bool, flash: str | None, ram: str | None, strict: bool, images: int
+) -> None:
+    from mixbit import report, runs
+    from mixbit.export.c import COptions
+
+    options = COptions(kernels=kernels, pack_activations=pack)  # type: ignore[arg-type]  # checked there
+    done = runs.export_c(run, out, options=options, flash=flash, ram=ram, strict=strict, images=images)
+    if (notes := report.lowering_notes_table(done.graph)) is not None:
+        screen.show(notes)
+    for table in report.c_tables(done.folder):
+        screen.show(table)
+    screen.files(done.files)
+    if done.checked is None:
+        screen.say(f"Note: not compared with the reference: {done.note}.")
+    else:
+        _compared(done.checked)
+    screen.next(["mixbit", "verify", str(done.folder.path), "--run", str(run), "--target", "cortex-m4"])
+
+
+def _compared(found: Checked) -> None:
+    """Show it; C that differs from the reference ends the command with an error."""
+    from mixbit import report
+
+    screen.show(report.c_verification_table(found))
+    if not found.exact:
+        raise MixbitError(
+            f"the C differs from the reference executor, first at {found.first_difference}. It should not: report it."
+        )
+
+
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX or QONNX file that mixbit export wrote")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="what mixbit export wrote: ONNX, QONNX, or a folder of C")
+    ],
     run: Annotated[Path, typer.Option(help="the run folder that it was exported from")],
-    images: Annotated[int, typer.Option(min=1, help="test images")] = 1000,
+    images: Annotated[int, typer.Option(min=1, help="test images; few on an emulated core")] = 1000,
+    target: Annotated[
+        str, typer.Option(help="of C: host, or cortex-m3, cortex-m4, cortex-m7, cortex-m55 under QEMU")
+    ] = "host",
 ) -> None:
     """Check an exported file against the reference executor on real inputs, and time it."""
     from mixbit import report, runs
 
+    if runs.is_c_folder(file):
+        checked = runs.verify_c_folder(file, run, target=target, images=images)
+        if checked.counts is not None:
+            screen.show(report.instructions_table(checked.counts))
+        _compared(checked.checked)
+        return
     done = runs.verify(file, run, images=images)
     if done.content is None and done.verification.kind == "onnx":
         screen.say("Note: the file is not what this mixbit would write of the run, so its layers are not listed.")

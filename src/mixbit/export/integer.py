@@ -112,8 +112,8 @@ def lower(
 
 
 def _check(model: nn.Module) -> None:
-    """One bit-width a quantizer, and at least one quantizer."""
-    from mixbit.quantize import quantizers
+    """At least one quantizer, one bit-width each, and weights on grids of integers."""
+    from mixbit.quantize import quantized_layers, quantizers
 
     banks = quantizers(model)
     if not banks:
@@ -126,6 +126,18 @@ def _check(model: nn.Module) -> None:
         raise ExportError(
             f"{len(several)} quantizers hold several bit-widths ({several[0]}: {list(banks[several[0]].bits)}). "
             "Quantize with a policy, which gives every layer one."
+        )
+    without = [name for name, bank in banks.items() if bank.no_integers is not None]
+    if without:
+        raise ExportError(
+            f"{without[0]}: {banks[without[0]].no_integers}, so it has no integers of its bits ({len(without)} "
+            "quantizers are such). Quantize with weights='lsq'."
+        )
+    shifted = [name for name, layer in quantized_layers(model).items() if layer.weight_shift is not None]
+    if shifted:
+        raise ExportError(
+            f"{shifted[0]}: its quantized weights are shifted off their grid by mixbit.ptq.correct_bias. "
+            "Call mixbit.ptq.fold_bias, which moves the shift into the bias."
         )
 
 

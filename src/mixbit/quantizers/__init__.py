@@ -1,16 +1,30 @@
 """How numbers become integers: the fake-quantize operator, calibration rules, and the bank of quantizers."""
 
+from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
+from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, WeightKind, find_kind
+from mixbit.quantizers.midrise import LsqClip, MidRise
 from mixbit.quantizers.operator import fake_quantize, fuse_under_compile
+from mixbit.quantizers.pact import Pact
 from mixbit.quantizers.quantizer import GradientScale, Quantizer
 from mixbit.quantizers.rules import RULES, Rule, RuleName, find_rule, integer_range
 
 __all__ = [
+    "ACTIVATIONS",
     "RULES",
+    "WEIGHTS",
+    "ActivationKind",
+    "DoReFaActivations",
+    "DoReFaWeights",
     "GradientScale",
+    "LsqClip",
+    "MidRise",
+    "Pact",
     "Quantizer",
     "Rule",
     "RuleName",
+    "WeightKind",
     "fake_quantize",
+    "find_kind",
     "find_rule",
     "fuse_under_compile",
     "integer_range",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ class Quantizer(nn.Module):
     tensor([ 0.4000, -0.8000])
     """
 
+    learned: ClassVar[bool] = True
+    """Whether training may move the steps."""
+    no_integers: ClassVar[str | None] = None
+    """Why this kind of quantizer cannot be lowered to integers of its bits, or None."""
+
     qmins: Tensor
     qmaxs: Tensor
     zero_points: Tensor
@@ -65,11 +70,12 @@ class Quantizer(nn.Module):
         super().__init__()
         if not bits or len(set(bits)) != len(bits):
             raise MixbitError(f"bits={list(bits)} must name at least one bit-width, and none twice.")
-        ranges = [integer_range(b, signed=signed) for b in bits]
         self.bits, self.signed, self.channels = tuple(bits), signed, channels
+        ranges = [self._range(b) for b in bits]
         self.gradient_scale, self.batched, self.step_range = gradient_scale, batched, step_range
         self.rule: Rule | None = None
         self.bypass = False
+        self.decay = 0.0
         self._seen = [0] * len(bits)
         self.steps = nn.Parameter(torch.ones(len(bits), channels))
         self.register_buffer("zero_points", torch.zeros(len(bits), channels))
@@ -101,7 +107,23 @@ class Quantizer(nn.Module):
         step, zero_point, qmin, qmax = self._row()
         if self.step_range is not None:
             step = step.clamp(*self.step_range)
+        return self._fake_quantize(x, step, zero_point, qmin, qmax)
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """What the result comes close to as bits are added: `x` itself, unless a kind of quantizer transforms it."""
+        return x
+
+    # -- what a kind of quantizer may do in its own way
+
+    def _range(self, bits: int) -> tuple[int, int]:
+        """Lowest and highest integer of a bit-width."""
+        return integer_range(bits, signed=self.signed)
+
+    def _fake_quantize(self, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+        """Round with the row in use; every number is rounded by the operator."""
         return fake_quantize(x, step, zero_point, qmin, qmax, count=self._count(x))
+
+    # -- rows and steps
 
     def _row(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if len(self.bits) == 1:

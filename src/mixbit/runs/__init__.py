@@ -7,6 +7,7 @@ from mixbit.runs.comparing import Comparison, Effort, Entry, Row, Standing, comp
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
 from mixbit.runs.exporting import TARGETS, Exported, ExportTarget, Verified, export, verify
+from mixbit.runs.firmware import ExportedC, VerifiedC, export_c, is_c_folder, verify_c_folder
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
 from mixbit.runs.searching import Searched, search
@@ -28,6 +29,7 @@ __all__ = [
     "Evaluated",
     "ExportTarget",
     "Exported",
+    "ExportedC",
     "Inspected",
     "Outcome",
     "Profile",
@@ -40,17 +42,21 @@ __all__ = [
     "Trained",
     "Transferred",
     "Verified",
+    "VerifiedC",
     "allocate",
     "build_latency",
     "compare",
     "demo",
     "evaluate",
     "export",
+    "export_c",
     "inspect",
+    "is_c_folder",
     "read_comparison",
     "search",
     "stress",
     "train",
     "transfer",
     "verify",
+    "verify_c_folder",
 ]

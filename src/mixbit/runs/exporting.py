@@ -17,13 +17,13 @@ from mixbit.export.verify import verify as check
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
 
-__all__ = ["TARGETS", "ExportTarget", "Exported", "Verified", "export", "verify"]
+__all__ = ["TARGETS", "ExportTarget", "Exported", "Verified", "export", "lowered", "verify"]
 
-ExportTarget: TypeAlias = Literal["onnx", "qonnx"]
+ExportTarget: TypeAlias = Literal["onnx", "qonnx", "c"]
 TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
 VERIFIED_IMAGES = 1000
 QONNX_IMAGES = 50
-_ROUNDINGS: dict[ExportTarget, Rounding] = {"onnx": "float32", "qonnx": "float32"}
+_ROUNDINGS: dict[ExportTarget, Rounding] = {"onnx": "float32", "qonnx": "float32", "c": "single"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,9 @@ def export(
         ExportError: the run is one in float, the network has no integer form, or the target is unknown.
     """
     kind = _target(target)
-    opened, graph = _lowered(run, kind, strict)
+    if kind == "c":
+        raise ExportError("C is a folder and no file. Call mixbit.runs.export_c.")
+    opened, graph = lowered(run, kind, strict)
     path = out or run / ("model.onnx" if kind == "onnx" else "model.qonnx.onnx")
     written = write_onnx(graph, path, pack=pack, strict=strict) if kind == "onnx" else write_qonnx(graph, path)
     checked = _verified(path, graph, opened, images, compare_float) if images else None
@@ -99,7 +101,7 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
         images: test images.
         compare_float: time the float network beside the file.
     """
-    opened, graph = _lowered(run, "onnx", strict=False)
+    opened, graph = lowered(run, "onnx", strict=False)
     checked = _verified(file, graph, opened, images, compare_float)
     return Verified(content=_content(file, graph), verification=checked)
 
@@ -120,7 +122,8 @@ def _target(text: str) -> ExportTarget:
     return text
 
 
-def _lowered(run: Path, target: ExportTarget, strict: bool) -> tuple[TrainedRun, IntegerGraph]:
+def lowered(run: Path, target: ExportTarget, strict: bool) -> tuple[TrainedRun, IntegerGraph]:
+    """The network of a run folder as the integer graph that a target computes."""
     _distributed.start()
     opened = open_run(run)
     if opened.policy is None:

@@ -1,0 +1,34 @@
+"""The table of post-training quantization, from benchmarks/results/ptq.json; `tables.py` puts it into the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common import markdown, result
+
+
+def ptq() -> str:
+    """Accuracy, what was chosen, and what it took."""
+    found = result("ptq")
+    rows = [
+        (
+            row["setting"],
+            row["method"] + (", bias correction" if row["bias_correction"] else ""),
+            row["samples"],
+            f"{100 * row['accuracy']:.2f} %",
+            row["chosen"],
+            row["evaluations"],
+            f"{row['cpu_seconds']:.1f} s",
+        )
+        for row in found["rows"]
+    ]
+    rows.sort(key=lambda row: row[0])
+    columns = ("bits", "method", ">images", ">accuracy", "chosen", ">passes", ">time of one core")
+    note = (
+        f"Float accuracy {100 * found['float_accuracy']:.2f} %, on the first {found['test_images']} test images; one "
+        "step a tensor, first and last layer at 8 bits, inputs in float where no bits are named.\n"
+    )
+    return markdown(columns, rows) + "\n" + note
+
+
+TABLES: dict[str, Callable[[], str]] = {"ptq": ptq}

@@ -1,0 +1,93 @@
+"""What a folder of C needs on a device, and whether it is right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mixbit.report.table import Table
+from mixbit.report.units import count, percent, size
+
+if TYPE_CHECKING:
+    from mixbit.export.c import CFolder
+    from mixbit.export.mcu import Counts
+    from mixbit.runs.firmware import Checked
+
+__all__ = ["c_tables", "c_verification_table", "instructions_table"]
+
+
+def c_tables(folder: CFolder) -> tuple[Table, Table]:
+    """Every layer as it was written, and bytes of flash and RAM."""
+    return _layers(folder), _bytes(folder)
+
+
+def _layers(folder: CFolder) -> Table:
+    rows = tuple(
+        (
+            one.name,
+            one.kernel,
+            count(one.macs) if one.macs else "",
+            str(one.weight_bits) if one.weights else "",
+            size(one.weight_bytes) if one.weights else "",
+            size(one.factor_bytes + one.table_bytes),
+            str(one.output_bits),
+            size(one.output_bytes),
+        )
+        for one in folder.layers
+    )
+    columns = ("layer", "kernel", ">MACs", ">weight bits", ">weights", ">factors, tables", ">output bits", ">output")
+    return Table(title="Layers in C", columns=columns, rows=rows)
+
+
+def _bytes(folder: CFolder) -> Table:
+    found = folder.footprint
+    rows = (
+        ("weights", size(found.weight_bytes)),
+        ("biases and multipliers", size(found.factor_bytes)),
+        ("tables", size(found.table_bytes)),
+        ("settings of layers", size(found.settings_bytes)),
+        ("code", size(found.code_bytes)),
+        ("flash", size(found.flash_bytes)),
+        ("RAM: arena", size(found.ram_bytes)),
+    )
+    notes = (
+        f"The policy's weights take {size(found.policy_bytes)}; in flash they take "
+        f"{percent(found.weight_bytes / max(found.policy_bytes, 1))} of that.",
+        f"Code by a {found.code_source}. Startup code, stack and the caller's buffers are not in it.",
+        f"Most RAM is needed at {folder.plan.peak_layer}.",
+    )
+    return Table(title="On the device", columns=("what", ">bytes"), rows=rows, notes=notes)
+
+
+def c_verification_table(found: Checked) -> Table:
+    """How much of what was compared is the same, byte for byte."""
+    where = getattr(found, "core", None) or getattr(found, "compiler", "")
+    rows = [
+        ("samples", str(found.samples)),
+        ("with the reference's outputs", str(found.identical_outputs)),
+        ("layers with the reference's bytes", f"{found.identical_layers} of {found.samples * found.layers}"),
+        ("first difference", found.first_difference or "none"),
+    ]
+    verdict = "The C computes what the reference computes." if found.exact else "THE C IS WRONG."
+    return Table(title=f"Verification, {where}", columns=("what", ">found"), rows=tuple(rows), notes=(verdict,))
+
+
+def instructions_table(found: Counts) -> Table:
+    """Instructions of an emulated inference, layer by layer. They are not cycles."""
+    rows = [
+        (
+            one.name,
+            one.kernel,
+            count(one.macs) if one.macs else "",
+            count(one.instructions),
+            "" if one.per_mac is None else f"{one.per_mac:.2f}",
+        )
+        for one in found.layers
+    ]
+    rows.append(("whole inference", "", "", count(found.instructions), ""))
+    note = f"{found.board} under QEMU: instructions, never cycles. Stack {size(found.stack_bytes)}."
+    return Table(
+        title="Instructions",
+        columns=("layer", "kernel", ">MACs", ">instructions", ">per MAC"),
+        rows=tuple(rows),
+        notes=(note,),
+    )

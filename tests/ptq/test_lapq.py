@@ -1,0 +1,242 @@
+"""Post-training quantization of a whole network."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixbit.cost import LayerBits
+from mixbit.data import TensorSplit
+from mixbit.errors import MixbitError, PolicyError
+from mixbit.evaluation import evaluate
+from mixbit.export import executor
+from mixbit.export.integer import lower
+from mixbit.policy import Policy
+from mixbit.ptq import PTQConfig, PTQResult, ptq, widest_step
+from mixbit.ptq.lapq import best_of_parabola
+from mixbit.quantize import quantized_layers, quantizers
+from mixbit.quantizers import MidRise
+from mixbit.task import Task
+
+
+class Unread:
+    """A split that must not be read."""
+
+    num_classes = 3
+
+    def __len__(self) -> int:
+        raise AssertionError("the test split was asked for its length")
+
+    def batches(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("the test split was read")
+
+
+def pictures(samples: int, seed: int) -> TensorSplit:
+    """Three classes that differ in which third of the image is bright."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % 3
+    images = torch.randint(0, 120, (samples, 1, 6, 6), generator=random)
+    for label in range(3):
+        images[labels == label, :, 2 * label : 2 * label + 2] += 20
+    return TensorSplit(images.to(torch.uint8), labels, 3, (0.3,), (0.2,))
+
+
+@cache
+def trained() -> Task:
+    """A small network that has learned them; its test split cannot be read."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3),
+    )  # fmt: skip
+    split = pictures(240, 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for epoch in range(4):
+        for x, y in split.batches(40, epoch=epoch, shuffle=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    whole = Task(model=model.eval(), train=split, test=split)
+    return Task(model=model, train=split, test=Unread(), network=whole.network)  # type: ignore[arg-type]
+
+
+def run(bits: int | None = 3, inputs: int | None = 4, task: Task | None = None, **settings: object) -> PTQResult:
+    task = task or trained()
+    config = PTQConfig(**{"samples": 64, "selection_samples": 64, **settings})  # type: ignore[arg-type]
+    return ptq(task, Policy.uniform(task.network, bits, inputs, {}), config, quiet=True)
+
+
+def stage(result: PTQResult, name: str) -> float:
+    return next(one.loss for one in result.stages if one.name == name)
+
+
+def test_the_model_is_a_copy_and_the_test_split_is_not_read() -> None:
+    task = trained()
+    before = copy.deepcopy(task.model.state_dict())
+    result = run(task=task, method="mse")
+    assert all(torch.equal(before[k], v) for k, v in task.model.state_dict().items())
+    assert not quantizers(task.model) and len(quantizers(result.model)) == 6
+
+
+def test_minmax_clips_no_weight() -> None:
+    result = run(method="minmax")
+    for layer in quantized_layers(result.model).values():
+        bank = layer.weight_quantizer
+        assert bank is not None
+        rows = layer.weight.reshape(1, -1)  # type: ignore[union-attr,operator]
+        torch.testing.assert_close(bank.steps[0], widest_step(rows, 3))
+    assert result.p is None and result.chosen == "minmax" and result.evaluations == 1
+
+
+def test_mse_is_the_lp_step_of_two() -> None:
+    assert run(method="mse").steps == run(method="lp", p=(2.0,)).steps
+
+
+def test_lp_keeps_the_best_candidate() -> None:
+    result = run(2, 2, method="lp")
+    losses = {one.name: one.loss for one in result.stages}
+    assert list(losses)[:3] == ["p=2", "p=2.5", "p=3"] and len(losses) in (3, 4)
+    assert result.chosen == min(losses, key=losses.__getitem__)
+    assert result.evaluations == sum(one.evaluations for one in result.stages) == len(losses)
+
+
+def test_selection_by_accuracy() -> None:
+    result = run(2, 2, method="lp", select_by="accuracy")
+    best = max(one.accuracy for one in result.stages)
+    assert next(one.accuracy for one in result.stages if one.name == result.chosen) == best
+
+
+def test_the_parabola_gives_a_further_candidate_once() -> None:
+    assert len(run(parabola=False).stages) == 3
+    assert len(run(p=(2.0, 3.0)).stages) == 2
+    assert best_of_parabola([(2, 1.0), (2.5, 1.5), (3, 1.0)]) == pytest.approx(2.5, abs=0.05)
+    assert best_of_parabola([(2, 1.0), (2.5, 1.5), (3, 2.0)]) == 5.0
+    assert best_of_parabola([(2, 3.0), (2.5, 2.0), (3, 1.0)]) == 1.0
+
+
+@pytest.mark.parametrize("joint", ["powell", "coordinate"])
+def test_joint_stages_lower_the_calibration_loss(joint: str) -> None:
+    result = run(2, 3, method="lapq", joint=joint, max_evaluations=60)
+    losses = {one.name: one.calibration_loss for one in result.stages}
+    layer_wise = [loss for name, loss in losses.items() if name != joint]
+    assert losses[joint] is not None and losses[joint] < min(loss for loss in layer_wise if loss is not None)
+    assert result.stages[-1].evaluations <= 62
+
+
+def test_both_joint_stages_are_tried_and_the_best_is_kept() -> None:
+    result = run(2, 3, method="lapq", max_evaluations=12)
+    names = [one.name for one in result.stages]
+    assert names[-2:] == ["powell", "coordinate"]
+    assert stage(result, result.chosen) == min(one.loss for one in result.stages)
+    found = evaluate_steps(result)
+    assert found == pytest.approx(stage(result, result.chosen), rel=1e-5)
+
+
+def evaluate_steps(result: PTQResult) -> float:
+    """The loss of the returned model on the images that candidates were selected by."""
+    x, y = next(iter(trained().train.batches(128, seed=0, shuffle=True)))
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(result.model(x[64:]), y[64:]))
+
+
+def test_steps_are_those_of_the_model() -> None:
+    result = run(method="lapq", p=(2.0,), max_evaluations=5)
+    for name, layer in quantized_layers(result.model).items():
+        for side, bank in (("weight", layer.weight_quantizer), ("input", layer.input_quantizer)):
+            assert bank is not None and result.steps[f"{name} ({side})"] == bank.steps.flatten().tolist()
+
+
+def test_more_bits_are_better_and_many_are_as_good_as_float() -> None:
+    split, task = pictures(120, 1), trained()
+    wanted = evaluate(task.model, split)
+    losses = [evaluate(run(bits, bits, method="mse").model, split).loss for bits in (2, 4, 8)]
+    assert losses[0] > wanted.loss + 0.1
+    assert losses[1:] == pytest.approx([wanted.loss] * 2, abs=0.05)
+
+
+def test_the_grid_of_the_paper_and_of_integers() -> None:
+    paper, integers = (run(method="mse", grid=grid) for grid in ("midrise", "signed"))
+    for layer in quantized_layers(paper.model).values():
+        assert isinstance(layer.weight_quantizer, MidRise) and not isinstance(layer.input_quantizer, MidRise)
+    x = next(trained().train.batches(16))[0]
+    graph = lower(integers.model, trained().network, [x], rounding="float32")
+    wanted = integers.model(x).detach().numpy()
+    # On the mean, since biases are rounded to steps of the accumulator, and an input now and then ends one step away.
+    assert np.abs(executor.run(graph, x.numpy()) - wanted).mean() < 0.01 * wanted.std()
+
+
+def test_per_channel_steps() -> None:
+    result = run(2, 8, per_channel=True, method="lapq", p=(2.0,), joint="coordinate", max_evaluations=10)
+    assert [len(result.steps[f"{name} (weight)"]) for name in ("0", "3", "6")] == [8, 8, 3]
+    layer = quantized_layers(result.model)["3"]
+    assert layer.weight_quantizer is not None and layer.weight_quantizer.steps.unique().numel() > 1
+
+
+def test_bias_correction_is_in_the_result() -> None:
+    result = run(2, None, method="mse", bias_correction=True)
+    for layer in quantized_layers(result.model).values():
+        used, own = (w.detach().flatten(1).mean(dim=1) for w in (layer.quantize_weight(layer.weight), layer.weight))  # type: ignore[arg-type,union-attr]
+        torch.testing.assert_close(used, own, atol=1e-6, rtol=0)
+
+
+def test_the_policy_decides() -> None:
+    task = trained()
+    policy = Policy.uniform(task.network, 4, 4, {"0": LayerBits(None, None), "6": LayerBits(8, None)})
+    result = ptq(task, policy, PTQConfig(method="mse", samples=32, selection_samples=32), quiet=True)
+    layers = quantized_layers(result.model)
+    assert list(layers) == ["3", "6"] and layers["6"].input_quantizer is None
+    assert layers["6"].weight_quantizer is not None and layers["6"].weight_quantizer.bits == (8,)
+    assert any(note.startswith("0: weight and input in float") for note in result.notes)
+
+
+def test_the_same_seed_gives_the_same_steps() -> None:
+    one, same, other = (run(method="mse", seed=seed).steps for seed in (3, 3, 4))
+    assert one == same != other
+
+
+def test_few_images_are_shared_out() -> None:
+    few = Task(model=trained().model, train=pictures(9, 0), test=trained().test, network=trained().network)
+    result = run(task=few, method="mse", samples=512, selection_samples=256)
+    assert np.isfinite(stage(result, result.chosen))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"method": "lpq"}, "Did you mean 'lapq'"),
+        ({"grid": "mid-rise"}, "Legal: signed, midrise"),
+        ({"select_by": "top1"}, "Legal: loss, accuracy"),
+        ({"joint": "nelder"}, "Legal: powell, coordinate, both"),
+        ({"samples": 0}, "samples=0"),
+        ({"max_evaluations": 0}, "max_evaluations=0"),
+        ({"p": ()}, r"p=\(\)"),
+        ({"p": (2.0, 2.0)}, "none twice"),
+        ({"p": (0.5,)}, "from 1 to 5"),
+    ],
+)
+def test_illegal_settings(settings: dict[str, object], match: str) -> None:
+    with pytest.raises(MixbitError, match=match):
+        PTQConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_quantizes_nothing_or_is_of_another_model() -> None:
+    task = trained()
+    with pytest.raises(MixbitError, match="leaves every layer in float"):
+        ptq(task, Policy.uniform(task.network, None, None, {}), quiet=True)
+    other = Task(model=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), train=task.train, test=task.train)
+    with pytest.raises(PolicyError):
+        ptq(task, Policy.uniform(other.network, 4, 4, {}), quiet=True)
+
+
+def test_weights_that_are_not_finite_name_the_layer() -> None:
+    broken = copy.deepcopy(trained().model)
+    with torch.no_grad():
+        broken[3].weight[0, 0, 0, 0] = float("nan")
+    task = Task(model=broken, train=trained().train, test=trained().test, network=trained().network)
+    with pytest.raises(MixbitError, match=r"3 \(weight\)|6 \(input\)"):
+        run(task=task)

@@ -1,0 +1,133 @@
+"""The grid without a zero level, learned by its step and by its clip."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixbit.quantizers import LsqClip, MidRise, Quantizer, find_rule
+
+
+def weights(seed: int = 0, shape: tuple[int, ...] = (4, 3, 5)) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made(kind: type[Quantizer], bits: int = 3, rule: str = "minmax", **kwargs: object) -> Quantizer:
+    quantizer = kind([bits], signed=True, **kwargs)  # type: ignore[arg-type]
+    quantizer.initialise(weights(), find_rule(rule))
+    return quantizer
+
+
+def from_minus_alpha(w: Tensor, alpha: Tensor, bits: int) -> Tensor:
+    """The authors' own form, with the gradient passed straight through its rounding."""
+    step = 2 * alpha / (2**bits - 1)
+    t = ((w + alpha) / step).clamp(0, 2**bits - 1)
+    return (t + (t.round() - t).detach()) * step - alpha
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_levels_are_symmetric_and_none_is_zero(bits: int) -> None:
+    quantizer = made(MidRise, bits)
+    with torch.no_grad():
+        quantizer.steps.fill_(1.0)
+    levels = quantizer(torch.linspace(-300, 300, 60001)).detach().unique()
+    wanted = torch.arange(2**bits) - (2**bits - 1) / 2
+    assert torch.equal(levels, wanted)
+    assert torch.equal(quantizer(quantizer(levels)), levels)
+
+
+def test_zero_goes_to_the_positive_side() -> None:
+    for bits in (2, 3, 4, 8):
+        assert made(MidRise, bits)(torch.zeros(1)).item() > 0
+
+
+def test_minmax_reaches_the_largest_weight() -> None:
+    quantizer = made(MidRise, 4)
+    torch.testing.assert_close(quantizer(weights()).abs().max(), weights().abs().max())
+
+
+def test_mse_is_never_worse_than_minmax() -> None:
+    for bits in (2, 4, 8):
+        errors = [
+            float((made(MidRise, bits, rule)(weights()) - weights()).square().sum()) for rule in ("mse", "minmax")
+        ]
+        assert errors[0] <= errors[1]
+
+
+def test_lsq_rule_doubles_from_bit_to_bit() -> None:
+    bank = MidRise([4, 3, 2], signed=True)
+    bank.initialise(weights(), find_rule("lsq+"))
+    torch.testing.assert_close(bank.steps[1:] / bank.steps[:-1], torch.full((2, 1), 2.0))
+
+
+def test_gradient_is_that_of_the_straight_through_estimator() -> None:
+    w, alpha = weights().requires_grad_(), torch.tensor([0.9], requires_grad=True)
+    up = weights(1)
+    (from_minus_alpha(w, alpha, 3) * up).sum().backward()
+    quantizer, x = MidRise([3], signed=True, gradient_scale="none"), weights().requires_grad_()
+    with torch.no_grad():
+        quantizer.steps.fill_(0.9 / 3.5)
+    y = quantizer(x)
+    (y * up).sum().backward()
+    torch.testing.assert_close(y, from_minus_alpha(w, alpha, 3))
+    assert x.grad is not None and w.grad is not None and alpha.grad is not None and quantizer.steps.grad is not None
+    torch.testing.assert_close(x.grad, w.grad)
+    torch.testing.assert_close(quantizer.steps.grad.flatten() / 3.5, alpha.grad)
+
+
+def test_gradient_scale_counts_features_and_the_clip() -> None:
+    grads = []
+    for scale in ("none", "features"):
+        quantizer = made(MidRise, 3, gradient_scale=scale, rule="mse")
+        quantizer(weights()).sum().backward()
+        grads.append(quantizer.steps.grad)
+    torch.testing.assert_close(grads[1], grads[0] * (60 * 3.5) ** -0.5)
+
+
+def test_per_channel_equals_channel_by_channel() -> None:
+    bank = made(MidRise, 3, channels=4)
+    for channel in range(4):
+        one = MidRise([3], signed=True)
+        one.initialise(weights()[channel], find_rule("minmax"))
+        torch.testing.assert_close(bank(weights())[channel], one(weights()[channel]))
+
+
+def test_a_bank_switches() -> None:
+    bank = MidRise([4, 2], signed=True)
+    bank.initialise(weights(), find_rule("minmax"))
+    bank.select(2)
+    single = made(MidRise, 2)
+    assert torch.equal(bank(weights()), single(weights()))
+
+
+def test_clip_starts_at_the_largest_weight_whatever_the_rule() -> None:
+    for rule in ("lsq+", "mse", "minmax"):
+        step = made(LsqClip, 3, rule).steps.detach()
+        torch.testing.assert_close(step.flatten() * 3.5, weights().abs().max().view(1))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_sgd_on_the_step_is_sgd_on_the_clip(bits: int) -> None:
+    """With momentum and decay, over several steps."""
+    quantizer = LsqClip([bits], signed=True)
+    with torch.no_grad():
+        quantizer.steps.fill_(1.2 / (2 ** (bits - 1) - 0.5))
+    alpha = torch.tensor([1.2], requires_grad=True)
+    settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+    ours, theirs = torch.optim.SGD([quantizer.steps], **settings), torch.optim.SGD([alpha], **settings)  # type: ignore[arg-type]
+    for seed in range(5):
+        w, up = weights(seed), weights(seed + 100)
+        for optimizer, y in ((ours, quantizer(w)), (theirs, from_minus_alpha(w, alpha, bits))):
+            optimizer.zero_grad()
+            (y * up).mean().backward()
+            optimizer.step()
+    clip = quantizer.steps.detach().flatten() * (2 ** (bits - 1) - 0.5)
+    torch.testing.assert_close(clip, alpha.detach())
+    assert abs(float(clip) - 1.2) > 0.005  # it has learned
+
+
+def test_compiles_to_the_same_numbers() -> None:
+    quantizer = made(MidRise, 3)
+    compiled = torch.compile(quantizer, backend="aot_eager")
+    assert torch.equal(compiled(weights()), quantizer(weights()))

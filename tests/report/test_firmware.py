@@ -1,0 +1,49 @@
+"""Tables of C folders and of emulated inferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixbit.export.c import COptions, CVerification, write_c
+from mixbit.export.mcu import BoardVerification, Counts, LayerCount, Sizes
+from mixbit.report import c_tables, c_verification_table, instructions_table
+from tests.export.graphs import random_graph, rounded
+
+SIZES = Sizes(text=1, rodata=1, data=0, bss=1)
+
+
+def test_layers_and_bytes(tmp_path: Path) -> None:
+    folder = write_c(rounded(random_graph(0), "single"), tmp_path / "c", options=COptions())
+    layers, sizes = c_tables(folder)
+    assert [row[0] for row in layers.rows] == [one.name for one in folder.layers]
+    names = [row[0] for row in sizes.rows]
+    assert names[:2] == ["weights", "biases and multipliers"] and names[-2:] == ["flash", "RAM: arena"]
+    assert folder.plan.peak_layer in sizes.notes[-1]
+
+
+def test_verification() -> None:
+    good = CVerification(
+        samples=20, layers=9, identical_outputs=20, identical_layers=180, first_difference=None, compiler="gcc",
+        sanitized=False, seconds=1.0,
+    )  # fmt: skip
+    table = c_verification_table(good)
+    assert "gcc" in table.title and table.notes == ("The C computes what the reference computes.",)
+    assert ("layers with the reference's bytes", "180 of 180") in table.rows
+    bad = BoardVerification(
+        board="mps2-an386", core="cortex-m4", samples=2, layers=9, identical_outputs=2, identical_layers=17,
+        first_difference="sample 1, layer 4 (fc)", sizes=SIZES,
+    )  # fmt: skip
+    table = c_verification_table(bad)
+    assert "cortex-m4" in table.title and table.notes == ("THE C IS WRONG.",)
+    assert ("first difference", "sample 1, layer 4 (fc)") in table.rows
+
+
+def test_instructions() -> None:
+    layers = (
+        LayerCount(index=0, name="conv1", kernel="mixbit_conv", macs=1000, instructions=2500),
+        LayerCount(index=1, name="pool", kernel="mixbit_max_pool", macs=0, instructions=400),
+    )
+    found = Counts(board="mps2-an386", layers=layers, instructions=3000, stack_bytes=512, sizes=SIZES)
+    table = instructions_table(found)
+    assert table.rows[0][-1] == "2.50" and table.rows[1][-1] == "" and table.rows[-1][0] == "whole inference"
+    assert "never cycles" in table.notes[0]

@@ -1,0 +1,86 @@
+"""C for microcontrollers, from a run folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mixbit import runs
+from mixbit.errors import ExportError
+from mixbit.export.c import COptions
+from mixbit.export.mcu._tools import missing_tools
+from mixbit.policy import Policy
+from tests.runs.conftest import DIGITS, SHORT
+
+PLAIN = COptions(kernels="plain")
+
+
+@pytest.fixture(scope="module")
+def mixed_run(float_run: runs.Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "mixed"
+    policy = Policy.uniform(DIGITS.task()[0].network, 3, 4)
+    runs.train(float_run.trained, policy, SHORT, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(mixed_run: Path) -> runs.ExportedC:
+    return runs.export_c(mixed_run, images=20)
+
+
+def test_the_folder_is_the_reference(exported: runs.ExportedC, mixed_run: Path) -> None:
+    if shutil.which("gcc") is None:
+        assert exported.checked is None and exported.note == "the compiler 'gcc' is not there"
+        pytest.skip("needs gcc")
+    assert exported.checked is not None and exported.checked.exact and exported.checked.samples == 20
+    assert runs.is_c_folder(mixed_run / "c") and not runs.is_c_folder(mixed_run)
+    found = exported.folder.footprint
+    assert found.policy_bytes <= found.weight_bytes <= 1.01 * found.policy_bytes + 100
+
+
+def test_verify_again_on_this_machine(exported: runs.ExportedC, mixed_run: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    found = runs.verify_c_folder(exported.folder.path, mixed_run, images=10)
+    assert found.checked.exact and found.counts is None
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: make setup-mcu")
+def test_verify_on_an_emulated_core(exported: runs.ExportedC, mixed_run: Path) -> None:
+    found = runs.verify_c_folder(exported.folder.path, mixed_run, target="cortex-m4", images=2)
+    assert found.checked.exact and found.checked.samples == 2
+    assert found.counts is not None and found.counts.instructions > sum(one.macs for one in found.counts.layers) / 4
+
+
+def test_limits_are_kept_before_anything_is_written(mixed_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"bytes of RAM, ram=1kB allows 1000. Most is needed at '.*packed activations"
+    ):
+        runs.export_c(mixed_run, tmp_path / "c", ram="1kB")
+    with pytest.raises(ExportError, match=r"of flash .*flash=2kB allows 2000. Its largest layer is 'layer3"):
+        runs.export_c(mixed_run, tmp_path / "c", flash="2kB")
+    with pytest.raises(ExportError, match="'50%' is no size"):
+        runs.export_c(mixed_run, tmp_path / "c", ram="50%")
+    assert not (tmp_path / "c").exists()
+    done = runs.export_c(mixed_run, tmp_path / "c", ram="64kB", flash="1MB", options=PLAIN, images=0)
+    assert done.checked is None and done.note == "not asked for"
+
+
+def test_an_edited_folder_is_refused(mixed_run: Path, tmp_path: Path) -> None:
+    runs.export_c(mixed_run, tmp_path / "c", options=PLAIN, images=0)
+    with (tmp_path / "c" / "model.c").open("a") as file:
+        file.write("/* edited */\n")
+    with pytest.raises(ExportError, match=r"model.c differs from what this mixbit writes"):
+        runs.verify_c_folder(tmp_path / "c", mixed_run)
+
+
+def test_wrong_targets_and_runs(exported: runs.ExportedC, float_run: runs.Trained, mixed_run: Path) -> None:
+    with pytest.raises(ExportError, match="target 'cortex-m5' is unknown. Did you mean 'cortex-m"):
+        runs.verify_c_folder(exported.folder.path, mixed_run, target="cortex-m5")
+    assert float_run.trained.weights is not None
+    with pytest.raises(ExportError, match="was trained in float32"):
+        runs.export_c(float_run.trained.weights.parent)
+    with pytest.raises(ExportError, match="C is a folder"):
+        runs.export(mixed_run, "c")
