@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py
 
 QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/tables.py benchmarks/tables_kure.py benchmarks/tables_transfer.py benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo test check pytest bench bench-cifar10 bench-arena bench-export bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu test check pytest bench bench-cifar10 bench-arena bench-export bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,20 @@ help:  ## this list
 
 demo: .venv/.ok  ## train, search, allocate and fine-tune on embedded digits; prints one table
 	$(BIN)/mixbit demo
+
+# The compiler, its C library and the emulator for exported microcontroller code. Without them those tests skip.
+MCU_PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+
+setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sudo)
+	@if command -v qemu-system-arm >/dev/null && test -e "$$(arm-none-eabi-gcc -print-file-name=libc.a 2>/dev/null)"; then \
+	  echo "arm-none-eabi-gcc and qemu-system-arm are installed."; \
+	elif ! command -v apt-get >/dev/null; then \
+	  echo "No apt-get here. Install by other means: $(MCU_PACKAGES)." >&2; exit 1; \
+	else \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES) || \
+	    { $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES); }; \
+	fi
 
 test: check pytest  ## everything CI runs: make check, tests, doctests, README commands
 

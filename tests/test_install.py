@@ -62,6 +62,22 @@ def test_without_a_compiler_the_build_goes_on(tmp_path: Path) -> None:
     assert build(tmp_path, CC="/nonexistent/cc") == []
 
 
+@pytest.mark.slow
+def test_files_beside_the_code_are_installed(tmp_path: Path) -> None:
+    """C sources that exported networks are made of ship with the package; those of setup.py are compiled instead."""
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    source = ROOT / "src"
+    compiled = {path.with_suffix(".c") for path in source.rglob("*.so")} | set(source.glob("mixbit/*/_*.c"))
+    wanted = {
+        path.relative_to(source)
+        for path in (source / "mixbit").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".so") and path not in compiled
+    }
+    assert Path("mixbit/export/c/kernels/mixbit_conv.c") in wanted
+    assert sorted(path for path in wanted if not (tmp_path / path).exists()) == []
+
+
 def test_every_requirement_is_pinned_within_its_range() -> None:
     pinned = pins()
     for requirement in REQUIREMENTS:

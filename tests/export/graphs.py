@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -277,6 +278,17 @@ class Builder:
         return g.IntegerGraph(
             input="x", output=output, tensors=dict(self.tensors), ops=tuple(self.ops), fingerprint=FINGERPRINT
         )
+
+
+def rounded(graph: g.IntegerGraph, rounding: Rounding) -> g.IntegerGraph:
+    """The same operations with another rounding."""
+    ops = tuple(
+        dataclasses.replace(op, rounding=rounding)  # type: ignore[call-arg]
+        if any(field.name == "rounding" for field in dataclasses.fields(op))
+        else op
+        for op in graph.ops
+    )
+    return dataclasses.replace(graph, ops=ops)
 
 
 # ------------------------------------------------------------------------------------------------------- random

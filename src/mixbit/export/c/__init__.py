@@ -1,0 +1,21 @@
+"""A trained network as C99 for microcontrollers: packed weights, a static arena, and the reference's integers."""
+
+from mixbit.export.c._options import COptions
+from mixbit.export.c.host import CVerification, verify_c
+from mixbit.export.c.memory import MemoryPlan, plan_memory
+from mixbit.export.c.sizes import CLayer, Footprint, predict
+from mixbit.export.c.writer import CFolder, render_c, write_c
+
+__all__ = [
+    "CFolder",
+    "CLayer",
+    "COptions",
+    "CVerification",
+    "Footprint",
+    "MemoryPlan",
+    "plan_memory",
+    "predict",
+    "render_c",
+    "verify_c",
+    "write_c",
+]

@@ -1,0 +1,140 @@
+/* Kernels of exported networks: integers only, no heap, no library.
+ *
+ * Activations lie in memory with the channels last, (H, W, C). In 8 bits an element is an int8_t; in 4 or 2 bits, the
+ * elements of a whole tensor are one stream of fields, two's complement, the first in the lowest bits of the first byte.
+ *
+ * A tensor's stored integer is that of its quantizer minus a constant offset, so that it fits the signed container. All
+ * zero points, bounds and pad values in the structures below are stored integers.
+ *
+ * Weights are fields of 2 to 8 bits in two's complement, the first in the lowest bits of the first byte.
+ */
+#ifndef MIXBIT_KERNELS_H
+#define MIXBIT_KERNELS_H
+
+#include <stdint.h>
+
+/* How a change of scale rounds. */
+enum {
+    MIXBIT_SINGLE = 1, /* floor(a m / 2^n + 1/2): one rounding, ties up */
+    MIXBIT_DOUBLE = 2, /* rounded high half of 2 a m, then a rounded shift: as LiteRT's reference kernels */
+    MIXBIT_AWAY = 3    /* average pools with equal scales: a / n, ties away from zero */
+};
+
+/* A layer's weights, and what becomes of its accumulators:
+ * acc = (sum of weight * x << shift) + bias,  y = clamp(acc * multiplier * 2^(exponent - 31) + zero, low, high). */
+typedef struct {
+    const uint8_t *weights;
+    const int32_t *bias;       /* by output channel; the zero point of x is folded in */
+    const int32_t *multiplier; /* by output channel; null: y is int32_t and holds the accumulators */
+    const int8_t *exponent;    /* by output channel, -31 to 30 */
+    uint32_t row_bytes;        /* from one output channel's weights to the next; 0: one stream without gaps */
+    uint8_t bits;
+    uint8_t shift;
+    uint8_t rounding;
+    int8_t low;
+    int8_t high;
+    int16_t zero;
+} mixbit_rows;
+
+/* Convolution, grouped or not. Weights of an output channel are in the order (row, column, channel of the group). */
+typedef struct {
+    mixbit_rows rows;
+    const int8_t *table; /* null, or what each x is replaced by when it is read: table[x - x_low] */
+    uint16_t x_height, x_width, x_channels;
+    uint16_t y_height, y_width, y_channels;
+    uint16_t kernel_height, kernel_width;
+    uint16_t stride_height, stride_width;
+    uint16_t dilation_height, dilation_width;
+    uint16_t pad_top, pad_left;
+    uint16_t groups;
+    int8_t pad;   /* what a tap outside of x reads (after the table) */
+    int8_t x_low;
+    uint8_t x_bits, y_bits; /* of the storage: 8, 4 or 2 */
+} mixbit_conv_layer;
+
+/* Linear layer along the middle dimension of (outer, features, inner), which has `outputs` afterwards. */
+typedef struct {
+    mixbit_rows rows;
+    const int8_t *table;
+    uint32_t outer, features, outputs, inner;
+    int8_t x_low;
+    uint8_t x_bits, y_bits;
+} mixbit_linear_layer;
+
+/* y = clamp(a / scale + b / scale + zero). Single: one fixed point with `shift` digits, multipliers of a and b.
+ * Double: a and b << 20, each by its multiplier and exponent, then the sum by the third. */
+typedef struct {
+    uint32_t count;
+    int32_t multiplier[3];
+    int8_t exponent[3];
+    uint8_t shift;
+    uint8_t rounding;
+    int8_t low, high;
+    int16_t a_zero, b_zero, y_zero;
+    uint8_t a_bits, b_bits, y_bits;
+} mixbit_add_layer;
+
+/* y = clamp((x - x_zero) * multiplier * 2^(exponent - 31) + y_zero) */
+typedef struct {
+    uint32_t count;
+    int32_t multiplier;
+    int8_t exponent;
+    uint8_t rounding;
+    int8_t low, high;
+    int16_t x_zero, y_zero;
+    uint8_t x_bits, y_bits;
+} mixbit_requantize_layer;
+
+/* Pools; the fields of the change of scale are those of average pools. */
+typedef struct {
+    uint16_t x_height, x_width, channels;
+    uint16_t y_height, y_width;
+    uint16_t kernel_height, kernel_width;
+    uint16_t stride_height, stride_width;
+    uint16_t pad_top, pad_left;
+    int32_t multiplier;
+    int8_t exponent;
+    uint8_t rounding;
+    int8_t low, high;
+    int16_t x_zero, y_zero;
+    uint8_t x_bits, y_bits;
+} mixbit_pool_layer;
+
+/* y = table[x - x_low] */
+typedef struct {
+    const int8_t *table;
+    uint32_t count;
+    int8_t x_low;
+    uint8_t x_bits, y_bits;
+} mixbit_lookup_layer;
+
+/* Elements of a box of four dimensions, from one tensor into another: slices, pads, concatenations, transposes. */
+typedef struct {
+    uint32_t size[4];
+    uint32_t x_start, y_start;
+    uint32_t x_stride[4], y_stride[4]; /* in elements */
+    uint8_t x_bits, y_bits;
+} mixbit_move_layer;
+
+/* Another shape for elements in the order (channels, places), where both lie in memory as (places, channels). */
+typedef struct {
+    uint32_t count;
+    uint32_t x_channels, y_channels;
+    uint8_t x_bits, y_bits;
+} mixbit_reshape_layer;
+
+/* `scratch` is 4-byte aligned; its size is known before compiling (mixbit.export.c.scratch_bytes). */
+void mixbit_conv(const mixbit_conv_layer *layer, const int8_t *x, void *y, void *scratch);
+void mixbit_depthwise(const mixbit_conv_layer *layer, const int8_t *x, void *y, void *scratch);
+void mixbit_linear(const mixbit_linear_layer *layer, const int8_t *x, void *y, void *scratch);
+void mixbit_add(const mixbit_add_layer *layer, const int8_t *a, const int8_t *b, int8_t *y);
+void mixbit_requantize(const mixbit_requantize_layer *layer, const int8_t *x, int8_t *y);
+void mixbit_max_pool(const mixbit_pool_layer *layer, const int8_t *x, int8_t *y);
+void mixbit_average_pool(const mixbit_pool_layer *layer, const int8_t *x, int8_t *y);
+void mixbit_lookup(const mixbit_lookup_layer *layer, const int8_t *x, int8_t *y);
+void mixbit_fill(int8_t *y, uint32_t count, int8_t value, uint8_t bits);
+void mixbit_trim(int8_t *y, uint32_t count, uint8_t bits); /* clears the bits behind the last of `count` fields */
+void mixbit_move(const mixbit_move_layer *layer, const int8_t *x, int8_t *y);
+void mixbit_reshape(const mixbit_reshape_layer *layer, const int8_t *x, int8_t *y);
+
+#endif

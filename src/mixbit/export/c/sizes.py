@@ -1,0 +1,211 @@
+"""Bytes of flash and RAM before anything is compiled."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from mixbit.export import graph as g
+from mixbit.export.c import _emit
+from mixbit.export.c._options import COptions
+from mixbit.export.c._program import Program, Step, build
+from mixbit.export.c.memory import MemoryPlan, plan_program
+from mixbit.export.graph import IntegerGraph
+
+__all__ = ["CLayer", "Footprint", "footprint", "layers", "predict"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CLayer:
+    """What was written of one layer."""
+
+    index: int
+    name: str
+    kernel: str
+    """C functions that it calls."""
+    macs: int
+    weights: int
+    """Number of weights."""
+    weight_bits: int
+    weight_bytes: int
+    padding_bytes: int
+    """Of `weight_bytes`, what rounding rows up to whole bytes or words adds."""
+    factor_bytes: int
+    """Biases, multipliers and exponents."""
+    table_bytes: int
+    settings_bytes: int
+    """Its structures, on a core of 32 bits."""
+    scratch_bytes: int
+    output: str
+    """The tensor that it writes."""
+    output_shape: tuple[int, ...]
+    """Channels first; in memory the channels are last."""
+    output_bits: int
+    """As stored; 32 for the outputs of the network."""
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes of a network on a device."""
+
+    policy_bytes: int
+    """What the policy gives to the weights: `sum(weights * bits) / 8`, rounded up."""
+    weight_bytes: int
+    factor_bytes: int
+    table_bytes: int
+    settings_bytes: int
+    code_bytes: int
+    """Measured or estimated, see `predict`."""
+    code_source: str
+    """Where `code_bytes` come from."""
+    arena_bytes: int
+    """RAM: activations and scratch."""
+    activation_bytes: int
+    """Largest sum of activations at one layer, without scratch and rounding."""
+
+    @property
+    def data_bytes(self) -> int:
+        """Constants in flash."""
+        return self.weight_bytes + self.factor_bytes + self.table_bytes + self.settings_bytes
+
+    @property
+    def flash_bytes(self) -> int:
+        """Constants and code, without startup code and the C library."""
+        return self.data_bytes + self.code_bytes
+
+    @property
+    def ram_bytes(self) -> int:
+        """Static RAM: the arena. The stack, and the input and outputs of the caller, are not in it."""
+        return self.arena_bytes
+
+
+def predict(graph: IntegerGraph, *, options: COptions | None = None) -> Footprint:
+    """Flash and RAM of a network as C, without a compiler.
+
+    Constants and RAM are exact for a core of 32 bits. Code is the sum of a table that was measured once: GCC 12.2
+    for Cortex-M4 with `-O2`, kernels and variants that the network needs, and one call a layer.
+
+    Args:
+        graph: from `mixbit.export.lower`.
+        options: how it is written.
+
+    Raises:
+        ExportError: an operation has no kernel, or could leave int32.
+    """
+    program = build(graph, options or COptions())
+    return footprint(program, plan_program(program))
+
+
+def footprint(program: Program, plan: MemoryPlan) -> Footprint:
+    """The same for a program that is built already."""
+    found = layers(program)
+    output = 4 * program.graph.tensors[program.last.output].shape[0]  # scales of model_argmax
+    return Footprint(
+        policy_bytes=-(-program.graph.weight_bits // 8),
+        weight_bytes=sum(one.weight_bytes for one in found),
+        factor_bytes=sum(one.factor_bytes for one in found),
+        table_bytes=sum(one.table_bytes for one in found),
+        settings_bytes=sum(one.settings_bytes for one in found),
+        code_bytes=output + code_bytes(program),
+        code_source="table: GCC 12.2, Cortex-M4, -O2",
+        arena_bytes=plan.arena_bytes,
+        activation_bytes=activation_bytes(program, plan),
+    )
+
+
+def activation_bytes(program: Program, plan: MemoryPlan) -> int:
+    """Largest sum of activations at one step; views and results in place count once."""
+    most = 0
+    for step in range(len(plan.steps)):
+        live = [one for one in plan.buffers if one.first <= step <= one.last and one.names[0] in program.tensors]
+        most = max(most, sum(max(program.tensors[name].size_bytes for name in one.names) for one in live))
+    return most
+
+
+def layers(program: Program) -> tuple[CLayer, ...]:
+    """Every layer of a program."""
+    return tuple(_layer(program, step) for step in program.steps)
+
+
+def _layer(program: Program, step: Step) -> CLayer:
+    op, roles = step.op, {blob.role: blob.size_bytes for blob in step.printed.blobs}
+    weights, bits = (op.weight.size, op.weight_bits) if isinstance(op, g.Weighted) else (0, 0)
+    stored = None if op is program.last else program.tensors[op.output]
+    tensor = program.graph.tensors[op.output]
+    return CLayer(
+        index=step.index,
+        name=op.name,
+        kernel="+".join(dict.fromkeys(call.function for call in step.printed.calls)),
+        macs=step.printed.macs,
+        weights=weights,
+        weight_bits=bits,
+        weight_bytes=roles.get("weights", 0),
+        padding_bytes=roles.get("weights", 0) - -(-weights * bits // 8),
+        factor_bytes=sum(roles.get(role, 0) for role in ("bias", "multiplier", "exponent")),
+        table_bytes=roles.get("table", 0),
+        settings_bytes=sum(struct_bytes(call.struct) for call in step.printed.calls if call.struct),
+        scratch_bytes=step.printed.scratch_bytes,
+        output=op.output,
+        output_shape=tensor.shape,
+        output_bits=32 if stored is None else stored.bits,
+        output_bytes=4 * tensor.numel if stored is None else stored.size_bytes,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ structures and code
+
+_WIDTHS = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
+
+
+@cache
+def _structs() -> dict[str, tuple[int, int]]:
+    """Name -> size and alignment on a core of 32 bits, read from the header that the compiler reads."""
+    text = (resources.files("mixbit.export.c") / "kernels" / "mixbit_kernels.h").read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    found = {name: (width, width) for name, width in _WIDTHS.items()}
+    for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):
+        size, widest = 0, 1
+        for kind, fields in re.findall(r"(?:const )?(\w+) ([^;]+);", body):
+            for field in fields.split(","):
+                each, align = (4, 4) if "*" in field else found[kind]
+                count = int(array.group(1)) if (array := re.search(r"\[(\d+)\]", field)) else 1
+                size = _up(size, align) + each * count
+                widest = max(widest, align)
+        found[name] = (_up(size, widest), widest)
+    return found
+
+
+def struct_bytes(name: str) -> int:
+    """Size of a structure of the kernels on a core of 32 bits."""
+    return _structs()[name][0]
+
+
+def _up(size: int, align: int) -> int:
+    return -(-size // align) * align
+
+
+@cache
+def _code_table() -> dict[str, Any]:
+    text = (resources.files("mixbit.export.c") / "code_bytes.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def code_bytes(program: Program) -> int:
+    """Estimated `.text` of kernels and network."""
+    table = _code_table()
+    if program.options.kernels == "dsp":
+        table = table | table["dsp"]
+    switches = dict(re.findall(r"#define (\w+) (\d)", _emit.config_h(program)))
+    double, packed = switches["MIXBIT_ROUNDING_DOUBLE"], switches["MIXBIT_PACKED_ACTIVATIONS"]
+    variant = f"double={double} packed={packed}"
+    kernels = _code_table()["kernels"][variant] | table["kernels"][variant]
+    code = sum(kernels[name.removesuffix(".c")] for name in _emit.kernel_files(program))
+    code += sum(table["weights"][str(bits)] for bits in range(2, 9) if switches[f"MIXBIT_WEIGHTS_{bits}"] == "1")
+    calls = sum(len(step.printed.calls) for step in program.steps)
+    return int(code + table["model"] + calls * table["call"])

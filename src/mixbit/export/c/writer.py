@@ -1,0 +1,146 @@
+"""A network as a folder of portable C99: no heap, no float in the layers, no library."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mixbit._version import __version__
+from mixbit.errors import ExportError
+from mixbit.export.arithmetic import Array
+from mixbit.export.c import _emit
+from mixbit.export.c._options import COptions
+from mixbit.export.c._program import Program, build
+from mixbit.export.c._readme import readme
+from mixbit.export.c._selftest import recorded, vectors_h
+from mixbit.export.c.memory import MemoryPlan, plan_program
+from mixbit.export.c.sizes import CLayer, Footprint, footprint, layers
+from mixbit.export.graph import IntegerGraph
+
+__all__ = ["MANIFEST", "CFolder", "render_c", "write_c"]
+
+MANIFEST = "manifest.json"
+"""Of a written folder: version, options, sizes, layers."""
+_TEMPLATES = ("Makefile", "host_main.c", "selftest.c", "selftest.h")
+_HEADERS = ("mixbit_inline.h", "mixbit_kernels.h")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CFolder:
+    """A folder that was written."""
+
+    path: Path
+    layers: tuple[CLayer, ...]
+    footprint: Footprint
+    plan: MemoryPlan
+    files: tuple[str, ...]
+    """Below `path`."""
+
+
+def write_c(
+    graph: IntegerGraph,
+    folder: str | os.PathLike[str],
+    *,
+    options: COptions | None = None,
+    samples: Array | None = None,
+) -> CFolder:
+    """Write a network as C, the whole folder or nothing.
+
+    Args:
+        graph: from `mixbit.export.lower` with `rounding="single"` or `"double"`.
+        folder: made, or replaced if mixbit wrote it.
+        options: how it is written.
+        samples: real inputs `(N, *input shape)` float32, of which the self-test records the first `options.vectors`;
+            without them it records random ones.
+
+    Returns:
+        What was written: layers, bytes of flash and RAM, the memory plan.
+
+    Raises:
+        ExportError: an operation has no kernel or could leave int32 (the message names it), or `folder` holds other
+            things. Nothing is written then.
+    """
+    options = options or COptions()
+    files, program, plan = _render(graph, options, samples)
+    _write_folder(Path(folder), files)
+    return CFolder(
+        path=Path(folder),
+        layers=layers(program),
+        footprint=footprint(program, plan),
+        plan=plan,
+        files=tuple(sorted(files)),
+    )
+
+
+def render_c(graph: IntegerGraph, *, options: COptions | None = None, samples: Array | None = None) -> dict[str, str]:
+    """The files that `write_c` writes, path below the folder -> text; the same graph gives the same text.
+
+    Args:
+        graph: as in `write_c`.
+        options: as in `write_c`.
+        samples: as in `write_c`.
+
+    Raises:
+        ExportError: as in `write_c`.
+    """
+    return _render(graph, options or COptions(), samples)[0]
+
+
+def _render(
+    graph: IntegerGraph, options: COptions, samples: Array | None
+) -> tuple[dict[str, str], Program, MemoryPlan]:
+    program = build(graph, options)
+    plan = plan_program(program)
+    files = {
+        "README.txt": readme(program, plan),
+        "model.h": _emit.model_h(program, plan),
+        "model.c": _emit.model_c(program, plan),
+        "weights.h": _emit.weights_h(program),
+        "weights.c": _emit.weights_c(program),
+        "mixbit_config.h": _emit.config_h(program),
+        "selftest_vectors.h": vectors_h(program, recorded(program, samples)),
+        MANIFEST: json.dumps(_manifest(program, plan), indent=1) + "\n",
+    }
+    files |= {name: _packaged("templates", name) for name in _TEMPLATES}
+    names = (*_HEADERS, *_emit.kernel_files(program), *(("mixbit_dsp.h",) if options.kernels == "dsp" else ()))
+    files |= {f"kernels/{name}": _packaged("kernels", name) for name in names}
+    return files, program, plan
+
+
+def _packaged(folder: str, name: str) -> str:
+    return (resources.files("mixbit.export.c") / folder / name).read_text(encoding="utf-8")
+
+
+def _manifest(program: Program, plan: MemoryPlan) -> dict[str, Any]:
+    return {
+        "mixbit": __version__,
+        "fingerprint": program.graph.fingerprint,
+        "options": asdict(program.options),
+        "footprint": asdict(footprint(program, plan)),
+        "layers": [asdict(layer) for layer in layers(program)],
+        "arena": [asdict(one) for one in plan.buffers],
+    }
+
+
+def _write_folder(folder: Path, files: dict[str, str]) -> None:
+    """A temporary sibling takes the folder's place."""
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} holds other things than a network of mixbit. Give a new or an empty folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        new = temporary / "new"
+        for name, text in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(text.encode())
+        if folder.exists():
+            folder.rename(temporary / "old")
+        new.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,304 @@
+"""The C on this machine: every layer's bytes are those of the reference executor."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixbit import models
+from mixbit.cost import LayerBits
+from mixbit.errors import ExportError
+from mixbit.export import IntegerGraph, Rounding, executor, lower
+from mixbit.export import graph as g
+from mixbit.export.arithmetic import Grid
+from mixbit.export.c import COptions, verify_c, write_c
+from mixbit.export.c.host import CVerification, compile_host, compile_kernels
+from mixbit.network import capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+ROUNDINGS: tuple[Rounding, ...] = ("single", "double")
+
+
+def inputs(graph: IntegerGraph, samples: int = 4, seed: int = 0) -> np.ndarray:
+    shape = graph.tensors[graph.input].shape
+    return np.random.default_rng(seed).standard_normal((samples, *shape)).astype(np.float32) * 2
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_kernels(tmp_path_factory.mktemp("kernels"), flags=("-O0",))
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_kernels(tmp_path_factory.mktemp("sanitized"), sanitize=True, flags=("-O1",))
+
+
+def checked(found: CVerification) -> CVerification:
+    assert found.exact, found
+    assert found.identical_layers == found.samples * found.layers
+    return found
+
+
+def drawn(seed: int) -> tuple[IntegerGraph, COptions]:
+    """A random network; every choice of the options meets every rounding."""
+    graph = random_graph(seed, steps=4 + seed % 5, spatial=1 + int(seed % 3 > 0))
+    options = COptions(pack_activations=bool(seed // 2 % 2), row_alignment=(1, 4)[seed // 4 % 2])
+    return rounded(graph, ROUNDINGS[seed % 2]), options
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks(seed: int, objects: Path) -> None:
+    graph, options = drawn(seed)
+    checked(verify_c(graph, inputs(graph), options=options, objects=objects, flags=("-O0",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 118))
+def test_random_networks_under_sanitizers(seed: int, sanitized: Path) -> None:
+    graph, options = drawn(seed)
+    checked(verify_c(graph, inputs(graph, 2), options=options, sanitize=True, objects=sanitized, flags=("-O1",)))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_a_residual_network_with_its_own_kernels(rounding: Rounding) -> None:
+    """Folded requantizations, strided shortcuts, in-place additions; compiled as the Makefile does."""
+    graph = rounded(resnet_cifar(blocks=1, width=8, size=16, weight_bits=3, bits=4), rounding)
+    found = checked(verify_c(graph, inputs(graph, 3), options=COptions(pack_activations=rounding == "double")))
+    assert found.samples == 3 and found.layers > 10
+
+
+def sweep() -> dict[str, Callable[[Builder], str]]:
+    """One hard thing each."""
+    return {
+        "every width": lambda b: _chain(b, *({"weight_bits": bits, "bits": 8} for bits in range(2, 9))),
+        "dilated": lambda b: b.conv(b.first, 5, 3, dilation=2, stride=2, weight_bits=3),
+        "depthwise": lambda b: b.conv(b.conv(b.first, 10, 3, groups=5, weight_bits=3), 10, 5, groups=10, stride=2),
+        "grouped, folded": lambda b: b.add(b.conv(b.requantize(b.first, bits=3), 5, 3, weight_bits=6), b.first),
+        "pointwise, stride 2": lambda b: b.conv(b.first, 7, 1, stride=2, padding=0, weight_bits=7),
+        "uneven padding": lambda b: b.conv(b.first, 3, 3, padding=((0, 1), (2, 0)), stride=2),
+        "pads below and right": lambda b: b.conv(b.first, 3, 1, padding=((0, 2), (0, 1))),
+        "shifted bias": lambda b: b.conv(b.first, 4, 3, weight_bits=2, shift=5, bits=3),
+    }
+
+
+def _chain(b: Builder, *layers: dict[str, Any]) -> str:
+    x = b.first
+    for layer in layers:
+        x = b.conv(x, 5, 3, **layer)
+    return x
+
+
+@pytest.mark.parametrize("name", ["every width", "depthwise", "grouped, folded", "uneven padding"])
+def test_layers(name: str, objects: Path) -> None:
+    _layers(name, objects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(sweep()))
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_layers_with_every_option(name: str, packed: bool, rounding: Rounding, objects: Path) -> None:
+    _layers(name, objects, packed=packed, rounding=rounding)
+
+
+def _layers(name: str, objects: Path, *, packed: bool = False, rounding: Rounding = "single") -> None:
+    b = Builder((5, 7, 6), bits=8, signed=False, zero_point=200, seed=3)
+    x = sweep()[name](b)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=5, bits=None)), rounding)
+    options = COptions(pack_activations=packed)
+    checked(verify_c(graph, inputs(graph), options=options, objects=objects, flags=("-O0",)))
+
+
+def test_multipliers_of_zero(objects: Path) -> None:
+    """A channel whose factor is below 2^-32 is its zero point; a shift by its exponent would be undefined in C."""
+    b = Builder((3, 6, 6), seed=0)
+    graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, bits=8)), 3, bits=None)), "single")
+    conv = graph.ops[1]
+    assert isinstance(conv, g.Conv)
+    scales = conv.weight_scale.copy()
+    scales[1:3] = [1e-30, -1e-25]
+    graph = replace(graph, ops=(graph.ops[0], replace(conv, weight_scale=scales), *graph.ops[2:]))
+    for rounding in ROUNDINGS:
+        checked(verify_c(rounded(graph, rounding), inputs(graph), objects=objects, flags=("-O0",)))
+
+
+def test_a_softmax_is_left_to_the_caller(objects: Path) -> None:
+    b = Builder((6,), seed=0)
+    graph = rounded(b.finish(b.softmax(b.linear(b.first, 4, bits=None))), "single")
+    assert checked(verify_c(graph, inputs(graph), objects=objects, flags=("-O0",))).layers == 1
+
+
+def test_features_that_lie_apart(objects: Path) -> None:
+    """A linear layer along the last dimension of a map, as in attention; its channels are the innermost in memory."""
+    b = Builder((3, 4, 6), seed=0)
+    graph = rounded(b.finish(b.linear(b.linear(b.first, 5, bits=8), 4, bits=None)), "single")
+    checked(verify_c(graph, inputs(graph), objects=objects, flags=("-O0",)))
+
+
+FLOATS = """\
+#include <stdio.h>
+#include "model.h"
+void model_hook(int layer, const void *output, uint32_t size_bytes) { (void)layer; (void)output; (void)size_bytes; }
+int main(void)
+{
+    static float x[MODEL_INPUT_SIZE], y[MODEL_OUTPUT_SIZE];
+    static int32_t output[MODEL_OUTPUT_SIZE];
+    while (fread(x, sizeof x, 1, stdin) == 1) {
+        model_quantize_input(x, model_input());
+        if (model_invoke(model_input(), output) != 0) return 1;
+        model_dequantize_output(output, y);
+        y[0] = model_argmax(output) == 2u ? -y[0] : y[0];
+        fwrite(y, sizeof y, 1, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_float_helpers_give_the_reference_logits(bits: int, tmp_path: Path) -> None:
+    """Ties of the input's rounding, values out of range, and units that differ from class to class."""
+    b = Builder((2, 3, 3), bits=bits, signed=False, zero_point=7, seed=4)
+    graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, bits=8)), 3, bits=None)), "single")
+    folder = write_c(graph, tmp_path / "net", options=COptions(pack_activations=bits == 4)).path
+    (folder / "host_main.c").write_text(FLOATS)
+    program = compile_host(folder, flags=("-DMODEL_FLOAT", "-O0"))
+    scale = graph.grid("xq").scale
+    x = np.concatenate([inputs(graph, 6), np.full((1, 2, 3, 3), 2.5 * scale), np.full((1, 2, 3, 3), 1e9)])
+    x = x.astype(np.float32)
+    raw = subprocess.run([program], input=x.transpose(0, 2, 3, 1).tobytes(), capture_output=True, check=True).stdout
+    found, wanted = np.frombuffer(raw, np.float32).reshape(len(x), 3).copy(), executor.run(graph, x)
+    found[wanted.argmax(axis=1) == 2, 0] *= -1  # the program turns it where model_argmax says 2
+    assert np.array_equal(found, wanted)
+
+
+def test_a_wrong_weight_is_found_with_its_layer(tmp_path: Path) -> None:
+    """The self-test names the first layer that differs, and so does its exit status."""
+    b = Builder((3, 5, 5), seed=0)
+    graph = rounded(
+        b.finish(b.linear(b.flatten(b.conv(b.conv(b.first, 4, bits=8), 4, bits=8)), 3, bits=None)), "single"
+    )
+    folder = write_c(graph, tmp_path / "net", samples=inputs(graph)).path
+
+    def run() -> subprocess.CompletedProcess[str]:
+        program = compile_host(folder, target="selftest", flags=("-O0",))
+        return subprocess.run([program], capture_output=True, text=True, check=False)
+
+    right = run()
+    assert right.returncode == 0 and "all 3 layers as recorded" in right.stdout
+    text = (folder / "weights.c").read_text()
+    at = text.index("{", text.index("model_1_bias")) + 1
+    (folder / "weights.c").write_text(text[:at] + " 9 +" + text[at:])
+    wrong = run()
+    assert wrong.returncode == 1 and "layer 1 (op2) is the first that differs" in wrong.stdout
+
+
+def test_a_folder_that_is_there_is_checked_as_it_is(tmp_path: Path, objects: Path) -> None:
+    b = Builder((3, 5, 5), seed=0)
+    x = b.conv(b.first, 4, bits=4)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 3, bits=None)), "single")
+    folder = write_c(graph, tmp_path / "net", options=COptions(pack_activations=True, row_alignment=4)).path
+    before = sorted(folder.rglob("*"))
+    checked(verify_c(graph, inputs(graph), folder=folder, objects=objects, flags=("-O0",)))
+    assert sorted(folder.rglob("*")) == before
+    text = (folder / "weights.c").read_text()
+    (folder / "weights.c").write_text(text.replace("model_1_bias[3] = {", "model_1_bias[3] = { 9 + "))
+    assert verify_c(graph, inputs(graph), folder=folder, objects=objects, flags=("-O0",)).first_difference is not None
+    with pytest.raises(ExportError, match="holds the network sha256:0123456789abcdef, not sha256:f"):
+        verify_c(replace(graph, fingerprint="sha256:f"), inputs(graph), folder=folder)
+    with pytest.raises(ExportError, match="No file at"):
+        verify_c(graph, inputs(graph), folder=tmp_path / "none")
+
+
+def test_differences_are_told(tmp_path: Path, objects: Path) -> None:
+    """A kernel that computes something else: how many samples and layers, and where first."""
+    b = Builder((3, 5, 5), seed=0)
+    x = b.conv(b.first, 4, bits=8)
+    graph = rounded(b.finish(b.linear(b.flatten(b.max_pool(x)), 3, bits=None)), "single")
+    wrong = tmp_path / "objects"
+    shutil.copytree(objects, wrong)
+    (wrong / "mixbit_max_pool.o").unlink()
+    source = tmp_path / "mixbit_max_pool.c"
+    source.write_text(
+        '#include "mixbit_kernels.h"\n'
+        "void mixbit_max_pool(const mixbit_pool_layer *layer, const int8_t *x, int8_t *y)\n"
+        "{ uint32_t i; (void)x; for (i = 0; i < (uint32_t)layer->y_height * layer->y_width * layer->channels; i++) "
+        "y[i] = 1; }\n"
+    )
+    found = verify_c(graph, inputs(graph), objects=wrong, flags=(str(source), "-O0"))
+    assert not found.exact and found.first_difference == "sample 0, layer 1 (op2)"
+    assert found.identical_layers == 4 and found.identical_outputs == 0
+
+
+def test_a_compiler_that_is_not_there() -> None:
+    graph = rounded(random_graph(0), "single")
+    with pytest.raises(ExportError, match="'no-such-cc' is not there. Install one"):
+        verify_c(graph, inputs(graph), compiler="no-such-cc")
+
+
+def test_a_compiler_that_fails(objects: Path) -> None:
+    graph = rounded(random_graph(0), "single")
+    with pytest.raises(ExportError, match="gcc failed in .*no-such-flag"):
+        verify_c(graph, inputs(graph), objects=objects, flags=("--no-such-flag",))
+
+
+def test_zero_points_at_both_ends(objects: Path) -> None:
+    for zero_point in (0, 255):
+        b = Builder((2, 5, 5), bits=8, signed=False, zero_point=zero_point, seed=1)
+        x = b.add(b.conv(b.first, 2, bits=4, zero_point=zero_point and 15), b.first, bits=8, zero_point=zero_point)
+        graph = rounded(
+            b.finish(b.linear(b.flatten(b.average_pool(x, 2, stride=2, padding=1)), 3, bits=None)), "double"
+        )
+        assert graph.grid("xq") == Grid(scale=graph.grid("xq").scale, zero_point=zero_point, qmin=0, qmax=255)
+        checked(verify_c(graph, inputs(graph), objects=objects, flags=("-O0",)))
+
+
+def lowered(model: nn.Module, x: torch.Tensor, *, bits: tuple[int, int], rounding: Rounding) -> IntegerGraph:
+    """A model with random weights, quantized and calibrated; some layers at other bits than the rest."""
+    network = capture(model, x[:1])
+    policy = Policy.uniform(network, *bits)
+    for layer in network.layers[1:-1:3]:
+        policy.layers[layer.name] = LayerBits(2, policy.layers[layer.name].activation_bits)
+    quantize(model, policy, network)
+    calibrate(model, [x])
+    return lower(model.eval(), network, [x], rounding=rounding)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_a_lowered_network(rounding: Rounding, objects: Path) -> None:
+    """From PyTorch to C: a folded batch norm, a depthwise layer, and a map that is flattened before a linear layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU6()),
+        *(nn.Conv2d(6, 6, 3, groups=6, padding=1), nn.BatchNorm2d(6), nn.Hardswish()),
+        *(nn.Conv2d(6, 9, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9 * 9, 5)),
+    ).eval()
+    x = torch.randn(16, 3, 12, 12)
+    graph = lowered(model, x, bits=(3, 4), rounding=rounding)
+    options = COptions(pack_activations=rounding == "double")
+    checked(verify_c(graph, x[:6].numpy(), options=options, objects=objects, flags=("-O0",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ds-cnn", "mobilenetv1-0.25", "resnet8"])
+def test_networks_of_mlperf_tiny(name: str, objects: Path) -> None:
+    torch.manual_seed(0)
+    model = models.build(name).eval()
+    x = torch.randn(2, *models.info(name).input_shape)
+    graph = lowered(model, x, bits=(4, 8), rounding="single")
+    found = checked(verify_c(graph, x.numpy(), objects=objects, flags=("-O2",)))
+    assert found.layers >= len(graph.weighted())

@@ -1,0 +1,56 @@
+"""Weights as bit fields."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixbit.errors import ExportError
+from mixbit.export.c.packing import BITS, pack_fields, pack_rows, row_bytes, unpack_fields
+
+
+@given(st.integers(2, 8), st.integers(0, 70), st.integers(0, 9))
+def test_what_is_packed_comes_back(bits: int, count: int, seed: int) -> None:
+    half = 2 ** (bits - 1)
+    values = np.random.default_rng(seed).integers(-half, half, count)
+    packed = pack_fields(values, bits)
+    assert len(packed) == -(-count * bits // 8)
+    assert np.array_equal(unpack_fields(packed, count, bits), values)
+
+
+@pytest.mark.parametrize(
+    ("bits", "values", "wanted"),
+    [
+        (2, [0, 1, -2, -1, 1], [0b11_10_01_00, 0b01]),
+        (3, [1, 2, 3, -4], [0b11_010_001, 0b100_0]),
+        (4, [1, -8, 7], [0b1000_0001, 0b0111]),
+        (5, [1, -1], [0b111_00001, 0b11]),
+        (8, [-1, 2], [255, 2]),
+    ],
+)
+def test_low_bits_come_first(bits: int, values: list[int], wanted: list[int]) -> None:
+    assert pack_fields(np.array(values), bits).tolist() == wanted
+
+
+def test_every_row_begins_at_a_byte_or_a_word() -> None:
+    weight = np.random.default_rng(0).integers(-4, 4, (5, 9))
+    for alignment, wide in ((1, 4), (4, 4)):
+        rows = pack_rows(weight, 3, alignment=alignment)
+        assert rows.shape == (5, wide)
+        assert all(np.array_equal(unpack_fields(row, 9, 3), wanted) for row, wanted in zip(rows, weight, strict=True))
+    assert [row_bytes(27, 4, alignment) for alignment in (1, 2, 4)] == [14, 14, 16]
+
+
+@pytest.mark.parametrize(("bits", "value"), [(2, 2), (2, -3), (4, 8), (8, -129)])
+def test_what_does_not_fit_is_refused(bits: int, value: int) -> None:
+    with pytest.raises(ExportError, match=f"do not fit {bits} bits. Legal: {-(2 ** (bits - 1))} to"):
+        pack_fields(np.array([0, value]), bits)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9])
+def test_other_bits_are_refused(bits: int) -> None:
+    assert bits not in BITS
+    with pytest.raises(ExportError, match="Legal: 2 to 8"):
+        pack_fields(np.zeros(3), bits)

@@ -1,0 +1,169 @@
+"""The folder: whole or not at all, readable, and refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixbit.errors import ExportError
+from mixbit.export import IntegerGraph
+from mixbit.export import graph as g
+from mixbit.export.arithmetic import Grid
+from mixbit.export.c import COptions, render_c, write_c
+from mixbit.export.c.writer import MANIFEST
+from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+
+
+def small() -> IntegerGraph:
+    b = Builder((3, 5, 5), seed=0)
+    x = b.conv(b.first, 4, weight_bits=3, bits=8)
+    return rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=2, bits=None)), "single")
+
+
+def changed(graph: IntegerGraph, at: int, **settings: object) -> IntegerGraph:
+    ops = list(graph.ops)
+    ops[at] = replace(ops[at], **settings)  # type: ignore[arg-type]
+    return replace(graph, ops=tuple(ops))
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    graph = small()
+    written = write_c(graph, tmp_path / "net")
+    on_disk = {str(path.relative_to(tmp_path / "net")) for path in (tmp_path / "net").rglob("*") if path.is_file()}
+    assert on_disk == set(written.files) == set(render_c(graph))
+    assert {"model.h", "model.c", "weights.c", "Makefile", "README.txt", "kernels/mixbit_conv.c"} <= on_disk
+    assert "kernels/mixbit_add.c" not in on_disk, "only kernels that the network calls"
+    manifest = json.loads((tmp_path / "net" / MANIFEST).read_text())
+    assert [layer["name"] for layer in manifest["layers"]] == ["op1", "op3"]
+    assert manifest["fingerprint"] == graph.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["net"], "no temporary folder is left"
+
+
+def test_the_same_graph_gives_the_same_text() -> None:
+    assert render_c(small()) == render_c(small())
+
+
+def test_the_header_says_all_that_a_caller_needs() -> None:
+    graph = small()
+    header = render_c(graph)["model.h"]
+    macros = dict(re.findall(r"#define (MODEL_\w+) \(?(-?[\w.+-]+)", header))
+    grid = graph.grid("xq")
+    assert float.fromhex(macros["MODEL_INPUT_SCALE"].rstrip("f")) == grid.scale
+    assert (int(macros["MODEL_INPUT_LOW"]), int(macros["MODEL_INPUT_HIGH"])) == (-128, 127)
+    assert (macros["MODEL_INPUT_SIZE"], macros["MODEL_OUTPUT_SIZE"], macros["MODEL_LAYERS"]) == ("75", "3", "2")
+    assert "in memory 5x5x3" in header
+
+
+def test_only_widths_and_roundings_that_are_used_are_compiled() -> None:
+    config = render_c(small())["mixbit_config.h"]
+    on = set(re.findall(r"#define (\w+) 1", config))
+    assert on == {"MIXBIT_WEIGHTS_2", "MIXBIT_WEIGHTS_3"}
+    assert "#define MIXBIT_ROUNDING_DOUBLE 1" in render_c(rounded(small(), "double"))["mixbit_config.h"]
+
+
+def test_names_of_modules_cannot_break_the_text(tmp_path: Path) -> None:
+    graph = changed(small(), 1, name='a*/ "b\\"\n??/ é')
+    files = render_c(graph)
+    assert '*/ "b' not in files["model.c"]
+    if shutil.which("gcc") is not None:
+        from mixbit.export.c.host import compile_host
+
+        compile_host(write_c(graph, tmp_path / "net").path, target="selftest", flags=("-O0",))
+
+
+def test_another_folder_of_mixbit_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    write_c(rounded(resnet_cifar(blocks=1, width=4, size=8), "single"), tmp_path / "net")
+    assert (tmp_path / "net" / "kernels" / "mixbit_add.c").exists()
+    write_c(small(), tmp_path / "net")
+    assert not (tmp_path / "net" / "kernels" / "mixbit_add.c").exists()
+    (tmp_path / "mine").mkdir()
+    write_c(small(), tmp_path / "mine")  # an empty folder is fine
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("other", "file"):
+        with pytest.raises(ExportError, match="holds other things"):
+            write_c(small(), tmp_path / name)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "net", "other"]
+
+
+def wrong_graphs() -> dict[str, tuple[IntegerGraph, str]]:
+    good = small()
+    tensors = dict(good.tensors)
+    tensors["op1_out"] = replace(tensors["op1_out"], grid=replace(good.grid("op1_out"), scale=1e-12))
+    wide = dict(good.tensors)
+    wide["op1_out"] = replace(wide["op1_out"], grid=Grid(scale=0.1, zero_point=0, qmin=-200, qmax=100))
+    far = dict(good.tensors)
+    far["xq"] = replace(far["xq"], grid=Grid(scale=0.1, zero_point=300, qmin=0, qmax=255))
+    return {
+        "float rounding": (rounded(good, "float32"), "op1: rounding='float32'.*Lower with rounding='single'"),
+        "result": (replace(good, tensors=tensors), "op1: (its result can reach|factors)"),
+        "weights": (changed(good, 1, weight_bits=2), "op1: integers from -4 to 3 do not fit 2 bits"),
+        "grid": (replace(good, tensors=wide), "op1_out: integers from -200 to 100"),
+        "padding": (replace(good, tensors=far), "op1: the padded zero .300."),
+    }
+
+
+@pytest.mark.parametrize("name", ["float rounding", "result", "weights", "grid", "padding"])
+def test_what_has_no_form_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    graph, message = wrong_graphs()[name]
+    with pytest.raises(ExportError, match=message):
+        write_c(graph, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_accumulator_that_leaves_int32_is_refused(tmp_path: Path) -> None:
+    b = Builder((2100, 1, 1), seed=0)
+    x = b.conv(b.first, 1, 1, weight_bits=8, weight=np.full((1, 2100, 1, 1), 127), shift=0, bits=8)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 1, bits=None)), "single")
+    write_c(graph, tmp_path / "fits")
+    conv = graph.ops[1]
+    assert isinstance(conv, g.Conv)
+    with pytest.raises(ExportError, match=r"op1: its accumulator can reach \d+, legal is below 2\^31"):
+        write_c(changed(graph, 1, bias=conv.bias * 0 + 2**30, shift=5), tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_outputs_in_the_middle_are_refused() -> None:
+    b = Builder((3, 5, 5), seed=0)
+    quantized = rounded(b.finish(b.conv(b.first, 4, bits=8)), "single")
+    with pytest.raises(ExportError, match="Legal: one linear layer or convolution at the end"):
+        render_c(quantized)
+
+
+def test_samples_of_another_shape_are_refused() -> None:
+    with pytest.raises(ExportError, match=r"samples of shape \(2, 3, 4, 4\), legal is \(N, 3, 5, 5\)"):
+        render_c(small(), samples=np.zeros((2, 3, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize(("name", "value"), [("row_alignment", 3), ("kernels", "fast"), ("vectors", 0)])
+def test_options(name: str, value: object) -> None:
+    with pytest.raises(ExportError, match=f"{name}=.*egal"):
+        COptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_firmware_in_cpp_can_call_it(tmp_path: Path) -> None:
+    folder = write_c(small(), tmp_path / "net").path
+    source = folder / "main.cpp"
+    source.write_text('#include "model.h"\nint main() { int32_t y[3]; return model_invoke(model_input(), y); }\n')
+    kernels = [str(path) for path in folder.glob("kernels/*.c")]
+    objects = ["gcc", "-O0", "-c", "-std=c99", "-I.", "-Ikernels", "model.c", "weights.c", *kernels]
+    subprocess.run(objects, cwd=folder, check=True)
+    subprocess.run(["g++", "-O0", "-I.", "main.cpp", *(p.name for p in folder.glob("*.o"))], cwd=folder, check=True)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None or shutil.which("make") is None, reason="needs gcc and make")
+def test_make_test(tmp_path: Path) -> None:
+    write_c(rounded(random_graph(3, steps=3), "double"), tmp_path / "net")
+    found = subprocess.run(["make", "-s", "test", "OPT=-O0"], cwd=tmp_path / "net", capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "as recorded" in found.stdout
