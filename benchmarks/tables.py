@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import tables_kure
+import tables_mcu
+import tables_ptq
 import tables_transfer
 from common import RESULTS, ROOT, markdown, result
 
@@ -441,6 +443,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "shift_curvature": shift_curvature,
     "shift_theory": shift_theory,
     **tables_kure.TABLES,
+    **tables_mcu.TABLES,
+    **tables_ptq.TABLES,
     **tables_transfer.TABLES,
 }
 

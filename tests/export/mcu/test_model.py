@@ -90,7 +90,7 @@ def test_counts_add_up_and_are_the_same_in_every_run() -> None:
 
 
 @needs_board
-@pytest.mark.parametrize(("bits", "limit"), [(8, 1.45), (6, 1.95), (4, 1.5), (2, 1.4)])
+@pytest.mark.parametrize(("bits", "limit"), [(8, 1.4), (6, 1.9), (4, 1.45), (2, 1.35)])
 def test_instructions_of_a_product_do_not_grow(bits: int, limit: float) -> None:
     """3x3, 32 to 32 channels, 16x16 on an M4; the goals are 2.0 at 8 bits, 2.3 at 4 and 2.6 at 2."""
     b = Builder((32, 16, 16), seed=2)

@@ -1,0 +1,185 @@
+"""Instructions of one product on emulated Cortex-M cores, by kernel and bits of the weights.
+
+Each row is one layer of a small network, between the quantizer of the input and a linear layer, run under QEMU and
+counted by SysTick. The first convolution is that of the goals: 3x3, 32 to 32 channels, at 16x16.
+
+    python benchmarks/mcu_kernels.py [--quick | --code]
+
+`--code` measures the bytes of code by which flash is predicted, for the kernels of cores with the DSP extension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import write_result
+from mixbit.export import c
+from mixbit.export import graph as g
+from mixbit.export.arithmetic import Grid
+from mixbit.export.c import COptions
+from mixbit.export.c._emit import config_text
+from mixbit.export.graph import IntegerGraph, Tensor
+from mixbit.export.mcu import count, find_board, verify_board
+from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
+from mixbit.export.mcu.image import compile_sources, section_sizes
+
+SEED = 0
+KERNELS = Path(c.__file__).parent / "kernels"
+PLAIN = ("mixbit_conv", "mixbit_depthwise", "mixbit_linear")
+GOALS = {8: 2.0, 4: 2.3, 2: 2.6}
+PEERS = {"CMSIS-NN": {8: 1.93, 4: 3.68}, "our first sketch": {8: 2.68, 4: 2.84, 2: 5.45}}
+"""Of the same convolution on the same emulated core, measured when the project was planned."""
+
+CONV = {"channels": 32, "outputs": 32, "kernel": 3, "size": 16}
+SHAPES: dict[str, dict[str, int]] = {
+    "3x3, 32 to 32, 16x16": CONV,
+    "3x3, 16 to 16, 32x32": {"channels": 16, "outputs": 16, "kernel": 3, "size": 32},
+    "1x1, 64 to 64, 16x16": {"channels": 64, "outputs": 64, "kernel": 1, "size": 16},
+    "3x3 depthwise, 64, 16x16": {"channels": 64, "outputs": 64, "kernel": 3, "size": 16, "groups": 64},
+    "linear, 640 to 128": {"channels": 640, "outputs": 128, "kernel": 1, "size": 1},
+}
+
+
+def single_layer(
+    *, bits: int, channels: int, outputs: int, kernel: int, size: int, groups: int = 1, rounding: Any = "single"
+) -> IntegerGraph:
+    """Quantizer, one layer with random weights, and a linear layer of one output at the end."""
+    random = np.random.default_rng(SEED)
+    grid = Grid(scale=1 / 32, zero_point=0, qmin=-128, qmax=127)
+    half, linear = 1 << (bits - 1), size == 1
+    weight_shape = (outputs, channels) if linear else (outputs, channels // groups, kernel, kernel)
+    shape, result = ((channels,), (outputs,)) if linear else ((channels, size, size), (outputs, size, size))
+    features = math.prod(result)
+    # The result fills its grid: a sum of n products of uniform numbers spreads as sqrt(n).
+    spread = math.sqrt(math.prod(weight_shape[1:])) * half * 74 / math.sqrt(3)
+    common: dict[str, Any] = {
+        "weight": random.integers(-half, half, weight_shape).astype(np.int8),
+        "weight_bits": bits,
+        "weight_scale": np.full(outputs, 40 / spread, np.float32),
+        "bias": random.integers(-half * 50, half * 50, outputs).astype(np.int32),
+        "shift": 0,
+        "clamp": None,
+        "rounding": rounding,
+        "name": "layer",
+        "inputs": ("xq",),
+        "output": "y",
+    }
+    layer: g.Op = g.Linear(**common)
+    if not linear:
+        pad = kernel // 2
+        layer = g.Conv(**common, stride=(1, 1), padding=((pad, pad),) * 2, dilation=(1, 1), groups=groups)
+    last = common | {
+        "weight": np.ones((1, features), np.int8),
+        "weight_bits": 2,
+        "weight_scale": np.ones(1, np.float32),
+        "bias": np.zeros(1, np.int32),
+        "name": "last",
+        "inputs": ("flat",),
+        "output": "logits",
+    }
+    tensors = {
+        "x": Tensor(name="x", shape=shape, grid=None, source="float"),
+        "xq": Tensor(name="xq", shape=shape, grid=grid, source="trained"),
+        "y": Tensor(name="y", shape=result, grid=grid, source="trained"),
+        "flat": Tensor(name="flat", shape=(features,), grid=grid, source="trained"),
+        "logits": Tensor(name="logits", shape=(1,), grid=None, source="float"),
+    }
+    ops: tuple[g.Op, ...] = (
+        g.QuantizeInput(name="quantize", inputs=("x",), output="xq"),
+        layer,
+        g.Reshape(name="flatten", inputs=("y",), output="flat"),
+        g.Linear(**last),
+    )
+    return IntegerGraph(input="x", output="logits", tensors=tensors, ops=ops, fingerprint="sha256:0123456789abcdef")
+
+
+def measure(core: str, kernels: Any, shape: dict[str, int], bits: int) -> dict[str, Any]:
+    """One row: counted, and compared with the reference executor."""
+    graph, options = single_layer(bits=bits, **shape), COptions(kernels=kernels)
+    found = count(graph, board=core, options=options)
+    samples = np.random.default_rng(SEED).standard_normal((2, *graph.tensors["x"].shape)).astype(np.float32)
+    layer = next(one for one in found.layers if one.name == "layer")
+    return {
+        "macs": layer.macs,
+        "instructions": layer.instructions,
+        "per_mac": round(layer.instructions / layer.macs, 3),
+        "exact": verify_board(graph, samples, board=core, options=options).exact,
+    }
+
+
+def plan(quick: bool) -> list[tuple[str, Any, str, int]]:
+    """Core, kernels, shape and bits of every row."""
+    first = next(iter(SHAPES))
+    rows = [("cortex-m4", kernels, first, bits) for kernels in ("dsp", "plain") for bits in (8, 7, 6, 5, 4, 3, 2)]
+    if quick:
+        return rows
+    rows += [("cortex-m4", "dsp", shape, bits) for shape in list(SHAPES)[1:] for bits in (8, 4, 2)]
+    return rows + [
+        (core, kernels, first, bits)
+        for core, kernels in (("cortex-m3", "plain"), ("cortex-m7", "dsp"), ("cortex-m55", "dsp"))
+        for bits in (8, 4, 2)
+    ]
+
+
+def code() -> None:
+    """Measure the part `dsp` of `code_bytes.json`; what is there of other kernels stays."""
+    files = ("mixbit_conv_dsp", "mixbit_depthwise_dsp", "mixbit_linear_dsp", "mixbit_rows_dsp")
+    kernels = {}
+    for double, packed in itertools.product((0, 1), (0, 1)):
+        chosen = {"MIXBIT_ROUNDING_DOUBLE"} if double else set()
+        chosen |= {"MIXBIT_PACKED_ACTIVATIONS"} if packed else set()
+        row = {name: _code_bytes(name, chosen) for name in files}
+        # Of the plain file, what the others use; the plain kernels themselves are not compiled.
+        row["mixbit_rows"] = _code_bytes("mixbit_rows", chosen, functions=("unpack", "trim"))
+        kernels[f"double={double} packed={packed}"] = dict.fromkeys(PLAIN, 0) | row
+    bare = _code_bytes("mixbit_rows_dsp", set())
+    widths = {str(bits): _code_bytes("mixbit_rows_dsp", {f"MIXBIT_WEIGHTS_{bits}"}) - bare for bits in range(2, 9)}
+    path = KERNELS.parent / "code_bytes.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"dsp": {"kernels": kernels, "weights": widths}}, indent=1) + "\n"
+    )
+    print(path)
+
+
+def _code_bytes(name: str, switches: set[str], functions: tuple[str, ...] = ("",)) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "mixbit_config.h").write_text(config_text(switches, dsp=True))
+        board, into = find_board("cortex-m4"), Path(folder, "objects")
+        (target,) = compile_sources([KERNELS / f"{name}.c"], board, into=into, include=[Path(folder), KERNELS])
+        sizes = section_sizes(target)
+    return sum(
+        size
+        for section, size in sizes.items()
+        if section.startswith((".text", ".rodata")) and any(one in section for one in functions)
+    )
+
+
+def main() -> None:
+    """Measure, print, write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the 3x3 convolution on the M4 alone")
+    parser.add_argument("--code", action="store_true", help="bytes of code instead")
+    arguments = parser.parse_args()
+    if arguments.code:
+        return code()
+    rows = []
+    for core, kernels, shape, bits in plan(arguments.quick):
+        facts = {"core": core, "kernels": kernels, "layer": shape, "bits": bits}
+        row = facts | measure(core, kernels, SHAPES[shape], bits)
+        name = f"{core:11} {kernels:6} {shape:26} {bits} bits"
+        print(f"{name}: {row['per_mac']:6.3f} instructions/MAC, exact: {row['exact']}")
+        rows.append(row)
+    tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
+    write_result("mcu_kernels", {"tools": tools, "goals": GOALS, "peers": PEERS, "rows": rows}, seed=SEED)
+
+
+if __name__ == "__main__":
+    main()
