@@ -11,6 +11,7 @@ import pytest
 from mixbit import runs
 from mixbit.cost import LatencyTable
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.export.mcu._tools import missing_tools
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import BuiltLatency, Subject
 
@@ -114,3 +115,13 @@ def test_times_that_cannot_be_had(built: BuiltLatency, scores: Path, tmp_path: P
         runs.allocate(scores, ["latency=1ms"], tmp_path / "p.json")
     with pytest.raises(BudgetError, match="No file at"):
         runs.allocate(scores, ["latency=1ms"], tmp_path / "p.json", latency=tmp_path / "nowhere.json")
+
+
+@pytest.mark.mcu
+@pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: make setup-mcu")
+def test_instructions_of_an_emulated_core(subject: Subject, tmp_path: Path) -> None:
+    """A table in instructions, which predicts a mixed policy that it was not made of."""
+    found = runs.build_latency(subject, "cortex-m4", tmp_path / "table.json", **{**QUICK, "compare_float": True})
+    assert found.table.unit == "instructions" and found.table.float32 is None
+    (check,) = found.table.checks
+    assert check.predicted == pytest.approx(check.measured, rel=0.1)

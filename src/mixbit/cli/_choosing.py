@@ -123,7 +123,7 @@ app.add_typer(latency_app, name="latency")
 @latency_app.command("build")
 def latency_build(
     model: Model,
-    target: Annotated[str, typer.Option(help="what to measure on: onnxruntime, on this CPU")],
+    target: Annotated[str, typer.Option(help="onnxruntime, on this CPU; or cortex-m4 and others under QEMU")],
     out: Annotated[Path, typer.Option(help="the table, as JSON; the same command continues a killed one")] = Path(
         "latency.json"
     ),

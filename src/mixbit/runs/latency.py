@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import MixbitError, did_you_mean
+from mixbit.export import Rounding
 from mixbit.export.integer import lower
 from mixbit.export.latency import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
+from mixbit.export.mcu import BOARDS
+from mixbit.export.mcu.target import BoardTarget
 from mixbit.network import Network
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LATENCY_TARGETS", "BuiltLatency", "build_latency"]
 
-LATENCY_TARGETS = ("onnxruntime",)
-"""What can be measured."""
+LATENCY_TARGETS = ("onnxruntime", *BOARDS)
+"""What can be measured: times on this CPU, or instructions of an emulated core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ def build_latency(
         bits: of weights and activations. Pinned layers need theirs too: 8 by default.
         repeats: runs that each median is of.
         checks: random policies whose whole networks are measured, to compare the sums with.
-        compare_float: measure the float32 network as well, so that limits can refer to it.
+        compare_float: measure the float32 network as well, so that limits can refer to it; not on emulated cores.
         input_shape: of one sample; None takes that of the data or of the zoo.
         tell: called with a line for every part of the work.
 
@@ -70,6 +73,7 @@ def build_latency(
         ExportError: the model has no integer form, or does not run on the target.
     """
     device, options = _target(target), options_of(bits)
+    rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
     samples = example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
@@ -78,7 +82,7 @@ def build_latency(
         one = copy.deepcopy(model)
         quantize(one, Policy(fingerprint=network.fingerprint, layers=dict(layers)), network)
         calibrate(one, [samples])
-        return lower(one, network, [samples], rounding="float32")
+        return lower(one, network, [samples], rounding=rounding)
 
     table = build(
         network,
@@ -87,7 +91,7 @@ def build_latency(
         options=options,
         repeats=repeats,
         checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
-        float_model=FloatModel(model=model, example=example[:1]) if compare_float else None,
+        float_model=FloatModel(model=model, example=example[:1]) if compare_float and target not in BOARDS else None,
         partial=out.with_name(f"{out.name}.partial"),
         tell=tell,
     )
@@ -100,6 +104,8 @@ def _target(name: str) -> Target:
         raise MixbitError(
             f"target {name!r} is unknown.{did_you_mean(name, LATENCY_TARGETS)} Legal: {', '.join(LATENCY_TARGETS)}."
         )
+    if name in BOARDS:
+        return BoardTarget(core=name)
     from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
 
     return OnnxRuntimeTarget()
