@@ -65,7 +65,7 @@ def test_closed_form_is_autograd(unbiased: bool) -> None:
         (autograd,) = torch.autograd.grad(expected, leaf)
         assert value.item() == pytest.approx(expected.item(), rel=1e-8)
         assert torch.allclose(slope, autograd, rtol=1e-7, atol=1e-12)
-        assert abs(slope.sum().item()) < 1e-10 and abs((slope * row).sum().item()) < 1e-7  # shift, scale (but for the 1e-12)
+        assert abs(slope.sum().item()) < 1e-10 and abs((slope * row).sum().item()) < 1e-7  # shift, scale
 
 
 def penalty_gradient(task: Task, config: KurtosisConfig, policy: Policy | None = None) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ QUICK = TrainConfig(epochs=40, batch_size=32, lr=0.005, bn_samples=0, augment=Fa
 def wide_task() -> Task:
     """A layer with enough weights for its kurtosis to be moved."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    body = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 32, 3), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(*body, nn.Linear(128, 3))
     with torch.no_grad():
         model[2].weight.normal_(0, 0.1)  # type: ignore[union-attr,operator]
     return replace(tiny_task(), model=model, network=None)  # type: ignore[arg-type]
