@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +80,16 @@ def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     lines.append("| " + " | ".join("---:" if t.startswith(">") else "---" for t in titles) + " |")
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def when_run(name: str, part: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """A table of one part of a result file; where that was not run yet, it says so."""
+
+    def around(table: Callable[[], str]) -> Callable[[], str]:
+        def made() -> str:
+            there = (RESULTS / f"{name}.json").exists() and part in result(name)
+            return table() if there else "Not run yet.\n"
+
+        return made
+
+    return around

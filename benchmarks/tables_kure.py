@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import markdown, result
+from common import markdown, result, when_run
 from curves import chart
 
 
@@ -32,6 +32,7 @@ def _images(found: dict[str, dict[str, Any]]) -> str:
     return f"Top-1 on {found['plain']['steps']['reference']['samples']:,} test images, the same ones everywhere.\n"
 
 
+@when_run("kure", "networks")
 def kure_weights() -> str:
     """What the term did to the weights."""
     rows = []
@@ -44,6 +45,7 @@ def kure_weights() -> str:
     return markdown(columns, rows)
 
 
+@when_run("kure", "networks")
 def kure_ptq() -> str:
     """Accuracy after post-training quantization."""
     parts = {}
@@ -52,6 +54,7 @@ def kure_ptq() -> str:
     return _side_by_side(parts, "weights") + "\n" + _images(_kure(next(iter(result("kure")["networks"]))))
 
 
+@when_run("kure", "networks")
 def kure_steps() -> str:
     """Accuracy with scaled steps after post-training quantization at 4 and 3 bits."""
     parts = {}
@@ -67,6 +70,7 @@ def _first(sweep: dict[str, Any]) -> float:
     return 100 * float(sweep["points"][0]["accuracy"])
 
 
+@when_run("kure", "networks")
 def kure_powers() -> str:
     """Steps that are powers of two, and the few numbers of each run."""
     rows = []
@@ -94,6 +98,7 @@ def kure_powers() -> str:
     return markdown(("network", "run", *columns, ">bits, area"), rows)
 
 
+@when_run("kure", "networks")
 def kure_qat() -> str:
     """Weights of the W4A4 runs at other bits."""
     parts = {}
@@ -102,6 +107,7 @@ def kure_qat() -> str:
     return _side_by_side(parts, "weight bits")
 
 
+@when_run("kure", "networks")
 def kure_corruption() -> str:
     """Mean accuracy by kind of corruption."""
     rows = []
@@ -115,6 +121,7 @@ def kure_corruption() -> str:
     return markdown(("network", "run", *(f">{kind}" for kind in kinds)), rows)
 
 
+@when_run("kure", "search")
 def kure_search() -> str:
     """What the term does to scores and policies."""
     rows = []
@@ -137,6 +144,7 @@ def kure_search() -> str:
     return markdown(("method", "budget", *columns, ">their own"), rows)
 
 
+@when_run("kure", "cost")
 def kure_cost() -> str:
     """CPU time of the term."""
     found = result("kure")["cost"]
@@ -150,6 +158,7 @@ def kure_cost() -> str:
     return markdown(("step", ">layers", ">float step", ">the term", ">share"), [row])
 
 
+@when_run("kure", "networks")
 def kure_curve() -> str:
     """Accuracy over the step of the weights, as a chart."""
     lines = {}
@@ -160,6 +169,7 @@ def kure_curve() -> str:
     return chart(lines, x_title="step / best step", y_title="top-1, %", log=True)
 
 
+@when_run("kure", "networks")
 def kure_bits_curve() -> str:
     """Accuracy of the W4A4 runs over weight bits, as a chart."""
     lines = {}

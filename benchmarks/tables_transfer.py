@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from common import markdown, result
+from common import markdown, result, when_run
 
 
+@when_run("transfer", "cifar")
 def transfer_cifar() -> str:
     """ResNet-20, both ways: accuracy of the transferred and the own policy, and how far they agree."""
     rows = [_cifar_row(row) for row in result("transfer")["cifar"] if "left_out" not in row]
@@ -54,6 +55,7 @@ def _notes(found: dict[str, Any]) -> str:
     )
 
 
+@when_run("transfer", "mobilenet")
 def transfer_mobilenet() -> str:
     """MobileNetV2: scores from enlarged CIFAR-10 images against scores from photographs."""
     found = result("transfer")["mobilenet"]
