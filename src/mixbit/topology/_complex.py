@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mixbit.topology._union import UnionFind
 
-class CliqueComplex:
+
+class CliqueComplex(UnionFind):
     """Clique complex of a graph on `vertices` points, without edges at first.
 
     Every edge carries its class: a vector over GF(2), as the bits of an integer, whose sum around a cycle says which
@@ -58,18 +60,6 @@ class CliqueComplex:
             if own & bit:
                 self._classes[edge] = own ^ total
         self.holes -= 1
-
-    def _join(self, a: int, b: int) -> bool:
-        """Whether the two were apart."""
-        root, other = self._find(a), self._find(b)
-        self._parent[root] = other
-        return root != other
-
-    def _find(self, v: int) -> int:
-        while self._parent[v] != v:
-            self._parent[v] = self._parent[self._parent[v]]
-            v = self._parent[v]
-        return v
 
 
 def python_birth(weights: npt.NDArray[np.float32], v_max: int) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mixbit.topology._union import UnionFind
 
-class PixelLattice:
+
+class PixelLattice(UnionFind):
     """Cubical complex of the pixels of a (height, width) map that are there: none at first.
 
     Pixels that share a side are joined by an edge, and four that share a corner span a square. `holes` is the first
@@ -34,18 +36,6 @@ class PixelLattice:
         joined = sum(self._join(at, at + self._around[k]) for k in sides)
         self._present[at] = 1
         self.holes += len(sides) - squares - joined
-
-    def _join(self, a: int, b: int) -> bool:
-        """Whether the two were apart."""
-        root, other = self._find(a), self._find(b)
-        self._parent[root] = other
-        return root != other
-
-    def _find(self, v: int) -> int:
-        while self._parent[v] != v:
-            self._parent[v] = self._parent[self._parent[v]]
-            v = self._parent[v]
-        return v
 
 
 def python_lattice_birth(values: npt.NDArray[np.float32], v_max: int) -> int:
