@@ -307,9 +307,7 @@ class KurtosisPenalty:
 
     def _measure(self, model: nn.Module, target: _Target) -> tuple[Tensor, Tensor]:
         """`(Kurt - target)^2` of a layer (the mean over channels), and its gradient in the weight's shape."""
-        weight = model.get_parameter(target.parameter).detach()
-        folding = None if target.norm is None else _folding(model, target.norm, weight)
-        rows = _rows(weight if folding is None else weight * folding, target.channels)
+        weight, folding, rows = _seen(model, target)
         value, slope = kurtosis_gradient(rows, unbiased=self.config.unbiased)
         distance = value - self.config.target
         slope *= (2 / len(rows) * distance).unsqueeze(1)
@@ -343,9 +341,7 @@ class KurtosisPenalty:
         """Layer name -> kurtosis of its weight now, as the term sees it (the mean over channels)."""
         found = {}
         for target in self._targets:
-            weight = model.get_parameter(target.parameter).detach()
-            folding = None if target.norm is None else _folding(model, target.norm, weight)
-            rows = _rows(weight if folding is None else weight * folding, target.channels)
+            _, _, rows = _seen(model, target)
             found[target.layer] = float(kurtosis_gradient(rows, unbiased=self.config.unbiased)[0].mean())
         return found
 
@@ -366,6 +362,13 @@ class KurtosisPenalty:
             now, before = float(model.get_parameter(target.parameter).detach().std()), self._start[target.layer]
             if not now < _DIVERGED * before:
                 raise self._diverged(model, target.layer, f"its standard deviation went from {before:.3g} to {now:.3g}")
+
+
+def _seen(model: nn.Module, target: _Target) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The weight, the factor that its batch norm folds into it, and the rows whose kurtosis counts."""
+    weight = model.get_parameter(target.parameter).detach()
+    folding = None if target.norm is None else _folding(model, target.norm, weight)
+    return weight, folding, _rows(weight if folding is None else weight * folding, target.channels)
 
 
 def _peak(weight: Tensor) -> float:

@@ -78,7 +78,7 @@ def export_c(
         compiler: of this machine.
 
     Raises:
-        ExportError: a float run, an operation without a kernel, a limit that does not hold, or C that differs.
+        ExportError: a float run, an operation without a kernel, or a limit that does not hold.
     """
     opened, graph = lowered(run, "c", strict=strict)
     options = COptions(kernels="dsp") if options is None else options
