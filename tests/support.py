@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixbit.cost import Device, LatencyTable, LatencyUnit, LayerBits, LayerLatency, Part, Timing
+from mixbit.cost import (
+    Device,
+    LatencyTable,
+    LatencyUnit,
+    LayerBits,
+    LayerLatency,
+    MemoryTable,
+    Part,
+    RamStep,
+    Timing,
+)
 from mixbit.network import Layer, Network, Tensor
 from mixbit.policy import LayerScores, Scores
 
@@ -166,3 +176,25 @@ def random_latency(
     options = [str(LayerBits(w, a)) for w in bits for a in bits]
     times = {one.name: {text: int(rng.integers(100, 5000)) for text in options} for one in found.layers}
     return latency_table(found, times, rest=rest)
+
+
+def random_memory(found: Network, bits: Sequence[int] = (2, 3, 4, 5, 8), seed: int = 0) -> MemoryTable:
+    """Any numbers: code of a width may cost more than it saves, and every step needs some tensors in any container."""
+    rng = np.random.default_rng(seed)
+    tensors = {one.input_tensor for one in found.layers}
+    steps = [
+        RamStep(
+            name=f"step {number}",
+            constant=int(rng.integers(0, 50)),
+            tensors={name: {b: int(rng.integers(1, 10)) * b for b in bits} for name in tensors if rng.random() < 0.5},
+        )
+        for number in range(4)
+    ]
+    return MemoryTable(
+        fingerprint=found.fingerprint,
+        target="by hand",
+        weights={one.name: {b: -(-one.weights * b // 8) for b in bits} for one in found.layers},
+        code={b: int(rng.integers(0, 200)) for b in bits},
+        rest=int(rng.integers(0, 1000)),
+        steps=tuple(steps),
+    )

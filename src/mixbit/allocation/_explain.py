@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation._rows import Row
-from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, Macs, Pins, float_costs, layer_macs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, Macs, MemoryTable, Pins, float_costs, layer_macs
 from mixbit.cost._bits import width
 from mixbit.cost._limit import show_amount
 from mixbit.errors import InfeasibleBudget
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["infeasible", "jointly_infeasible", "notes"]
 
 BLOCKERS = 5
+_BY_STEP = ("activation_bytes", "ram_bytes")
+_REST = {
+    "latency": "all that is no layer",
+    "activation_bytes": "tensors that no choice changes",
+    "flash_bytes": "code, biases, factors, tables and settings",
+    "ram_bytes": "scratch, and tensors that no choice changes",
+}
+"""What a row counts whatever is chosen."""
 
 
 def infeasible(
@@ -30,6 +38,7 @@ def infeasible(
     pins: Pins,
     macs: Macs,
     latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> InfeasibleBudget:
     """The error for limits that even the cheapest options exceed, each limit taken by itself."""
     full = float_costs(network, macs=macs, latency=latency)
@@ -40,7 +49,7 @@ def infeasible(
         row = max((row for row in rows if row.key == limit.key), key=lambda row: row.least)
         nearest[limit.kind] = _in_unit(limit, row.least)
         if row.least > row.limit:
-            uses = _largest_uses(network, groups, row, macs, latency)
+            uses = _largest_uses(network, groups, row, macs, latency, memory)
             parts.append(_broken(limit, row, getattr(full, limit.key) or 0, uses, pins))
             blocking += [name for name, _ in uses if name not in blocking]
     advice = "Raise the limit, pin fewer layers or at fewer bits, or score lower bits."
@@ -50,15 +59,14 @@ def infeasible(
 def _broken(limit: Limit, row: Row, full: int, uses: Sequence[tuple[str, int]], pins: Pins) -> str:
     word = "largest" if limit.unit == "x" else "smallest"
     shown, plain = limit.show(row.least, full), show_amount(limit.kind, row.least)
-    place = f" at step {row.name.partition(' at ')[2]}" if row.key == "activation_bytes" else ""
+    place = f" at step {row.name.partition(' at ')[2]}" if row.key in _BY_STEP else ""
     text = f"{limit.kind}={limit.text} cannot be met: the {word} is {shown}"
     # On a device fewer bits are not always faster.
     choice = "at its fastest bits" if row.key == "latency" else "at its lowest bits"
     text += f" ({'' if plain == shown else f'{plain}, '}every free layer {choice}{place})"
     names = [f"{name}{_pin_mark(name, pins)} {show_amount(limit.kind, used)}" for name, used in uses]
     if row.constant:
-        rest = "all that is no layer" if row.key == "latency" else "tensors that no choice changes"
-        names.append(f"{rest} {show_amount(limit.kind, row.constant)}")
+        names.append(f"{_REST[row.key]} {show_amount(limit.kind, row.constant)}")
     return f"{text}; layers that block it: {', '.join(names)}" if names else text
 
 
@@ -67,7 +75,12 @@ def _pin_mark(name: str, pins: Pins) -> str:
 
 
 def _largest_uses(
-    network: Network, groups: Sequence[Group], row: Row, macs: Macs, latency: LatencyTable | None
+    network: Network,
+    groups: Sequence[Group],
+    row: Row,
+    macs: Macs,
+    latency: LatencyTable | None,
+    memory: MemoryTable | None,
 ) -> list[tuple[str, int]]:
     """The layers that use most of the row when every group takes its cheapest option, the largest first.
 
@@ -77,12 +90,14 @@ def _largest_uses(
     layers = {layer.name: layer for layer in network.layers}
     for index, (group, costs) in enumerate(zip(groups, row.costs, strict=True)):
         option = int(costs.argmin())
-        if row.key == "activation_bytes":
+        if row.key in _BY_STEP:
             uses[group.name] = int(costs[option]) - (row.constant if index == 0 else 0)
         for name, bits in group.chosen(option).items():
             w, a = width(bits.weight_bits), width(bits.activation_bits)
             if row.key == "latency" and latency is not None:
                 uses[name] = latency.time(name, bits)
+            elif row.key == "flash_bytes" and memory is not None:
+                uses[name] = memory.weight_bytes(name, bits.weight_bits)
             elif row.key == "bitops":
                 uses[name] = layer_macs(layers[name], macs) * w * a
             elif row.key == "weight_bits":

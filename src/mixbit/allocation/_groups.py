@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mixbit.cost import FLOAT_BITS, LatencyTable, LayerBits, Macs, layer_macs, tensor_bytes
+from mixbit.cost import FLOAT_BITS, LatencyTable, LayerBits, Macs, MemoryTable, layer_macs, tensor_bytes
 from mixbit.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Group:
     weight_bits: Ints
     latency: Ints
     """In units of the latency table; zeros without one."""
+    flash_bytes: Ints
+    """Of the weights, by the memory table; zeros without one."""
     tensor_bytes: Ints
     """Bytes of the tensor's buffers (see `mixbit.cost.tensor_bytes`)."""
 
@@ -91,6 +93,7 @@ def build_groups(
     limited: Iterable[str],
     keep_all: bool = False,
     latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> list[Group]:
     """All groups in execution order, pinned layers among them as layers with one option.
 
@@ -103,14 +106,15 @@ def build_groups(
         limited: attributes of `Costs` that have a limit; options are compared in these alone.
         keep_all: keep options that others beat in score and costs.
         latency: measured times, where they have a limit.
+        memory: flash and RAM of a device, where they have a limit.
 
     Raises:
         PolicyError: tied layers have no activation bits in common, or too many options are to be kept.
-        BudgetError: an option is not in the latency table.
+        BudgetError: an option is not in one of the tables.
     """
     limited = set(limited)
-    meter = _Meter(macs, latency)
-    together = tied or "activation_bytes" in limited
+    meter = _Meter(macs, latency, memory)
+    together = tied or not limited.isdisjoint(_OF_TENSORS)
     compared = None if keep_all else limited
     tensors = {tensor.name: tensor for tensor in network.tensors}
     groups = []
@@ -131,6 +135,7 @@ class _Meter:
 
     macs: Macs
     times: LatencyTable | None
+    memory: MemoryTable | None
 
     def bitops(self, layer: Layer, weight: Ints, activation: Ints) -> Ints:
         return layer_macs(layer, self.macs) * weight * activation
@@ -140,6 +145,12 @@ class _Meter:
             return np.zeros_like(weight)
         pairs = zip(weight.tolist(), activation.tolist(), strict=True)
         return np.array([self.times.time(layer.name, LayerBits(_bits(w), _bits(a))) for w, a in pairs], dtype=np.int64)
+
+    def flash_bytes(self, layer: Layer, weight: Ints) -> Ints:
+        if self.memory is None:
+            return np.zeros_like(weight)
+        found = {bits: self.memory.weight_bytes(layer.name, _bits(bits)) for bits in set(weight.tolist())}
+        return np.array([found[bits] for bits in weight.tolist()], dtype=np.int64)
 
 
 def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter) -> Group:
@@ -160,6 +171,7 @@ def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter) -> Group:
         bitops=meter.bitops(one.layer, weight, activation),
         weight_bits=one.layer.weights * weight,
         latency=meter.latency(one.layer, weight, activation),
+        flash_bytes=meter.flash_bytes(one.layer, weight),
         tensor_bytes=np.array([held[width] for width in activation.tolist()], dtype=np.int64),
     )
 
@@ -173,11 +185,16 @@ class _Table:
     bitops: Ints
     weight_bits: Ints
     latency: Ints
+    flash_bytes: Ints
 
     def take(self, rows: Ints) -> _Table:
         return _Table(*(getattr(self, name)[rows] for name in _COLUMNS))
 
 
+_SUMS = ("bitops", "weight_bits", "latency", "flash_bytes")
+"""Limited costs that are sums over layers."""
+_OF_TENSORS = ("activation_bytes", "ram_bytes")
+"""Limited costs that are counted by tensor."""
 _COLUMNS = tuple(field.name for field in fields(_Table))
 
 
@@ -213,7 +230,7 @@ def _merge(
 ) -> Tables:
     """Product of the members' options, pruned after each member (not where `limited` is None)."""
     empty = np.zeros(1, dtype=np.int64)
-    tables: Tables = {frozenset(): _Table(np.zeros((1, 0, 2), dtype=np.int64), np.zeros(1), empty, empty, empty)}
+    tables: Tables = {frozenset(): _Table(np.zeros((1, 0, 2), dtype=np.int64), np.zeros(1), *[empty] * 4)}
     for one, choices in zip(members, activations, strict=True):
         grown: dict[frozenset[int], list[_Table]] = {}
         for used, table in tables.items():
@@ -250,6 +267,7 @@ def _cross(table: _Table, one: LayerOptions, activation: Choice, meter: _Meter) 
         table.bitops[rows] + meter.bitops(layer, w_bits, same)[columns],
         table.weight_bits[rows] + layer.weights * w_bits[columns],
         table.latency[rows] + meter.latency(layer, w_bits, same)[columns],
+        table.flash_bytes[rows] + meter.flash_bytes(layer, w_bits)[columns],
     )
 
 
@@ -262,7 +280,7 @@ def _prune_table(table: _Table, limited: set[str] | None) -> _Table:
 
 
 def _limited_costs(table: _Table, limited: set[str]) -> list[Ints]:
-    return [getattr(table, key) for key in ("bitops", "weight_bits", "latency") if key in limited]
+    return [getattr(table, key) for key in _SUMS if key in limited]
 
 
 def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str] | None) -> Group:
@@ -270,7 +288,7 @@ def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tabl
     table = _stack(list(tables.values()))
     sizes = [0 if tensor is None else tensor_bytes(tensor, [_bits(width) for width in used]) for used in tables]
     held = np.repeat(np.array(sizes, dtype=np.int64), [len(part.score) for part in tables.values()])
-    if limited is not None:
+    if limited is not None and "ram_bytes" not in limited:  # at every step RAM has another favourite
         costs = _limited_costs(table, limited) + ([held] if "activation_bytes" in limited else [])
         kept = undominated(table.score, costs)
         table, held = table.take(kept), held[kept]
@@ -282,6 +300,7 @@ def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tabl
         bitops=table.bitops,
         weight_bits=table.weight_bits,
         latency=table.latency,
+        flash_bytes=table.flash_bytes,
         tensor_bytes=held,
     )
 

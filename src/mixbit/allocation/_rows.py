@@ -1,7 +1,7 @@
 """The rows of the integer programme: what each option of each group costs, in exact integers.
 
-BitOps, weight bits and latency are one row each. Peak activation bytes is the largest of many sums, so it takes one row
-a step of the schedule; rows that another row implies, or that no choice can break, are left out.
+BitOps, weight bits, latency and flash are one row each. Peak activation bytes and RAM are the largest of many sums, so
+each takes one row a step of the schedule; rows that another row implies, or that no choice can break, are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mixbit.allocation._groups import Group, Ints
-from mixbit.cost import FLOAT_BITS, tensor_bytes
+from mixbit.cost import FLOAT_BITS, MemoryTable, RamStep, tensor_bytes
 
 if TYPE_CHECKING:
     from mixbit.network import Network, Tensor
@@ -45,7 +45,13 @@ class Row:
         return sum(int(costs.max()) for costs in self.costs)
 
 
-def build_rows(network: Network, groups: Sequence[Group], limits: Mapping[str, int], rest: int = 0) -> list[Row]:
+def build_rows(
+    network: Network,
+    groups: Sequence[Group],
+    limits: Mapping[str, int],
+    rest: int = 0,
+    memory: MemoryTable | None = None,
+) -> list[Row]:
     """All rows of the resolved `limits` (`Budget.resolve`); every limit keeps at least one row.
 
     A limit above what the most expensive choice costs is lowered to that, so that any whole number fits 64 bits.
@@ -55,15 +61,20 @@ def build_rows(network: Network, groups: Sequence[Group], limits: Mapping[str, i
         groups: with what their options cost.
         limits: attribute of `Costs` -> limit.
         rest: latency of all that no layer accounts for.
+        memory: flash and RAM of a device, where they have a limit.
     """
+    constants = {"latency": rest, "flash_bytes": 0 if memory is None else memory.rest}
     rows = []
     for key, limit in limits.items():
         if key == "activation_bytes":
-            rows += _step_rows(network, groups, limit)
+            rows += _binding([_step_row(groups, *step, limit) for step in _steps(network, groups)], limit)
             continue
-        costs, constant = [getattr(group, key) for group in groups], 0
-        if key == "latency":
-            costs, constant = [costs[0] + rest, *costs[1:]], rest
+        if key == "ram_bytes" and memory is not None:
+            rows += _binding([_ram_row(groups, step, memory.ram_margin, limit) for step in memory.steps], limit)
+            continue
+        costs, constant = [getattr(group, key) for group in groups], constants.get(key, 0)
+        if constant:
+            costs = [costs[0] + constant, *costs[1:]]
         rows.append(Row(name=key, key=key, costs=costs, limit=limit, constant=constant))
     return [_capped(row) for row in rows]
 
@@ -72,9 +83,26 @@ def _capped(row: Row) -> Row:
     return Row(name=row.name, key=row.key, costs=row.costs, limit=min(row.limit, row.most), constant=row.constant)
 
 
-def _step_rows(network: Network, groups: Sequence[Group], limit: int) -> list[Row]:
-    """Rows for the steps at which the limit can bind, or for the one nearest to it."""
-    rows = [_step_row(groups, *step, limit) for step in undominated_steps(*_live_sets(network, groups))]
+def _steps(network: Network, groups: Sequence[Group]) -> list[tuple[str, int, int]]:
+    return undominated_steps(*_live_sets(network, groups))
+
+
+def _ram_row(groups: Sequence[Group], step: RamStep, margin: int, limit: int) -> Row:
+    """What a device needs at one step; every tensor once for each width at which the group reads it."""
+    constant, costs = step.constant + margin, []
+    for index, group in enumerate(groups):
+        read = [set(map(_width, option)) for option in group.bits[:, :, 1].tolist()]
+        here = np.array([step.bytes_of(group.tensor, one) for one in read], dtype=np.int64)
+        costs.append(here + constant if index == 0 else here)
+    return Row(name=f"ram_bytes at {step.name}", key="ram_bytes", costs=costs, limit=limit, constant=constant)
+
+
+def _width(bits: int) -> int | None:
+    return None if bits == FLOAT_BITS else bits
+
+
+def _binding(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Rows of the steps at which the limit can bind, or of the one nearest to it."""
     binding = [row for row in rows if row.most > limit]
     return binding or sorted(rows, key=lambda row: row.most)[-1:]
 

@@ -12,10 +12,11 @@ from mixbit.allocation._groups import Group, LayerOptions, build_groups
 from mixbit.allocation._ordered import solve_ordered
 from mixbit.allocation._programs import chains, joint_harms, program_facts, program_notes
 from mixbit.allocation._rows import Row, build_rows
+from mixbit.allocation._widths import Solved, solve_with_code
 from mixbit.allocation.quadratic import solve_pairs
 from mixbit.allocation.repair import RepairHow, repair_monotone
 from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, Pins, cost_table, costs, layer_macs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, cost_table, costs, layer_macs
 from mixbit.cost._bits import width
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError, did_you_mean
 from mixbit.policy import LayerScores, Policy, Program, Scores, resolve_pins
@@ -39,6 +40,7 @@ def allocate(
     solver: SolverName = "auto",
     exact: bool = False,
     latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> tuple[Policy, Allocation]:
     """The policy of least total harm that meets every limit of the budget, in exact integers.
 
@@ -67,6 +69,7 @@ def allocate(
         solver: see `mixbit.allocation.solve`; a program with an order, a box or pairs has its own.
         exact: prove the optimum of a program with pairs (small networks), where a local search is the default.
         latency: measured times of this network; limits on `latency` need them, and the policy tells its own.
+        memory: a device's flash and RAM; limits on `flash` and `ram` need it, and the policy tells its own.
 
     Returns:
         The policy, and how the solver came to it (its groups are sets of layers that are decided together).
@@ -75,8 +78,8 @@ def allocate(
         InfeasibleBudget: no policy meets the budget; with the nearest feasible limits and the layers that block them.
         PolicyError: the scores are of another model, leave a free layer out, or do not fit their program; or tied
             layers (coupled: both sides of a layer) have no bits in common.
-        BudgetError: a pin is no layer of the network; or a limit needs measured times that are not there: no table, one
-            of another network, or one without an option that the scores offer.
+        BudgetError: a pin is no layer of the network; or a limit needs a table that is not there: none, one of
+            another network, or one without an option that the scores offer.
 
     One layer of 640 MACs; W4A4 would take 10.24k BitOps:
 
@@ -95,26 +98,29 @@ def allocate(
     program = scores.program
     repair = "none" if program.pairs else repair
     options = layer_options(network, scores, pins, alpha=alpha, repair=repair)
-    limits = budget.resolve(network, pins, macs, latency)
+    limits = budget.resolve(network, pins, macs, latency, memory)
     times = latency if "latency" in limits else None
+    device = memory if not limits.keys().isdisjoint(("flash_bytes", "ram_bytes")) else None
     keep_all = bool(program.order or program.box or program.pairs)
-    groups = build_groups(network, options, tied=ties, macs=macs, limited=limits, keep_all=keep_all, latency=times)
-    rows = build_rows(network, groups, limits, 0 if times is None else times.rest)
-    if any(row.least > row.limit for row in rows):
-        raise infeasible(network, budget, groups, rows, pins, macs, times)
-    try:
-        if program.box:
-            counts: dict[str, dict[str, int]] = {
-                "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
-                "weight_bits": {layer.name: layer.weights for layer in network.layers},
-            }
-            allocation = solve_box(groups, rows, counts, chains(groups, options, program.order))
-        else:
-            allocation = _solve(groups, rows, program, options, solver, exact=exact)
-    except InfeasibleBudget as error:
-        raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
+
+    def solved(choices: Mapping[str, LayerOptions], device: MemoryTable | None) -> Solved:
+        groups = build_groups(
+            network, choices, tied=ties, macs=macs, limited=limits, keep_all=keep_all, latency=times, memory=device
+        )
+        rows = build_rows(network, groups, limits, 0 if times is None else times.rest, device)
+        if any(row.least > row.limit for row in rows):
+            raise infeasible(network, budget, groups, rows, pins, macs, times, device)
+        try:
+            return groups, _solve(network, groups, rows, program, choices, solver, macs=macs, exact=exact)
+        except InfeasibleBudget as error:
+            raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
+
+    if device is not None and "flash_bytes" in limits:
+        groups, allocation = solve_with_code(options, device, limits["flash_bytes"], solved)
+    else:
+        groups, allocation = solved(options, device)
     layers = _chosen(network, groups, allocation)
-    found = costs(network, layers, macs=macs, latency=latency)
+    found = costs(network, layers, macs=macs, latency=latency, memory=memory)
     budget.check(found, limits)
     policy = Policy(
         fingerprint=network.fingerprint,
@@ -123,7 +129,7 @@ def allocate(
         seed=scores.seed,
         macs=macs,
         budget=budget.texts,
-        costs=cost_table(network, layers, macs=macs, latency=latency),
+        costs=cost_table(network, layers, macs=macs, latency=latency, memory=memory),
         allocation={
             **{key: getattr(allocation, key) for key in ("objective", "bound", "gap", "proven", "solver")},
             "alpha": alpha,
@@ -212,15 +218,23 @@ def _repaired(curve: Mapping[int, float], repair: RepairHow) -> list[tuple[int, 
 
 
 def _solve(
+    network: Network,
     groups: Sequence[Group],
     rows: Sequence[Row],
     program: Program,
     options: Mapping[str, LayerOptions],
     solver: SolverName,
     *,
+    macs: Macs,
     exact: bool,
 ) -> Allocation:
     """By the solver that the program asks for."""
+    if program.box:
+        counts: dict[str, dict[str, int]] = {
+            "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
+            "weight_bits": {layer.name: layer.weights for layer in network.layers},
+        }
+        return solve_box(groups, rows, counts, chains(groups, options, program.order))
     costs = {row.name: row.costs for row in rows}
     limits = {row.name: row.limit for row in rows}
     names, scores = [group.name for group in groups], [group.score for group in groups]

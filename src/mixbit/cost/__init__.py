@@ -1,10 +1,11 @@
-"""What a policy costs: BitOps, weight bytes, peak activation bytes, measured time; and the budgets that limit them."""
+"""What a policy costs: BitOps, bytes, measured time, memory of a device; and the budgets that limit them."""
 
 from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
 from mixbit.cost._budget import Budget
 from mixbit.cost._costs import ELSEWHERE_BITS, Costs, Macs, cost_table, costs, float_costs, layer_macs, tensor_bytes
 from mixbit.cost._latency import Device, LatencyCheck, LatencyTable, LatencyUnit, LayerLatency, Part, Timing
 from mixbit.cost._limit import Limit
+from mixbit.cost._memory import MemoryTable, RamStep
 
 __all__ = [
     "ELSEWHERE_BITS",
@@ -21,8 +22,10 @@ __all__ = [
     "LayerLatency",
     "Limit",
     "Macs",
+    "MemoryTable",
     "Part",
     "Pins",
+    "RamStep",
     "Timing",
     "cost_table",
     "costs",

@@ -13,6 +13,7 @@ from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
     from mixbit.cost._latency import LatencyTable
+    from mixbit.cost._memory import MemoryTable
     from mixbit.network import Network
 
 __all__ = ["Budget"]
@@ -33,8 +34,8 @@ class Budget:
     def parse(cls, texts: Sequence[str]) -> Budget:
         """Read limits such as `bitops=1.2G`; numbers are kept exactly, as fractions.
 
-        Kinds: `bitops`, `weight-bytes`, `activation-bytes`, and measured ones, for which a `LatencyTable` is needed
-        later: `latency`, `instructions`. Values:
+        Kinds: `bitops`, `weight-bytes`, `activation-bytes`; measured ones, for which a `LatencyTable` is needed later:
+        `latency`, `instructions`; those of a device, for which a `MemoryTable` is: `flash`, `ram`. Values:
 
         * `1.2G`: k, M, G, T for BitOps and instructions; B, kB, MB, GB, kiB, MiB, GiB for bytes; a bare number is in
           ones; ns, us, ms, s for times;
@@ -70,16 +71,21 @@ class Budget:
         return {limit.kind: limit.text for limit in self.limits}
 
     def resolve(
-        self, network: Network, pins: Pins, macs: Macs = "exact", latency: LatencyTable | None = None
+        self,
+        network: Network,
+        pins: Pins,
+        macs: Macs = "exact",
+        latency: LatencyTable | None = None,
+        memory: MemoryTable | None = None,
     ) -> dict[str, int]:
-        """The limits as whole numbers: `bitops`, `weight_bits` (bytes times 8), `activation_bytes` and `latency`.
+        """The limits as whole numbers, by attribute of `Costs`: `bitops`, `weight_bits` (bytes times 8), ...
 
         A cost meets its limit when it is at most this number, so fractions are rounded down. `3x4` is the cost of the
         uniform network with the same `pins` and `macs`; `%` and `x` refer to the float32 network with the same `macs`.
 
         Raises:
-            BudgetError: a measured limit without its table, or with one of another network, of another unit, or
-                without what the limit refers to.
+            BudgetError: a limit without its table, or with one of another network, of another unit, or without what
+                the limit refers to.
 
         >>> from mixbit.network import Layer, Network
         >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
@@ -89,7 +95,7 @@ class Budget:
         >>> Budget.parse(["bitops=3x4", "weight-bytes=12.2x"]).resolve(net, {})     # 640*3*4; 640*32/12.2 = 1678.7
         {'bitops': 7680, 'weight_bits': 1678}
         """
-        return {limit.key: limit.resolve(network, pins, macs, latency) for limit in self.limits}
+        return {limit.key: limit.resolve(network, pins, macs, latency, memory) for limit in self.limits}
 
     def slack(self, found: Costs, resolved: Mapping[str, int]) -> dict[str, float]:
         """What is left of each limit, by kind, in BitOps, bytes (eighths for weights) and units of the latency table.

@@ -12,6 +12,7 @@ from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
     from mixbit.cost._latency import LatencyTable
+    from mixbit.cost._memory import MemoryTable
     from mixbit.network import Layer, Network, Tensor
 
 __all__ = ["ELSEWHERE_BITS", "Costs", "Macs", "cost_table", "costs", "float_costs", "layer_macs", "tensor_bytes"]
@@ -37,6 +38,10 @@ class Costs:
     """The (first) step at which that set lives; empty for a network without steps."""
     latency: int | None = None
     """What one run takes by a `LatencyTable`, in its unit (nanoseconds or instructions); None without a table."""
+    flash_bytes: int | None = None
+    """By a `MemoryTable`; None without one."""
+    ram_bytes: int | None = None
+    """By a `MemoryTable`; None without one."""
 
     @property
     def weight_bytes(self) -> int:
@@ -45,7 +50,12 @@ class Costs:
 
 
 def costs(
-    network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact", latency: LatencyTable | None = None
+    network: Network,
+    layers: Mapping[str, LayerBits],
+    *,
+    macs: Macs = "exact",
+    latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> Costs:
     """Costs of giving each layer of `network` the bits in `layers`; float32 (None) counts as 32 bits.
 
@@ -56,16 +66,18 @@ def costs(
     * Peak activation bytes = the largest sum, over the steps of the schedule, of the tensors that live then; see
       `tensor_bytes` for one tensor.
     * Latency = the sum over layers of what the table has for b_w and b_a, and all that it has for the rest.
+    * Flash and RAM = what a `MemoryTable` says of a device's form of the network.
 
     Args:
         network: the captured network.
         layers: bits of every layer, by name.
         macs: "exact", or "limpq" to reproduce the counting of LIMPQ's released code.
         latency: measured times of this network.
+        memory: flash and RAM of this network on a device.
 
     Raises:
         PolicyError: `layers` names an unknown layer or leaves one out.
-        BudgetError: `macs` is neither of the two, or the latency table is of another network or lacks these bits.
+        BudgetError: `macs` is neither of the two, or a table is of another network or lacks these bits.
 
     >>> from mixbit.network import Layer, Network, Tensor
     >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
@@ -76,7 +88,7 @@ def costs(
     >>> net = Network(layers=(fc,), tensors=(x, y), steps=("fc",), joins=(), skipped=(), other_macs=0)
     >>> costs(net, {"fc": LayerBits(3, 4)})        # 640*3*4, 640*3, and 64*4/8 + 10*8/8
     Costs(bitops=7680, weight_bits=1920, activation_bytes=42, peak_step='fc',
-        latency=None)
+        latency=None, flash_bytes=None, ram_bytes=None)
     """
     check_layer_names(network, layers, "The policy")
     bitops = weight_bits = 0
@@ -86,7 +98,21 @@ def costs(
         weight_bits += layer.weights * width(bits.weight_bits)
     peak, step = _peak(network, layers)
     time = None if latency is None else latency.check(network).cost(layers)
-    return Costs(bitops=bitops, weight_bits=weight_bits, activation_bytes=peak, peak_step=step, latency=time)
+    flash, ram = (None, None) if memory is None else _on_device(network, layers, memory)
+    return Costs(
+        bitops=bitops,
+        weight_bits=weight_bits,
+        activation_bytes=peak,
+        peak_step=step,
+        latency=time,
+        flash_bytes=flash,
+        ram_bytes=ram,
+    )
+
+
+def _on_device(network: Network, layers: Mapping[str, LayerBits], memory: MemoryTable) -> tuple[int, int]:
+    memory.check(network)
+    return memory.flash(layers), memory.ram(network, layers)
 
 
 def float_costs(network: Network, *, macs: Macs = "exact", latency: LatencyTable | None = None) -> Costs:
@@ -100,15 +126,21 @@ def float_costs(network: Network, *, macs: Macs = "exact", latency: LatencyTable
 
 
 def cost_table(
-    network: Network, layers: Mapping[str, LayerBits], *, macs: Macs = "exact", latency: LatencyTable | None = None
+    network: Network,
+    layers: Mapping[str, LayerBits],
+    *,
+    macs: Macs = "exact",
+    latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> dict[str, int | float]:
     """The costs that a policy carries: those of `layers`, and those of the float32 network under `float_...`.
 
-    With a latency table, `latency_ns` (or `latency_instructions`) is among them.
+    With a latency table, `latency_ns` (or `latency_instructions`) is among them; with a memory table, `flash_bytes` and
+    `ram_bytes`, which float32 has not.
     """
     table: dict[str, int | float] = {}
     both = (
-        ("", costs(network, layers, macs=macs, latency=latency)),
+        ("", costs(network, layers, macs=macs, latency=latency, memory=memory)),
         ("float_", float_costs(network, macs=macs, latency=latency)),
     )
     for prefix, found in both:
@@ -117,6 +149,8 @@ def cost_table(
         table[f"{prefix}activation_bytes"] = found.activation_bytes
         if latency is not None and found.latency is not None:
             table[f"{prefix}{latency.key}"] = found.latency
+        if found.flash_bytes is not None and found.ram_bytes is not None:
+            table |= {"flash_bytes": found.flash_bytes, "ram_bytes": found.ram_bytes}
     return table
 
 

@@ -13,6 +13,7 @@ from mixbit.errors import BudgetError, did_you_mean
 
 if TYPE_CHECKING:
     from mixbit.cost._latency import LatencyTable
+    from mixbit.cost._memory import MemoryTable
     from mixbit.network import Network
 
 __all__ = ["KINDS", "Limit", "show_amount"]
@@ -37,16 +38,16 @@ class Kind:
     example: str
     measured: Literal["ns", "instructions"] | None = None
     """Unit of the latency table that it is read from; None is counted, without a table."""
+    on_device: bool = False
+    """Read from a memory table."""
 
 
+_SIZES = {"": 1, **BYTES}
+_SIZES_SHOWN = ("B", "kiB", "MiB", "GiB")
 KINDS = {
     "bitops": Kind(attribute="bitops", units=DECIMAL, scale=1, shown=("", "k", "M", "G", "T"), example="1.2G"),
-    "weight-bytes": Kind(
-        attribute="weight_bits", units={"": 1, **BYTES}, scale=8, shown=("B", "kiB", "MiB", "GiB"), example="8MiB"
-    ),
-    "activation-bytes": Kind(
-        attribute="activation_bytes", units={"": 1, **BYTES}, scale=1, shown=("B", "kiB", "MiB", "GiB"), example="64kB"
-    ),
+    "weight-bytes": Kind(attribute="weight_bits", units=_SIZES, scale=8, shown=_SIZES_SHOWN, example="8MiB"),
+    "activation-bytes": Kind(attribute="activation_bytes", units=_SIZES, scale=1, shown=_SIZES_SHOWN, example="64kB"),
     "latency": Kind(attribute="latency", units=TIMES, scale=1, shown=tuple(TIMES), example="12ms", measured="ns"),
     "instructions": Kind(
         attribute="latency",
@@ -56,6 +57,8 @@ KINDS = {
         example="12M",
         measured="instructions",
     ),
+    "flash": Kind(attribute="flash_bytes", units=_SIZES, scale=1, shown=_SIZES_SHOWN, example="256kB", on_device=True),
+    "ram": Kind(attribute="ram_bytes", units=_SIZES, scale=1, shown=_SIZES_SHOWN, example="64kB", on_device=True),
 }
 
 
@@ -67,7 +70,7 @@ class Limit:
     """
 
     kind: str
-    """bitops, weight-bytes, activation-bytes, latency or instructions."""
+    """bitops, weight-bytes, activation-bytes, latency, instructions, flash or ram."""
     text: str
     """The value as written, e.g. `12.2x`."""
     number: Fraction = Fraction(0)
@@ -105,29 +108,40 @@ class Limit:
 
     @property
     def key(self) -> str:
-        """The attribute of `Costs` that this limits: bitops, weight_bits, activation_bytes or latency."""
+        """The attribute of `Costs` that this limits."""
         return KINDS[self.kind].attribute
 
     def used(self, found: Costs) -> int:
         """What `found` uses of this, in base units (BitOps, bits, bytes, nanoseconds or instructions).
 
         Raises:
-            BudgetError: it is a measured cost, and `found` was made without a latency table.
+            BudgetError: it is read from a table, and `found` was made without that.
         """
         value: int | None = getattr(found, self.key)
         if value is None:
             raise self._no_table()
         return value
 
-    def resolve(self, network: Network, pins: Pins, macs: Macs, latency: LatencyTable | None = None) -> int:
+    def resolve(
+        self,
+        network: Network,
+        pins: Pins,
+        macs: Macs,
+        latency: LatencyTable | None = None,
+        memory: MemoryTable | None = None,
+    ) -> int:
         """The largest legal cost in base units, rounded down; see `Budget.resolve`."""
         if KINDS[self.kind].measured is not None:
             self._check_table(network, latency)
         else:
             latency = None  # what is counted has a value for all bits, measured or not
+        if KINDS[self.kind].on_device:
+            self._check_memory(network, memory)
+        else:
+            memory = None
         if self.uniform is not None:
             bits = uniform_bits(network, LayerBits(*self.uniform), pins)
-            return self.used(costs(network, bits, macs=macs, latency=latency))
+            return self.used(costs(network, bits, macs=macs, latency=latency, memory=memory))
         if self.unit in ("%", "x"):
             full = self.used(float_costs(network, macs=macs, latency=latency))
             return int(full * self.number / 100 if self.unit == "%" else full / self.number)
@@ -135,10 +149,27 @@ class Limit:
         return int(self.number * kind.units[self.unit] * kind.scale)
 
     def _no_table(self) -> BudgetError:
+        if KINDS[self.kind].on_device:
+            return BudgetError(
+                f"{self.kind}={self.text} needs a memory table: what a device holds beside the weights depends on how "
+                "the network is written. mixbit allocate makes one from the run folder of a search; in Python, give "
+                "memory=mixbit.export.c.memory_table(...)."
+            )
         return BudgetError(
             f"{self.kind}={self.text} needs a latency table: what a network takes is measured, not counted. Build one "
             "with mixbit latency build, and give it: --latency TABLE to mixbit allocate, latency= in Python."
         )
+
+    def _check_memory(self, network: Network, memory: MemoryTable | None) -> None:
+        """Raise `BudgetError` unless the table is one of `network` and holds what this limit refers to."""
+        if memory is None:
+            raise self._no_table()
+        memory.check(network)
+        if self.uniform is None and self.unit in ("%", "x"):
+            raise BudgetError(
+                f"{self.kind}={self.text} refers to the float32 network, which has no form on the device. Write "
+                f"{self.kind}={KINDS[self.kind].example} or {self.kind}=8x8."
+            )
 
     def _check_table(self, network: Network, latency: LatencyTable | None) -> None:
         """Raise `BudgetError` unless the table is one of `network` and holds what this limit refers to."""

@@ -43,7 +43,7 @@ class Policy:
     """Kind -> limit as the user wrote it, e.g. `{"bitops": "3x4"}`."""
     costs: dict[str, int | float] = field(default_factory=dict)
     """`mixbit.cost.cost_table`: bitops, weight_bytes, activation_bytes, and the same of the float32 network; latency_ns
-    where there was a latency table."""
+    where there was a latency table, flash_bytes and ram_bytes where there was a memory table."""
     allocation: dict[str, JSON] = field(default_factory=dict)
     """How the solver ended: objective, bound, gap, slack, ...; empty for a policy that no solver made."""
     notes: list[str] = field(default_factory=list)
@@ -138,7 +138,8 @@ class Policy:
         fresh = cost_table(network, self.layers, macs=self.macs, latency=latency)
         if all(self.costs.get(name) == value for name, value in fresh.items()):
             # What was measured cannot be counted again, but is of these bits.
-            fresh |= {name: value for name, value in self.costs.items() if "latency_" in name and name not in fresh}
+            kept = {name for name in self.costs if "latency_" in name or name in ("flash_bytes", "ram_bytes")}
+            fresh |= {name: self.costs[name] for name in self.costs if name in kept - fresh.keys()}
         if fresh == self.costs:
             return self
         stale = [name for name, value in self.costs.items() if fresh.get(name) != value]

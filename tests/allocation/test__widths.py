@@ -1,0 +1,121 @@
+"""Code of a width is paid once: the choice with it is the best of all, by an enumeration."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+
+from mixbit.allocation.allocator import allocate
+from mixbit.cost import Budget, LayerBits, MemoryTable, costs
+from mixbit.errors import BudgetError, InfeasibleBudget
+from mixbit.network import Network
+from mixbit.policy import LayerScores, Program, Scores, resolve_pins
+from tests.support import chain, random_memory, random_network, random_scores
+
+
+def best_by_enumeration(
+    net: Network, scores: Scores, budget: Budget, pins: dict[str, LayerBits], memory: MemoryTable, *, ties: bool
+) -> float:
+    limits = budget.resolve(net, pins, memory=memory)
+    free = [one.name for one in net.layers if one.name not in pins]
+    choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
+    tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
+    best = math.inf
+    for picked in product(*choices):
+        layers = {**pins, **dict(zip(free, picked, strict=True))}
+        if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
+            continue
+        harm = sum(scores.harm(name, layers[name]) for name in free)
+        if harm < best and min(budget.slack(costs(net, layers, memory=memory), limits).values()) >= 0:
+            best = harm
+    return best
+
+
+@pytest.mark.parametrize("ties", [True, False])
+@pytest.mark.parametrize(
+    "texts", [["flash=3x3"], ["ram=3x3"], ["flash=4x4", "ram=3x4"], ["flash=3x3", "bitops=4x4"]], ids=" ".join
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
+    net = random_network(seed, layers=4)
+    scores = random_scores(net, (2, 3, 5), seed)
+    memory = random_memory(net, seed=seed)
+    budget, pins = Budget.parse(texts), resolve_pins(net) if seed % 2 else {}
+    expected = best_by_enumeration(net, scores, budget, pins, memory, ties=ties)
+    if math.isinf(expected):
+        with pytest.raises(InfeasibleBudget):
+            allocate(net, scores, budget, pins=pins, ties=ties, memory=memory)
+        return
+    policy, found = allocate(net, scores, budget, pins=pins, ties=ties, memory=memory)
+    assert found.objective == pytest.approx(expected, rel=1e-9) and found.proven
+    assert policy.costs["flash_bytes"] == memory.flash(policy.layers)
+    assert policy.costs["ram_bytes"] == memory.ram(net, policy.layers)
+    assert policy.check(net) is policy
+
+
+def test_a_width_whose_code_is_dear_is_not_worth_one_small_layer() -> None:
+    """Without code, the small layer would take 4 bits and leave the large one at 8."""
+    net = chain((100, 10), (100, 10), (100, 10))
+    curve = LayerScores({8: 0.0, 4: 1.0}, {8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
+    weights = {one.name: {b: one.weights * b // 8 for b in (4, 8)} for one in net.layers}
+    cheap, dear = (
+        MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code={4: code, 8: 40}, rest=60, steps=())
+        for code in (0, 51)
+    )
+    assert sum(row[8] for row in weights.values()) == 300
+    budget = Budget.parse(["flash=350"])
+    few, many = (allocate(net, scores, budget, pins={}, memory=memory)[0] for memory in (cheap, dear))
+    assert sorted(str(bits) for bits in few.layers.values()) == ["W4A8", "W8A8", "W8A8"]
+    # 60 + 51 + 150 with all at 4 bits; with one at 8, its code and 50 bytes more: 351.
+    assert {str(bits) for bits in many.layers.values()} == {"W4A8"}
+
+
+def test_the_smallest_flash_counts_code() -> None:
+    net = chain((100, 10), (100, 10))
+    curve = LayerScores({8: 0.0, 4: 1.0}, {8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
+    weights = {one.name: {4: 50, 8: 100} for one in net.layers}
+    memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code={4: 30, 8: 5}, rest=7, steps=())
+    with pytest.raises(InfeasibleBudget, match=r"the smallest is 137B") as caught:
+        allocate(net, scores, Budget.parse(["flash=136B"]), pins={}, memory=memory)
+    assert caught.value.nearest == {"flash": 137}
+    policy, _ = allocate(net, scores, Budget.parse(["flash=137B"]), pins={}, memory=memory)
+    assert memory.flash(policy.layers) == 137
+
+
+def test_joint_harms_and_orders_hold_under_flash() -> None:
+    net = chain((100, 10), (100, 10), (100, 10))
+    table = random_scores(net, (2, 3, 5), 1)
+    names = [one.name for one in net.layers]
+    scores = Scores(
+        fingerprint=net.fingerprint, method="m", layers=table.layers, program=Program(order=tuple(reversed(names)))
+    )
+    memory = random_memory(net, seed=2)
+    policy, _ = allocate(net, scores, Budget.parse(["flash=3x3"]), pins={}, memory=memory)
+    bits = [policy.layers[name].weight_bits or 0 for name in names]
+    assert bits == sorted(bits)
+
+
+@pytest.mark.parametrize("text", ["flash=50%", "ram=2x"])
+def test_float32_has_no_form_on_the_device(text: str) -> None:
+    net = chain((10, 100))
+    with pytest.raises(BudgetError, match="no form on the device"):
+        allocate(net, random_scores(net), Budget.parse([text]), pins={}, memory=random_memory(net))
+
+
+def test_limits_on_a_device_need_a_table() -> None:
+    net = chain((10, 100))
+    with pytest.raises(BudgetError, match=r"flash=1kB needs a memory table.*memory_table"):
+        allocate(net, random_scores(net), Budget.parse(["flash=1kB"]), pins={})
+    with pytest.raises(BudgetError, match="of another network"):
+        allocate(net, random_scores(net), Budget.parse(["ram=1kB"]), pins={}, memory=random_memory(chain((20, 100))))
+
+
+def test_a_pin_in_float32_has_no_form() -> None:
+    net = chain((10, 100), (10, 100))
+    pins = {"l0": LayerBits(None, None)}
+    with pytest.raises(BudgetError, match=r"l0 at 32 bits has no form.*Legal: 2, 3"):
+        allocate(net, random_scores(net), Budget.parse(["flash=1MB"]), pins=pins, memory=random_memory(net))
