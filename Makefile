@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
 INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/*/_*.c)
 
-QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/mcu_kernels.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
+QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo setup-mcu test check pytest bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
@@ -84,8 +84,10 @@ bench-export: .venv/.dev  ## exported files (bytes, speed, exactness) and latenc
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_onnx.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/latency.py
 
-bench-mcu: .venv/.dev  ## instructions of kernels on emulated microcontrollers, minutes; needs make setup-mcu
+bench-mcu: .venv/.dev  ## kernels and MLPerf Tiny on emulated microcontrollers, an hour; needs make setup-mcu, MIXBIT_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mcu_kernels.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mcu_counts.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mlperf_tiny.py
 
 bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CPU; needs MIXBIT_DATA
 	$(BIN)/python benchmarks/cifar10_resnet20.py

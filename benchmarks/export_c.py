@@ -1,12 +1,15 @@
-"""Networks as C on the host: exactness on real images and on random graphs, and bytes predicted against compiled ones.
+"""Networks as C: exactness on real images and on random graphs, and bytes predicted against compiled ones.
 
-    python benchmarks/export_c.py [--parts exact random sizes] [--images 1000] [--graphs 200] [--runs NAME=DIR ...]
+    python benchmarks/export_c.py [--parts exact boards random sizes] [--images 1000] [--graphs 200]
+    python benchmarks/export_c.py --parts exact boards --runs NAME=DIR
     python benchmarks/export_c.py --parts code
 
 `exact` takes trained run folders, or else the pretrained CIFAR-10 ResNet-20, calibrated under uniform policies and not
-trained, and compares all logits and every layer's bytes of test images with the reference executor. `random` draws
+trained, and compares all logits and every layer's bytes of test images with the reference executor, on this machine.
+`boards` does so on emulated cores, with the kernels that each of them has (needs `make setup-mcu`). `random` draws
 integer graphs (odd channels and sizes, strides, dilation, groups, few and many bits, extreme zero points), and others
-under sanitizers. `sizes` compiles for Cortex-M4. Parts that are not asked for keep what the result file has.
+under sanitizers. `sizes` compiles for Cortex-M4. Parts that are not asked for keep what the result file has; rows of
+networks that are made again replace those of the same name.
 
 `code` measures the table of code bytes that `mixbit.export.c.predict` uses, and writes it into the package.
 """
@@ -34,6 +37,7 @@ from mixbit.export import IntegerGraph, Rounding, lower
 from mixbit.export.c import COptions, verify_c, write_c
 from mixbit.export.c._emit import ALL_SWITCHES, config_text
 from mixbit.export.c.host import compile_kernels
+from mixbit.export.mcu import verify_board
 from mixbit.export.verify import numpy_batches
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
@@ -46,6 +50,7 @@ POLICIES = ("W8A8", "W4A8", "W4A4", "W2A4")
 ROUNDINGS: tuple[Rounding, ...] = ("single", "double")
 ARM = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"]
 CHUNK = 250
+CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55")
 
 
 def calibrated(policies: tuple[str, ...]) -> Iterator[tuple[str, IntegerGraph, Any, int]]:
@@ -87,6 +92,19 @@ def exact(networks: Iterator[tuple[str, IntegerGraph, Any, int]], images: int) -
             row = {"network": name, "packed_activations": packed, **asdict(found), "exact": found.exact}
             row |= {"footprint": asdict(footprint), "budget_activation_bytes": budget}
             print(name, packed, found.exact, f"{found.seconds:.1f} s", footprint.arena_bytes, budget, flush=True)
+            yield row
+
+
+def boards(networks: Iterator[tuple[str, IntegerGraph, Any, int]], images: int) -> Iterator[dict[str, Any]]:
+    """All logits and every layer on emulated cores."""
+    for name, graph, task, _ in networks:
+        x = np.concatenate([x for x, _ in numpy_batches(task.test.batches(images), images)])
+        for core in CORES:
+            found = verify_board(graph, x, board=core, options=COptions(kernels="dsp"))
+            row = {"network": name, "core": core, "board": found.board, "exact": found.exact}
+            row |= {"samples": found.samples, "layers": found.layers, "identical_layers": found.identical_layers}
+            row |= {"identical_outputs": found.identical_outputs, "first_difference": found.first_difference}
+            print(name, core, found.exact, found.identical_layers, flush=True)
             yield row
 
 
@@ -164,11 +182,14 @@ def code() -> None:
         }
     for table in kernels.values():
         table["mixbit_rows"] -= rows[8] - bare
+    double = {"MIXBIT_ROUNDING_DOUBLE", "MIXBIT_WEIGHTS_8"}
+    away = {name: _kernel(name, double | {"MIXBIT_ROUNDING_AWAY"}) - _kernel(name, double) for name in names}
     model, call = _network()
     path = PACKAGE / "code_bytes.json"
     old = json.loads(path.read_text())
     weights = {str(bits): found - bare for bits, found in rows.items()}
-    new = old | {"kernels": kernels, "weights": weights, "model": model, "call": call}
+    extra = {name: found for name, found in away.items() if found}
+    new = old | {"kernels": kernels, "away": extra, "weights": weights, "model": model, "call": call}
     path.write_text(json.dumps(new, indent=1) + "\n")
     print(path)
 
@@ -202,11 +223,18 @@ def _network() -> tuple[int, int]:
     return round(small - few * call), round(call)
 
 
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Old rows of networks that were not made again, then the new ones."""
+    names = {row["network"] for row in new}
+    return [row for row in old if row["network"] not in names] + new
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    legal = ["exact", "random", "sizes", "code"]
-    parser.add_argument("--parts", nargs="+", choices=legal, default=legal[:3])
+    legal = ["exact", "boards", "random", "sizes", "code"]
+    parser.add_argument("--parts", nargs="+", choices=legal, default=legal[:4])
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--board-images", type=int, default=20, help="on each emulated core")
     parser.add_argument("--graphs", type=int, default=200)
     parser.add_argument("--sanitized", type=int, default=20, help="random graphs under sanitizers")
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
@@ -218,14 +246,16 @@ def main() -> None:
             return
     path = RESULTS / f"{NAME}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    parts = {part: old.get(part, []) for part in ("exact", "random", "sizes")}
+    parts = {part: old.get(part, []) for part in ("exact", "boards", "random", "sizes")}
     folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
 
     def networks() -> Iterator[tuple[str, IntegerGraph, Any, int]]:
         return trained(folders) if folders else calibrated(tuple(given.policies))
 
     if "exact" in given.parts:
-        parts["exact"] = list(exact(networks(), given.images))
+        parts["exact"] = merged(parts["exact"], list(exact(networks(), given.images)))
+    if "boards" in given.parts:
+        parts["boards"] = merged(parts["boards"], list(boards(networks(), given.board_images)))
     if "random" in given.parts:
         parts["random"] = random_graphs(given.graphs, given.sanitized)
     if "sizes" in given.parts:

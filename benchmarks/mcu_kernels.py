@@ -3,17 +3,21 @@
 Each row is one layer of a small network, between the quantizer of the input and a linear layer, run under QEMU and
 counted by SysTick. The first convolution is that of the goals: 3x3, 32 to 32 channels, at 16x16.
 
-    python benchmarks/mcu_kernels.py [--quick | --code]
+    python benchmarks/mcu_kernels.py [--quick | --code] [--cmsis-nn DIR]
 
 `--code` measures the bytes of code by which flash is predicted, for the kernels of cores with the DSP extension.
+`--cmsis-nn` adds the first convolution as CMSIS-NN computes it, compiled from that folder with the same flags.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import itertools
 import json
 import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from mixbit.export import graph as g
 from mixbit.export.arithmetic import Grid
 from mixbit.export.c import COptions
 from mixbit.export.c._emit import config_text
+from mixbit.export.c._program import build
 from mixbit.export.graph import IntegerGraph, Tensor
 from mixbit.export.mcu import count, find_board, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
@@ -37,6 +42,7 @@ PLAIN = ("mixbit_conv", "mixbit_depthwise", "mixbit_linear")
 GOALS = {8: 2.0, 4: 2.3, 2: 2.6}
 PEERS = {"CMSIS-NN": {8: 1.93, 4: 3.68}, "our first sketch": {8: 2.68, 4: 2.84, 2: 5.45}}
 """Of the same convolution on the same emulated core, measured when the project was planned."""
+CMSIS_NN = "cmsis-nn"
 
 CONV = {"channels": 32, "outputs": 32, "kernel": 3, "size": 16}
 SHAPES: dict[str, dict[str, int]] = {
@@ -101,12 +107,15 @@ def single_layer(
     return IntegerGraph(input="x", output="logits", tensors=tensors, ops=ops, fingerprint="sha256:0123456789abcdef")
 
 
-def measure(core: str, kernels: Any, shape: dict[str, int], bits: int) -> dict[str, Any]:
+def measure(core: str, kernels: Any, shape: dict[str, int], bits: int, checkout: str | None) -> dict[str, Any]:
     """One row: counted, and compared with the reference executor."""
-    graph, options = single_layer(bits=bits, **shape), COptions(kernels=kernels)
+    graph, options = single_layer(bits=bits, **shape), COptions(kernels=kernels if kernels != CMSIS_NN else "dsp")
+    if kernels == CMSIS_NN:
+        options = dataclasses.replace(options, cmsis_nn=checkout)
     found = count(graph, board=core, options=options)
     samples = np.random.default_rng(SEED).standard_normal((2, *graph.tensors["x"].shape)).astype(np.float32)
     layer = next(one for one in found.layers if one.name == "layer")
+    assert (layer.kernel == "mixbit_cmsis_conv") == (kernels == CMSIS_NN)
     return {
         "macs": layer.macs,
         "instructions": layer.instructions,
@@ -167,18 +176,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the 3x3 convolution on the M4 alone")
     parser.add_argument("--code", action="store_true", help="bytes of code instead")
+    parser.add_argument("--cmsis-nn", type=Path, metavar="DIR", help="a checkout of CMSIS-NN, to count beside ours")
     arguments = parser.parse_args()
     if arguments.code:
         return code()
     rows = []
-    for core, kernels, shape, bits in plan(arguments.quick):
+    checkout = None if arguments.cmsis_nn is None else str(arguments.cmsis_nn.resolve())
+    extra = [("cortex-m4", CMSIS_NN, next(iter(SHAPES)), 8)] if checkout else []
+    for core, kernels, shape, bits in [*plan(arguments.quick), *extra]:
         facts = {"core": core, "kernels": kernels, "layer": shape, "bits": bits}
-        row = facts | measure(core, kernels, SHAPES[shape], bits)
-        name = f"{core:11} {kernels:6} {shape:26} {bits} bits"
+        row = facts | measure(core, kernels, SHAPES[shape], bits, checkout)
+        name = f"{core:11} {kernels:8} {shape:26} {bits} bits"
         print(f"{name}: {row['per_mac']:6.3f} instructions/MAC, exact: {row['exact']}")
         rows.append(row)
     tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
-    write_result("mcu_kernels", {"tools": tools, "goals": GOALS, "peers": PEERS, "rows": rows}, seed=SEED)
+    # The path of a checkout is that of one machine.
+    sys.argv = ["DIR" if one == str(arguments.cmsis_nn) else one for one in sys.argv]
+    found = {"tools": tools, "goals": GOALS, "peers": PEERS, "rows": rows}
+    write_result("mcu_kernels", found | ({"cmsis_nn": _sources(checkout)} if checkout else {}), seed=SEED)
+
+
+def _sources(checkout: str) -> dict[str, str]:
+    """File of CMSIS-NN that was compiled -> the start of its SHA-256."""
+    found = build(single_layer(bits=8, **CONV), COptions(cmsis_nn=checkout)).cmsis_nn
+    assert found is not None
+    folder = Path(checkout, "Source")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in found.sources}
 
 
 if __name__ == "__main__":

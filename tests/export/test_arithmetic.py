@@ -19,6 +19,8 @@ from mixbit.export.arithmetic import (
     dequantize,
     factor,
     fixed_point,
+    mean,
+    mean_factor,
     quantize,
     saturate,
 )
@@ -43,6 +45,20 @@ def test_single_rounds_the_exact_product_once(a: int, real: float) -> None:
     fixed = fixed_point(np.array(real))
     exact = Fraction(a) * int(fixed.multiplier) * Fraction(2) ** int(fixed.exponent - 31)
     assert int(change_scale(np.array(a), np.array(real), "single")) == floor(exact + Fraction(1, 2))
+
+
+@given(int32, factors)
+def test_away_rounds_the_exact_product_once(a: int, real: float) -> None:
+    fixed = fixed_point(np.array(real))
+    exact = Fraction(a) * int(fixed.multiplier) * Fraction(2) ** int(fixed.exponent - 31)
+    wanted = floor(abs(exact) + Fraction(1, 2)) * (1 if exact >= 0 else -1)
+    assert int(change_scale(np.array(a), np.array(real), "away")) == wanted
+
+
+@given(st.integers(-(2**20), 2**20))
+def test_away_and_single_part_at_negative_ties_alone(a: int) -> None:
+    single, away = (int(change_scale(np.array(a), np.array(0.25), rounding)) for rounding in ("single", "away"))
+    assert single - away == int(a < 0 and a % 4 == 2)
 
 
 @given(int32, factors)
@@ -113,6 +129,24 @@ def test_sums_are_within_a_step_of_the_real_sum(a: int, b: int, first: Grid, sec
     for rounding in ROUNDINGS:
         found = int(add(np.array([a]), np.array([b]), (first, second, result), rounding)[0])
         assert abs(found - exact) <= 0.5 + 2e-4 * (1 + abs(exact)), rounding
+
+
+@given(st.integers(-(2**13), 2**13), st.integers(1, 64), grids, grids)
+def test_means_are_within_a_step_of_the_real_mean(total: int, taps: int, grid: Grid, result: Grid) -> None:
+    for of in (grid, result):
+        exact = total * grid.scale / of.scale / taps
+        for rounding in ROUNDINGS:
+            found = int(mean(np.array([total]), taps, (grid, of), rounding)[0])
+            twice = 0.25 if rounding == "double" else 0  # half a unit before a shift by 1, or less
+            assert abs(found - exact) <= 0.5 + twice + 2e-4 * (1 + abs(exact)), rounding
+
+
+@given(st.integers(1, 2**14), st.floats(2.0**-16, 2.0**10))
+def test_the_factor_of_a_mean_is_cut_off(taps: int, ratio: float) -> None:
+    found, whole = mean_factor(ratio, taps), fixed_point(np.array(ratio))
+    exact = Fraction(int(whole.multiplier)) * Fraction(2) ** int(whole.exponent - found.exponent) / taps
+    assert int(found.multiplier) == floor(exact)
+    assert 2**29 <= int(found.multiplier) < 2**31
 
 
 @given(st.floats(-10, 10, width=32), grids)

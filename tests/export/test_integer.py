@@ -323,9 +323,18 @@ def test_an_output_that_no_layer_makes() -> None:
         lower(model, network, [X])
 
 
+def test_litert_rounds_by_kind_of_operation() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(18, 5))
+    model, network = prepared(model, X)
+    graph = lower(model, network, [X], rounding="litert")
+    found = {op.kind: op.rounding for op in graph.ops if hasattr(op, "rounding")}
+    assert found.items() >= {"Conv": "double", "AveragePool": "double", "Linear": "away"}.items()
+    assert set(found.values()) == {"double", "away"}
+
+
 def test_an_unknown_rounding() -> None:
     model, network = prepared(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), X)
-    with pytest.raises(ExportError, match="Legal: single, double, float32"):
+    with pytest.raises(ExportError, match="Legal: single, double, away, float32, litert"):
         lower(model, network, [X], rounding="triple")  # type: ignore[arg-type]
 
 

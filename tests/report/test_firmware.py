@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from mixbit.export.c import COptions, CVerification, write_c
+from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.mcu import BoardVerification, Counts, LayerCount, Sizes
 from mixbit.report import c_tables, c_verification_table, instructions_table
 from tests.export.graphs import random_graph, rounded
@@ -19,6 +21,14 @@ def test_layers_and_bytes(tmp_path: Path) -> None:
     names = [row[0] for row in sizes.rows]
     assert names[:2] == ["weights", "biases and multipliers"] and names[-2:] == ["flash", "RAM: arena"]
     assert folder.plan.peak_layer in sizes.notes[-1]
+
+
+def test_what_cmsis_nn_computes_is_listed_with_reasons(tmp_path: Path) -> None:
+    folder = write_c(rounded(random_graph(0), "single"), tmp_path / "c", options=COptions())
+    found = HandedOver(path="/cmsis", rounding="double", layers=("a",), kept={"b": "weights of 4 bits"}, sources=())
+    table = c_tables(dataclasses.replace(folder, cmsis_nn=found))[-1]
+    assert table.rows == (("a", "CMSIS-NN", ""), ("b", "mixbit", "weights of 4 bits"))
+    assert "/cmsis" in table.notes[0] and "twice" in table.notes[0]
 
 
 def test_verification() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mixbit import runs
+from mixbit._io import read_json
 from mixbit.errors import ExportError
+from mixbit.export import GraphRounding
 from mixbit.export.c import COptions
 from mixbit.export.mcu._tools import missing_tools
 from mixbit.policy import Policy
@@ -68,12 +71,37 @@ def test_limits_are_kept_before_anything_is_written(mixed_run: Path, tmp_path: P
     assert done.checked is None and done.note == "not asked for"
 
 
+@pytest.mark.parametrize("rounding", ["double", "litert"])
+def test_a_folder_says_how_it_rounds(rounding: GraphRounding, mixed_run: Path, tmp_path: Path) -> None:
+    images = 10 if shutil.which("gcc") else 0
+    done = runs.export_c(mixed_run, tmp_path / "c", options=PLAIN, rounding=rounding, images=images)
+    kinds = {op.kind: op.rounding for op in done.graph.ops if hasattr(op, "rounding")}
+    assert kinds.items() >= {"Conv": "double", "Linear": "away" if rounding == "litert" else "double"}.items()
+    assert read_json(tmp_path / "c" / "manifest.json")["roundings"] == kinds
+    if images:
+        assert runs.verify_c_folder(tmp_path / "c", mixed_run, images=5).checked.exact
+
+
 def test_an_edited_folder_is_refused(mixed_run: Path, tmp_path: Path) -> None:
     runs.export_c(mixed_run, tmp_path / "c", options=PLAIN, images=0)
     with (tmp_path / "c" / "model.c").open("a") as file:
         file.write("/* edited */\n")
     with pytest.raises(ExportError, match=r"model.c differs from what this mixbit writes"):
         runs.verify_c_folder(tmp_path / "c", mixed_run)
+
+
+def test_a_wrong_folder_of_cmsis_nn_is_refused_before_anything_is_written(mixed_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="not a checkout of CMSIS-NN"):
+        runs.export_c(mixed_run, tmp_path / "c", options=COptions(cmsis_nn=str(tmp_path)), images=0)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.skipif("MIXBIT_CMSIS_NN" not in os.environ, reason="needs a checkout of CMSIS-NN: set MIXBIT_CMSIS_NN")
+def test_a_run_is_exported_with_cmsis_nn_and_verified_again(mixed_run: Path, tmp_path: Path) -> None:
+    done = runs.export_c(mixed_run, tmp_path / "c", options=COptions(cmsis_nn=os.environ["MIXBIT_CMSIS_NN"]), images=20)
+    assert done.folder.cmsis_nn is not None and done.folder.cmsis_nn.layers
+    assert done.checked is not None and done.checked.exact
+    assert runs.verify_c_folder(tmp_path / "c", mixed_run, images=5).checked.exact
 
 
 def test_wrong_targets_and_runs(exported: runs.ExportedC, float_run: runs.Trained, mixed_run: Path) -> None:

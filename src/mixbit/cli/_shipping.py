@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,12 @@ def export(
         Literal["dsp", "plain"], typer.Option(help="C: also with two products an instruction, or C99 alone")
     ] = "dsp",
     pack_activations: Annotated[bool, typer.Option(help="C: tensors of 4 and 2 bits packed; less RAM")] = False,
+    rounding: Annotated[
+        Literal["single", "double", "litert"], typer.Option(help="C: of results; litert as LiteRT's reference kernels")
+    ] = "single",
+    cmsis_nn: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="C: your checkout of CMSIS-NN, which layers of 8 bits call")
+    ] = None,
     flash: Annotated[str | None, typer.Option(metavar="SIZE", help="C: limit on constants and code: 256kB")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="C: limit on the arena: 64kB")] = None,
 ) -> None:
@@ -38,7 +44,9 @@ def export(
     from mixbit import report, runs
 
     if to == "c":
-        _export_c(run, out, kernels, pack_activations, flash, ram, strict, images)
+        library = None if cmsis_nn is None else str(cmsis_nn.resolve())
+        options = {"kernels": kernels, "pack_activations": pack_activations, "cmsis_nn": library}
+        _export_c(run, out, options, rounding=rounding, flash=flash, ram=ram, strict=strict, images=images)
         return
     done = runs.export(run, to, out, pack=pack, strict=strict, images=images)
     if (notes := report.lowering_notes_table(done.graph)) is not None:
@@ -50,14 +58,11 @@ def export(
     screen.next(report.after_export(next(iter(done.files)), run))
 
 
-def _export_c(
-    run: Path, out: Path | None, kernels: str, pack: bool, flash: str | None, ram: str | None, strict: bool, images: int
-) -> None:
+def _export_c(run: Path, out: Path | None, options: dict[str, Any], **how: Any) -> None:
     from mixbit import report, runs
     from mixbit.export.c import COptions
 
-    options = COptions(kernels=kernels, pack_activations=pack)  # type: ignore[arg-type]  # checked there
-    done = runs.export_c(run, out, options=options, flash=flash, ram=ram, strict=strict, images=images)
+    done = runs.export_c(run, out, options=COptions(**options), **how)
     if (notes := report.lowering_notes_table(done.graph)) is not None:
         screen.show(notes)
     for table in report.c_tables(done.folder):

@@ -2,7 +2,17 @@
 
 from mixbit.export.arithmetic import ROUNDINGS, Grid, Rounding
 from mixbit.export.executor import run, trace
-from mixbit.export.graph import IntegerGraph
+from mixbit.export.graph import GRAPH_ROUNDINGS, GraphRounding, IntegerGraph
 from mixbit.export.integer import lower
 
-__all__ = ["ROUNDINGS", "Grid", "IntegerGraph", "Rounding", "lower", "run", "trace"]
+__all__ = [
+    "GRAPH_ROUNDINGS",
+    "ROUNDINGS",
+    "GraphRounding",
+    "Grid",
+    "IntegerGraph",
+    "Rounding",
+    "lower",
+    "run",
+    "trace",
+]

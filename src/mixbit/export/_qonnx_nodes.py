@@ -19,7 +19,7 @@ __all__ = ["Printer", "quant_bits"]
 
 # `Quant` rounds `x / scale + zero_point`. Integer arithmetic rounds a tie up or away from zero, which is one and the
 # same where the integers are not negative, as after a ReLU; a float runtime rounds it to even.
-_ROUNDING_MODES = {"single": "HALF_UP", "double": "HALF_UP", "float32": "ROUND"}
+_ROUNDING_MODES = {"single": "HALF_UP", "double": "HALF_UP", "away": "HALF_UP", "float32": "ROUND"}
 
 
 def quant_bits(grid: Grid) -> tuple[int, bool]:

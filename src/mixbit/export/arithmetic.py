@@ -6,6 +6,7 @@ scale (requantization) is where runtimes differ, so how it rounds is an attribut
 * `single`: the real factor is a 31-bit multiplier and a right shift, `floor(a * m / 2^n + 1/2)`: one rounding, ties up.
 * `double`: the same factor as LiteRT's reference kernels apply it: the high half of `2 a m` rounded with ties up, then
   a right shift rounded with ties away from zero.
+* `away`: as `single`, but ties go away from zero. LiteRT rounds its linear layers so.
 * `float32`: as ONNX Runtime does it: `a` and the factor as float32, their float32 product to the nearest, ties to even.
 """
 
@@ -30,13 +31,15 @@ __all__ = [
     "dequantize",
     "factor",
     "fixed_point",
+    "mean",
+    "mean_factor",
     "quantize",
     "saturate",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
-Rounding: TypeAlias = Literal["single", "double", "float32"]
-ROUNDINGS: tuple[Rounding, ...] = ("single", "double", "float32")
+Rounding: TypeAlias = Literal["single", "double", "away", "float32"]
+ROUNDINGS: tuple[Rounding, ...] = ("single", "double", "away", "float32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,11 @@ class Grid:
     def bits(self) -> int:
         """Bits that hold all integers of the range."""
         return int(self.qmax - self.qmin).bit_length()
+
+    @property
+    def centre(self) -> int:
+        """The integer that an int8 container holds as 0: 128 for a range beyond 127, else 0."""
+        return 128 if self.qmax > 127 else 0
 
     @property
     def base(self) -> int:
@@ -143,7 +151,7 @@ def change_scale(a: Array, factors: Array, rounding: Rounding) -> Array:
 
     >>> a = np.array([5, -5, 7])
     >>> [change_scale(a, np.array(0.5), rounding).tolist() for rounding in ROUNDINGS]
-    [[3, -2, 4], [3, -2, 4], [2, -2, 4]]
+    [[3, -2, 4], [3, -2, 4], [3, -3, 4], [2, -2, 4]]
     """
     if rounding == "float32":
         rounded: Array = np.rint(a.astype(np.float32) * factors.astype(np.float32)).astype(np.int64)
@@ -151,8 +159,13 @@ def change_scale(a: Array, factors: Array, rounding: Rounding) -> Array:
     fixed, wide = fixed_point(factors), a.astype(np.int64)
     if rounding == "double":
         return _double(wide, fixed)
-    shift = 31 - fixed.exponent
-    found: Array = (wide * fixed.multiplier + (np.int64(1) << (shift - 1))) >> shift
+    return _shift_right(wide * fixed.multiplier, 31 - fixed.exponent, rounding)
+
+
+def _shift_right(a: Array, shift: Any, rounding: Rounding) -> Array:
+    """`a / 2^shift`, to the nearest; ties up, or away from zero."""
+    half = np.int64(1) << (shift - 1)
+    found: Array = (a + half - (a < 0 if rounding == "away" else 0)) >> shift
     return found
 
 
@@ -178,9 +191,9 @@ def saturate(q: Array, zero_point: int, bounds: tuple[int, int]) -> Array:
 def add(a: Array, b: Array, grids: tuple[Grid, Grid, Grid], rounding: Rounding) -> Array:
     """`a + b` of two quantized tensors, as integers without the zero point of the result.
 
-    `single` scales both to one fixed point and rounds their sum once. `double` is LiteRT's: both shifted left by 20,
-    scaled against twice the larger scale, added, and scaled to the result. `float32` is ONNX Runtime's: the float32
-    ratios of the scales, multiplied and added in one rounding each, with the zero points in a constant.
+    `single` and `away` scale both to one fixed point and round their sum once. `double` is LiteRT's: both shifted left
+    by 20, scaled against twice the larger scale, added, and scaled to the result. `float32` is ONNX Runtime's: the
+    float32 ratios of the scales, multiplied and added in one rounding each, with the zero points in a constant.
 
     Args:
         a: integers of the first tensor, zero point included.
@@ -190,7 +203,7 @@ def add(a: Array, b: Array, grids: tuple[Grid, Grid, Grid], rounding: Rounding) 
     >>> grid = Grid(scale=0.5, zero_point=0, qmin=-128, qmax=127)
     >>> coarse = Grid(scale=1.0, zero_point=0, qmin=-128, qmax=127)
     >>> [int(add(np.array([4]), np.array([1]), (grid, grid, coarse), rounding)[0]) for rounding in ROUNDINGS]
-    [3, 3, 2]
+    [3, 3, 3, 2]
     """
     first, second, result = grids
     if rounding == "float32":
@@ -205,8 +218,7 @@ def add(a: Array, b: Array, grids: tuple[Grid, Grid, Grid], rounding: Rounding) 
     ratios = np.array([first.scale / result.scale, second.scale / result.scale])
     shift = 30 - int(max(np.frexp(ratios)[1].max(), 0))
     scaled = np.rint(ratios * 2.0**shift).astype(np.int64)
-    found: Array = (a * scaled[0] + b * scaled[1] + (np.int64(1) << (shift - 1))) >> shift
-    return found
+    return _shift_right(a * scaled[0] + b * scaled[1], shift, rounding)
 
 
 def _add_float32(a: Array, b: Array, grids: tuple[Grid, Grid, Grid]) -> Array:
@@ -225,3 +237,49 @@ def _add_float32(a: Array, b: Array, grids: tuple[Grid, Grid, Grid]) -> Array:
 
 def _fused(integers: Any, ratio: Any, rest: Any) -> Any:
     return np.float32(np.float64(integers) * np.float64(ratio) + np.float64(rest))
+
+
+def mean(sums: Array, taps: int, grids: tuple[Grid, Grid], rounding: Rounding) -> Array:
+    """The mean of `taps` quantized numbers, as integers without the zero point of the result.
+
+    `double` is LiteRT's. Where both grids have one scale and zero point, its average pool divides the sum of the int8
+    integers by the taps, ties away from the integer 0, which is not the zero point. Else its mean scales the sum with
+    `mean_factor`.
+
+    Args:
+        sums: of integers without the zero point.
+        taps: how many.
+        grids: of the numbers and of the result.
+        rounding: see `change_scale`.
+
+    >>> relu = Grid(scale=0.5, zero_point=-128, qmin=-128, qmax=127)
+    >>> [int(mean(np.array([6]), 4, (relu, relu), rounding)[0]) for rounding in ROUNDINGS]  # 1.5: int8 -126.5
+    [2, 1, 2, 2]
+    """
+    grid, result = grids
+    if rounding == "float32":
+        factors = np.float32(grid.scale) / np.float32(np.float32(result.scale) * np.float32(taps))
+        return change_scale(sums, np.asarray(factors), "float32")
+    if rounding != "double":
+        return change_scale(sums, np.asarray(grid.scale / (result.scale * taps)), rounding)
+    if (grid.scale, grid.zero_point) != (result.scale, result.zero_point):
+        return _double(sums.astype(np.int64), mean_factor(grid.scale / result.scale, taps))
+    zero = grid.zero_point - grid.centre
+    total = sums + taps * zero
+    found: Array = np.sign(total) * ((np.abs(total) + taps // 2) // taps) - zero
+    return found
+
+
+def mean_factor(ratio: float, taps: int) -> FixedPoint:
+    """`ratio / taps` as LiteRT's mean has it: the multiplier of `ratio`, shifted left and divided towards zero.
+
+    The multiplier keeps 30 or 31 digits, so it may be below the `2^30` of `fixed_point`.
+
+    >>> found = mean_factor(0.75, 3)
+    >>> int(found.multiplier), int(found.exponent)                    # 0.75 / 3 = 1073741824 / 2^32
+    (1073741824, -1)
+    """
+    fixed = fixed_point(np.asarray(ratio))
+    multiplier, exponent = int(fixed.multiplier), int(fixed.exponent)
+    left = min(taps.bit_length() - 1, 31 + exponent)
+    return FixedPoint(np.asarray((multiplier << left) // taps), np.asarray(exponent - left))

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from mixbit.errors import MixbitError
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, add, change_scale, dequantize, factor, quantize, saturate
+from mixbit.export.arithmetic import Array, add, change_scale, dequantize, factor, mean, quantize, saturate
 from mixbit.export.graph import IntegerGraph
 
 __all__ = ["accumulate", "accumulator_bound", "apply", "run", "trace"]
@@ -184,14 +184,7 @@ def _average_pool(graph: IntegerGraph, op: g.AveragePool, x: Array) -> Array:
     grid, result, spatial = graph.grid(op.x), graph.grid(op.output), len(op.kernel)
     windows = _windows(x - grid.zero_point, op.kernel, op.stride, op.padding, (1,) * spatial)
     sums = windows.sum(axis=tuple(range(-spatial, 0)), dtype=np.int64)
-    taps = int(np.prod(op.kernel))
-    if op.rounding == "float32":
-        factors = np.float32(grid.scale) / np.float32(np.float32(result.scale) * np.float32(taps))
-        q = change_scale(sums, np.asarray(factors), "float32")
-    elif op.rounding == "double" and grid.scale == result.scale:  # LiteRT: half away from zero
-        q = np.sign(sums) * ((np.abs(sums) + taps // 2) // taps)
-    else:
-        q = change_scale(sums, np.asarray(grid.scale / (result.scale * taps)), op.rounding)
+    q = mean(sums, int(np.prod(op.kernel)), (grid, result), op.rounding)
     return saturate(q, result.zero_point, op.clamp or (result.qmin, result.qmax))
 
 

@@ -29,9 +29,9 @@ from mixbit.export._steps import (
     Sum,
     Wire,
 )
-from mixbit.export.arithmetic import ROUNDINGS, Array, Grid, Rounding, dequantize, quantize
+from mixbit.export.arithmetic import Array, Grid, dequantize, quantize
 from mixbit.export.executor import accumulator_bound
-from mixbit.export.graph import Bounds, IntegerGraph, Note, Tensor
+from mixbit.export.graph import GRAPH_ROUNDINGS, Bounds, GraphRounding, IntegerGraph, Note, Tensor, rounding_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def lower(
     network: Network,
     batches: Iterable[torch.Tensor],
     *,
-    rounding: Rounding = "single",
+    rounding: GraphRounding = "single",
     strict: bool = False,
 ) -> IntegerGraph:
     """The integer graph of a model that carries quantizers.
@@ -59,7 +59,8 @@ def lower(
         model: quantized by `mixbit.quantize` (one bit-width a layer), trained or calibrated; it comes back as it was.
         network: what capture learned of it.
         batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch.
-        rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's.
+        rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's. "litert" gives
+            each operation the rounding of LiteRT's reference kernels, see `mixbit.export.graph.rounding_of`.
         strict: refuse layers that training left in float, instead of giving them 8 bits.
 
     Raises:
@@ -89,8 +90,8 @@ def lower(
     from mixbit.network._program import read_program
     from mixbit.network._sizes import DataDependent
 
-    if rounding not in ROUNDINGS:
-        raise ExportError(f"rounding={rounding!r} is unknown. Legal: {', '.join(ROUNDINGS)}.")
+    if rounding not in GRAPH_ROUNDINGS:
+        raise ExportError(f"rounding={rounding!r} is unknown. Legal: {', '.join(GRAPH_ROUNDINGS)}.")
     _check(model)
     samples = list(batches)
     if not samples:
@@ -158,7 +159,7 @@ def _floats(flow: Flow) -> frozenset[Wire]:
 class _Printer:
     """Steps to operations, tensor by tensor."""
 
-    def __init__(self, flow: Flow, chosen: Chosen, rounding: Rounding) -> None:
+    def __init__(self, flow: Flow, chosen: Chosen, rounding: GraphRounding) -> None:
         self._flow, self._chosen, self._rounding = flow, chosen, rounding
         self._names: dict[Wire, str] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -227,7 +228,7 @@ class _Printer:
             "bias": bias,
             "shift": _shift(step),
             "clamp": self._clamp(step),
-            "rounding": self._rounding,
+            "rounding": rounding_of(g.Linear if step.window is None else g.Conv, self._rounding),
         }
         window = step.window
         common = self._common(step)
@@ -259,13 +260,14 @@ class _Printer:
     def sum(self, step: Sum) -> None:
         """Residual adds."""
         clamp = self._clamp(step)
-        self._ops.append(g.Add(**self._common(step), clamp=clamp, rounding=self._rounding))
+        self._ops.append(g.Add(**self._common(step), clamp=clamp, rounding=rounding_of(g.Add, self._rounding)))
 
     def average(self, step: Average) -> None:
         """Average and global pools."""
         clamp, window = self._clamp(step), step.window
         shape: dict[str, Any] = {"kernel": window.kernel, "stride": window.stride, "padding": window.padding}
-        self._ops.append(g.AveragePool(**self._common(step), **shape, clamp=clamp, rounding=self._rounding))
+        rounding = rounding_of(g.AveragePool, self._rounding)
+        self._ops.append(g.AveragePool(**self._common(step), **shape, clamp=clamp, rounding=rounding))
 
     def function(self, step: Function) -> None:
         """A table of the function at every integer of the input."""
@@ -278,8 +280,7 @@ class _Printer:
 
     def limit(self, step: Limit) -> None:
         """A clamp of its own."""
-        clamp = self._clamp(step)
-        self._ops.append(g.Requantize(**self._common(step), clamp=clamp, rounding=self._rounding))
+        self._requantize(step, self._clamp(step))
 
     def fake_quantize(self, step: FakeQuantize) -> None:
         """Nothing where its input has its grid already, else a change of grid."""
@@ -287,7 +288,11 @@ class _Printer:
         if self._chosen.grids[source] == step.grid:
             self._names[step.output] = self._names[source]
             return
-        self._ops.append(g.Requantize(**self._common(step), clamp=None, rounding=self._rounding))
+        self._requantize(step, None)
+
+    def _requantize(self, step: Step, clamp: Bounds | None) -> None:
+        rounding = rounding_of(g.Requantize, self._rounding)
+        self._ops.append(g.Requantize(**self._common(step), clamp=clamp, rounding=rounding))
 
     def move(self, step: Move) -> None:
         """Reshape, slice, pad, transpose, concat, max pool."""

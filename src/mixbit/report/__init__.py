@@ -5,7 +5,7 @@ from __future__ import annotations
 from mixbit.report.arena import arena_line, arena_table, arena_tables
 from mixbit.report.entropy import entropy_table
 from mixbit.report.exports import file_tables, lowering_notes_table, verification_table
-from mixbit.report.firmware import c_tables, c_verification_table, instructions_table
+from mixbit.report.firmware import c_tables, c_verification_table, footprint_summary, instructions_table
 from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
 from mixbit.report.plots import pareto_front, pareto_plot
@@ -69,6 +69,7 @@ __all__ = [
     "duration",
     "entropy_table",
     "file_tables",
+    "footprint_summary",
     "instructions_table",
     "joins_table",
     "latency_checks_table",

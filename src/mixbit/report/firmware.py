@@ -8,16 +8,26 @@ from mixbit.report.table import Table
 from mixbit.report.units import count, percent, size
 
 if TYPE_CHECKING:
-    from mixbit.export.c import CFolder
+    from mixbit.export.c import CFolder, Footprint
+    from mixbit.export.c._cmsis_nn import HandedOver
     from mixbit.export.mcu import Counts
     from mixbit.runs.firmware import Checked
 
-__all__ = ["c_tables", "c_verification_table", "instructions_table"]
+__all__ = ["c_tables", "c_verification_table", "footprint_summary", "instructions_table"]
 
 
-def c_tables(folder: CFolder) -> tuple[Table, Table]:
-    """Every layer as it was written, and bytes of flash and RAM."""
-    return _layers(folder), _bytes(folder)
+def c_tables(folder: CFolder) -> tuple[Table, ...]:
+    """Every layer as it was written, bytes of flash and RAM, and which layers CMSIS-NN computes if it was named."""
+    library = () if folder.cmsis_nn is None else (_cmsis_nn(folder.cmsis_nn),)
+    return _layers(folder), _bytes(folder), *library
+
+
+def _cmsis_nn(found: HandedOver) -> Table:
+    rows = [(name, "CMSIS-NN", "") for name in found.layers]
+    rows += [(name, "mixbit", reason) for name, reason in found.kept.items()]
+    times = "once" if found.rounding == "single" else "twice"
+    notes = (f"CMSIS-NN is compiled from {found.path}, and rounds {times}. Its code is not in the bytes of flash.",)
+    return Table(title="Layers and CMSIS-NN", columns=("layer", "computed by", "reason"), rows=tuple(rows), notes=notes)
 
 
 def _layers(folder: CFolder) -> Table:
@@ -56,6 +66,14 @@ def _bytes(folder: CFolder) -> Table:
         f"Most RAM is needed at {folder.plan.peak_layer}.",
     )
     return Table(title="On the device", columns=("what", ">bytes"), rows=rows, notes=notes)
+
+
+def footprint_summary(found: Footprint) -> str:
+    """Flash and RAM of a policy, laid out as C, in one line."""
+    return (
+        f"as C: {size(found.flash_bytes)} of flash, of which {size(found.weight_bytes)} weights and "
+        f"{size(found.code_bytes)} code; {size(found.ram_bytes)} of RAM"
+    )
 
 
 def c_verification_table(found: Checked) -> Table:

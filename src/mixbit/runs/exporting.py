@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from mixbit import _distributed
 from mixbit.errors import ExportError, did_you_mean
-from mixbit.export import IntegerGraph, Rounding, lower
+from mixbit.export import GraphRounding, IntegerGraph, lower
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export.onnx import OnnxFile, Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import QonnxFile, write_qonnx
@@ -23,7 +23,7 @@ ExportTarget: TypeAlias = Literal["onnx", "qonnx", "c"]
 TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
 VERIFIED_IMAGES = 1000
 QONNX_IMAGES = 50
-_ROUNDINGS: dict[ExportTarget, Rounding] = {"onnx": "float32", "qonnx": "float32", "c": "single"}
+_ROUNDINGS: dict[ExportTarget, GraphRounding] = {"onnx": "float32", "qonnx": "float32", "c": "single"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +122,10 @@ def _target(text: str) -> ExportTarget:
     return text
 
 
-def lowered(run: Path, target: ExportTarget, strict: bool) -> tuple[TrainedRun, IntegerGraph]:
-    """The network of a run folder as the integer graph that a target computes."""
+def lowered(
+    run: Path, target: ExportTarget, strict: bool, rounding: GraphRounding | None = None
+) -> tuple[TrainedRun, IntegerGraph]:
+    """The network of a run folder as the integer graph that a target computes, with its rounding or another."""
     _distributed.start()
     opened = open_run(run)
     if opened.policy is None:
@@ -131,7 +133,7 @@ def lowered(run: Path, target: ExportTarget, strict: bool) -> tuple[TrainedRun, 
     task = opened.task
     model = task.model.cpu()
     x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=opened.subject.seed, shuffle=True))
-    return opened, lower(model, task.network, [x], rounding=_ROUNDINGS[target], strict=strict)
+    return opened, lower(model, task.network, [x], rounding=rounding or _ROUNDINGS[target], strict=strict)
 
 
 def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, compare_float: bool) -> Verification:

@@ -13,7 +13,7 @@ from mixbit import _io
 from mixbit.cost import Limit
 from mixbit.cost._limit import BYTES
 from mixbit.errors import ExportError, did_you_mean
-from mixbit.export import IntegerGraph
+from mixbit.export import GraphRounding, IntegerGraph
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import CFolder, COptions, CVerification, plan_memory, predict, render_c, verify_c, write_c
 from mixbit.export.c.writer import MANIFEST
@@ -59,6 +59,7 @@ def export_c(
     out: Path | None = None,
     *,
     options: COptions | None = None,
+    rounding: GraphRounding = "single",
     flash: str | None = None,
     ram: str | None = None,
     strict: bool = False,
@@ -71,6 +72,7 @@ def export_c(
         run: folder of a finished training under a policy.
         out: the folder; default `c` in the run folder.
         options: how it is written; default the kernels for cores with two products an instruction beside plain ones.
+        rounding: of the results, see `mixbit.export.lower`; `litert` is that of LiteRT's reference kernels.
         flash: limit on constants and code, e.g. `256kB`.
         ram: limit on the arena, e.g. `64kB`.
         strict: refuse what the target cannot hold at the policy's bits.
@@ -80,7 +82,7 @@ def export_c(
     Raises:
         ExportError: a float run, an operation without a kernel, or a limit that does not hold.
     """
-    opened, graph = lowered(run, "c", strict=strict)
+    opened, graph = lowered(run, "c", strict=strict, rounding=rounding)
     options = COptions(kernels="dsp") if options is None else options
     _check_limits(graph, options, flash, ram)
     path = out or run / "c"
@@ -120,8 +122,9 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
     names = [HOST, *BOARDS, *(board.name for board in BOARDS.values())]
     if target not in names:
         raise ExportError(f"target {target!r} is unknown.{did_you_mean(target, names)} Legal: {', '.join(names)}.")
-    opened, graph = lowered(run, "c", strict=False)
-    options = COptions(**_io.read_json(folder / MANIFEST)["options"])
+    manifest = _io.read_json(folder / MANIFEST)
+    opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest["roundings"]))
+    options = COptions(**manifest["options"])
     _same(folder, render_c(graph, options=options, samples=_samples(opened, options.vectors)))
     if target == HOST:
         checked = verify_c(graph, _samples(opened, images), options=options)
@@ -129,6 +132,12 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
     few = _samples(opened, min(images, BOARD_IMAGES))
     found = verify_board(graph, few, board=target, options=options)
     return VerifiedC(path=folder, checked=found, counts=count(graph, board=target, samples=few[:1], options=options))
+
+
+def _rounding(roundings: dict[str, GraphRounding]) -> GraphRounding:
+    """How the graph rounds whose operations round so; only LiteRT's kinds of operations differ."""
+    found = set(roundings.values())
+    return found.pop() if len(found) == 1 else "litert"
 
 
 def _same(folder: Path, files: dict[str, str]) -> None:
@@ -158,14 +167,14 @@ def _check_limits(graph: IntegerGraph, options: COptions, flash: str | None, ram
         raise ExportError(
             f"the arena takes {found.ram_bytes} bytes of RAM, ram={ram} allows {limit}. Most is needed at "
             f"{plan.peak_layer!r}; with packed activations and plain kernels it is {packed}. Allocate again with "
-            f"--budget activation-bytes below {limit}."
+            f"--budget ram={ram}, and with --pack-activations if you export with it."
         )
     if flash is not None and found.flash_bytes > (limit := _bytes(flash)):
         largest = max(graph.weighted(), key=lambda op: op.weight.size * op.weight_bits)
         raise ExportError(
             f"the network takes {found.flash_bytes} bytes of flash ({found.weight_bytes} weights, {found.code_bytes} "
             f"code), flash={flash} allows {limit}. Its largest layer is {largest.name!r} at {largest.weight_bits} "
-            f"bits; allocate with --budget weight-bytes={max(1, limit - found.flash_bytes + found.weight_bytes)}."
+            f"bits; allocate again with --budget flash={flash}."
         )
 
 

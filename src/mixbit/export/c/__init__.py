@@ -1,6 +1,7 @@
 """A trained network as C99 for microcontrollers: packed weights, a static arena, and the reference's integers."""
 
 from mixbit.export.c._options import COptions
+from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
 from mixbit.export.c.sizes import CLayer, Footprint, predict
@@ -13,6 +14,7 @@ __all__ = [
     "CVerification",
     "Footprint",
     "MemoryPlan",
+    "memory_table",
     "plan_memory",
     "predict",
     "render_c",

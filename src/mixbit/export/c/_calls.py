@@ -11,14 +11,14 @@ import numpy as np
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export import executor
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid, Rounding, factor, fixed_point
+from mixbit.export.arithmetic import Array, FixedPoint, Grid, Rounding, factor, fixed_point, mean_factor
 from mixbit.export.c import _scratch
 from mixbit.export.c._options import COptions
 from mixbit.export.c._storage import Stored, strides
 from mixbit.export.c.packing import pack_fields, pack_rows, row_bytes
 from mixbit.export.graph import IntegerGraph
 
-ROUNDINGS = {"single": "MIXBIT_SINGLE", "double": "MIXBIT_DOUBLE"}
+ROUNDINGS = {"single": "MIXBIT_SINGLE", "double": "MIXBIT_DOUBLE", "away": "MIXBIT_AWAY"}
 _INT32 = 2**31
 _MARGIN = 2**9  # a zero point is added to a scaled accumulator before it is clamped
 
@@ -106,7 +106,7 @@ def _trimmed(context: Context, op: g.Op, printed: Printed) -> Printed:
 
 def _conv(context: Context, op: g.Conv) -> Printed:
     read, x = _read(context, op)
-    depthwise = op.weight.shape[1] == 1 and op.groups > 1
+    depthwise = op.is_depthwise
     # (out, in, *kernel) -> (out, *kernel, in): the order in which a column is filled.
     weight = np.moveaxis(op.weight, 1, -1).reshape(len(op.weight), -1)
     rows, blobs = _rows(context, op, x, weight, stream=depthwise)
@@ -299,14 +299,22 @@ def _max_pool(context: Context, op: g.MaxPool) -> Printed:
 def _average_pool(context: Context, op: g.AveragePool) -> Printed:
     x, y = context.tensors[op.x], context.tensors[op.output]
     taps = int(np.prod(op.kernel))
-    if taps * _reach(x.grid) >= _INT32:
+    if taps * (_reach(x.grid) + 128 + abs(x.grid.zero_point)) >= _INT32:
         raise ExportError(f"{op.name}: the sum of {taps} taps can leave int32. Pool smaller windows.")
-    change: dict[str, Any] = {"multiplier": 0, "exponent": 0, "rounding": "MIXBIT_AWAY"}
-    if not (op.rounding == "double" and x.grid.scale == y.grid.scale):
-        factors = np.asarray(x.grid.scale / (y.grid.scale * taps))
-        change = _change(op, taps * _reach(x.grid), factors, op.rounding)
+    change = _mean(op, x.grid, y.grid, taps)
     settings = {**_window(op, x, y), **change, **_bounds(op, y), **_ends(x, y)}
     return _one(op, "average_pool", settings, (op.x,), struct="mixbit_pool_layer")
+
+
+def _mean(op: g.AveragePool, grid: Grid, result: Grid, taps: int) -> dict[str, Any]:
+    """How the sum becomes the mean, see `mixbit.export.arithmetic.mean`."""
+    bound = taps * _reach(grid)
+    if op.rounding != "double":
+        return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), op.rounding)
+    if (grid.scale, grid.zero_point) == (result.scale, result.zero_point):
+        return {"multiplier": grid.zero_point - grid.centre, "exponent": 0, "rounding": "MIXBIT_DIVIDE"}
+    fixed = mean_factor(grid.scale / result.scale, taps)
+    return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), "double", fixed)
 
 
 def _lookup(context: Context, op: g.Lookup) -> Printed:
@@ -317,8 +325,10 @@ def _lookup(context: Context, op: g.Lookup) -> Printed:
     return Printed(calls=found.calls, blobs=(table,))
 
 
-def _change(op: g.Op, bound: int, factors: Array, rounding: Rounding) -> dict[str, Any]:
-    fixed = fixed_point(factors)
+def _change(
+    op: g.Op, bound: int, factors: Array, rounding: Rounding, fixed: FixedPoint | None = None
+) -> dict[str, Any]:
+    fixed = fixed or fixed_point(factors)
     check_scaled(op.name, bound, factors, rounding)
     return {
         "multiplier": int(fixed.multiplier),

@@ -28,6 +28,7 @@ ROLES = {
 
 ALL_SWITCHES = (
     "MIXBIT_PACKED_ACTIVATIONS",
+    "MIXBIT_ROUNDING_AWAY",
     "MIXBIT_ROUNDING_DOUBLE",
     *(f"MIXBIT_WEIGHTS_{bits}" for bits in range(2, 9)),
 )
@@ -35,12 +36,21 @@ ALL_SWITCHES = (
 
 def kernel_files(program: Program) -> tuple[str, ...]:
     """Kernel sources that the program calls."""
-    called = {call.function for step in program.steps for call in step.printed.calls}
+    called = _called(program) - set(cmsis_files(program))
     names = {_FILE_OF.get(name, name) for name in called}
     names |= {"mixbit_rows"}
     if program.options.kernels == "dsp":
         names |= {f"{name}_dsp" for name in names & _WITH_DSP}
     return tuple(sorted(f"{name}.c" for name in names))
+
+
+def cmsis_files(program: Program) -> tuple[str, ...]:
+    """Names, without ending, of the sources that call CMSIS-NN for the program."""
+    return tuple(sorted(name for name in _called(program) if name.startswith("mixbit_cmsis_")))
+
+
+def _called(program: Program) -> set[str]:
+    return {call.function for step in program.steps for call in step.printed.calls}
 
 
 _FILE_OF = {"mixbit_fill": "mixbit_move", "mixbit_reshape": "mixbit_move", "mixbit_trim": "mixbit_rows"}
@@ -54,11 +64,11 @@ def config_h(program: Program) -> str:
     """Which variants the kernels are compiled with."""
     columns = [step.op for step in program.steps if _has_rows(step)]
     bits = {op.weight_bits for op in columns if isinstance(op, g.Weighted)}
-    double = any(getattr(step.op, "rounding", "single") == "double" for step in program.steps)
+    roundings = {getattr(step.op, "rounding", "single") for step in program.steps}
     packed = any(one.bits < 8 for one in program.tensors.values())
     chosen = {f"MIXBIT_WEIGHTS_{width}" for width in bits}
     chosen |= {"MIXBIT_PACKED_ACTIVATIONS"} if packed else set()
-    chosen |= {"MIXBIT_ROUNDING_DOUBLE"} if double else set()
+    chosen |= {f"MIXBIT_ROUNDING_{rounding.upper()}" for rounding in roundings - {"single"}}
     return config_text(chosen, dsp=program.options.kernels == "dsp")
 
 
@@ -188,6 +198,7 @@ def model_c(program: Program, plan: MemoryPlan) -> str:
         "",
         "#include <string.h>",
         "",
+        *(['#include "mixbit_cmsis_nn.h"'] if cmsis_files(program) else []),
         '#include "mixbit_kernels.h"',
         '#include "weights.h"',
         "",
@@ -395,12 +406,14 @@ def describe(step: Step, program: Program) -> str:
     parts += [shapes, "int32 out" if grid is None else f"{grid.bits}-bit out"]
     if op.x in program.folded:
         parts.append(f"requantized on reading ({_safe(program.folded[op.x].name)})")
+    if step.printed.calls and step.printed.calls[0].function.startswith("mixbit_cmsis_"):
+        parts.append("by CMSIS-NN")
     return ", ".join(parts)
 
 
 def _kind(op: g.Op) -> str:
     if isinstance(op, g.Conv):
-        depthwise = op.weight.shape[1] == 1 and op.groups > 1
+        depthwise = op.is_depthwise
         name = f"{'depthwise ' if depthwise else ''}convolution {_by(op.weight.shape[2:])}"
         return f"{name}, {op.weight_bits}-bit weights"
     if isinstance(op, g.Linear):

@@ -32,6 +32,8 @@ class COptions:
     """Keep tensors of up to 4 and of up to 2 bits in 4 and 2 bits: less RAM, more instructions."""
     fold_requantize: bool = True
     """Let a layer read a tensor through a table of up to 256 bytes where that saves a requantized copy in RAM."""
+    cmsis_nn: str | None = None
+    """Checkout of CMSIS-NN: layers of 8 bits call it where it gives the same integers. It is not copied."""
     vectors: int = 2
     """Recorded inputs of the self-test."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array
 from mixbit.export.c._calls import Context, Printed, print_op
+from mixbit.export.c._cmsis_checkout import open_checkout
+from mixbit.export.c._cmsis_nn import HandedOver, hand_over
 from mixbit.export.c._options import COptions
 from mixbit.export.c._storage import Stored, offset, stored
 from mixbit.export.graph import IntegerGraph
@@ -50,6 +53,8 @@ class Program:
     input: str
     last: g.Weighted
     """The layer whose accumulators are the output."""
+    cmsis_nn: HandedOver | None = None
+    """What CMSIS-NN computes, where the options name a checkout of it."""
 
     @property
     def output_inner(self) -> int:
@@ -76,15 +81,16 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
     folded = _folded(graph, views) if options.fold_requantize else {}
     context = Context(graph=graph, options=options, tensors=tensors, folded=folded)
     made = {id(op) for op in folded.values()}
-    ops = [op for op in graph.ops if op is not first and id(op) not in made]
+    ops = [op for op in graph.ops if op is not first and id(op) not in made and op.output not in views]
+    printed, cmsis_nn = _printed(context, ops)
     steps = tuple(
         Step(
             index=index,
             op=op,
-            printed=print_op(context, op),
+            printed=printed[op.output],
             reads=tuple(folded[name].x if name in folded else name for name in op.inputs),
         )
-        for index, op in enumerate(op for op in ops if op.output not in views)
+        for index, op in enumerate(ops)
     )
     return Program(
         graph=graph,
@@ -95,7 +101,18 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
         folded=folded,
         input=first.output,
         last=last,
+        cmsis_nn=cmsis_nn,
     )
+
+
+def _printed(context: Context, ops: list[g.Op]) -> tuple[dict[str, Printed], HandedOver | None]:
+    """Output -> the calls that write it; and what is handed over to CMSIS-NN."""
+    own = {op.output: print_op(context, op) for op in ops}
+    if context.options.cmsis_nn is None:
+        return own, None
+    checkout = open_checkout(Path(context.options.cmsis_nn).resolve())
+    found, calls = hand_over(context, checkout, [(op, own[op.output]) for op in ops])
+    return own | calls, found
 
 
 def _ends(graph: IntegerGraph) -> tuple[g.QuantizeInput, g.Weighted]:
@@ -164,17 +181,13 @@ def _folded(graph: IntegerGraph, views: dict[str, str]) -> dict[str, g.Requantiz
             continue
         readers = graph.readers(op.output)
         columns = all(
-            isinstance(reader, g.Linear) or (isinstance(reader, g.Conv) and not _is_depthwise(reader))
+            isinstance(reader, g.Linear) or (isinstance(reader, g.Conv) and not reader.is_depthwise)
             for reader in readers
         )
         reading = max((at for at, reader in enumerate(graph.ops) if op.output in reader.inputs), default=-1)
         if readers and columns and last[root(views, op.x)] >= reading:
             found[op.output] = op
     return found
-
-
-def _is_depthwise(op: g.Conv) -> bool:
-    return op.weight.shape[1] == 1 and op.groups > 1
 
 
 def _last_reads(graph: IntegerGraph, views: dict[str, str]) -> dict[str, int]:

@@ -47,5 +47,23 @@ def linear(kernels: Kernels, *, features: int, direct: bool) -> int:
     return 0 if direct else features
 
 
+def cmsis_conv(*, kernel: tuple[int, int], channels: int) -> int:
+    """CMSIS-NN's `arm_convolve_s8`, with and without the DSP extension: two columns of int16, each a multiple of four.
+
+    >>> cmsis_conv(kernel=(3, 3), channels=3)
+    112
+    """
+    return 4 * (-(-kernel[0] * kernel[1] * channels // 4) * 4)
+
+
+def cmsis_depthwise(*, kernel: tuple[int, int], channels: int, padding: tuple[int, int]) -> int:
+    """CMSIS-NN's `arm_depthwise_conv_wrapper_s8` for one output a channel: a place as int16, but none for 3x3.
+
+    >>> [cmsis_depthwise(kernel=(size, size), channels=8, padding=(1, 1)) for size in (3, 5)]
+    [0, 400]
+    """
+    return 0 if kernel == (3, 3) and max(padding) <= 1 else 2 * kernel[0] * kernel[1] * channels
+
+
 def _padded(length: int) -> int:
     return -(-length // GROUP) * GROUP

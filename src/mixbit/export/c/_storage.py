@@ -74,14 +74,21 @@ def offset(grid: Grid, bits: int) -> int:
     """8 bits keep the quantizer's integers where they fit; fewer bits move the lowest to the container's lowest."""
     if bits < 8:
         return grid.qmin + (1 << (bits - 1))
-    return 128 if grid.qmax > 127 else 0
+    return grid.centre
 
 
 def container(grid: Grid, *, packed: bool) -> int:
     """Bits of the container of a grid."""
-    if not packed:
-        return 8
-    return next((bits for bits in (2, 4) if grid.bits <= bits), 8)
+    return container_bits(grid.bits) if packed else 8
+
+
+def container_bits(bits: int) -> int:
+    """The narrowest container of an element of so many bits.
+
+    >>> container_bits(3), container_bits(5)
+    (4, 8)
+    """
+    return next((wide for wide in (2, 4) if bits <= wide), 8)
 
 
 def channels_last(shape: tuple[int, ...]) -> Array:

@@ -19,6 +19,7 @@ from mixbit._io import read_json
 from mixbit.errors import ExportError
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
+from mixbit.export.c._cmsis_checkout import Library, library_of
 from mixbit.export.c._options import COptions
 from mixbit.export.c._program import Program, build
 from mixbit.export.c._selftest import layer_bytes
@@ -76,7 +77,7 @@ def verify_c(
     """Write a network as C, compile it here, run it on inputs, and compare with the reference executor.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"` or `"double"`.
+        graph: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`.
         samples: inputs `(N, *input shape)` float32.
         folder: what `write_c` made of `graph`, to check that instead of writing anew; it stays as it is.
         options: how it is written; those of `folder` are in its manifest.
@@ -160,8 +161,21 @@ def compile_host(
     kernels = folder.glob("kernels/*.c") if objects is None else objects.glob("*.o")
     main = {"host": "host_main.c", "selftest": "selftest.c"}[target]
     sources = ["model.c", "weights.c", main, *sorted(str(one.resolve()) for one in kernels)]
-    _compile(folder, [*_flags(sanitize, flags), "-DMODEL_HOOK", "-o", str(program.resolve()), *sources], compiler)
+    arguments = [*_flags(sanitize, flags), "-DMODEL_HOOK"]
+    if (library := library_of(folder)) is not None:
+        arguments.append(f"-isystem{library.include}")
+        sources += _library_objects(library, program.parent / "cmsis_nn", compiler)
+    _compile(folder, [*arguments, "-o", str(program.resolve()), *sources], compiler)
     return program
+
+
+def _library_objects(library: Library, into: Path, compiler: str) -> list[str]:
+    """CMSIS-NN is other people's code: without our warnings and sanitizers."""
+    into.mkdir(exist_ok=True)
+    defines = [f"-D{name}" for name in library.defines]
+    sources = [str(source) for source in library.sources]
+    _compile(into, ["-std=c99", "-w", "-O2", f"-isystem{library.include}", *defines, "-c", *sources], compiler)
+    return [str((into / f"{source.stem}.o").resolve()) for source in library.sources]
 
 
 def compile_kernels(folder: Path, *, compiler: str = "gcc", sanitize: bool = False, flags: Sequence[str] = ()) -> Path:

@@ -112,7 +112,7 @@ def footprint(program: Program, plan: MemoryPlan) -> Footprint:
         table_bytes=sum(one.table_bytes for one in found),
         settings_bytes=sum(one.settings_bytes for one in found),
         code_bytes=output + code_bytes(program),
-        code_source="table: GCC 12.2, Cortex-M4, -O2",
+        code_source="table: GCC 12.2, Cortex-M4, -O2" + (", without CMSIS-NN" if _emit.cmsis_files(program) else ""),
         arena_bytes=plan.arena_bytes,
         activation_bytes=activation_bytes(program, plan),
     )
@@ -159,13 +159,15 @@ def _layer(program: Program, step: Step) -> CLayer:
 
 # ------------------------------------------------------------------------------------------------ structures and code
 
+_HEADERS = ("kernels/mixbit_kernels.h", "cmsis_nn/mixbit_cmsis_nn.h")
 _WIDTHS = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
 
 
 @cache
 def _structs() -> dict[str, tuple[int, int]]:
     """Name -> size and alignment on a core of 32 bits, read from the header that the compiler reads."""
-    text = (resources.files("mixbit.export.c") / "kernels" / "mixbit_kernels.h").read_text(encoding="utf-8")
+    package = resources.files("mixbit.export.c")
+    text = "".join((package / name).read_text(encoding="utf-8") for name in _HEADERS)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     found = {name: (width, width) for name, width in _WIDTHS.items()}
     for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):
@@ -196,16 +198,27 @@ def _code_table() -> dict[str, Any]:
     return found
 
 
+def width_code(program: Program) -> dict[int, int]:
+    """Estimated `.text` of reading weights, by their bits: it is there once if any layer has these."""
+    return {int(bits): size for bits, size in _kernel_table(program)["weights"].items()}
+
+
+def _kernel_table(program: Program) -> dict[str, Any]:
+    table = _code_table()
+    return table | table["dsp"] if program.options.kernels == "dsp" else table
+
+
 def code_bytes(program: Program) -> int:
     """Estimated `.text` of kernels and network."""
-    table = _code_table()
-    if program.options.kernels == "dsp":
-        table = table | table["dsp"]
+    table = _kernel_table(program)
     switches = dict(re.findall(r"#define (\w+) (\d)", _emit.config_h(program)))
     double, packed = switches["MIXBIT_ROUNDING_DOUBLE"], switches["MIXBIT_PACKED_ACTIVATIONS"]
     variant = f"double={double} packed={packed}"
     kernels = _code_table()["kernels"][variant] | table["kernels"][variant]
     code = sum(kernels[name.removesuffix(".c")] for name in _emit.kernel_files(program))
-    code += sum(table["weights"][str(bits)] for bits in range(2, 9) if switches[f"MIXBIT_WEIGHTS_{bits}"] == "1")
+    code += sum(size for bits, size in width_code(program).items() if switches[f"MIXBIT_WEIGHTS_{bits}"] == "1")
+    if switches["MIXBIT_ROUNDING_AWAY"] == "1":
+        code += sum(_code_table()["away"].get(name.removesuffix(".c"), 0) for name in _emit.kernel_files(program))
+    code += sum(table["cmsis_nn"][name] for name in _emit.cmsis_files(program))
     calls = sum(len(step.printed.calls) for step in program.steps)
     return int(code + table["model"] + calls * table["call"])

@@ -15,6 +15,8 @@ from mixbit._version import __version__
 from mixbit.errors import ExportError
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
+from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
+from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.c._options import COptions
 from mixbit.export.c._program import Program, build
 from mixbit.export.c._readme import readme
@@ -41,6 +43,8 @@ class CFolder:
     plan: MemoryPlan
     files: tuple[str, ...]
     """Below `path`."""
+    cmsis_nn: HandedOver | None = None
+    """Which layers call CMSIS-NN, and why the others do not; None where the options name no checkout."""
 
 
 def write_c(
@@ -53,7 +57,7 @@ def write_c(
     """Write a network as C, the whole folder or nothing.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"` or `"double"`.
+        graph: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`.
         folder: made, or replaced if mixbit wrote it.
         options: how it is written.
         samples: real inputs `(N, *input shape)` float32, of which the self-test records the first `options.vectors`;
@@ -75,6 +79,7 @@ def write_c(
         footprint=footprint(program, plan),
         plan=plan,
         files=tuple(sorted(files)),
+        cmsis_nn=program.cmsis_nn,
     )
 
 
@@ -110,6 +115,10 @@ def _render(
     files |= {name: _packaged("templates", name) for name in _TEMPLATES}
     names = (*_HEADERS, *_emit.kernel_files(program), *(("mixbit_dsp.h",) if options.kernels == "dsp" else ()))
     files |= {f"kernels/{name}": _packaged("kernels", name) for name in names}
+    if (called := _emit.cmsis_files(program)) and program.cmsis_nn is not None:
+        names = ("mixbit_cmsis_inline.h", "mixbit_cmsis_nn.h", *(f"{name}.c" for name in called))
+        files |= {f"kernels/{name}": _packaged("cmsis_nn", name) for name in names}
+        files["cmsis_nn.mk"] = _makefile(program.cmsis_nn)
     return files, program, plan
 
 
@@ -122,10 +131,34 @@ def _manifest(program: Program, plan: MemoryPlan) -> dict[str, Any]:
         "mixbit": __version__,
         "fingerprint": program.graph.fingerprint,
         "options": asdict(program.options),
+        "roundings": {op.kind: op.rounding for op in program.graph.ops if hasattr(op, "rounding")},
         "footprint": asdict(footprint(program, plan)),
+        **({} if program.cmsis_nn is None else {"cmsis_nn": asdict(program.cmsis_nn)}),
         "layers": [asdict(layer) for layer in layers(program)],
         "arena": [asdict(one) for one in plan.buffers],
     }
+
+
+def _makefile(found: HandedOver) -> str:
+    """`cmsis_nn.mk`, which the Makefile reads if it is there."""
+    define = f" -D{SINGLE_ROUNDING}" if found.rounding == "single" else ""
+    objects = [f"$(BUILD)/cmsis_nn/{name.removesuffix('.c')}.o" for name in found.sources]
+    return "\n".join(
+        (
+            f"# Layers of 8 bits call CMSIS-NN, which is compiled from here. It rounds {_TIMES[found.rounding]}.",
+            f"CMSIS_NN ?= {found.path}",
+            "EXTRA_FLAGS := -isystem $(CMSIS_NN)/Include",
+            " \\\n\t".join(("EXTRA_OBJECTS :=", *objects)),
+            "",
+            "$(BUILD)/cmsis_nn/%.o: $(CMSIS_NN)/Source/%.c",
+            "\t@mkdir -p $(dir $@)",
+            f"\t$(CC) -std=c99 -w -ffunction-sections -fdata-sections $(EXTRA_FLAGS){define} $(OPT) $(CPU) -c -o $@ $<",
+            "",
+        )
+    )
+
+
+_TIMES = {"single": "once", "double": "twice"}
 
 
 def _write_folder(folder: Path, files: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from mixbit.errors import ExportError
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import COptions, write_c
+from mixbit.export.c._cmsis_checkout import library_of
 from mixbit.export.c._program import Program
 from mixbit.export.c._program import build as build_program
 from mixbit.export.c._selftest import layer_bytes
@@ -129,8 +130,11 @@ def build_model(
 
 def _kernels(folder: Path, board: Board, into: Path) -> list[Path]:
     """What does not depend on the hook."""
-    sources = [folder / "weights.c", *sorted((folder / "kernels").glob("*.c"))]
-    return compile_sources(sources, board, into=into / "kernels" / "model", include=[folder, folder / "kernels"])
+    sources, headers = [folder / "weights.c", *sorted((folder / "kernels").glob("*.c"))], [folder, folder / "kernels"]
+    library, to, defines = library_of(folder), into / "kernels" / "model", tuple[str, ...]()
+    if library is not None:
+        sources, headers, defines = [*sources, *library.sources], [*headers, library.include], library.defines
+    return compile_sources(sources, board, into=to, include=headers, defines=defines)
 
 
 def verify_board(

@@ -3,8 +3,13 @@
 
 static int32_t add_single(const mixbit_add_layer *layer, int32_t a, int32_t b)
 {
-    const int64_t half = (int64_t)1 << (layer->shift - 1);
-    return (int32_t)(((int64_t)a * layer->multiplier[0] + (int64_t)b * layer->multiplier[1] + half) >> layer->shift);
+    int64_t sum = (int64_t)a * layer->multiplier[0] + (int64_t)b * layer->multiplier[1];
+#if MIXBIT_ROUNDING_AWAY
+    if (layer->rounding == MIXBIT_AWAY && sum < 0) {
+        sum--;
+    }
+#endif
+    return (int32_t)((sum + ((int64_t)1 << (layer->shift - 1))) >> layer->shift);
 }
 
 #if MIXBIT_ROUNDING_DOUBLE

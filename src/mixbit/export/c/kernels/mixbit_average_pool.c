@@ -19,10 +19,13 @@ static int32_t sum_of(const mixbit_pool_layer *layer, const int8_t *x, int32_t t
 
 static int32_t mean(const mixbit_pool_layer *layer, int32_t sum)
 {
-    if (layer->rounding == MIXBIT_AWAY) {
-        const int32_t taps = (int32_t)layer->kernel_height * layer->kernel_width;
-        return sum >= 0 ? (sum + taps / 2) / taps : -((taps / 2 - sum) / taps);
+#if MIXBIT_ROUNDING_DOUBLE
+    if (layer->rounding == MIXBIT_DIVIDE) {
+        const int32_t taps = (int32_t)layer->kernel_height * layer->kernel_width, zero = layer->multiplier;
+        const int32_t total = sum + taps * zero;
+        return (total >= 0 ? (total + taps / 2) / taps : -((taps / 2 - total) / taps)) - zero;
     }
+#endif
     return mixbit_scale(sum, layer->multiplier, layer->exponent, layer->rounding);
 }
 

@@ -70,15 +70,27 @@ static inline int32_t mixbit_scale_double(int32_t a, int32_t multiplier, int32_t
     return (high >> right) + (rest > threshold ? 1 : 0);
 }
 
+/* a m / 2^(31 - e) to the nearest, ties away from zero */
+static inline int32_t mixbit_scale_away(int32_t a, int32_t multiplier, int32_t exponent)
+{
+    const int32_t shift = 31 - exponent;
+    const int64_t product = (int64_t)a * multiplier;
+    return (int32_t)((product + ((int64_t)1 << (shift - 1)) - (product < 0 ? 1 : 0)) >> shift);
+}
+
 static inline int32_t mixbit_scale(int32_t a, int32_t multiplier, int32_t exponent, uint32_t rounding)
 {
 #if MIXBIT_ROUNDING_DOUBLE
     if (rounding == MIXBIT_DOUBLE) {
         return mixbit_scale_double(a, multiplier, exponent);
     }
-#else
-    (void)rounding;
 #endif
+#if MIXBIT_ROUNDING_AWAY
+    if (rounding == MIXBIT_AWAY) {
+        return mixbit_scale_away(a, multiplier, exponent);
+    }
+#endif
+    (void)rounding;
     return mixbit_scale_single(a, multiplier, exponent);
 }
 

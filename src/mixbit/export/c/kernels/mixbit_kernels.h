@@ -17,7 +17,8 @@
 enum {
     MIXBIT_SINGLE = 1, /* floor(a m / 2^n + 1/2): one rounding, ties up */
     MIXBIT_DOUBLE = 2, /* rounded high half of 2 a m, then a rounded shift: as LiteRT's reference kernels */
-    MIXBIT_AWAY = 3    /* average pools with equal scales: a / n, ties away from zero */
+    MIXBIT_AWAY = 3,   /* one rounding, ties away from zero: as LiteRT's linear layers */
+    MIXBIT_DIVIDE = 4  /* average pools between equal grids: a / n, ties away from the int8 that is 0, as LiteRT's */
 };
 
 /* A layer's weights, and what becomes of its accumulators:
@@ -61,7 +62,7 @@ typedef struct {
     uint8_t x_bits, y_bits;
 } mixbit_linear_layer;
 
-/* y = clamp(a / scale + b / scale + zero). Single: one fixed point with `shift` digits, multipliers of a and b.
+/* y = clamp(a / scale + b / scale + zero). Single, away: one fixed point with `shift` digits, multipliers of a and b.
  * Double: a and b << 20, each by its multiplier and exponent, then the sum by the third. */
 typedef struct {
     uint32_t count;
@@ -85,7 +86,8 @@ typedef struct {
     uint8_t x_bits, y_bits;
 } mixbit_requantize_layer;
 
-/* Pools; the fields of the change of scale are those of average pools. */
+/* Pools; the fields of the change of scale are those of average pools. To divide, `multiplier` is the zero point of x
+ * as an int8 (where x is packed, x_zero is another). */
 typedef struct {
     uint16_t x_height, x_width, channels;
     uint16_t y_height, y_width;
