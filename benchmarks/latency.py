@@ -23,7 +23,7 @@ from torch import nn
 from common import write_result
 from mixbit import models
 from mixbit.cost import LatencyTable, LayerBits
-from mixbit.export import IntegerGraph, lower
+from mixbit.export import IntegerGraph, Rounding, lower
 from mixbit.export import graph as g
 from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
 from mixbit.export.latency import DEFAULT_BITS, FloatModel, build, options_of, predict, random_bits
@@ -43,21 +43,22 @@ class Subject:
     model: nn.Module
     network: Network
     x: torch.Tensor
+    rounding: Rounding = "float32"
 
     @classmethod
-    def of(cls, name: str) -> Subject:
+    def of(cls, name: str, rounding: Rounding = "float32") -> Subject:
         """Two random images to calibrate with."""
         torch.manual_seed(0)
         model = models.build(name).eval()
         x = torch.randn(2, *models.info(name).input_shape)
-        return cls(name, model, capture(model, x), x)
+        return cls(name, model, capture(model, x), x, rounding)
 
     def lower(self, layers: Bits) -> IntegerGraph:
         """The integer graph at given bits."""
         model = copy.deepcopy(self.model)
         quantize(model, Policy(fingerprint=self.network.fingerprint, layers=dict(layers)), self.network)
         calibrate(model, [self.x])
-        return lower(model, self.network, [self.x], rounding="float32")
+        return lower(model, self.network, [self.x], rounding=self.rounding)
 
     def uniform(self, option: LayerBits) -> IntegerGraph:
         """All layers at one option."""

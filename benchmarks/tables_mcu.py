@@ -1,11 +1,11 @@
-"""Tables of microcontroller kernels, from benchmarks/results/mcu_kernels.json; `tables.py` puts them into the page."""
+"""Tables of microcontroller kernels and of MLPerf Tiny, from results; `tables.py` puts them into the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from common import markdown, result
+from common import markdown, result, when_run
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 
@@ -30,7 +30,10 @@ def mcu_conv() -> str:
     rows = [
         (f"mixbit, {kernels}", *_cells(measured[layer, "cortex-m4", kernels], WIDTHS)) for kernels in ("dsp", "plain")
     ]
-    others = {"goal": found["goals"], **found["peers"]}
+    others = {"goal": found["goals"]}
+    if (layer, "cortex-m4", "cmsis-nn") in measured:
+        others |= {"CMSIS-NN, in the same run": measured[layer, "cortex-m4", "cmsis-nn"]}
+    others |= {f"{name}, recorded earlier": values for name, values in found["peers"].items()}
     rows += [(name, *_cells({int(bits): one for bits, one in of.items()}, WIDTHS)) for name, of in others.items()]
     tools, exact = found["tools"], sum(row["exact"] for row in found["rows"])
     note = (
@@ -46,4 +49,159 @@ def mcu_layers() -> str:
     return markdown(("layer", "core", "kernels", ">8 bits", ">4 bits", ">2 bits"), rows) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"mcu_conv": mcu_conv, "mcu_layers": mcu_layers}
+def mcu_counts() -> str:
+    """Sums of a table beside whole networks that it was not made of."""
+    found = result("mcu_counts")
+    rows = [
+        (f"{name}, its own table", *_errors(one["held_out_policies"])) for name, one in found["networks"].items()
+    ] + [
+        (f"{name}, from resnet20's kernels", *_errors(one["policies"])) for name, one in found["other_networks"].items()
+    ]
+    note = (
+        f"Random policies of {', '.join(map(str, found['bits']))} bits on {found['core']}; mixbit {found['tools']}.\n"
+    )
+    return markdown(("network", ">policies", ">instructions", ">errors of the sum", ">largest"), rows) + "\n" + note
+
+
+def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str, str]:
+    measured = [row["measured"] / 1e6 for row in rows]
+    errors = [row["error_percent"] for row in rows]
+    return (
+        str(len(rows)),
+        f"{min(measured):.1f} to {max(measured):.1f} M",
+        ", ".join(f"{error:+.2f} %" for error in errors),
+        f"{max(map(abs, errors)):.2f} %",
+    )
+
+
+def c_exact() -> str:
+    """Bytes of the generated C beside the reference executor's, on real images."""
+    found = result("export_c")
+    rows = [
+        (
+            row["network"],
+            f"host{', packed activations' if row['packed_activations'] else ''}",
+            str(row["samples"]),
+            f"{row['identical_outputs']} of {row['samples']}",
+            f"{row['identical_layers']:,} of {row['samples'] * row['layers']:,}",
+        )
+        for row in found["exact"]
+    ]
+    rows += [
+        (
+            row["network"],
+            f"{row['core']} ({row['board']})",
+            str(row["samples"]),
+            f"{row['identical_outputs']} of {row['samples']}",
+            f"{row['identical_layers']:,} of {row['samples'] * row['layers']:,}",
+        )
+        for row in found.get("boards", [])
+    ]
+    return markdown(("network", "where", ">images", ">logits equal", ">layers equal"), rows) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------- MLPerf Tiny
+
+NETWORKS = {
+    "resnet8": "ResNet-8",
+    "ds-cnn": "DS-CNN",
+    "mobilenetv1-0.25": "MobileNetV1 0.25",
+    "ad-autoencoder": "autoencoder",
+}
+HOW = {"ptq": "no training", "tuned": "fine-tuned"}
+
+
+def _image(row: dict[str, Any]) -> str:
+    """`8 bits`, or how much of the 8-bit image's flash there was."""
+    what = "8 bits" if row["part"] == 1 else f"mixed, {100 * row['part']:.0f} % flash"
+    return what if row["kernels"] == "dsp" else f"{what}, plain kernels"
+
+
+def _quality(found: dict[str, float]) -> str:
+    if "relative_rms" in found:
+        return f"error {100 * found['relative_rms']:.1f} %, ranks {found['score_rank_correlation']:.3f}"
+    if "agreement" in found:
+        return f"same class {100 * found['agreement']:.1f} %"
+    more = f" ({100 * found['accuracy_all']:.1f} %)" if "accuracy_all" in found else ""
+    return f"{100 * found['accuracy']:.2f} %{more}"
+
+
+def _every_row() -> list[tuple[str, dict[str, Any]]]:
+    networks = result("mlperf_tiny")["networks"]
+    return [(label, row) for name, label in NETWORKS.items() for row in networks.get(name, {"rows": []})["rows"]]
+
+
+def mlperf_tiny() -> str:
+    """Flash, RAM, instructions and quality, 8 bits beside a mixed policy."""
+    found = result("mlperf_tiny")
+    rows = [
+        (
+            name,
+            _image(row),
+            HOW[row["how"]],
+            f"{row['predicted']['flash']:,}",
+            f"{row['measured']['flash']:,}",
+            f"{row['measured']['ram']:,}",
+            f"{row['instructions'] / 1e6:.2f} M",
+            _quality(row["quality"]),
+        )
+        for name, row in _every_row()
+    ]
+    columns = ("network", "weights", "quantized", ">flash, predicted", ">flash", ">RAM", ">instructions", "quality")
+    return markdown(columns, rows) + "\n" + _exactness(found)
+
+
+def _exactness(found: dict[str, Any]) -> str:
+    rows = [row for _, row in _every_row()]
+    host, board = ([row[where] for row in rows] for where in ("host", "board"))
+    exact = sum(one["exact"] and other["exact"] for one, other in zip(host, board, strict=True))
+    same = all(row["predicted"]["ram"] == row["measured"]["ram"] for row in rows)
+    worst = max(abs(row["measured"]["flash"] / row["predicted"]["flash"] - 1) for row in rows)
+    tools = found["tools"]
+    sentences = (
+        "Bytes of flash and RAM without startup code and C library; Cortex-M4, "
+        f"GCC {tools['gcc']}, QEMU {tools['qemu']}, {tools['flags']}.",
+        f"{exact} of {len(rows)} rows gave every byte of the reference executor, all layers of {host[0]['samples']} "
+        f"inputs on the host and of {board[0]['samples']} on the M4.",
+        f"Flash is at most {100 * worst:.1f} % from what was predicted, RAM {'exactly' if same else 'not'} that.",
+    )
+    return "\n".join(sentences) + "\n"
+
+
+def mlperf_tiny_networks() -> str:
+    """What the float networks reach, what is asked for, and on what."""
+    networks = result("mlperf_tiny")["networks"]
+    rows = [
+        (label, networks[name]["data"], _float(networks[name]["float"]), networks[name]["target"])
+        for name, label in NETWORKS.items()
+        if name in networks
+    ]
+    return markdown(("network", "measured on", "float network", ">closed division asks for"), rows) + "\n"
+
+
+def _float(found: dict[str, float]) -> str:
+    if "persons" in found:
+        return f"says person {found['persons']} of {found['samples']} times"
+    return "-" if "relative_rms" in found else _quality(found)
+
+
+def mlperf_tiny_bits() -> str:
+    """Bits of every layer of the mixed policies."""
+    seen, rows = set(), []
+    for name, row in _every_row():
+        key = (name, _image(row))
+        if row["part"] != 1 and key not in seen:
+            seen.add(key)
+            rows.append((*key, f"{row['mean_bits']:.2f}", " ".join(map(str, row["bits"].values()))))
+    return markdown(("network", "policy", ">bits of a weight", "weight bits, layer by layer"), rows) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "mcu_conv": mcu_conv,
+    "mcu_layers": mcu_layers,
+    "mcu_counts": when_run("mcu_counts", "networks")(mcu_counts),
+    "c_exact": c_exact,
+    "mlperf_tiny": when_run("mlperf_tiny", "networks")(mlperf_tiny),
+    "mlperf_tiny_bits": when_run("mlperf_tiny", "networks")(mlperf_tiny_bits),
+    "mlperf_tiny_networks": when_run("mlperf_tiny", "networks")(mlperf_tiny_networks),
+}

@@ -9,9 +9,12 @@ import pytest
 
 from mixbit import runs
 from mixbit.cost import LayerBits
-from mixbit.errors import InfeasibleBudget, MixbitError
+from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
+from mixbit.export.c import COptions, predict
 from mixbit.policy import Policy
 from mixbit.runs import Subject
+from mixbit.runs._lowering import lower_at
+from mixbit.runs.inspecting import open_model
 
 
 def test_policy_meets_the_budget_and_is_written(searched: tuple[Subject, Path], tmp_path: Path) -> None:
@@ -40,3 +43,22 @@ def test_infeasible_budget_writes_nothing(searched: tuple[Subject, Path], tmp_pa
     with pytest.raises(InfeasibleBudget):
         runs.allocate(searched[1], ["bitops=1M"], tmp_path / "policy.json")
     assert not (tmp_path / "policy.json").exists()
+
+
+def test_flash_and_ram_are_those_of_the_c(searched: tuple[Subject, Path], tmp_path: Path) -> None:
+    options = COptions(kernels="plain", pack_activations=True)
+    budget = ["flash=32kB", "ram=3.5kB", "bitops=6x6"]
+    done = runs.allocate(searched[1], budget, tmp_path / "policy.json", c_options=options)
+    assert done.footprint is not None
+    assert done.footprint.flash_bytes <= done.costs.flash_bytes <= 32_000  # type: ignore[operator]
+    assert done.footprint.ram_bytes <= 3_500
+    assert done.policy.costs["flash_bytes"] == done.costs.flash_bytes
+    graph = lower_at(open_model(searched[0]), "single")(done.policy.layers)
+    assert predict(graph, options=options) == done.footprint
+
+
+def test_flash_without_a_model_is_an_error(searched: tuple[Subject, Path], tmp_path: Path) -> None:
+    for name in ("scores.json", "network.json"):
+        shutil.copy(searched[1] / name, tmp_path / name)
+    with pytest.raises(BudgetError, match=r"flash and ram need the model.*memory="):
+        runs.allocate(tmp_path / "scores.json", ["flash=64kB"], tmp_path / "policy.json")

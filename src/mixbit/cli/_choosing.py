@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,7 +68,8 @@ def allocate(
         list[str],
         typer.Option(
             metavar="KIND=VALUE",
-            help="bitops=3x4, weight-bytes=12.2x, activation-bytes=64kB; latency=12ms with --latency",
+            help="bitops=3x4, weight-bytes=12.2x, activation-bytes=64kB; flash=256kB, ram=64kB as C; latency=12ms "
+            "or instructions=30M with --latency",
         ),
     ],
     out: Annotated[Path, typer.Option(help="the policy, as JSON")] = Path("policy.json"),
@@ -89,9 +90,17 @@ def allocate(
     latency: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
     ] = None,
+    kernels: Annotated[
+        Literal["dsp", "plain"], typer.Option(help="for flash= and ram=: as mixbit export --to c will be called")
+    ] = "dsp",
+    pack_activations: Annotated[bool, typer.Option(help="for flash= and ram=: the same")] = False,
+    rounding: Annotated[
+        Literal["single", "double", "litert"], typer.Option(help="for flash= and ram=: the same")
+    ] = "single",
 ) -> None:
     """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
     from mixbit import report, runs
+    from mixbit.export.c import COptions
 
     edges = None if first_last == "free" else words.bits(first_last)
     done = runs.allocate(
@@ -106,12 +115,16 @@ def allocate(
         repair=repair,
         exact=exact,
         latency=latency,
+        c_options=COptions(kernels=kernels, pack_activations=pack_activations),
+        rounding=rounding,
     )
     screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
     for note in done.policy.notes:
         screen.say(f"Note: {note}")
     screen.show(report.budget_table(done.budget, done.costs, done.limits))
     screen.say(report.allocation_summary(done.allocation))
+    if done.footprint is not None:
+        screen.say(report.footprint_summary(done.footprint))
     screen.files({out: "the policy; edit it by hand if you like"})
     screen.next(report.after_allocate(done.subject, out))
 

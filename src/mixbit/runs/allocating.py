@@ -8,11 +8,15 @@ from pathlib import Path
 
 from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
-from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, costs
-from mixbit.errors import MixbitError
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, costs
+from mixbit.errors import BudgetError, MixbitError
+from mixbit.export import GraphRounding
+from mixbit.export.c import COptions, Footprint
 from mixbit.network import Network
 from mixbit.policy import Policy, Scores, resolve_pins
 from mixbit.runs import _folder
+from mixbit.runs._fitting import ON_DEVICE, choose_to_fit
+from mixbit.runs.inspecting import open_model
 from mixbit.runs.subject import Subject
 
 __all__ = ["Allocated", "allocate"]
@@ -30,6 +34,8 @@ class Allocated:
     costs: Costs
     subject: Subject | None
     """What the scores were found on, if the run folder says so."""
+    footprint: Footprint | None = None
+    """The policy as C, exactly as it will be written; None where neither flash nor RAM is limited."""
 
 
 def allocate(
@@ -45,6 +51,8 @@ def allocate(
     repair: RepairHow = "forbid",
     exact: bool = False,
     latency: Path | None = None,
+    c_options: COptions | None = None,
+    rounding: GraphRounding = "single",
 ) -> Allocated:
     """Solve for the bits and write the policy.
 
@@ -56,34 +64,63 @@ def allocate(
         first_last: bits of the first and the last layer, or None to search them too.
         ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`.
         latency: a table of measured times, for limits on them; see `mixbit.runs.build_latency`.
+        c_options: how the network will be written as C, for limits on `flash` and `ram`; default as `export_c`.
+        rounding: how the C will round, for the same limits.
+
+    Raises:
+        InfeasibleBudget: no policy meets the budget.
+        BudgetError: a limit that cannot be read, or `flash` or `ram` where the folder does not say of which model the
+            scores are.
     """
     folder = source if source.is_dir() else source.parent
     scores = Scores.load(folder / _folder.SCORES if source.is_dir() else source)
     network = read_network(folder)
     parsed, resolved = Budget.parse(budget), resolve_pins(network, pins, first_last)
     table = None if latency is None else LatencyTable.load(latency).check(network)
-    policy, allocation = choose(
-        network,
-        scores,
-        parsed,
-        pins=resolved,
-        ties=ties,
-        alpha=alpha,
-        macs=macs,
-        repair=repair,
-        exact=exact,
-        latency=table,
-    )
+    subject = _subject(folder)
+
+    def chosen(memory: MemoryTable | None) -> tuple[Policy, Allocation]:
+        return choose(
+            network,
+            scores,
+            parsed,
+            pins=resolved,
+            ties=ties,
+            alpha=alpha,
+            macs=macs,
+            repair=repair,
+            exact=exact,
+            latency=table,
+            memory=memory,
+        )
+
+    memory, footprint = None, None
+    if parsed.texts.keys().isdisjoint(ON_DEVICE):
+        policy, allocation = chosen(None)
+    else:
+        options = COptions(kernels="dsp") if c_options is None else c_options
+        opened = open_model(_needed(subject, folder))
+        policy, allocation, memory, footprint = choose_to_fit(opened, network, parsed, options, chosen, rounding)
     policy.save(out)
     return Allocated(
         policy=policy,
         allocation=allocation,
         pinned=tuple(resolved),
         budget=parsed,
-        limits=parsed.resolve(network, resolved, macs, table),
-        costs=costs(network, policy.layers, macs=macs, latency=table),
-        subject=_subject(folder),
+        limits=parsed.resolve(network, resolved, macs, table, memory),
+        costs=costs(network, policy.layers, macs=macs, latency=table, memory=memory),
+        subject=subject,
+        footprint=footprint,
     )
+
+
+def _needed(subject: Subject | None, folder: Path) -> Subject:
+    if subject is None:
+        raise BudgetError(
+            f"{' and '.join(ON_DEVICE)} need the model, and {folder} does not say which it is. Give the --run folder "
+            "of a search; in Python, mixbit.allocation.allocate takes memory=."
+        )
+    return subject
 
 
 def read_network(folder: Path) -> Network:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mixbit.cost import LatencyTable, LayerBits
+from mixbit.cost import LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.export import Rounding
-from mixbit.export.integer import lower
 from mixbit.export.latency import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
 from mixbit.export.mcu import BOARDS
 from mixbit.export.mcu.target import BoardTarget
 from mixbit.network import Network
-from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from mixbit.runs.subject import Subject
-
-if TYPE_CHECKING:
-    from mixbit.export.graph import IntegerGraph
 
 __all__ = ["LATENCY_TARGETS", "BuiltLatency", "build_latency"]
 
@@ -76,17 +69,10 @@ def build_latency(
     rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
-    samples = example if len(example) > 1 else example.repeat(2, *[1] * (example.dim() - 1))
-
-    def lowered(layers: Mapping[str, LayerBits]) -> IntegerGraph:
-        one = copy.deepcopy(model)
-        quantize(one, Policy(fingerprint=network.fingerprint, layers=dict(layers)), network)
-        calibrate(one, [samples])
-        return lower(one, network, [samples], rounding=rounding)
 
     table = build(
         network,
-        lowered,
+        lower_at(opened, rounding),
         device,
         options=options,
         repeats=repeats,
