@@ -62,7 +62,7 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 test: check pytest  ## everything CI runs: make check, tests, doctests, README commands
 
 pytest: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 check: .venv/.dev  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .

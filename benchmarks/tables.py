@@ -161,7 +161,7 @@ def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str,
 def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[str]:
     seeds = ", ".join(map(str, found["seed"]))
     yield (
-        f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']}; "
+        f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']:g}; "
         f"seeds: {seeds}; ± is the sample standard deviation over them."
     )
     fewer = sum(1 for runs in groups.values() if len(runs) < len(found["seed"]))

@@ -3,6 +3,7 @@
 How a page marks its command blocks (```console, ```bash and ```python):
 
     <!-- runs -->                 the block below is run here, in a scratch folder, after the page's earlier ones
+    <!-- runs with PROGRAM -->    the same, where that program is installed
     <!-- not run: the reason -->  it is not, and says why (needs downloads, a GPU, hours)
 
 In a ```console block the lines that start with "$ " are commands and the others are output, which is not compared. A
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +30,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"console", "bash", "sh", "shell", "python"}
 
 FENCE = re.compile(
-    r"(?:<!-- (?P<mark>runs|not run: [^>]+?) -->\n+)?(?P<ticks>```+)(?P<language>\w+)[^\n]*\n(?P<body>.*?)^(?P=ticks)$",
+    r"(?:<!-- (?P<mark>runs(?: with [\w-]+)?|not run: [^>]+?) -->\n+)?"
+    r"(?P<ticks>```+)(?P<language>\w+)[^\n]*\n(?P<body>.*?)^(?P=ticks)$",
     re.DOTALL | re.MULTILINE,
 )
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
@@ -41,6 +44,14 @@ class Block:
     language: str
     mark: str | None
     body: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is run here: marked so, and the program that it asks for is there."""
+        if self.mark is None or not self.mark.startswith("runs"):
+            return False
+        program = self.mark.removeprefix("runs").removeprefix(" with ")
+        return not program or shutil.which(program) is not None
 
     @property
     def script(self) -> str:
@@ -67,7 +78,7 @@ def name(path: Path) -> str:
 
 
 def runnable(path: Path) -> list[Block]:
-    return [block for block in blocks(path.read_text()) if block.mark == "runs"]
+    return [block for block in blocks(path.read_text()) if block.runs]
 
 
 def run(block: Block, folder: Path) -> None:
@@ -195,9 +206,17 @@ five
 """
 
 
+@pytest.mark.parametrize(("program", "runs"), [("python3", True), ("no-such-program", False)])
+def test_a_block_runs_where_its_program_is(program: str, runs: bool) -> None:
+    page = f"<!-- runs with {program} -->\n```console\n$ {program}\n```\n"
+    (found,) = blocks(page)
+    assert found.runs is runs
+
+
 def test_blocks_reads_marks_and_commands() -> None:
     found = list(blocks(PAGE))
     assert [block.mark for block in found] == ["runs", "not run: hours", None]
+    assert [block.runs for block in found] == [True, False, False]
     assert found[0].script == "one \\\n    --two\nthree\n"
 
 
