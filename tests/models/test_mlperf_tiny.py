@@ -53,6 +53,54 @@ def test_person_detection_equals_the_published_float_model() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.9979017, 0.00209829]]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("ds-cnn", 10), ("mobilenetv1-0.25", 28), ("resnet8", 10)])
+def anomaly_detector() -> nn.Module:
+    """With the published weights, less the biases that the benchmark's tflite files lack: those before a BatchNorm."""
+    file = shared("data", "weights", "mlperf_ad_autoencoder.safetensors")
+    net = models.load_weights(models.build("ad-autoencoder"), file).eval()
+    for layer in list(net)[:-1]:
+        nn.init.zeros_(layer.bias)
+    return net
+
+
+@pytest.mark.data
+def test_anomaly_detection_equals_the_published_float_model() -> None:
+    """The numbers are what ad01_fp32.tflite says of this ramp of decibels."""
+    with torch.inference_mode():
+        found = anomaly_detector()(torch.linspace(-80, 10, 640)[None])
+    wanted = torch.tensor([-72.785828, -42.870750, -67.344574])
+    torch.testing.assert_close(found[0, [0, 320, 639]], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.data
+def test_anomaly_detection_equals_the_published_file_in_its_runtime() -> None:
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs the ai-edge-litert package")
+    interpreter = interpreters.Interpreter(str(shared("data", "tflite", "ad01_fp32.tflite")))
+    interpreter.allocate_tensors()
+    (read,), (written,) = interpreter.get_input_details(), interpreter.get_output_details()
+    net = anomaly_detector()
+    torch.manual_seed(0)
+    for x in (torch.rand(5, 1, 640) * 100 - 85).split(1):
+        interpreter.set_tensor(read["index"], x[0].numpy())
+        interpreter.invoke()
+        with torch.inference_mode():
+            np.testing.assert_allclose(net(x[0]).numpy(), interpreter.get_tensor(written["index"]), rtol=0, atol=3e-4)
+
+
+def test_the_autoencoder_reads_what_its_layers_kept() -> None:
+    """Each BatchNorm acts between its layer and the ReLU: one that lets nothing through hides the input."""
+    torch.manual_seed(0)
+    net = models.build("ad-autoencoder").eval()
+    x = torch.randn(3, 640)
+    before = net(x)
+    assert before.shape == x.shape
+    nn.init.constant_(net[4].bn.bias, -1e9)
+    after = net(x)
+    assert not torch.equal(before, after)
+    assert torch.equal(after[0], after[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("ds-cnn", 10), ("mobilenetv1-0.25", 28), ("resnet8", 10), ("ad-autoencoder", 10)]
+)
 def test_layers_with_weights(name: str, layers: int) -> None:
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in models.build(name).modules()) == layers

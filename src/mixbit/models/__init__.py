@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixbit.models.digits import digits_resnet
 from mixbit.models.loading import load_model
-from mixbit.models.mlperf_tiny import dscnn, mobilenetv1
+from mixbit.models.mlperf_tiny import autoencoder, dscnn, mobilenetv1
 from mixbit.models.mobilenet_v2 import mobilenetv2
 from mixbit.models.registry import ModelInfo, build, info, names, register
 from mixbit.models.resnet import resnet18, resnet50
@@ -14,6 +14,7 @@ from mixbit.models.weights import load_weights, read_weights
 
 __all__ = [
     "ModelInfo",
+    "autoencoder",
     "build",
     "digits_resnet",
     "dscnn",

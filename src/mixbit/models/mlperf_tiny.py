@@ -1,6 +1,8 @@
-"""Three networks of the MLPerf Tiny benchmark: DS-CNN, MobileNetV1-0.25 and ResNet-8."""
+"""The networks of the MLPerf Tiny benchmark: DS-CNN, MobileNetV1-0.25, ResNet-8 and a dense autoencoder."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,16 @@ from torch import Tensor, nn
 from mixbit.models._same import same_pad
 from mixbit.models.registry import ModelInfo, register
 
-__all__ = ["DSCNN", "MobileNetV1", "ResNet8", "dscnn", "mobilenetv1", "resnet8"]
+__all__ = [
+    "DSCNN",
+    "Autoencoder",
+    "MobileNetV1",
+    "ResNet8",
+    "autoencoder",
+    "dscnn",
+    "mobilenetv1",
+    "resnet8",
+]
 
 _PAPER = "Banbury et al., MLPerf Tiny Benchmark, NeurIPS 2021 Datasets and Benchmarks, arXiv:2106.07597"
 # Keras's default, which the published weights were trained with.
@@ -141,6 +152,39 @@ class ResNet8(nn.Module):
         return logits
 
 
+class Autoencoder(nn.Sequential):
+    """Anomaly detection on five frames of 128 log-mel energies in decibel (Koizumi et al. 2019, DCASE 2020 task 2).
+
+    Nine linear layers with BatchNorm and ReLU, the fifth of which is the code, and a linear one. How anomalous a sound
+    is says the mean squared difference of input and output.
+
+    Args:
+        features: of input and output.
+        hidden: width of the layers.
+        code: width of the bottleneck.
+    """
+
+    def __init__(self, features: int = 640, hidden: int = 128, code: int = 8) -> None:
+        widths = (features, *(hidden,) * 4, code, *(hidden,) * 4)
+        body = (_normed_linear(into, out) for into, out in pairwise(widths))
+        super().__init__(*body, nn.Linear(hidden, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, features) to their reconstruction of the same shape."""
+        *body, last = self
+        for layer in body:
+            x = F.relu(layer.get_submodule("bn")(layer(x)))
+        restored: Tensor = last(x)
+        return restored
+
+
+def _normed_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer that keeps its BatchNorm, because the published names are `0.weight` and `0.bn.weight`."""
+    layer = nn.Linear(in_features, out_features)
+    layer.add_module("bn", nn.BatchNorm1d(out_features, eps=_EPS))
+    return layer
+
+
 def _info(
     name: str, input_shape: tuple[int, ...], num_classes: int, mean: float, std: float, summary: str
 ) -> ModelInfo:
@@ -177,3 +221,13 @@ def mobilenetv1(num_classes: int = 2, width: float = 0.25) -> MobileNetV1:
 def resnet8(num_classes: int = 10) -> ResNet8:
     """ResNet-8: 10 layers with weights; inputs are raw pixels, that is mean 0 and std 1/255."""
     return ResNet8(num_classes)
+
+
+@register(_info("ad-autoencoder", (640,), 640, 0.0, 1 / 255, "anomalous sounds, dense, 0.27 M MACs; log-mel energies"))
+def autoencoder(features: int = 640, hidden: int = 128, code: int = 8) -> Autoencoder:
+    """The autoencoder: 10 layers with weights; mean 0 and std 1/255 leave its features be.
+
+    >>> sum(layer.weight.numel() for layer in autoencoder())
+    264192
+    """
+    return Autoencoder(features, hidden, code)

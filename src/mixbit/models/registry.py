@@ -32,8 +32,9 @@ class ModelInfo:
     licence: str
     """Licence of that reference; the code here is the project's own."""
     input_shape: tuple[int, ...]
-    """Shape of one sample, (C, H, W)."""
+    """Shape of one sample, (C, H, W); of features (C,)."""
     num_classes: int
+    """Numbers in one output."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Inputs are (pixel / 255 - mean) / std, one number a channel."""
