@@ -179,7 +179,10 @@ def random_latency(
 
 
 def random_memory(found: Network, bits: Sequence[int] = (2, 3, 4, 5, 8), seed: int = 0) -> MemoryTable:
-    """Any numbers: code of a width may cost more than it saves, and every step needs some tensors in any container."""
+    """Any numbers: code of a width may cost more than it saves, and every step needs some tensors in any container.
+
+    With an odd seed, some layers need no code.
+    """
     rng = np.random.default_rng(seed)
     tensors = {one.input_tensor for one in found.layers}
     steps = [
@@ -197,4 +200,5 @@ def random_memory(found: Network, bits: Sequence[int] = (2, 3, 4, 5, 8), seed: i
         code={b: int(rng.integers(0, 200)) for b in bits},
         rest=int(rng.integers(0, 1000)),
         steps=tuple(steps),
+        coded=frozenset(one.name for one in found.layers if rng.random() < 0.6) if seed % 2 else None,
     )

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation.solver import Allocation
-from mixbit.cost import MemoryTable
+from mixbit.cost import LayerBits, MemoryTable
 from mixbit.errors import InfeasibleBudget
 
 __all__ = ["Solve", "Solved", "solve_with_code"]
@@ -32,11 +32,18 @@ class _Node:
     solved: Solved = field(compare=False)
 
     @property
-    def unpaid(self) -> frozenset[int]:
-        """Widths that the choice uses without having paid for their code."""
+    def layers(self) -> dict[str, LayerBits]:
+        """Bits of every layer."""
         groups, allocation = self.solved
-        used = {int(w) for g, option in zip(groups, allocation.choice, strict=True) for w in g.bits[option, :, 0]}
-        return frozenset(used) - self.paid
+        return {
+            name: bits
+            for group, option in zip(groups, allocation.choice, strict=True)
+            for name, bits in group.chosen(option).items()
+        }
+
+    def unpaid(self, memory: MemoryTable) -> frozenset[int]:
+        """Widths that the choice uses without having paid for their code."""
+        return memory.widths(self.layers) - self.paid
 
 
 def solve_with_code(
@@ -57,13 +64,14 @@ def solve_with_code(
     Raises:
         InfeasibleBudget: no choice fits.
     """
-    pinned = frozenset(bits for one in options.values() if one.pinned for bits, _ in one.weight)
-    widths = frozenset(bits for one in options.values() for bits, _ in one.weight)
+    coded = [one for name, one in options.items() if memory.needs_code(name)]
+    pinned = frozenset(bits for one in coded if one.pinned for bits, _ in one.weight)
+    widths = frozenset(bits for one in coded for bits, _ in one.weight)
     errors: list[InfeasibleBudget] = []
     numbers, nodes = count(), list[_Node]()
 
     def enter(paid: frozenset[int], allowed: frozenset[int]) -> None:
-        kept = _only(options, paid | allowed)
+        kept = _only(options, paid | allowed, memory)
         if kept is None:
             return
         try:
@@ -80,9 +88,10 @@ def solve_with_code(
         enter(pinned, widths - pinned)
     while nodes:
         node = heapq.heappop(nodes)
-        if not node.unpaid or _flash(node, memory) <= limit:
+        unpaid = node.unpaid(memory)
+        if not unpaid or memory.flash(node.layers) <= limit:
             return node.solved
-        width = max(node.unpaid, key=lambda bits: (memory.code_bytes([bits]), bits))
+        width = max(unpaid, key=lambda bits: (memory.code_bytes([bits]), bits))
         enter(node.paid | {width}, node.open - {width})
         enter(node.paid, node.open - {width})
     raise min(errors, key=lambda error: error.nearest.get("flash", 0))
@@ -94,7 +103,7 @@ def _smallest(
     """The set of widths with which the network can take least flash, and that flash."""
 
     def flash(widths: frozenset[int]) -> float:
-        kept = _only(options, widths)
+        kept = _only(options, widths, memory)
         if kept is None:
             return math.inf
         least = (min(memory.weight_bytes(name, bits) for bits, _ in one.weight) for name, one in kept.items())
@@ -106,22 +115,14 @@ def _smallest(
     return smallest, sizes[smallest]
 
 
-def _only(options: Mapping[str, LayerOptions], widths: Collection[int]) -> dict[str, LayerOptions] | None:
-    """The options of these widths, or None where a layer has none left; pinned layers keep theirs."""
+def _only(
+    options: Mapping[str, LayerOptions], widths: Collection[int], memory: MemoryTable
+) -> dict[str, LayerOptions] | None:
+    """Options of these widths, None where a layer has none left; pinned layers and those without code keep theirs."""
     kept = {
-        name: one if one.pinned else replace(one, weight=[choice for choice in one.weight if choice[0] in widths])
+        name: replace(one, weight=[choice for choice in one.weight if choice[0] in widths])
+        if memory.needs_code(name) and not one.pinned
+        else one
         for name, one in options.items()
     }
     return kept if all(one.weight for one in kept.values()) else None
-
-
-def _flash(node: _Node, memory: MemoryTable) -> int:
-    """What the choice of a node takes, its widths' code included."""
-    groups, allocation = node.solved
-    return memory.flash(
-        {
-            name: bits
-            for g, option in zip(groups, allocation.choice, strict=True)
-            for name, bits in g.chosen(option).items()
-        }
-    )

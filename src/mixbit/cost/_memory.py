@@ -62,6 +62,8 @@ class MemoryTable:
     steps: tuple[RamStep, ...]
     ram_margin: int = 0
     """RAM beyond the largest sum of a step, for tensors that cannot be placed without a gap."""
+    coded: frozenset[str] | None = None
+    """Layers whose weights are read by the code of their width; None for all."""
 
     def check(self, network: Network) -> MemoryTable:
         """Make sure that the table is one of `network`, and return it.
@@ -97,11 +99,20 @@ class MemoryTable:
             BudgetError: as `weight_bytes`.
         """
         weights = sum(self.weight_bytes(name, bits.weight_bits) for name, bits in layers.items())
-        return self.rest + weights + self.code_bytes(bits.weight_bits for bits in layers.values())
+        return self.rest + weights + self.code_bytes(self.widths(layers))
 
-    def code_bytes(self, widths: Iterable[int | None]) -> int:
-        """Code of the widths that are in use, each once."""
-        return sum(self.code.get(bits, 0) for bits in set(widths) if bits is not None)
+    def needs_code(self, layer: str) -> bool:
+        """Whether a layer needs the code of its width."""
+        return self.coded is None or layer in self.coded
+
+    def widths(self, layers: Mapping[str, LayerBits]) -> frozenset[int]:
+        """Widths whose code a policy needs."""
+        used = (bits.weight_bits for name, bits in layers.items() if self.needs_code(name))
+        return frozenset(bits for bits in used if bits is not None)
+
+    def code_bytes(self, widths: Iterable[int]) -> int:
+        """Code of widths, each once."""
+        return sum(self.code.get(bits, 0) for bits in set(widths))
 
     def ram(self, network: Network, layers: Mapping[str, LayerBits]) -> int:
         """Bytes of RAM of a policy.

@@ -66,6 +66,17 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
         assert table.ram(lowering.network, layers) == found.ram_bytes
 
 
+def test_a_width_of_depthwise_layers_alone_takes_no_code(keywords: Lowering) -> None:
+    """Their kernel unpacks all weights first, at any width by the same code."""
+    options = COptions(kernels="dsp")
+    table = memory_table(keywords.network, keywords, options=options)
+    layers = {one.name: LayerBits(6 if one.groups == one.weight_shape[0] else 3, 8) for one in keywords.network.layers}
+    assert {bits.weight_bits for bits in layers.values()} == {3, 6}
+    assert table.flash(layers) == predict(keywords(layers), options=options).flash_bytes
+    others = {name: LayerBits(6 if bits.weight_bits == 3 else 3, 8) for name, bits in layers.items()}
+    assert table.flash(others) == predict(keywords(others), options=options).flash_bytes
+
+
 def test_packed_activations_follow_the_bits(digits: Lowering) -> None:
     options = COptions(pack_activations=True)
     table = memory_table(digits.network, digits, options=options)

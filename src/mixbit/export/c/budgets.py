@@ -54,6 +54,7 @@ def memory_table(
         code=width_code(programs[0]),
         rest=max(_rest(program, weights) for program in programs),
         steps=_steps(network, programs),
+        coded=frozenset(op.name for op in programs[0].graph.weighted() if not _is_depthwise(op)),
     )
 
 
@@ -69,10 +70,15 @@ def _uniform(
 
 def _weight_bytes(op: g.Weighted, options: COptions) -> dict[int, int]:
     """Bytes of a layer's weights at all bits: depthwise a stream, others row by row."""
-    stream = isinstance(op, g.Conv) and op.is_depthwise
+    stream = _is_depthwise(op)
     rows = 1 if stream else len(op.weight)
     alignment = 1 if stream else options.row_alignment
     return {bits: rows * row_bytes(op.weight.size // rows, bits, alignment) for bits in _WIDTHS}
+
+
+def _is_depthwise(op: g.Weighted) -> bool:
+    """Whether a kernel unpacks all weights of the layer first, at any width by the same code."""
+    return isinstance(op, g.Conv) and op.is_depthwise
 
 
 def _rest(program: Program, weights: Mapping[str, Mapping[int, int]]) -> int:
