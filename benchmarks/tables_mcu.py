@@ -77,27 +77,25 @@ def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str, str]:
 def c_exact() -> str:
     """Bytes of the generated C beside the reference executor's, on real images."""
     found = result("export_c")
-    rows = [
-        (
-            row["network"],
-            f"host{', packed activations' if row['packed_activations'] else ''}",
-            str(row["samples"]),
-            f"{row['identical_outputs']} of {row['samples']}",
-            f"{row['identical_layers']:,} of {row['samples'] * row['layers']:,}",
-        )
-        for row in found["exact"]
-    ]
-    rows += [
-        (
-            row["network"],
-            f"{row['core']} ({row['board']})",
-            str(row["samples"]),
-            f"{row['identical_outputs']} of {row['samples']}",
-            f"{row['identical_layers']:,} of {row['samples'] * row['layers']:,}",
-        )
-        for row in found.get("boards", [])
-    ]
+    rows = []
+    for name in dict.fromkeys(row["network"] for row in found["exact"] + found["boards"]):
+        for packed in (False, True):
+            here = [row for row in found["exact"] if (row["network"], row["packed_activations"]) == (name, packed)]
+            rows += [_exact_row(name, f"host{', packed activations' if packed else ''}", here)] if here else []
+        boards = [row for row in found["boards"] if row["network"] == name]
+        if boards:
+            cores = ", ".join(row["core"].removeprefix("cortex-").upper() for row in boards)
+            rows.append(_exact_row(name, f"Cortex-{cores} (QEMU)", boards))
     return markdown(("network", "where", ">images", ">logits equal", ">layers equal"), rows) + "\n"
+
+
+def _exact_row(name: str, where: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    samples, layers = (
+        sum(values) for values in zip(*[(r["samples"], r["samples"] * r["layers"]) for r in rows], strict=True)
+    )
+    outputs, equal = sum(row["identical_outputs"] for row in rows), sum(row["identical_layers"] for row in rows)
+    each = f"{rows[0]['samples']} each" if len(rows) > 1 else f"{samples:,}"
+    return name, where, each, f"{outputs:,} of {samples:,}", f"{equal:,} of {layers:,}"
 
 
 # ------------------------------------------------------------------------------------------------------- MLPerf Tiny
