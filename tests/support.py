@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mixbit.cost import (
+    Budget,
     Device,
     LatencyTable,
     LatencyUnit,
@@ -19,6 +22,7 @@ from mixbit.cost import (
     Part,
     RamStep,
     Timing,
+    costs,
 )
 from mixbit.network import Layer, Network, Tensor
 from mixbit.policy import LayerScores, Scores
@@ -202,3 +206,30 @@ def random_memory(found: Network, bits: Sequence[int] = (2, 3, 4, 5, 8), seed: i
         steps=tuple(steps),
         coded=frozenset(one.name for one in found.layers if rng.random() < 0.6) if seed % 2 else None,
     )
+
+
+def best_by_enumeration(
+    net: Network,
+    scores: Scores,
+    budget: Budget,
+    pins: Mapping[str, LayerBits],
+    *,
+    ties: bool,
+    latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
+) -> float:
+    """The smallest harm of all policies within the budget, infinite if there is none."""
+    limits = budget.resolve(net, pins, latency=latency, memory=memory)
+    free = [one.name for one in net.layers if one.name not in pins]
+    choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
+    tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
+    best = math.inf
+    for picked in product(*choices):
+        layers = {**pins, **dict(zip(free, picked, strict=True))}
+        if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
+            continue
+        harm = sum(scores.harm(name, layers[name]) for name in free)
+        used = costs(net, layers, latency=latency, memory=memory)
+        if harm < best and min(budget.slack(used, limits).values()) >= 0:
+            best = harm
+    return best

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import pytest
 
 from mixbit.allocation.allocator import allocate
-from mixbit.cost import Budget, LayerBits, MemoryTable, costs
+from mixbit.cost import Budget, LayerBits, MemoryTable
 from mixbit.errors import BudgetError, InfeasibleBudget
-from mixbit.network import Network
 from mixbit.policy import LayerScores, Program, Scores, resolve_pins
-from tests.support import chain, random_memory, random_network, random_scores
-
-
-def best_by_enumeration(
-    net: Network, scores: Scores, budget: Budget, pins: dict[str, LayerBits], memory: MemoryTable, *, ties: bool
-) -> float:
-    limits = budget.resolve(net, pins, memory=memory)
-    free = [one.name for one in net.layers if one.name not in pins]
-    choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
-    tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
-    best = math.inf
-    for picked in product(*choices):
-        layers = {**pins, **dict(zip(free, picked, strict=True))}
-        if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
-            continue
-        harm = sum(scores.harm(name, layers[name]) for name in free)
-        if harm < best and min(budget.slack(costs(net, layers, memory=memory), limits).values()) >= 0:
-            best = harm
-    return best
+from tests.support import best_by_enumeration, chain, random_memory, random_network, random_scores
 
 
 @pytest.mark.parametrize("ties", [True, False])
@@ -43,7 +23,7 @@ def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
     scores = random_scores(net, (2, 3, 5), seed)
     memory = random_memory(net, seed=seed)
     budget, pins = Budget.parse(texts), resolve_pins(net) if seed % 2 else {}
-    expected = best_by_enumeration(net, scores, budget, pins, memory, ties=ties)
+    expected = best_by_enumeration(net, scores, budget, pins, ties=ties, memory=memory)
     if math.isinf(expected):
         with pytest.raises(InfeasibleBudget):
             allocate(net, scores, budget, pins=pins, ties=ties, memory=memory)

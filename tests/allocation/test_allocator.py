@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation.allocator import allocate
-from mixbit.cost import Budget, LatencyTable, LayerBits, costs
+from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
-from mixbit.network import Network
 from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores, resolve_pins
-from tests.support import chain, latency_table, layer, network, random_latency, random_network, random_scores
+from tests.support import (
+    best_by_enumeration,
+    chain,
+    latency_table,
+    layer,
+    network,
+    random_latency,
+    random_network,
+    random_scores,
+)
 
 EIGHT = LayerBits(8, 8)
-
-
-def best_by_enumeration(
-    net: Network,
-    scores: Scores,
-    budget: Budget,
-    pins: dict[str, LayerBits],
-    *,
-    ties: bool,
-    latency: LatencyTable | None = None,
-) -> float:
-    """The smallest harm of all policies within the budget, infinite if there is none."""
-    limits = budget.resolve(net, pins, latency=latency)
-    free = [one.name for one in net.layers if one.name not in pins]
-    choices = [[LayerBits(w, a) for w in scores.layers[n].weight for a in scores.layers[n].activation] for n in free]
-    tied = [[name for name in group if name in free] for group in net.ties()] if ties else []
-    best = math.inf
-    for picked in product(*choices):
-        layers = {**pins, **dict(zip(free, picked, strict=True))}
-        if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
-            continue
-        harm = sum(scores.harm(name, layers[name]) for name in free)
-        if harm < best and min(budget.slack(costs(net, layers, latency=latency), limits).values()) >= 0:
-            best = harm
-    return best
 
 
 BUDGETS = [
