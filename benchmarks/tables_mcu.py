@@ -119,7 +119,7 @@ def _quality(found: dict[str, float]) -> str:
     if "relative_rms" in found:
         return f"error {100 * found['relative_rms']:.1f} %, ranks {found['score_rank_correlation']:.3f}"
     if "agreement" in found:
-        return f"same class {100 * found['agreement']:.1f} %"
+        return f"same class {100 * found['agreement']:.1f} %, persons {100 * found['agreement_persons']:.0f} %"
     more = f" ({100 * found['accuracy_all']:.1f} %)" if "accuracy_all" in found else ""
     return f"{100 * found['accuracy']:.2f} %{more}"
 
