@@ -53,8 +53,20 @@ def test_flash_and_ram_are_those_of_the_c(searched: tuple[Subject, Path], tmp_pa
     assert done.footprint.flash_bytes <= done.costs.flash_bytes <= 32_000  # type: ignore[operator]
     assert done.footprint.ram_bytes <= 3_500
     assert done.policy.costs["flash_bytes"] == done.costs.flash_bytes
-    graph = lower_at(open_model(searched[0]), "single")(done.policy.layers)
-    assert predict(graph, options=options) == done.footprint
+    opened = open_model(searched[0])
+    apart, calibrated = (lower_at(opened, "single", apart=apart)(done.policy.layers) for apart in (True, False))
+    assert predict(apart, options=options) == done.footprint
+    # Training moves the steps of a tensor's readers apart; calibration gives them one, and saves a requantization.
+    assert predict(calibrated, options=options).flash_bytes < done.footprint.flash_bytes
+
+
+def test_flash_holds_where_readers_of_one_tensor_want_different_bits(
+    searched: tuple[Subject, Path], tmp_path: Path
+) -> None:
+    """Each of them has its own requantization then, which no uniform network has."""
+    pins = {"layer2.conv1": LayerBits(8, 2), "layer2.downsample.0": LayerBits(8, 4), "layer3.conv1": LayerBits(8, 3)}
+    done = runs.allocate(searched[1], ["flash=60kB"], tmp_path / "policy.json", pins=pins)
+    assert done.footprint is not None and done.footprint.flash_bytes <= 60_000
 
 
 def test_flash_without_a_model_is_an_error(searched: tuple[Subject, Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mixbit.allocation import Allocation
-from mixbit.cost import Budget, MemoryTable
+from mixbit.cost import Budget, Limit, MemoryTable, Pins
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, Footprint, memory_table, predict
@@ -28,12 +28,13 @@ def choose_to_fit(
     budget: Budget,
     options: COptions,
     choose: Callable[[MemoryTable], tuple[Policy, Allocation]],
+    pins: Pins,
     rounding: GraphRounding = "single",
 ) -> tuple[Policy, Allocation, MemoryTable, Footprint]:
     """A policy whose C was laid out and found to fit.
 
-    The table's RAM is the sum of what is needed at a step. Where tensors cannot be placed without gaps, the arena is
-    larger; the difference is then counted to every step, and the policy is chosen anew.
+    The table is a sum of parts. Where tensors cannot be placed without gaps, or readers of one tensor want different
+    bits, the layout takes more; the difference is then counted to all policies, and one is chosen anew.
 
     Args:
         opened: the model that the scores are of; its weights do not matter.
@@ -41,6 +42,7 @@ def choose_to_fit(
         budget: limits on flash, RAM or both, among others.
         options: how the network will be written.
         choose: the best policy by a table.
+        pins: under which a limit such as `3x4` is meant.
         rounding: of the export; some roundings take more code.
 
     Returns:
@@ -52,23 +54,27 @@ def choose_to_fit(
     """
     if opened.network.fingerprint != network.fingerprint:
         raise BudgetError("The model that the scores' folder names is another one now. Search again, then allocate.")
-    lower = lower_at(opened, rounding)
+    lower = lower_at(opened, rounding, apart=True)
     memory = memory_table(network, lower, options=options)
+    limits = {limit.kind: limit.resolve(network, pins, "exact", memory=memory) for limit in _on_device(budget)}
     for _ in range(_TRIES):
         policy, allocation = choose(memory)
         found = predict(lower(policy.layers), options=options)
-        excess = found.ram_bytes - memory.ram(network, policy.layers)
-        if excess <= 0 or not _exceeds(found.ram_bytes, network, budget, memory):
+        used = {"flash": found.flash_bytes, "ram": found.ram_bytes}
+        if all(used[kind] <= limit for kind, limit in limits.items()):
             return policy, allocation, memory, found
-        memory = replace(memory, ram_margin=memory.ram_margin + excess)
+        memory = replace(
+            memory,
+            rest=memory.rest + max(0, found.flash_bytes - memory.flash(policy.layers)),
+            ram_margin=memory.ram_margin + max(0, found.ram_bytes - memory.ram(network, policy.layers)),
+        )
     raise InfeasibleBudget(
-        f"ram={budget.texts['ram']}: {_TRIES} policies whose tensors would fit one by one need gaps between them; the "
-        f"arena of the last takes {found.ram_bytes} bytes. Raise the limit.",
-        nearest={"ram": found.ram_bytes},
+        f"{_TRIES} policies that fit by the sum of their parts were laid out, and none fits: the last takes "
+        f"{used['flash']} bytes of flash and {used['ram']} of RAM. Raise the limits.",
+        nearest=used,
         blocking=[],
     )
 
 
-def _exceeds(ram_bytes: int, network: Network, budget: Budget, memory: MemoryTable) -> bool:
-    limits = [limit for limit in budget.limits if limit.kind == "ram"]
-    return any(ram_bytes > limit.resolve(network, {}, "exact", memory=memory) for limit in limits)
+def _on_device(budget: Budget) -> list[Limit]:
+    return [limit for limit in budget.limits if limit.kind in ON_DEVICE]

@@ -5,24 +5,45 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
+import torch
+from torch import nn
+
 from mixbit.cost import LayerBits
 from mixbit.export import GraphRounding, IntegerGraph
 from mixbit.export.integer import lower
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantize import calibrate, quantize, quantized_layers
 from mixbit.runs.inspecting import OpenedModel
 
 __all__ = ["lower_at"]
 
 
-def lower_at(opened: OpenedModel, rounding: GraphRounding) -> Callable[[Mapping[str, LayerBits]], IntegerGraph]:
-    """Bits of every layer -> the network, calibrated on the example and lowered. Its weights do not matter."""
+def lower_at(
+    opened: OpenedModel, rounding: GraphRounding, *, apart: bool = False
+) -> Callable[[Mapping[str, LayerBits]], IntegerGraph]:
+    """Bits of every layer -> the network, calibrated on the example and lowered. Its weights do not matter.
+
+    Args:
+        opened: the model, and what capture learned of it.
+        rounding: see `mixbit.export.lower`.
+        apart: no two layers have one step for their inputs. Calibration gives the readers of a tensor the same step,
+            training does not, and then the device requantizes: what must fit after training is measured so.
+    """
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
 
     def lowered(layers: Mapping[str, LayerBits]) -> IntegerGraph:
         one = copy.deepcopy(model)
         quantize(one, Policy(fingerprint=network.fingerprint, layers=dict(layers)), network)
         calibrate(one, [example])
+        if apart:
+            _move_apart(one)
         return lower(one, network, [example], rounding=rounding)
 
     return lowered
+
+
+@torch.no_grad()
+def _move_apart(model: nn.Module) -> None:
+    for number, layer in enumerate(quantized_layers(model).values()):
+        if layer.input_quantizer is not None:
+            layer.input_quantizer.steps.mul_(1 + number / 1024)

@@ -35,7 +35,7 @@ class Allocated:
     subject: Subject | None
     """What the scores were found on, if the run folder says so."""
     footprint: Footprint | None = None
-    """The policy as C, exactly as it will be written; None where neither flash nor RAM is limited."""
+    """The policy as C, each layer with an input step of its own, as after training; None without such a limit."""
 
 
 def allocate(
@@ -100,7 +100,9 @@ def allocate(
     else:
         options = COptions(kernels="dsp") if c_options is None else c_options
         opened = open_model(_needed(subject, folder))
-        policy, allocation, memory, footprint = choose_to_fit(opened, network, parsed, options, chosen, rounding)
+        policy, allocation, memory, footprint = choose_to_fit(
+            opened, network, parsed, options, chosen, resolved, rounding
+        )
     policy.save(out)
     return Allocated(
         policy=policy,
