@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "mixbit"
 TESTS = ROOT / "tests"
 FILES = sorted(SRC.rglob("*.py"))
+
+# Read and parsed once: several laws look at every file, and one pass over all files is one case, not hundreds.
+SOURCES = {path: path.read_text() for path in FILES}
+TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 # Tests that belong to the project as a whole and mirror no module.
 FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install"}
@@ -57,9 +62,9 @@ BASE = set(FLOORS[-1])
 # ------------------------------------------------------------------------------------------------ imports
 
 
-def imports(source: str, module: str, *, package: bool = False) -> Iterator[str]:
-    """Names of all modules that a source text imports, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(source)):
+def imports(source: str | ast.Module, module: str, *, package: bool = False) -> Iterator[str]:
+    """Names of all modules that a source (text or tree) imports, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(source) if isinstance(source, str) else source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,12 +105,13 @@ def cycle(edges: Iterable[tuple[str, str]]) -> list[str]:
         graph = pruned
 
 
+@cache
 def all_edges() -> list[tuple[str, str]]:
     """(module, imported module of mixbit) for the whole package."""
     return [
         (module_name(path), target)
-        for path in FILES
-        for target in imports(path.read_text(), module_name(path), package=path.name == "__init__.py")
+        for path, tree in TREES.items()
+        for target in imports(tree, module_name(path), package=path.name == "__init__.py")
         if target == "mixbit" or target.startswith("mixbit.")
     ]
 
@@ -145,7 +151,7 @@ def test_allocation_sees_arrays() -> None:
     heavy = [
         f"{path.name}: {target}"
         for path in (SRC / "allocation").glob("*.py")
-        for target in imports(path.read_text(), module_name(path))
+        for target in imports(TREES[path], module_name(path))
         if target.split(".")[0] == "torch"
     ]
     assert heavy == []
@@ -211,6 +217,11 @@ def functions(source: str) -> list[Function]:
     return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
+def violations(law: Callable[[str], list[str]]) -> dict[str, list[str]]:
+    """Module -> what `law` finds in its source, for the modules where it finds something."""
+    return {module_name(path): wrong for path, source in SOURCES.items() if (wrong := law(source))}
+
+
 def code_lines(function: Function) -> int:
     """Lines from `def` to the end, without the docstring: documentation is not length."""
     total = (function.end_lineno or function.lineno) - function.lineno + 1
@@ -220,15 +231,19 @@ def code_lines(function: Function) -> int:
     return total
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_file_and_function_sizes(path: Path) -> None:
-    source = path.read_text()
-    assert source.count("\n") <= MAX_FILE_LINES
-    assert {node.name: code_lines(node) for node in functions(source) if code_lines(node) > MAX_FUNCTION_LINES} == {}
+def too_long(source: str) -> list[str]:
+    """The file, and its functions, that are longer than the laws allow."""
+    wrong = [f"{lines} lines" for lines in [source.count("\n")] if lines > MAX_FILE_LINES]
+    lengths = {node.name: code_lines(node) for node in functions(source)}
+    return wrong + [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES]
+
+
+def test_file_and_function_sizes() -> None:
+    assert violations(too_long) == {}
 
 
 def test_the_median_function_is_short() -> None:
-    lengths = [code_lines(node) for path in FILES for node in functions(path.read_text())]
+    lengths = [code_lines(node) for source in SOURCES.values() for node in functions(source)]
     assert statistics.median(lengths) < MAX_MEDIAN_FUNCTION_LINES
 
 
@@ -304,28 +319,34 @@ def export_order(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_public_names_are_documented_and_all_functions_annotated(path: Path) -> None:
-    source = path.read_text()
-    assert ast.get_docstring(ast.parse(source)), "the module has no docstring"
-    assert undocumented(source) == []
-    assert unannotated(source) == []
+def test_modules_and_public_names_are_documented() -> None:
+    assert [module_name(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+    assert violations(undocumented) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_all_is_sorted_and_real(path: Path) -> None:
-    source = path.read_text()
+def test_all_functions_are_annotated() -> None:
+    assert violations(unannotated) == {}
+
+
+def wrong_all(source: str, *, private: bool = False) -> list[str]:
+    """What is wrong with `__all__`: missing beside public names, out of order, doubled, or naming nothing."""
     tree = ast.parse(source)
     names = exported(tree)
-    private = path.name.startswith("_") and path.name != "__init__.py"
     if names is None:
         public = [name for name, _ in public_nodes(tree)]
-        assert private or not public, f"no __all__, but public names: {public}"
-        return
-    assert names == sorted(names, key=export_order)
-    assert len(set(names)) == len(names)
+        return [] if private or not public else [f"no __all__, but public names: {public}"]
+    wrong = [] if names == sorted(names, key=export_order) else ["__all__ is not sorted"]
+    wrong += [] if len(set(names)) == len(names) else ["__all__ has a name twice"]
     lazy = any(node.name == "__getattr__" for node in tree.body if isinstance(node, ast.FunctionDef))
-    assert lazy or set(names) <= defined_names(tree)
+    return wrong + [f"__all__ names {name}" for name in sorted({*names} - defined_names(tree)) if not lazy]
+
+
+def test_all_is_sorted_and_real() -> None:
+    found = {
+        module_name(path): wrong_all(source, private=path.name.startswith("_") and path.name != "__init__.py")
+        for path, source in SOURCES.items()
+    }
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 UNPICKLERS = {
@@ -333,11 +354,12 @@ UNPICKLERS = {
 }
 
 
-@pytest.mark.parametrize("package", sorted({path.parent for path in FILES} - {SRC}), ids=lambda path: path.name)
-def test_no_exported_name_hides_a_file(package: Path) -> None:
+def test_no_exported_name_hides_a_file() -> None:
     """`mixbit.allocation.solve` must not be a function to one reader and a module to another (mocks, the API pages)."""
-    names = exported(ast.parse((package / "__init__.py").read_text())) or []
-    assert set(names) & {path.stem for path in package.glob("*.py")} == set()
+    packages = sorted({path.parent for path in FILES} - {SRC})
+    names = {package: exported(TREES[package / "__init__.py"]) or [] for package in packages}
+    hidden = {str(p): {*names[p]} & {path.stem for path in p.glob("*.py")} for p in packages}
+    assert {package: found for package, found in hidden.items() if found} == {}
 
 
 def unsafe_loads(source: str) -> list[str]:
@@ -354,9 +376,8 @@ def unsafe_loads(source: str) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_no_pickle_is_read(path: Path) -> None:
-    assert unsafe_loads(path.read_text()) == []
+def test_no_pickle_is_read() -> None:
+    assert violations(unsafe_loads) == {}
 
 
 # ------------------------------------------------------------------------------ the rules catch what they say
@@ -400,6 +421,26 @@ def test_rule_catches_unsafe_loads() -> None:
 
 def test_export_order_is_constants_types_functions() -> None:
     assert sorted(["solve", "Macs", "BITS", "Budget"], key=export_order) == ["BITS", "Budget", "Macs", "solve"]
+
+
+def test_rule_catches_long_files_and_functions() -> None:
+    assert too_long("\n" * (MAX_FILE_LINES + 1)) == [f"{MAX_FILE_LINES + 1} lines"]
+    assert too_long("def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES) == [f"f: {MAX_FUNCTION_LINES + 1} lines"]
+    assert too_long("def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)) == []
+
+
+def test_rule_catches_a_wrong_all() -> None:
+    assert wrong_all("def f(): ...") == ["no __all__, but public names: ['f']"]
+    assert wrong_all("def f(): ...", private=True) == []
+    assert wrong_all("__all__ = ['g', 'F', 'F']\nclass F: ...") == [
+        "__all__ is not sorted",
+        "__all__ has a name twice",
+        "__all__ names g",
+    ]
+
+
+def test_violations_are_named_by_module() -> None:
+    assert "mixbit.errors" in violations(lambda source: ["found"] if "class MixbitError" in source else [])
 
 
 def test_code_lines_do_not_count_the_docstring() -> None:
