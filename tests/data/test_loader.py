@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from mixbit.data import LoaderSplit
+from mixbit.data.order import samples_of
 from mixbit.errors import DataError
 from tests.data.contract import check_split
 
@@ -95,6 +96,48 @@ def test_a_distributed_sampler_is_told_the_epoch_and_not_cut_again() -> None:
     assert sorted(seen) == list(range(16))
     with pytest.raises(DataError, match="2 processes, which must divide the batch 5"):
         list(split.batches(5, world=2))
+
+
+def numbers(split: LoaderSplit, epoch: int, **options: object) -> list[int]:
+    """The sample numbers of a pass, in its order."""
+    return [int(i) for x, _ in split.batches(4, epoch=epoch, **options) for i in x[:, 0].flatten()]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("sampler", [None, torch.utils.data.SubsetRandomSampler(range(3, 19))])
+def test_a_fraction_is_the_same_part_in_every_epoch(sampler: object, drop_last: bool) -> None:
+    """Whatever order the loader draws; and every pass has an order of its own."""
+    settings = {"sampler": sampler} if sampler else {"shuffle": True}
+    split = LoaderSplit(DataLoader(Noisy(), 4, drop_last=drop_last, **settings))  # type: ignore[arg-type]
+    passes = [numbers(split, epoch, fraction=0.25) for epoch in range(4)]
+    assert len(passes[0]) == round(len(split) * 0.25) and len(set(passes[0])) == len(passes[0])
+    assert all(sorted(one) == sorted(passes[0]) for one in passes)
+    assert len({str(one) for one in passes}) > 1
+    assert any(sorted(numbers(split, 0, fraction=0.25, seed=seed)) != sorted(passes[0]) for seed in (1, 2))
+    assert passes[2] == numbers(split, 2, fraction=0.25)
+
+
+def test_a_fraction_is_the_part_that_every_split_takes() -> None:
+    split = LoaderSplit(DataLoader(Noisy(), 4))
+    assert numbers(split, 1, fraction=0.5, seed=3) == samples_of(22, 0.5, 3).tolist()
+
+
+def test_a_fraction_of_samplers_that_draw_other_samples_is_refused() -> None:
+    data = Noisy(16)
+    again = torch.utils.data.RandomSampler(data, replacement=True, num_samples=60)
+    with pytest.raises(DataError, match="several times"):
+        numbers(LoaderSplit(DataLoader(data, 4, sampler=again)), 0, fraction=0.5)
+    few = torch.utils.data.RandomSampler(data, num_samples=6)
+    with pytest.raises(DataError, match="other samples in every epoch"):
+        [numbers(LoaderSplit(DataLoader(data, 4, sampler=few)), epoch, fraction=0.5) for epoch in range(1, 5)]
+    dealt = DistributedSampler(data, num_replicas=2, rank=0)
+    with pytest.raises(DataError, match="without a DistributedSampler"):
+        list(LoaderSplit(DataLoader(data, 2, sampler=dealt)).batches(4, world=2, fraction=0.5))
+
+
+def test_a_fraction_of_a_stream_says_that_its_order_matters() -> None:
+    with pytest.warns(UserWarning, match="only if the stream's order is the same"):
+        list(LoaderSplit(DataLoader(Stream(), 3), num_classes=2).batches(3, fraction=0.5))
 
 
 def test_lengths_are_what_the_loader_gives() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from mixbit.data._same_part import has_numbers, in_fixed_order, same_part
 from mixbit.data.base import Batch, check_labels
 from mixbit.data.order import count_batches, count_samples, key, part_of
 from mixbit.errors import DataError
@@ -84,7 +86,12 @@ class LoaderSplit:
         drop_last: bool = False,
         fraction: float = 1.0,
     ) -> Iterator[Batch]:
-        """One pass; see `Split.batches`. A `fraction` below 1 takes the first part of the loader's stream."""
+        """One pass; see `Split.batches`.
+
+        A `fraction` below 1 takes, of a DataLoader, the same samples in every epoch, in the order of its sampler. Of
+        a list, a loader with a batch sampler, or a stream, whose samples have no numbers to choose by, it takes those
+        that come first; a warning says so where their order may change.
+        """
         sharded = world > 1 and _replicas(self.loader) > 1
         if sharded and batch_size % world:
             raise DataError(
@@ -95,7 +102,8 @@ class LoaderSplit:
         limit = -(-count_samples(len(self), fraction) // shares)
         size = batch_size // shares
         given = 0
-        for index, (images, labels) in enumerate(_recut(self._pass(seed, epoch), size)):
+        loader = self.loader if fraction == 1 else self._part(fraction, seed)
+        for index, (images, labels) in enumerate(_recut(self._pass(seed, epoch, loader), size)):
             if index >= total:
                 return
             given += 1
@@ -109,13 +117,30 @@ class LoaderSplit:
                 "say LoaderSplit(loader, samples=...), or make it give the same number every time."
             )
 
-    def _pass(self, seed: int, epoch: int) -> Iterator[Batch]:
+    def _part(self, fraction: float, seed: int) -> Iterable[Any]:
+        """The loader of the part that `fraction` leaves, or the loader itself where its first samples are taken."""
+        if len(self) and isinstance(self.loader, DataLoader) and has_numbers(self.loader):
+            number = key(_LOADER, seed, 0)
+            _announce(self.loader, 0, number)
+            with _OwnRandom(number):
+                numbers = list(self.loader.sampler)
+            return same_part(self.loader, numbers, count_samples(len(self), fraction), seed)
+        if not in_fixed_order(self.loader):
+            warnings.warn(
+                f"fraction={fraction} of a stream takes the samples that come first: the same part in every epoch only "
+                "if the stream's order is the same. A DataLoader of a dataset with a length has no such limit.",
+                stacklevel=3,
+            )
+        return self.loader
+
+    def _pass(self, seed: int, epoch: int, loader: Iterable[Any] | None = None) -> Iterator[Batch]:
         """The loader's own batches of one epoch, checked."""
+        loader = self.loader if loader is None else loader
         number = key(_LOADER, seed, epoch)
-        _announce(self.loader, epoch, number)
+        _announce(loader, epoch, number)
         states = _OwnRandom(number)
         with states:
-            stream = iter(self.loader)
+            stream = iter(loader)
         while True:
             # Only while the loader works: between its batches the random numbers are the caller's.
             with states:
