@@ -157,6 +157,8 @@ class Reader:
         step, zero, low, high = (self._constants[arg].flatten() for arg in node.args[1:5])  # type: ignore[index]
         if step.numel() != 1:
             raise self._error(node, "an activation has one step size, not one a channel")
+        if self._array(node, node.args[1], "the step size of its activation") <= 0:
+            raise self._error(node, f"the step size of its activation is {float(step):.4g}, legal is above 0")
         return Grid(scale=float(step), zero_point=int(zero), qmin=int(low), qmax=int(high))
 
     # -- layers
@@ -186,7 +188,7 @@ class Reader:
     def _multiply(self, node: fx.Node, weight: tuple[Array, int, Array, str], window: Window | None) -> Wire:
         integers, bits, scale, name = weight
         given = argument(node, 2, "bias")
-        bias = np.zeros(len(integers)) if given is None else self._array(given)
+        bias = np.zeros(len(integers)) if given is None else self._array(node, given, "its bias")
         return self._put(
             Multiply(
                 name=self._names.unique(name),
@@ -208,7 +210,7 @@ class Reader:
             integers, bits, scale = self._quantized(node, weight)
         else:
             parameter = self._program.parameters.get(weight)
-            integers, bits, scale = _by_range(self._array(weight))
+            integers, bits, scale = _by_range(self._array(node, weight, "its weight"))
             self._float_weights.append((parameter or "").removesuffix(".weight"))
         if parameter is None:
             raise self._error(node, "its weight is no parameter of a module")
@@ -219,23 +221,44 @@ class Reader:
         w, step, zero, low, high = (self._constants[arg].detach() for arg in quantizer.args[:5])  # type: ignore[index]
         if bool((zero != 0).any()):
             raise self._error(node, "its weights have a zero point. Legal: symmetric weights")
+        self._array(node, quantizer.args[0], "its weight")
+        if not self._array(node, quantizer.args[1], "the step size of its weight").all():
+            raise self._error(node, "a step size of its weight is 0")
         shaped = step.reshape(-1, *[1] * (w.dim() - 1))
         q = torch.clamp(torch.round(w.float() / shaped), float(low), float(high))
         scale = step.double().flatten().expand(len(w)).numpy()
         return q.to(torch.int8).cpu().numpy(), int(high - low).bit_length(), np.array(scale)
 
-    def _array(self, node: Any) -> Array:
-        found: Array = self._constants[node].detach().cpu().double().numpy()
+    def _array(self, node: fx.Node, source: Any, what: str) -> Array:
+        """A constant of an operator, which has to be finite: `what` it is stands in the error."""
+        found: Array = self._constants[source].detach().cpu().double().numpy()
+        if not np.isfinite(found).all():
+            raise self._broken(node, what, found)
         return found
+
+    def _broken(self, node: fx.Node, what: str, found: Array) -> ExportError:
+        """The error for numbers of a layer that are not finite."""
+        wrong = ~np.isfinite(found)
+        path = self._program.path(node) or "the model's own forward"
+        return ExportError(
+            f"{path}: {what} is not finite ({found[wrong][0]} in {int(wrong.sum())} of {found.size}). Legal: finite "
+            "numbers. Look for a diverged training or a damaged checkpoint."
+        )
 
     def _do_batch_norm(self, node: fx.Node) -> Wire:
         wire = self._x(node)
         if not isinstance(wire.step, Multiply) or wire.step.bounds is not None or not self._alone(node):
             raise self._error(node, "it does not follow a convolution or linear layer directly, so it cannot be folded")
-        gamma, beta, mean, var = (None if arg is None else self._array(arg) for arg in node.args[1:5])
+        gamma, beta, mean, var = (
+            None if arg is None else self._array(node, arg, what)
+            for arg, what in zip(node.args[1:5], _STATISTICS, strict=True)
+        )
         if mean is None or var is None:
             raise self._error(node, "it has no running statistics")
-        scale = (1.0 if gamma is None else gamma) / np.sqrt(var + float(argument(node, 7, "eps")))
+        spread = var + float(argument(node, 7, "eps"))
+        if (spread <= 0).any():
+            raise self._error(node, f"its running variance is {var.min():.4g}, legal is 0 or more")
+        scale = (1.0 if gamma is None else gamma) / np.sqrt(spread)
         wire.step.affine(scale, (0.0 if beta is None else beta) - mean * scale)
         wire.node = node
         return wire
@@ -421,6 +444,7 @@ class Reader:
     _do_constant_pad_nd = _do_pad
 
 
+_STATISTICS = ("its weight", "its bias", "its running mean", "its running variance")
 _CONV = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 _SLICE = ((2, "start", None), (3, "end", None), (4, "step", 1))
 _REMEDY = (

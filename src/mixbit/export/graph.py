@@ -43,6 +43,7 @@ __all__ = [
 Bounds: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 Source: TypeAlias = Literal["trained", "calibrated", "float"]
+Kind: TypeAlias = Literal["calibrated", "widened", "dead channels", "coarse channels"]
 GraphRounding: TypeAlias = Rounding | Literal["litert"]
 GRAPH_ROUNDINGS: tuple[GraphRounding, ...] = (*ROUNDINGS, "litert")
 """How a whole graph rounds: all operations alike, or each as LiteRT does it."""
@@ -260,10 +261,10 @@ def rounding_of(kind: type[_Op], rounding: GraphRounding) -> Rounding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something that the user should know of a tensor or layer: calibrated, widened, dead."""
+    """Something that the user should know of a tensor or layer: calibrated, widened, dead, coarse."""
 
     name: str
-    kind: Literal["calibrated", "widened", "dead channels"]
+    kind: Kind
     reason: str
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
+from mixbit.export._biases import units
 from mixbit.export._grids import Chosen, choose
 from mixbit.export._reading import FLOAT_WEIGHT_BITS, Reader
 from mixbit.export._steps import (
@@ -29,7 +30,7 @@ from mixbit.export._steps import (
     Sum,
     Wire,
 )
-from mixbit.export.arithmetic import Array, Grid, dequantize, quantize
+from mixbit.export.arithmetic import Grid, dequantize, quantize
 from mixbit.export.executor import accumulator_bound
 from mixbit.export.graph import GRAPH_ROUNDINGS, Bounds, GraphRounding, IntegerGraph, Note, Tensor, rounding_of
 
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from mixbit.network import Network
 
 __all__ = ["lower"]
-
-_BIAS_LIMIT = 2**30
-_SHIFTED_BITS = 7
 
 
 def lower(
@@ -219,14 +217,14 @@ class _Printer:
     def multiply(self, step: Multiply) -> None:
         """Weights, scales and biases in the units of the accumulator."""
         grid = self._chosen.grids[step.inputs[0]]
-        result = self._chosen.grids.get(step.output)
-        integers, scale, bias = self._units(step, grid, result)
+        found = units(step, grid, self._chosen.grids.get(step.output))
+        self._notes.extend(found.notes)
         settings: dict[str, Any] = {
-            "weight": integers,
+            "weight": found.integers,
             "weight_bits": step.bits,
-            "weight_scale": scale,
-            "bias": bias,
-            "shift": _shift(step),
+            "weight_scale": found.scale,
+            "bias": found.bias,
+            "shift": found.shift,
             "clamp": self._clamp(step),
             "rounding": rounding_of(g.Linear if step.window is None else g.Conv, self._rounding),
         }
@@ -239,23 +237,6 @@ class _Printer:
                 name: getattr(window, name) for name in ("stride", "padding", "dilation", "groups")
             }
             self._ops.append(g.Conv(**common, **settings, **shape))
-
-    def _units(self, step: Multiply, grid: Grid, result: Grid | None) -> tuple[Array, Array, Array]:
-        """Integers, float32 scales and int32 biases; channels that are as good as constant lose their weights."""
-        integers, scale = step.integers, step.scale.astype(np.float32)
-        parts = 2 ** _shift(step) / grid.scale
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bias = np.rint(step.bias / scale.astype(np.float64) * parts)
-        dead = ~np.isfinite(bias) | (np.abs(bias) >= _BIAS_LIMIT)
-        if dead.any():
-            # Beside such a bias no sum of products moves the result: the channel is its bias.
-            unit = 1.0 if result is None else result.scale
-            integers = np.where(dead.reshape(-1, *[1] * (integers.ndim - 1)), 0, integers).astype(np.int8)
-            scale = np.where(dead, np.float32(unit / grid.scale), scale).astype(np.float32)
-            bias = np.where(dead, np.rint(step.bias / scale.astype(np.float64) * parts), bias)
-            channels = ", ".join(map(str, np.flatnonzero(dead)[:8]))
-            self._notes.append(Note(name=step.name, kind="dead channels", reason=f"output is constant: {channels}"))
-        return integers, scale, np.clip(bias, -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
 
     def sum(self, step: Sum) -> None:
         """Residual adds."""
@@ -302,14 +283,6 @@ class _Printer:
     def probabilities(self, step: Probabilities) -> None:
         """Softmax of the float32 output."""
         self._ops.append(g.Softmax(**self._common(step)))
-
-
-def _shift(step: Multiply) -> int:
-    """The largest that leaves the weights at 7 bits: then int16 holds the sum of two products with an 8-bit input.
-
-    That matters on x86 processors that multiply 8-bit numbers in pairs and saturate the sum of each.
-    """
-    return max(_SHIFTED_BITS - step.bits, 0) if step.bias.any() else 0
 
 
 _PRINT: dict[type[Step], Callable[[_Printer, Any], None]] = {
