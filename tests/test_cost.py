@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mixbit.cost import Budget, Costs, LayerBits, Limit, cost_table, costs, float_costs, tensor_bytes, uniform_bits
 from mixbit.errors import BudgetError, PolicyError
-from mixbit.network import Network
+from mixbit.network import FloatParameter, Network
 from tests.support import chain, layer, network, random_network
 
 W3A4 = LayerBits(3, 4)
@@ -59,6 +60,20 @@ def test_attention_products_are_in_no_figure() -> None:
     net = network(without.layers, other_macs=10**9)
     assert costs(net, all_at(net, W3A4)).bitops == costs(without, all_at(without, W3A4)).bitops
     assert float_costs(net).bitops == 100 * 1024
+
+
+def test_parameters_in_float32_are_in_every_figure() -> None:
+    token, matrix = (
+        FloatParameter(name="token", size=5, reason="read by add"),
+        FloatParameter(name="matrix", size=7, macs=30, reason="not supported"),
+    )
+    net = replace(chain((10, 100)), float_parameters=(token, matrix), other_macs=30)
+    found, full = costs(net, all_at(net, W3A4)), float_costs(net)
+    assert (found.weight_bits, found.bitops) == (10 * 3 + 12 * 32, 100 * 12 + 30 * 1024)
+    assert (full.weight_bits, full.bitops) == (22 * 32, 130 * 1024)
+    limits = Budget.parse(["weight-bytes=2x", "bitops=50%"]).resolve(net, {})
+    assert limits == {"weight_bits": 22 * 16, "bitops": 130 * 512}
+    assert Budget.parse(["weight-bytes=3x4"]).resolve(net, {}) == {"weight_bits": 10 * 3 + 12 * 32}
 
 
 def test_unknown_and_missing_layers_are_errors() -> None:

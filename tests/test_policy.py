@@ -97,7 +97,7 @@ def test_uniform_policy_carries_its_costs() -> None:
     assert policy.check(net) is policy
     uncounted = Policy.uniform(network(net.layers, other_macs=77), 3, 4, {})
     assert uncounted.notes == [
-        "77 MACs outside the layers (attention products, skipped modules) stay in float, uncounted"
+        "77 MACs outside the layers (products without parameters, as in attention) stay in float, uncounted"
     ]
     assert uncounted.costs["float_bitops"] == 400 * 1024
     with pytest.raises(PolicyError, match="Did you mean 'conv1'"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import InfeasibleBudget, PolicyError
-from mixbit.network import Network
+from mixbit.network import FloatParameter, Network
 from mixbit.policy import LayerScores, Program, Scores
 from tests.support import chain, random_network, random_scores
 
@@ -68,6 +68,8 @@ def test_limits_are_kept_and_the_integer_optimum_is_never_worse(
 ) -> None:
     random = np.random.default_rng(seed)
     net = random_network(seed, layers=5)
+    if seed % 2:
+        net = replace(net, float_parameters=(FloatParameter(name="w", size=40, macs=30, reason="no layer"),))
     order = tuple(random.permutation([one.name for one in net.layers]).tolist()) if ordered else ()
     scores = linear(net, random.uniform(0.1, 2, 5).tolist(), (2, 3, 4, 6), coupled=coupled, order=order)
     budget = Budget.parse(texts)
@@ -87,6 +89,15 @@ def test_limits_are_kept_and_the_integer_optimum_is_never_worse(
     for earlier, later in pairwise(ranked):
         assert (later.weight_bits or 0) <= (earlier.weight_bits or 0)
         assert (later.activation_bits or 0) <= (earlier.activation_bits or 0)
+
+
+def test_what_stays_in_float32_is_no_room_for_bits() -> None:
+    net = random_network(3, layers=5)
+    kept = FloatParameter(name="w", size=1000, reason="no layer")
+    scores = linear(net, [1.0, 0.5, 2.0, 1.5, 0.7], (2, 4, 6, 8), coupled=False)
+    bare = allocate(net, scores, Budget.parse(["weight-bytes=5x5"]), pins={})[0]
+    full = allocate(replace(net, float_parameters=(kept,)), scores, Budget.parse(["weight-bytes=5x5"]), pins={})[0]
+    assert full.layers == bare.layers
 
 
 def test_a_budget_for_everything_gives_the_most_bits() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mixbit.allocation.allocator import allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
+from mixbit.network import FloatParameter
 from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores, resolve_pins
 from tests.support import (
     best_by_enumeration,
@@ -42,6 +43,8 @@ BUDGETS = [
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
     net = random_network(seed, layers=5)
+    if seed == 2:
+        net = replace(net, float_parameters=(FloatParameter(name="w", size=40, macs=30, reason="no layer"),))
     scores = random_scores(net, (2, 5), seed)
     budget = Budget.parse(texts)
     pins = resolve_pins(net) if seed % 2 else {}
@@ -344,6 +347,20 @@ def test_infeasible_says_what_is_possible_and_who_blocks_it() -> None:
     assert caught.value.nearest == {"bitops": 16_800}
     assert caught.value.blocking == ["l0", "l2", "l1"]
     allocate(net, random_scores(net), Budget.parse(["bitops=16.8k"]))
+
+
+def test_parameters_in_float32_are_in_the_limit_the_message_and_the_notes() -> None:
+    kept = FloatParameter(name="gru.weight", size=1000, macs=500, reason="gru is not supported")
+    net = replace(chain((100, 1000), (100, 1000)), float_parameters=(kept,), other_macs=520)
+    least = 100 * 2 * 2 + 32_000
+    with pytest.raises(InfeasibleBudget, match=r"parameters that stay in float32 3\.907kiB") as caught:
+        allocate(net, random_scores(net), Budget.parse(["weight-bytes=1kB"]), pins={})
+    assert caught.value.nearest == {"weight-bytes": least / 8}
+    policy, _ = allocate(net, random_scores(net), Budget.parse([f"weight-bytes={least // 8}B"]), pins={})
+    assert policy.costs["weight_bytes"] == least // 8
+    assert policy.costs["float_weight_bytes"] == 4 * 1200
+    assert any("1000 elements stay in float32" in note and "gru.weight (gru is" in note for note in policy.notes)
+    assert any(note.startswith("20 MACs outside the layers") for note in policy.notes)
 
 
 def test_infeasible_compression_gives_the_largest() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mixbit.errors import MixbitError
-from mixbit.network import Join, Layer, LayerKind, Network, Skipped, Tensor, capture
+from mixbit.network import FloatParameter, Join, Layer, LayerKind, Network, Skipped, Tensor, capture
 
 NAMES = st.text(min_size=1, max_size=12)
 SHAPES = st.lists(st.integers(1, 2**40), max_size=4).map(tuple)
@@ -59,6 +59,9 @@ NETWORKS = records(
     ).map(tuple),
     skipped=st.lists(records(Skipped, name=NAMES, reason=NAMES, macs=COUNTS), max_size=2).map(tuple),
     other_macs=COUNTS,
+    float_parameters=st.lists(
+        records(FloatParameter, name=NAMES, size=COUNTS, reason=NAMES, macs=COUNTS), max_size=2
+    ).map(tuple),
 )
 
 
@@ -84,7 +87,7 @@ def edited(network: Network, change: Any) -> str:
     [
         (lambda b: b.pop("format"), "format is None"),
         (lambda b: b.update(format="mixbit-policy"), "format is 'mixbit-policy'"),
-        (lambda b: b.update(version=2), "version 2"),
+        (lambda b: b.update(version=3), "version 3"),
         (lambda b: b.update(extra=1), "extra"),
         (lambda b: b.pop("joins"), "joins"),
         (lambda b: b["layers"][0].update(macs="many"), r"layers\.0\.macs"),

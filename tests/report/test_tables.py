@@ -8,7 +8,7 @@ import pytest
 
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, Costs, LayerBits, costs, float_costs, uniform_bits
-from mixbit.network import Join, Network, Skipped
+from mixbit.network import FloatParameter, Join, Network, Skipped
 from mixbit.policy import resolve_pins
 from mixbit.report import (
     Table,
@@ -17,6 +17,7 @@ from mixbit.report import (
     budget_table,
     comparison_table,
     costs_table,
+    floats_table,
     joins_table,
     layers_table,
     skipped_table,
@@ -59,6 +60,18 @@ def test_skipped_and_joins() -> None:
     )
     assert joins_table(found).rows == (("add", "add", "a, b"),)
     assert skipped_table(found).rows == (("head", "weight used 2 times", "1.500 k"),)
+
+
+def test_parameters_in_float32_are_listed_by_module() -> None:
+    found = (
+        FloatParameter(name="up.weight", size=1000, macs=2000, reason="not supported"),
+        FloatParameter(name="up.bias", size=24, reason="not supported"),
+        FloatParameter(name="token", size=8, reason="read by cat"),
+    )
+    assert floats_table(replace(FORK, float_parameters=found)).rows == (
+        ("up", "not supported", "1.024 k", "4.000 KiB", "2.000 k"),
+        ("token", "read by cat", "8", "32 B", ""),
+    )
 
 
 def test_costs_stand_beside_float32() -> None:

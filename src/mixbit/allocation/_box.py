@@ -160,7 +160,8 @@ def _limit(groups: Sequence[Group], row: Row, units: Sequence[_Unit], counts: Ma
                 a, a_bits = -1, 1
             terms.append((counts[name], w, w_bits, a, a_bits))
     table = np.array(terms, dtype=np.int64)
-    count, fixed, place_of = table[:, 0] / max(1, row.limit), table[:, [2, 4]], table[:, [1, 3]]
+    room = row.limit - row.constant
+    count, fixed, place_of = table[:, 0] / max(1, room), table[:, [2, 4]], table[:, [1, 3]]
 
     def sides(x: Floats) -> Floats:
         sides: Floats = np.where(place_of >= 0, x[place_of], fixed)

@@ -22,6 +22,8 @@ __all__ = ["infeasible", "jointly_infeasible", "notes"]
 BLOCKERS = 5
 _BY_STEP = ("activation_bytes", "ram_bytes")
 _REST = {
+    "bitops": "products that stay in float32",
+    "weight_bits": "parameters that stay in float32",
     "latency": "all that is no layer",
     "activation_bytes": "tensors that no choice changes",
     "flash_bytes": "code, biases, factors, tables and settings",

@@ -14,6 +14,7 @@ import numpy as np
 
 from mixbit.allocation._groups import Group, Ints
 from mixbit.cost import FLOAT_BITS, MemoryTable, RamStep, tensor_bytes
+from mixbit.cost._costs import float_rest
 
 if TYPE_CHECKING:
     from mixbit.network import Network, Tensor
@@ -63,7 +64,9 @@ def build_rows(
         rest: latency of all that no layer accounts for.
         memory: flash and RAM of a device, where they have a limit.
     """
-    constants = {"latency": rest, "flash_bytes": 0 if memory is None else memory.rest}
+    bitops, weight_bits = float_rest(network)
+    constants = {"latency": rest, "bitops": bitops, "weight_bits": weight_bits}
+    constants["flash_bytes"] = 0 if memory is None else memory.rest
     rows = []
     for key, limit in limits.items():
         if key == "activation_bytes":
@@ -73,7 +76,7 @@ def build_rows(
             rows += _binding([_ram_row(groups, step, memory.ram_margin, limit) for step in memory.steps], limit)
             continue
         costs, constant = [getattr(group, key) for group in groups], constants.get(key, 0)
-        if constant:
+        if constant and costs:
             costs = [costs[0] + constant, *costs[1:]]
         rows.append(Row(name=key, key=key, costs=costs, limit=limit, constant=constant))
     return [_capped(row) for row in rows]

@@ -29,6 +29,8 @@ def inspect(
         screen.show(report.joins_table(done.network))
     if done.network.skipped:
         screen.show(report.skipped_table(done.network))
+    if done.network.float_parameters:
+        screen.show(report.floats_table(done.network))
     note = "Uniform bits, but for the first and the last layer: pinned at 8 bits, and counted."
     screen.show(report.costs_table(done.uniform, done.float32, notes=[note]))
     if json_out is not None:

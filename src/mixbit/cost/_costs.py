@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from mixbit.cost._memory import MemoryTable
     from mixbit.network import Layer, Network, Tensor
 
-__all__ = ["ELSEWHERE_BITS", "Costs", "Macs", "cost_table", "costs", "float_costs", "layer_macs", "tensor_bytes"]
+__all__ = [
+    "ELSEWHERE_BITS",
+    "Costs",
+    "Macs",
+    "cost_table",
+    "costs",
+    "float_costs",
+    "float_rest",
+    "layer_macs",
+    "tensor_bytes",
+]
 
 Macs: TypeAlias = Literal["exact", "limpq"]
 """How MACs are counted: exactly, or as LIMPQ's released code does (output area truncated as one product)."""
@@ -29,9 +39,11 @@ class Costs:
     """What one assignment of bits costs, of one sample."""
 
     bitops: int
-    """Sum over layers of MACs * weight bits * activation bits; a MAC counts once."""
+    """Sum over layers of MACs * weight bits * activation bits; a MAC counts once. Products with parameters that stay in
+    float32 count 1024 a MAC."""
     weight_bits: int
-    """Sum over layers of weights * bits: no biases, scales or batch-norm parameters."""
+    """Sum over layers of weights * bits, and 32 for each element of the parameters that stay in float32. Biases of
+    layers, scales, and batch norms that are folded into them are not counted."""
     activation_bytes: int
     """Bytes of the largest set of activation tensors that live at one step of the schedule."""
     peak_step: str
@@ -59,10 +71,11 @@ def costs(
 ) -> Costs:
     """Costs of giving each layer of `network` the bits in `layers`; float32 (None) counts as 32 bits.
 
-    * BitOps = sum over layers of MACs * b_w * b_a, as LIMPQ and HAWQ-V3 count them. Only layers with weights are
-      counted: attention's two products and skipped modules (`network.other_macs`) stay in float, and are neither here
-      nor in the float32 figure.
-    * Weight bits = sum over layers of weights * b_w.
+    * BitOps = sum over layers of MACs * b_w * b_a, as LIMPQ and HAWQ-V3 count them, and 1024 for each MAC with
+      parameters that stay in float32 (`network.float_macs`). Products without parameters, such as attention's two, stay
+      in float as well, and are neither here nor in the float32 figure.
+    * Weight bits = sum over layers of weights * b_w, and 32 for each of `network.float_size`: every parameter once,
+      but for the biases of layers and what is folded into them.
     * Peak activation bytes = the largest sum, over the steps of the schedule, of the tensors that live then; see
       `tensor_bytes` for one tensor.
     * Latency = the sum over layers of what the table has for b_w and b_a, and all that it has for the rest.
@@ -91,7 +104,7 @@ def costs(
         latency=None, flash_bytes=None, ram_bytes=None)
     """
     check_layer_names(network, layers, "The policy")
-    bitops = weight_bits = 0
+    bitops, weight_bits = float_rest(network)
     for layer in network.layers:
         bits = layers[layer.name]
         bitops += layer_macs(layer, macs) * width(bits.weight_bits) * width(bits.activation_bits)
@@ -108,6 +121,18 @@ def costs(
         flash_bytes=flash,
         ram_bytes=ram,
     )
+
+
+def float_rest(network: Network) -> tuple[int, int]:
+    """BitOps and weight bits of the parameters that are no layer's, whatever the layers get.
+
+    >>> from mixbit.network import FloatParameter, Network
+    >>> token = FloatParameter(name="token", size=64, macs=640, reason="read by matmul")
+    >>> float_rest(Network(layers=(), tensors=(), steps=(), joins=(), skipped=(), other_macs=640,
+    ...     float_parameters=(token,)))                                             # 640 * 32 * 32, and 64 * 32
+    (655360, 2048)
+    """
+    return network.float_macs * FLOAT_BITS * FLOAT_BITS, network.float_size * FLOAT_BITS
 
 
 def _on_device(network: Network, layers: Mapping[str, LayerBits], memory: MemoryTable) -> tuple[int, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from mixbit.network._capture import ExampleInputs, capture
 from mixbit.network._layer_maps import LayerMap, LayerMaps, layer_maps
-from mixbit.network._records import Join, Layer, LayerKind, Network, Skipped, Tensor
+from mixbit.network._records import FloatParameter, Join, Layer, LayerKind, Network, Skipped, Tensor
 
 __all__ = [
     "ExampleInputs",
+    "FloatParameter",
     "Join",
     "Layer",
     "LayerKind",

@@ -89,6 +89,7 @@ def _check_model(model: object) -> None:
 
 
 def _assemble(program: Program, inputs: Inputs) -> Network:
+    from mixbit.network._floats import float_parameters
     from mixbit.network._joins import find_joins
     from mixbit.network._layers import LayerFinder
     from mixbit.network._macs import macs
@@ -113,6 +114,7 @@ def _assemble(program: Program, inputs: Inputs) -> Network:
         joins=tuple(find_joins(program, nodes, schedule)),
         skipped=tuple(_skipped(program, finder, names, counts)),
         other_macs=sum(counts.values()) - sum(layer.macs for layer in layers),
+        float_parameters=tuple(float_parameters(program, finder, counts)),
     )
 
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mixbit.network._inputs import Inputs
 from mixbit.network._macs import limpq_area
-from mixbit.network._records import Layer, LayerKind, Network, Skipped, Tensor
+from mixbit.network._records import FloatParameter, Layer, LayerKind, Network, Skipped, Tensor
 from mixbit.network._signs import has_negative
 from mixbit.network._sizes import drop_batch
 
@@ -74,6 +74,7 @@ def observe(model: nn.Module, inputs: Inputs) -> Network:
             *_left_out(model, seen),
         ),
         other_macs=total - sum(layer.macs for layer in layers),
+        float_parameters=tuple(_float_parameters(model, seen, layers)),
     )
 
 
@@ -188,3 +189,18 @@ def _left_out(model: nn.Module, seen: _Seen) -> Iterator[Skipped]:
             yield Skipped(name=name, reason=f"weight used {seen.calls[name]} times", macs=macs)
         elif name is None and value.dim() >= 2 and parameter.rpartition(".")[2] != "bias":
             yield Skipped(name=parameter.removesuffix(".weight"), reason="not seen as a layer by the example")
+
+
+def _float_parameters(model: nn.Module, seen: _Seen, layers: tuple[Layer, ...]) -> Iterator[FloatParameter]:
+    """All but the layers' weights and biases: without a graph nothing is known to be folded, or not reached."""
+    weights = {layer.parameter for layer in layers}
+    biases = {f"{name.removesuffix('weight')}bias" for name in weights}
+    often = {layer.parameter: name for name, layer in seen.layers.items() if seen.calls[name] > 1}
+    for parameter, value in model.named_parameters():
+        if parameter in often:
+            name, calls = often[parameter], seen.calls[often[parameter]]
+            macs, reason = seen.layers[name].macs * calls, f"weight used {calls} times"
+            yield FloatParameter(name=parameter, size=value.numel(), macs=macs, reason=reason)
+        elif parameter not in weights | biases:
+            reason = "not seen as a layer by the example"
+            yield FloatParameter(name=parameter, size=value.numel(), reason=reason)

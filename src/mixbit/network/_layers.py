@@ -117,10 +117,14 @@ class LayerFinder:
         taken = {found.parameter for found in self.layers.values()}
         for name, parameter in self._program.model.named_parameters():
             if parameter.dim() >= 2 and name not in taken and name.rpartition(".")[2] != "bias":
-                products = self._products(name)
+                products = self.products(name)
                 yield _shown(name), self._reason(name, products), products
 
-    def _products(self, parameter: str) -> list[fx.Node]:
+    def why_float(self, parameter: str) -> str | None:
+        """Why a parameter that is no layer's stays in float32; None for one that nothing reads."""
+        return self._reason(parameter, self.products(parameter)) if self._readers.get(parameter) else None
+
+    def products(self, parameter: str) -> list[fx.Node]:
         """Operators that multiply with a parameter, itself or computed from it."""
         return [
             node

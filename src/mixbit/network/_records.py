@@ -12,7 +12,7 @@ from mixbit.errors import MixbitError, did_you_mean
 
 LayerKind = Literal["conv1d", "conv2d", "linear", "attention_in_proj"]
 
-FORMAT, VERSION = "mixbit-network", 1
+FORMAT, VERSION = "mixbit-network", 2
 _CHECKED: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -98,6 +98,21 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatParameter:
+    """A parameter that is no layer's: it stays in float32, and every cost counts it so."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
+
+    name: str
+    """Its name in `model.named_parameters()`; of a buffer that is used as a weight, the module that reads it."""
+    size: int
+    """Number of elements."""
+    reason: str
+    macs: int = 0
+    """Multiply-accumulates of one sample that it takes part in; they are part of `Network.other_macs`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """Layers in execution order, the tensors between them, and what was left out."""
 
@@ -111,6 +126,19 @@ class Network:
     skipped: tuple[Skipped, ...]
     other_macs: int
     """MACs of one sample outside the layers: attention's two products, and whatever was skipped."""
+    float_parameters: tuple[FloatParameter, ...] = ()
+    """What no choice of bits reaches, each parameter once. Biases of layers and batch norms that are folded into them
+    are not among these, nor is what the example does not reach."""
+
+    @property
+    def float_size(self) -> int:
+        """Elements of all `float_parameters`."""
+        return sum(one.size for one in self.float_parameters)
+
+    @property
+    def float_macs(self) -> int:
+        """MACs of one sample with `float_parameters`; the rest of `other_macs` are products without parameters."""
+        return sum(one.macs for one in self.float_parameters)
 
     @property
     def macs(self) -> int:

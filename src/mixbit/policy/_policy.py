@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy"]
 
+_NAMED = 5
+"""Parameters in float32 that a note names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -168,12 +171,21 @@ def check_fingerprint(network: Network, fingerprint: str, names: Mapping[str, ob
 
 
 def uncounted_notes(network: Network) -> list[str]:
-    """What the costs leave out: MACs outside the layers, which stay in float."""
-    if not network.other_macs:
-        return []
-    return [
-        f"{network.other_macs} MACs outside the layers (attention products, skipped modules) stay in float, uncounted"
-    ]
+    """What no choice of bits reaches: parameters in float32, counted so, and MACs without parameters, not counted."""
+    found = []
+    if network.float_size:
+        names = [f"{one.name} ({one.reason})" for one in network.float_parameters]
+        more = f" and {len(names) - _NAMED} more, see mixbit inspect" if len(names) > _NAMED else ""
+        found.append(
+            f"{len(names)} parameters of {network.float_size} elements stay in float32, counted at 32 bits: "
+            f"{', '.join(names[:_NAMED])}{more}"
+        )
+    if uncounted := network.other_macs - network.float_macs:
+        found.append(
+            f"{uncounted} MACs outside the layers (products without parameters, as in attention) stay in float, "
+            "uncounted"
+        )
+    return found
 
 
 def pin_note(pins: Pins) -> str:

@@ -11,7 +11,7 @@ from mixbit.report.units import count, duration, percent, seconds, size
 if TYPE_CHECKING:
     from mixbit.allocation import Allocation
     from mixbit.cost import Budget, Costs, LayerBits
-    from mixbit.network import Layer, Network
+    from mixbit.network import FloatParameter, Layer, Network
     from mixbit.runs import Outcome
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "budget_table",
     "comparison_table",
     "costs_table",
+    "floats_table",
     "joins_table",
     "layers_table",
     "skipped_table",
@@ -60,6 +61,24 @@ def skipped_table(network: Network) -> Table:
     """What will not be quantized, and why; its MACs stay in float."""
     rows = tuple((one.name, one.reason, count(one.macs) if one.macs else "") for one in network.skipped)
     return Table(title="Left in float32", columns=("module or call", "reason", ">MACs"), rows=rows)
+
+
+def floats_table(network: Network) -> Table:
+    """Parameters that no choice of bits reaches, by module: every cost and budget counts them at 32 bits."""
+    rows: dict[tuple[str, str], list[FloatParameter]] = {}
+    for one in network.float_parameters:
+        rows.setdefault((one.name.rpartition(".")[0] or one.name, one.reason), []).append(one)
+    lines = tuple(
+        (name, reason, count(total := sum(one.size for one in found)), size(4 * total), _macs(found))
+        for (name, reason), found in rows.items()
+    )
+    columns = ("module", "reason", ">elements", ">bytes", ">MACs")
+    return Table(title="Parameters counted at 32 bits", columns=columns, rows=lines)
+
+
+def _macs(found: Sequence[FloatParameter]) -> str:
+    total = sum(one.macs for one in found)
+    return count(total) if total else ""
 
 
 def joins_table(network: Network) -> Table:
