@@ -280,6 +280,16 @@ class Builder:
         )
 
 
+def called_twice(*, weight_bits: int = 8, size: int = 6) -> g.IntegerGraph:
+    """`b` reads its own result, so two operations have the same weights; then an unrelated convolution."""
+    b = Builder((3, size, size))
+    weight = b.random.integers(-(2 ** (weight_bits - 1)), 2 ** (weight_bits - 1), (6, 6, 3, 3))
+    x = b.conv(b.first, 6, weight_bits=4)
+    for _ in range(2):
+        x = b.conv(x, 6, weight_bits=weight_bits, weight=weight)
+    return b.finish(b.linear(b.flatten(b.conv(x, 6, weight_bits=weight_bits)), 4, bits=None))
+
+
 def rounded(graph: g.IntegerGraph, rounding: Rounding) -> g.IntegerGraph:
     """The same operations with another rounding."""
     ops = tuple(

@@ -21,7 +21,7 @@ from mixbit.export import run, trace
 from mixbit.export._packing import PACKED_BITS
 from mixbit.export.arithmetic import Array, Grid, dequantize
 from mixbit.export.onnx import OnnxLayer, Packing, build_onnx, load_session, render_onnx, write_onnx
-from tests.export.graphs import Builder, grid, random_graph, resnet18, resnet_cifar
+from tests.export.graphs import Builder, called_twice, grid, random_graph, resnet18, resnet_cifar
 
 PACKINGS: tuple[Packing, ...] = ("fields", "none")
 
@@ -378,6 +378,21 @@ def test_a_resnet18_is_within_4_percent_of_its_policy(bits: int) -> None:
     _, found = render_onnx(resnet18(weight_bits=bits, size=32), Path("net.onnx"))
     assert found.policy_bytes <= found.weight_bytes <= 1.0001 * found.policy_bytes
     assert found.overhead < 1.02
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_a_layer_that_is_called_again_is_in_the_file_once(bits: int) -> None:
+    graph = called_twice(weight_bits=bits)
+    content, found = render_onnx(graph, Path("net.onnx"))
+    assert [layer.again for layer in found.layers] == [None, None, found.layers[1].name, None, None]
+    numbers = [3 * 6 * 9 * 4, 6 * 6 * 9 * bits, 6 * 6 * 9 * bits, 6 * 36 * 4 * 4]
+    assert graph.weight_bits == sum(numbers)
+    assert found.policy_bytes == -(-sum(numbers) // 8)
+    # One array a layer (3 bits: two fields), and as many bytes as the policy has, each array rounded up.
+    assert found.weight_bytes == found.items["weights"] == sum(-(-number // 8) for number in numbers)
+    x = images(graph)
+    found_outputs = load_session(content).run(None, {"input": x})[0]
+    np.testing.assert_array_equal(found_outputs, run(graph, x))
 
 
 @pytest.mark.parametrize("pack", PACKINGS)

@@ -28,7 +28,7 @@ from mixbit.export.executor import trace
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.qonnx import build_qonnx, trace_qonnx, write_qonnx
 from mixbit.network import capture
-from tests.export.graphs import Builder, grid, resnet_cifar
+from tests.export.graphs import Builder, called_twice, grid, resnet_cifar
 
 # qonnx's registry imports a module that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -282,6 +282,19 @@ def test_the_file_is_small_print_of_the_graph_and_as_large_as_float(tmp_path: Pa
     assert [layer.size_bytes for layer in first.layers] == stored
     assert {one.key: one.value for one in model.metadata_props} == {"fingerprint": graph.fingerprint}
     assert {one.domain: one.version for one in model.opset_import} == {"": 11, "qonnx.custom_op.general": 1}
+
+
+def test_a_layer_that_is_called_again_is_in_the_file_once(tmp_path: Path) -> None:
+    graph = called_twice()
+    first, second, _ = (op for op in graph.weighted() if op.weight.shape == (6, 6, 3, 3))
+    same = dataclasses.replace(second, weight_scale=first.weight_scale)
+    graph = dataclasses.replace(graph, ops=tuple(same if op is second else op for op in graph.ops))
+    found = write_qonnx(graph, tmp_path / "net.onnx")
+    assert [layer.again for layer in found.layers] == [None, None, first.name, None, None]
+    assert found.weight_bits == graph.weight_bits
+    stored = [tensor for tensor in onnx.load(found.path).graph.initializer if tuple(tensor.dims) == (6, 6, 3, 3)]
+    assert len(stored) == 2
+    assert found.macs == sum(layer.macs for layer in found.layers)
 
 
 def test_tensors_may_have_the_names_that_constants_and_nodes_like(tmp_path: Path) -> None:

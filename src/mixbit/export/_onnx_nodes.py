@@ -39,6 +39,7 @@ class PrintedLayer:
     largest_input: int
     """Largest stored integer of its input."""
     weight_bytes: int
+    """Without what the file holds already: the weights of a layer that is called again."""
     scale_vectors: int
     """How many float32 vectors of one entry a channel go with it."""
 
@@ -187,16 +188,17 @@ class _Printer:
         largest = self._container(op.x).largest
         signed, packed = not saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
         blobs = self._blobs(op, signed=signed, packed=packed)
+        known = set(self.sheet.roles)
+        stored = [self.sheet.constant(blob, "weights") for blob in blobs]
         layer = PrintedLayer(
             op=op,
             signed=signed,
             packed=packed,
             largest_input=largest,
-            weight_bytes=sum(blob.nbytes for blob in blobs),
+            weight_bytes=sum(blob.nbytes for blob, name in zip(blobs, stored, strict=True) if name not in known),
             scale_vectors=scale_vectors,
         )
         self.layers.append(layer)
-        stored = [self.sheet.constant(blob, "weights") for blob in blobs]
         return self._unpacked(op, stored, signed=signed) if packed else stored[0]
 
     def _unpacked(self, op: g.Weighted, blobs: list[str], *, signed: bool) -> str:

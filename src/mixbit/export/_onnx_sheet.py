@@ -21,7 +21,7 @@ INPUT, OUTPUT = "input", "output"
 Role: TypeAlias = Literal["weights", "scales", "biases", "grids", "tables", "shapes"]
 _ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Scales and zero points of activations recur, and so do shapes; comparing weights with each other would find nothing.
-_SHARED: tuple[Role, ...] = ("grids", "shapes")
+_SHARED: tuple[Role, ...] = ("grids", "shapes", "weights")
 
 
 class Sheet:
@@ -50,7 +50,7 @@ class Sheet:
         return self.node(function, *inputs, domain=DOMAIN, **attributes)
 
     def constant(self, value: Array, role: Role) -> str:
-        """An initializer; equal grids and equal shapes are one."""
+        """An initializer; equal grids, shapes and weights are one."""
         from onnx import numpy_helper
 
         key = (value.dtype.str, value.shape, value.tobytes() if role in _SHARED else b"")

@@ -53,6 +53,7 @@ class Printer:
         self.nodes: list[Any] = []
         self.shapes: list[Any] = []
         self._constants: dict[str, Any] = {}
+        self._weights: dict[tuple[int, tuple[int, ...], bytes, bytes], str] = {}
         self._taken = set(graph.tensors)
 
     @property
@@ -183,7 +184,8 @@ class Printer:
         real, scale = op.weight.astype(np.float32) * channels, np.where(channels == 0, np.float32(1), channels)
         if isinstance(op, g.Linear):
             real, scale = real.T, scale.T
-        stored = self.constant(f"{op.name}/weight", real)
+        owner = self._weights.setdefault((op.weight_bits, real.shape, real.tobytes(), scale.tobytes()), op.name)
+        stored = self.constant(f"{owner}/weight", real)
         scales = self.constant(f"{op.name}/weight_scale", scale)
         return self._quant(stored, scales, 0, op.weight_bits, True, name=f"{op.name}/weight_quantize", shape=real.shape)
 

@@ -304,8 +304,20 @@ class IntegerGraph:
 
     @property
     def weight_bits(self) -> int:
-        """Sum over layers of weights times bits: what the policy says that the weights take, biases aside."""
-        return sum(op.weight.size * op.weight_bits for op in self.weighted())
+        """Sum over layers of weights times bits, of a layer that is called again once; biases are not in it."""
+        again = self.called_again()
+        return sum(op.weight.size * op.weight_bits for op in self.weighted() if op.output not in again)
+
+    def called_again(self) -> dict[str, str]:
+        """Output of each layer whose weights an earlier one has already -> that layer's name: files hold them once."""
+        first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+        found: dict[str, str] = {}
+        for op in self.weighted():
+            key = op.weight_bits, op.weight.shape, op.weight.tobytes()
+            if key in first:
+                found[op.output] = first[key]
+            first.setdefault(key, op.name)
+        return found
 
     def readers(self, name: str) -> tuple[Op, ...]:
         """Operations that read a tensor."""

@@ -45,6 +45,8 @@ class OnnxLayer:
     """Why the weights take more bits than the policy says; None if they do not."""
     unsigned: str | None
     """Why the weights are uint8 with a zero point when they are multiplied; None if they are int8."""
+    again: str | None = None
+    """The earlier layer whose weights these are, where a layer is called again; the file holds them once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class OnnxFile:
     @property
     def policy_bytes(self) -> int:
         """What the policy gives to the weights: `sum(weights * bits) / 8`, rounded up."""
-        return -(-sum(layer.weights * layer.weight_bits for layer in self.layers) // 8)
+        return -(-sum(one.weights * one.weight_bits for one in self.layers if one.again is None) // 8)
 
     @property
     def weight_bytes(self) -> int:
@@ -123,11 +125,12 @@ def render_onnx(
         ExportError: as in `write_onnx`.
     """
     printed = _print(graph, pack, strict=strict)
+    again = graph.called_again()
     content: bytes = printed.model.SerializeToString(deterministic=True)
     return content, OnnxFile(
         path=Path(path),
         size_bytes=len(content),
-        layers=tuple(_layer(layer) for layer in printed.layers),
+        layers=tuple(_layer(layer, again.get(layer.op.output)) for layer in printed.layers),
         items=_items(printed, len(content)),
         opset=next(opset.version for opset in printed.model.opset_import if not opset.domain),
         ir_version=printed.model.ir_version,
@@ -177,7 +180,7 @@ def _print(graph: IntegerGraph, packing: Packing, *, strict: bool) -> Printed:
     return printed
 
 
-def _layer(layer: PrintedLayer) -> OnnxLayer:
+def _layer(layer: PrintedLayer, again: str | None) -> OnnxLayer:
     bits, outputs = layer.op.weight_bits, len(layer.op.weight)
     container = f"packed {bits} bit" if layer.packed else "int8" if layer.signed else "uint8"
     return OnnxLayer(
@@ -190,6 +193,7 @@ def _layer(layer: PrintedLayer) -> OnnxLayer:
         bias_bytes=4 * outputs,
         widened=None if layer.packed or bits == 8 else f"{bits}-bit weights take a byte each with pack='none'",
         unsigned=None if layer.signed else _why_unsigned(layer),
+        again=again,
     )
 
 

@@ -46,6 +46,8 @@ class QonnxLayer:
     """Multiply-accumulates of one sample."""
     size_bytes: int
     """Bytes of weights, scales and biases in the file, all float32."""
+    again: str | None = None
+    """The earlier layer whose weights these are, where a layer is called again; the file holds them once."""
 
     @property
     def bitops(self) -> int:
@@ -81,7 +83,7 @@ class QonnxFile:
     @property
     def weight_bits(self) -> int:
         """Sum over layers of weights * bits; the file itself spends 32 bits on each weight."""
-        return sum(layer.weights * layer.weight_bits for layer in self.layers)
+        return sum(layer.weights * layer.weight_bits for layer in self.layers if layer.again is None)
 
 
 def write_qonnx(graph: IntegerGraph, path: Path) -> QonnxFile:
@@ -100,7 +102,7 @@ def write_qonnx(graph: IntegerGraph, path: Path) -> QonnxFile:
     """
     content = build_qonnx(graph).SerializeToString()
     _io.write_bytes(path, content)
-    return QonnxFile(path=path, size_bytes=len(content), layers=tuple(_layer(graph, op) for op in graph.weighted()))
+    return QonnxFile(path=path, size_bytes=len(content), layers=_layers(graph))
 
 
 def build_qonnx(graph: IntegerGraph) -> ModelProto:
@@ -149,7 +151,17 @@ def build_qonnx(graph: IntegerGraph) -> ModelProto:
     return model
 
 
-def _layer(graph: IntegerGraph, op: Weighted) -> QonnxLayer:
+def _layers(graph: IntegerGraph) -> tuple[QonnxLayer, ...]:
+    first: dict[tuple[int, tuple[int, ...], bytes, bytes], str] = {}
+    found = []
+    for op in graph.weighted():
+        key = op.weight_bits, op.weight.shape, op.weight.tobytes(), op.weight_scale.tobytes()
+        found.append(_layer(graph, op, first.get(key)))
+        first.setdefault(key, op.name)
+    return tuple(found)
+
+
+def _layer(graph: IntegerGraph, op: Weighted, again: str | None) -> QonnxLayer:
     from mixbit.export._qonnx_nodes import quant_bits
 
     shape = graph.tensors[op.output].shape
@@ -161,7 +173,8 @@ def _layer(graph: IntegerGraph, op: Weighted) -> QonnxLayer:
         activation_bits=quant_bits(graph.grid(op.x))[0],
         weights=op.weight.size,
         macs=op.weight.size * positions,
-        size_bytes=4 * (op.weight.size + op.weight_scale.size + op.bias.size),
+        size_bytes=4 * (op.weight.size * (again is None) + op.weight_scale.size + op.bias.size),
+        again=again,
     )
 
 

@@ -51,7 +51,7 @@ def _layers_table(file: OnnxFile) -> Table:
             one.container,
             size(one.weight_bytes),
             size(one.scale_bytes + one.bias_bytes),
-            one.widened or one.unsigned or "",
+            (f"the weights of {one.again}" if one.again else "") or one.widened or one.unsigned or "",
         )
         for one in file.layers
     )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mixbit import models
-from mixbit.cost import LayerBits
+from mixbit.cost import LayerBits, costs
 from mixbit.export import IntegerGraph, lower
 from mixbit.export.c import COptions, memory_table, predict
 from mixbit.network import Network, capture
@@ -19,12 +19,25 @@ from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 
 
-class Lowering:
-    """A network of the zoo at any bits."""
+class Again(nn.Module):
+    """A convolution is called twice."""
 
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+        self.fc = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.b(torch.relu(self.b(torch.relu(self.a(x)))))
+        return self.fc(torch.relu(self.c(torch.relu(x))).flatten(1))
+
+
+class Lowering:
+    """A network at any bits, by its name in the zoo or as a module."""
+
+    def __init__(self, name: str | nn.Module, shape: tuple[int, ...]) -> None:
         torch.manual_seed(0)
-        self.model: nn.Module = models.build(name).eval()
+        self.model: nn.Module = (models.build(name) if isinstance(name, str) else name).eval()
         self.x = torch.randn(2, *shape)
         self.network: Network = capture(self.model, self.x[:1])
 
@@ -54,7 +67,12 @@ def keywords() -> Lowering:
     return Lowering("ds-cnn", (1, 49, 10))
 
 
-@pytest.mark.parametrize("network", ["digits", "keywords"])
+@pytest.fixture(scope="module")
+def again() -> Lowering:
+    return Lowering(Again(), (3, 6, 6))
+
+
+@pytest.mark.parametrize("network", ["digits", "keywords", "again"])
 @pytest.mark.parametrize("options", [COptions(kernels="dsp"), COptions(row_alignment=4)], ids=["dsp", "plain"])
 def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, request: pytest.FixtureRequest) -> None:
     lowering: Lowering = request.getfixturevalue(network)
@@ -64,6 +82,22 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
         found = predict(lowering(layers), options=options)
         assert found.flash_bytes <= table.flash(layers) <= found.flash_bytes + 512
         assert table.ram(lowering.network, layers) == found.ram_bytes
+
+
+def test_a_layer_that_is_called_again_is_in_flash_once_and_in_the_weight_bytes_at_32_bits(again: Lowering) -> None:
+    table = memory_table(again.network, again)
+    assert set(table.weights) == {"a", "c", "fc"}
+    layers = {one.name: LayerBits(3, 8) for one in again.network.layers}
+    found = predict(again(layers))
+    assert found.flash_bytes <= table.flash(layers)
+    b = again.model.b.weight.numel()
+    assert found.policy_bytes == -(-(sum(one.weights for one in again.network.layers) * 3 + b * 8) // 8)
+    counted = costs(again.network, layers).weight_bits
+    assert counted == sum(one.weights for one in again.network.layers) * 3 + (b + 8) * 32
+    # Every layer at 3 bits still needs the code of 8, for the one that is called twice.
+    bare = {one.name: LayerBits(8, 8) for one in again.network.layers}
+    assert predict(again(layers)).code_bytes - predict(again(bare)).code_bytes == table.code[3]
+    assert table.code[8] == 0
 
 
 def test_a_width_of_depthwise_layers_alone_takes_no_code(keywords: Lowering) -> None:

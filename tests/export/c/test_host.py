@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from mixbit.export.c.host import CVerification, compile_host, compile_kernels
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
-from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+from tests.export.graphs import Builder, called_twice, random_graph, resnet_cifar, rounded
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -72,6 +73,17 @@ def test_random_networks(seed: int, objects: Path) -> None:
 def test_random_networks_under_sanitizers(seed: int, sanitized: Path) -> None:
     graph, options = drawn(seed)
     checked(verify_c(graph, inputs(graph, 2), options=options, sanitize=True, objects=sanitized, flags=("-O1",)))
+
+
+def test_a_layer_that_is_called_again_has_one_array(tmp_path: Path, objects: Path) -> None:
+    graph = rounded(called_twice(weight_bits=5), "single")
+    checked(verify_c(graph, inputs(graph), objects=objects, flags=("-O0",)))
+    found = write_c(graph, tmp_path / "net")
+    assert [layer.weight_bytes > 0 for layer in found.layers if layer.weights] == [True, True, False, True, True]
+    text = (tmp_path / "net" / "weights.c").read_text()
+    declared = [int(size) for size in re.findall(r"const uint8_t \w+_weights\[(\d+)\]", text)]
+    assert (len(declared), sum(declared)) == (4, found.footprint.weight_bytes)
+    assert found.footprint.policy_bytes == -(-graph.weight_bits // 8)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

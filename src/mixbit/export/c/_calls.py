@@ -59,6 +59,8 @@ class Printed:
     blobs: tuple[Blob, ...] = ()
     scratch_bytes: int = 0
     macs: int = 0
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Role -> name of the array of an earlier layer that holds the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

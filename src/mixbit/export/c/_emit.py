@@ -11,7 +11,7 @@ from mixbit._version import __version__
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array
 from mixbit.export.c._calls import Blob, Call
-from mixbit.export.c._program import Program, Step
+from mixbit.export.c._program import Program, Step, array_name
 from mixbit.export.c.memory import MemoryPlan
 
 _WIDTH = 112
@@ -442,7 +442,7 @@ def _blobs(step: Step) -> tuple[Blob, ...]:
 
 
 def _array(step: Step, role: str) -> str:
-    return f"model_{step.index}_{role}"
+    return step.printed.elsewhere.get(role) or array_name(step.index, role)
 
 
 def _name(step: Step, at: int) -> str:

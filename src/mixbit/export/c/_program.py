@@ -10,7 +10,7 @@ import numpy as np
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array
-from mixbit.export.c._calls import Context, Printed, print_op
+from mixbit.export.c._calls import Blob, Context, Printed, print_op
 from mixbit.export.c._cmsis_checkout import open_checkout
 from mixbit.export.c._cmsis_nn import HandedOver, hand_over
 from mixbit.export.c._options import COptions
@@ -83,6 +83,7 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
     made = {id(op) for op in folded.values()}
     ops = [op for op in graph.ops if op is not first and id(op) not in made and op.output not in views]
     printed, cmsis_nn = _printed(context, ops)
+    printed = _weights_once(printed, ops)
     steps = tuple(
         Step(
             index=index,
@@ -103,6 +104,29 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
         last=last,
         cmsis_nn=cmsis_nn,
     )
+
+
+def _weights_once(printed: dict[str, Printed], ops: list[g.Op]) -> dict[str, Printed]:
+    """The same calls, with one array for weights that several of them read: those of a layer that is called again."""
+    arrays: dict[tuple[str, bytes], str] = {}
+    found = {}
+    for index, op in enumerate(ops):
+        one, own, elsewhere = printed[op.output], list[Blob](), dict[str, str]()
+        for blob in one.blobs:
+            key = blob.ctype, blob.values.tobytes()
+            if blob.role == "weights" and key in arrays:
+                elsewhere[blob.role] = arrays[key]
+                continue
+            own.append(blob)
+            if blob.role == "weights":
+                arrays[key] = array_name(index, blob.role)
+        found[op.output] = replace(one, blobs=tuple(own), elsewhere=elsewhere)
+    return found
+
+
+def array_name(index: int, role: str) -> str:
+    """Name in C of a constant array of the step of that number."""
+    return f"model_{index}_{role}"
 
 
 def _printed(context: Context, ops: list[g.Op]) -> tuple[dict[str, Printed], HandedOver | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits, MemoryTable, RamStep
@@ -46,15 +46,17 @@ def memory_table(
     """
     options = COptions() if options is None else options
     programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in (MAX_BITS, MIN_BITS)]
-    weights = {op.name: _weight_bytes(op, options) for op in programs[0].graph.weighted()}
+    named = {layer.name for layer in network.layers}
+    chosen = [op for op in programs[0].graph.weighted() if op.name in named]
+    weights = {op.name: _weight_bytes(op, options) for op in chosen}
     return MemoryTable(
         fingerprint=network.fingerprint,
         target=f"C, {options.kernels} kernels{', packed activations' if options.pack_activations else ''}",
         weights=weights,
-        code=width_code(programs[0]),
+        code=_code(programs[0], weights),
         rest=max(_rest(program, weights) for program in programs),
         steps=_steps(network, programs),
-        coded=frozenset(op.name for op in programs[0].graph.weighted() if not _is_depthwise(op)),
+        coded=frozenset(op.name for op in chosen if not _is_depthwise(op)),
     )
 
 
@@ -82,10 +84,16 @@ def _is_depthwise(op: g.Weighted) -> bool:
 
 
 def _rest(program: Program, weights: Mapping[str, Mapping[int, int]]) -> int:
-    """Flash without weights and without the code of the only width in use."""
+    """Flash without the weights of layers that can be chosen, and without the code of their width."""
     found = footprint(program, plan_program(program))
-    used = sum(weights[op.name][op.weight_bits] for op in program.graph.weighted())
-    return found.flash_bytes - used - width_code(program)[MAX_BITS]
+    used = sum(weights[op.name][op.weight_bits] for op in program.graph.weighted() if op.name in weights)
+    return found.flash_bytes - used - _code(program, weights)[MAX_BITS]
+
+
+def _code(program: Program, weights: Collection[str]) -> dict[int, int]:
+    """Code of each width, nothing for one that is there whatever is chosen: layers beside the network's have 8 bits."""
+    fixed = {op.weight_bits for op in program.graph.weighted() if op.name not in weights and not _is_depthwise(op)}
+    return {bits: 0 if bits in fixed else size for bits, size in width_code(program).items()}
 
 
 # ------------------------------------------------------------------------------------------------ RAM, step by step
@@ -118,7 +126,8 @@ def _chosen_tensors(network: Network, program: Program) -> dict[str, str]:
     return {
         name: inputs[found[0].name]
         for name, found in readers.items()
-        if all(isinstance(op, g.Weighted) for op in found) and len({inputs.get(op.name) for op in found}) == 1
+        if all(isinstance(op, g.Weighted) and op.name in inputs for op in found)
+        and len({inputs[op.name] for op in found}) == 1
     }
 
 

@@ -32,6 +32,7 @@ class CLayer:
     """Number of weights."""
     weight_bits: int
     weight_bytes: int
+    """0 where an earlier layer has the same weights: the array is there once."""
     padding_bytes: int
     """Of `weight_bytes`, what rounding rows up to whole bytes or words adds."""
     factor_bytes: int
@@ -54,7 +55,7 @@ class Footprint:
     """Bytes of a network on a device."""
 
     policy_bytes: int
-    """What the policy gives to the weights: `sum(weights * bits) / 8`, rounded up."""
+    """What the policy gives to the weights: `sum(weights * bits) / 8`, rounded up; 8 bits where it gives none."""
     weight_bytes: int
     factor_bytes: int
     table_bytes: int
@@ -145,7 +146,7 @@ def _layer(program: Program, step: Step) -> CLayer:
         weights=weights,
         weight_bits=bits,
         weight_bytes=roles.get("weights", 0),
-        padding_bytes=roles.get("weights", 0) - -(-weights * bits // 8),
+        padding_bytes=roles["weights"] - -(-weights * bits // 8) if "weights" in roles else 0,
         factor_bytes=sum(roles.get(role, 0) for role in ("bias", "multiplier", "exponent")),
         table_bytes=roles.get("table", 0),
         settings_bytes=sum(struct_bytes(call.struct) for call in step.printed.calls if call.struct),
