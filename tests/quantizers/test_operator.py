@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mixbit.errors import MixbitError
 from mixbit.quantizers import fake_quantize, fuse_under_compile
 from mixbit.quantizers._native import library
 from mixbit.quantizers.operator import _backward, _forward
@@ -127,6 +128,129 @@ def test_empty_and_non_contiguous_input() -> None:
     assert run(torch.empty(0, 3), 0.1, 0, 15)[0].shape == (0, 3)
     x = torch.randn(6, 4).t()
     torch.testing.assert_close(run(x, 0.25, -4, 3)[0], run(x.contiguous(), 0.25, -4, 3)[0])
+
+
+def plain(x: Tensor, step: Tensor, zero: Tensor, low: float, high: float) -> Tensor:
+    """Straight-through in PyTorch's own operators, which have derivatives of every order."""
+    s, z = (one.view(-1, *[1] * (x.dim() - 1)) if one.numel() > 1 else one for one in (step, zero))
+    v = x / s
+    inside = (v + z > low) & (v + z < high)
+    whole = torch.clamp(v.round() + z, low, high)
+    passed = torch.where(inside, v, 0.0)
+    return (whole.detach() - z + torch.where(inside, z - z.detach(), 0.0) + (passed - passed.detach())) * s
+
+
+ONE = torch.ones(1)
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "tokens": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "with gaps": lambda x: torch.cat([x, x], dim=2)[:, :, : x.shape[2]],
+    "expanded": lambda x: x[:, :1].expand_as(x),
+    "reversed order of all": lambda x: x.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_any_layout_and_dtype(layout: str, channels: int, dtype: torch.dtype) -> None:
+    """Numbers of PyTorch's operators, gradients of the inputs' dtypes, and the strides that a compiler is told of."""
+    torch.manual_seed(0)
+    x = LAYOUTS[layout](torch.randn(6, 5, 4).to(dtype)).detach().requires_grad_()
+    step = (torch.rand(channels) + 0.1).requires_grad_()
+    zero = torch.ones(channels)
+    y = fake_quantize(x, step, zero, -8 * ONE, 7 * ONE)
+    want = plain(x.float(), step, zero, -8, 7)
+    assert torch.equal(y, want.to(dtype)) and y.dtype == dtype
+    assert y.stride() == torch.empty_like(x).stride()
+    weights = torch.randn(6, 5, 4).to(dtype)
+    found = torch.autograd.grad(y, (x, step), weights)
+    wanted = torch.autograd.grad(want, (x, step), weights.float())
+    assert found[0].dtype == dtype and found[0].stride() == torch.empty_like(x).stride()
+    torch.testing.assert_close(found[0].float(), wanted[0].float(), rtol=1e-2, atol=0)  # a multiple of bf16's rounding
+    torch.testing.assert_close(found[1], wanted[1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_of_other_dtypes_are_read_as_numbers(dtype: torch.dtype) -> None:
+    x = torch.randn(6, 5)
+    step = torch.full((6,), 0.25, dtype=dtype, requires_grad=True)
+    rest = [one.to(dtype) for one in (torch.ones(6), -8 * ONE, 7 * ONE)]
+    y = fake_quantize(x, step, *rest)
+    assert torch.equal(y, plain(x, step.float(), torch.ones(6), -8, 7))
+    y.sum().backward()
+    assert step.grad is not None and step.grad.dtype == dtype
+
+
+def test_strided_and_expanded_parameters_are_read_as_numbers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, requires_grad=True)
+    for step in ((torch.rand(6, 2) + 0.1)[:, 0], torch.tensor([0.25]).expand(6), torch.tensor(0.25)):
+        zero, low = torch.tensor(2.0).expand(step.shape), torch.tensor([9.0, -8.0])[1:]
+        y = fake_quantize(x, step, zero, low, 7 * ONE)
+        want = plain(x, step.reshape(-1), zero.reshape(-1), -8, 7)
+        assert torch.equal(y, want)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), x), torch.autograd.grad(want.sum(), x))
+
+
+@pytest.mark.parametrize(
+    ("x", "step", "zero", "low", "match"),
+    [
+        (torch.randn(6, 5), torch.ones(4), torch.zeros(4), -8 * ONE, r"4 steps for a tensor of shape \(6, 5\)"),
+        (torch.randn(6, 5), torch.ones(5), torch.zeros(5), -8 * ONE, "5 steps"),
+        (torch.randn(()), torch.ones(2), torch.zeros(2), -8 * ONE, "2 steps"),
+        (torch.randn(6, 5), torch.ones(6), torch.zeros(1), -8 * ONE, "1 zero points for 6 steps"),
+        (torch.randn(6, 5), torch.ones(1), torch.zeros(6), -8 * ONE, "6 zero points for 1 steps"),
+        (torch.randn(6, 5), torch.ones(1), torch.zeros(1), torch.ones(6), "6 values of qmin"),
+        (torch.randn(6, 5), torch.ones(0), torch.zeros(0), -8 * ONE, "0 steps"),
+        (torch.ones(6, 5, dtype=torch.int32), torch.ones(1), torch.zeros(1), -8 * ONE, "dtype torch.int32"),
+    ],
+)
+def test_lengths_and_types_that_do_not_fit(x: Tensor, step: Tensor, zero: Tensor, low: Tensor, match: str) -> None:
+    """The kernels see addresses; what they would read beyond a tensor is refused before."""
+    with pytest.raises(MixbitError, match=match):
+        fake_quantize(x, step, zero, low, 7 * ONE)
+    with pytest.raises(MixbitError, match=match):
+        torch.ops.mixbit.fake_quantize_backward(x, x, step, zero, low, 7 * ONE, 0)
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_defaults_of_the_process_do_not_matter(default: torch.dtype) -> None:
+    """Partial sums are many here: with room of the default type the kernel wrote beyond it."""
+    x, step = torch.randn(4096, 3), torch.full((4096,), 0.25)
+    rest = (x, step, torch.zeros(4096), -8 * ONE, 7 * ONE, 0)
+    wanted = torch.ops.mixbit.fake_quantize_backward(x, *rest)
+    torch.set_default_dtype(default)
+    try:
+        with torch.device("meta"):
+            found = torch.ops.mixbit.fake_quantize_backward(x, *rest)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("count", [0, 3])
+def test_second_derivatives_are_those_of_straight_through(channels: int, count: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, requires_grad=True)
+    step, zero = (torch.rand(channels) / 4 + 0.1).requires_grad_(), torch.ones(channels, requires_grad=True)
+    upstream = torch.randn(5, 7, requires_grad=True)
+    at = (upstream, x, step, zero)
+    mixes = [torch.randn(5, 7), torch.randn(channels), torch.randn(channels)]
+    results = []
+    for ours in (True, False):
+        y = fake_quantize(x, step, zero, -4 * ONE, 3 * ONE, count=count) if ours else plain(x, step, zero, -4, 3)
+        first = list(torch.autograd.grad(y, (x, step, zero), upstream, create_graph=True))
+        if not ours and count:
+            first[1:] = [one / (count * 3) ** 0.5 for one in first[1:]]
+        total = sum((one * mix).sum() for one, mix in zip(first, mixes, strict=True))
+        assert isinstance(total, Tensor)
+        results.append(torch.autograd.grad(total, at, allow_unused=True))
+    for name, ours_, theirs in zip(("grad", "x", "step", "zero"), *results, strict=True):
+        found, wanted = (torch.zeros(()) if one is None else one for one in (ours_, theirs))
+        torch.testing.assert_close(found.expand_as(wanted), wanted, rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.mark.slow
