@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit._layers import QuantizedLayer
+from mixbit._modes import in_evaluation
 
 
 class SwitchableBatchNorm(nn.Module):
@@ -74,11 +75,12 @@ def _watch_norms(model: nn.Module, example: Tensor, *, nearest: bool) -> dict[st
             hooks.append(module.register_forward_pre_hook(before_norm(name)))
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             hooks.append(module.register_forward_hook(after_layer(name)))
-    training = model.training
-    model.eval()(example)
-    model.train(training)
-    for handle in hooks:
-        handle.remove()
+    try:
+        with in_evaluation(model):
+            model(example)
+    finally:
+        for handle in hooks:
+            handle.remove()
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit import _distributed
+from mixbit._modes import in_evaluation, is_frozen
 from mixbit.data import Split
 from mixbit.errors import MixbitError
 from mixbit.task import Loss, cross_entropy
@@ -31,23 +32,22 @@ class Metrics:
 def evaluate(
     model: nn.Module, split: Split, *, batch_size: int = 256, loss: Loss = cross_entropy, channels_last: bool = False
 ) -> Metrics:
-    """Top-1 accuracy and loss of `model` in eval mode over a whole split; its mode is put back.
+    """Top-1 accuracy and loss of `model` in eval mode over a whole split; its modes are put back.
 
     On several processes each takes its share, and all get the same answer.
     """
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     totals = torch.zeros(3, dtype=torch.float64, device=device)
-    model.eval()
-    for x, y in split.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size()):
-        if not len(y):
-            continue
-        y = y.to(device)
-        logits = model(to_model(x, device, channels_last))
-        right = (logits.argmax(dim=1) == y).sum()
-        totals += torch.stack(
-            [right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()]
-        )
-    model.train(training)
+    with in_evaluation(model):
+        for x, y in split.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size()):
+            if not len(y):
+                continue
+            y = y.to(device)
+            logits = model(to_model(x, device, channels_last))
+            right = (logits.argmax(dim=1) == y).sum()
+            totals += torch.stack(
+                [right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()]
+            )
     _distributed.sum_([totals])
     right, summed, samples = totals.tolist()
     if not samples:
@@ -67,9 +67,12 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics by the plain mean over `batches` (inputs `(N, ...)`), without gradients.
 
     Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights
-    move the statistics by so much that the exponential average of training lags behind.
+    move the statistics by so much that the exponential average of training lags behind. Norms that the user froze (in
+    evaluation mode while the model is in training mode) keep their statistics.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [
+        m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not is_frozen(model, m)
+    ]
     if not norms:
         return
     with _cumulative(model, norms):
@@ -80,18 +83,17 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 @contextmanager
 def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    training, momenta = model.training, [m.momentum for m in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        model.train(training)
+    momenta = [m.momentum for m in norms]
+    with in_evaluation(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def average_batch_norm(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
+from mixbit._modes import in_training
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
 from mixbit.policy import LayerBits, Policy
@@ -224,8 +225,8 @@ def calibrate(
     """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
 
     Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode,
-    as in the first training step, but its batch-norm statistics are left as they were. Several batches are averaged,
-    and so are ranks.
+    as in the first training step, with batch norms that the user froze still frozen; all statistics and modes are left
+    as they were. Several batches are averaged, and so are ranks.
 
     Args:
         model: with quantizers on.
@@ -259,13 +260,12 @@ def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) 
     """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards."""
     buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
     rows = [(q, q.index.clone()) for q in quantizers(model).values()]
-    training = model.training
-    model.train()
     for quantizer in inputs:
         quantizer.rule = find_rule(rule)
         quantizer.forget()
     try:
-        yield
+        with in_training(model):
+            yield
     finally:
         for quantizer in inputs:
             quantizer.rule = None
@@ -273,4 +273,3 @@ def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) 
             quantizer.index.copy_(index)
         for name, saved in buffers.items():
             model.get_buffer(name).copy_(saved)
-        model.train(training)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit import _checkpoint, _distributed, _io
+from mixbit._modes import start_training
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._progress import progress_bar
 from mixbit.data import Split
@@ -292,7 +293,7 @@ class _Loop:
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         began, saved = time.perf_counter(), time.perf_counter()
-        self.model.train()
+        start_training(self.model)
         for x, y in self._batches(self.epoch, self.batch):
             loss = self._take_step(x, y)
             self.batch += 1

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbit._layers import QuantizedLayer
+from mixbit._modes import in_evaluation
 from mixbit.errors import MixbitError
 from mixbit.quantize import quantized_layers
 
@@ -90,10 +91,9 @@ def fold_bias(model: nn.Module, batches: Iterable[Tensor]) -> None:
     if attention:
         raise MixbitError(f"{attention[0]}: the shift of an attention layer cannot be folded. Call forget_bias first.")
     sums: dict[str, Tensor] = {}
-    count, training = 0, model.training
-    model.eval()
+    count = 0
     with ExitStack() as stack:
-        stack.callback(model.train, training)
+        stack.enter_context(in_evaluation(model))
         for name, layer in layers.items():
             stack.enter_context(_hook(layer, partial(_add_effect, sums, name)))
         for x in batches:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbit._layers import QuantizedLayer
+from mixbit._modes import modes_kept
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.network import Skipped
 from mixbit.quantize import quantized_layers
@@ -115,13 +116,11 @@ def shifted(
 @contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
     """Put modes and buffers of `model` back after the block."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for buffer, saved in buffers:
                 buffer.copy_(saved)
