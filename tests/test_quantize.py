@@ -320,8 +320,14 @@ def test_clip_and_decay_reach_the_quantizers() -> None:
     ("settings", "match"),
     [
         ({"weights": "dorfa"}, "Did you mean 'dorefa'"),
-        ({"activations": "relu"}, "Legal: lsq, pact, dorefa"),
+        ({"activations": "relu"}, "Legal: 'lsq', 'pact' or 'dorefa'"),
         ({"clip": 1.0}, "PACT's"),
+        ({"per_channel": 1}, "per_channel=1 is illegal. Legal: true or false"),
+        ({"gradient_scale": "channels"}, "Legal: 'features', 'numel' or 'none'"),
+        ({"step_range": -1}, "step_range=-1 is illegal. Legal: a list of 2"),
+        ({"step_range": (1.0, 0.5)}, "the lower bound, the upper one"),
+        ({"weight_rule": {}}, "weight_rule={} is illegal"),
+        ({"clip": float("nan"), "activations": "pact"}, "clip=nan"),
         ({"clip_decay": 1.0, "activations": "dorefa"}, "PACT's"),
     ],
 )

@@ -197,7 +197,23 @@ def test_distillation_needs_a_teacher_and_uses_it() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"epochs": 0}, "epochs=0"), ({"precision": "fp8"}, "precision='fp8'"), ({"fraction": 0.0}, "fraction=0.0")],
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"epochs": 1.5}, "epochs=1.5 is illegal. Legal: a whole number from 1 to 1000000"),
+        ({"epochs": True}, "epochs=True is illegal"),
+        ({"epochs": 10**24}, "Legal: a whole number from 1 to 1000000"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+        ({"fraction": 0.0}, "fraction=0.0"),
+        ({"lr": float("inf")}, "lr=inf is illegal. Legal: a number above 0"),
+        ({"momentum": -5}, "momentum=-5"),
+        ({"label_smoothing": -1}, "label_smoothing=-1"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"step_lr": "nan"}, "step_lr='nan'"),
+        ({"compile": 5}, "compile=5 is illegal. Legal: true or false"),
+        ({"bn_samples": -5}, "bn_samples=-5"),
+        ({"clip_value": 0}, "clip_value=0"),
+        ({"seed": 2**63}, "seed="),
+    ],
 )
 def test_illegal_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(MixbitError, match=message):

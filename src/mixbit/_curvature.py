@@ -37,14 +37,6 @@ def elements(layer: Layer, side: Side) -> int:
     return layer.weights if side == "weight" else math.prod(layer.input_shape)
 
 
-def check_counts(settings: object, *names: str) -> None:
-    """Refuse settings that count something and are below one."""
-    for name in names:
-        value = getattr(settings, name)
-        if value < 1:
-            raise MixbitError(f"{name}={value!r} is not legal. Legal: a whole number from 1 up.")
-
-
 def sample(task: Task, images: int, batch_size: int, seed: int) -> list[Batch]:
     """Training images drawn by `seed`, not augmented, in full batches of one size.
 

@@ -1,18 +1,85 @@
-"""Files are written whole or not at all, and read with errors that name the file."""
+"""Files are written whole or not at all, and read with errors that name the file.
+
+This is the one boundary to the file system: what the system refuses becomes a `FileError`, and what a file holds is
+read by the schema that wrote it.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from mixbit.errors import MixbitError
+from mixbit.errors import FileError, MixbitError, shown
 
-__all__ = ["new_file", "read_json", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "as_record",
+    "digest",
+    "file_error",
+    "filesystem",
+    "make_folder",
+    "new_file",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_record",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+Record = TypeVar("Record")
+
+_REMEDIES = {
+    "Free some space, or write elsewhere.": ("ENOSPC", "EDQUOT", "EFBIG"),
+    "Give a place that you may read and write.": ("EACCES", "EPERM", "EROFS"),
+    "A folder has that name: give the name of a file.": ("EISDIR",),
+    "A part of the path is a file: give a folder.": ("ENOTDIR", "EEXIST"),
+    "Give a shorter name.": ("ENAMETOOLONG",),
+    "Links point at each other there: give another path.": ("ELOOP",),
+    "Check the path.": ("ENOENT",),
+    "Close some files, or allow more of them (ulimit -n).": ("EMFILE", "ENFILE"),
+}
+
+
+def file_error(cause: OSError, path: str | os.PathLike[str] | None = None) -> FileError:
+    """What the system refused, as an error that names the path and what to do.
+
+    >>> file_error(FileNotFoundError(2, "No such file or directory", "runs/a.json"))
+    FileError("'runs/a.json': No such file or directory. Check the path.")
+    """
+    names = {getattr(errno, name, None): remedy for remedy, codes in _REMEDIES.items() for name in codes}
+    where = shown(os.fspath(path)) if path is not None else shown(cause.filename or "a file")
+    remedy = names.get(cause.errno, "Give another path, or mend what the system says.")
+    return FileError(f"{where}: {cause.strerror or cause}. {remedy}")
+
+
+@contextmanager
+def filesystem(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Turn what the system refuses within the block into a `FileError` of `path`, or of the path that it names."""
+    try:
+        yield
+    except OSError as cause:
+        raise file_error(cause, path) from cause
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and its parents, if they are not there.
+
+    Raises:
+        FileError: a file is in the way, or the system refuses it.
+    """
+    with filesystem(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -22,6 +89,9 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     For writers that want a file name (safetensors, torch). Missing parent folders are made. If the block raises,
     the temporary file is removed and an older `path` stays as it was.
 
+    Raises:
+        FileError: the system refuses it: a full disk, a folder that must not be written, a name too long.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with new_file(Path(folder) / "run" / "a.txt") as temporary:
@@ -30,19 +100,23 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        # mkstemp gives 0600; a result file should be as readable as any other file of the user.
-        temporary.chmod(_file_mode(target))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    with filesystem(path):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A short name: that of the target may be as long as the system allows already.
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            # mkstemp gives 0600; a result file should be as readable as any other file of the user.
+            temporary.chmod(_file_mode(target))
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(target.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -70,38 +144,145 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_bytes(path: str | os.PathLike[str], *, error: type[MixbitError] = MixbitError) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        MixbitError: (or the given subclass) the file is missing or unreadable, or no regular one: a pipe or a device
+            could be read for ever.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise error(f"Cannot read {shown(str(path))}: it is a folder. Give a file.")
+        if not stat.S_ISREG(mode):
+            raise error(f"Cannot read {shown(str(path))}: it is a pipe or a device. Give a regular file.")
+        return Path(path).read_bytes()
+    except FileNotFoundError as cause:
+        raise error(f"No file at {shown(str(path))}.") from cause
+    except OSError as cause:
+        raise error(f"Cannot read {file_error(cause, path)}") from cause
+    except ValueError as cause:  # a zero byte
+        raise error(f"{shown(str(path))} is no path: {cause}.") from cause
+
+
 def read_json(path: str | os.PathLike[str], *, error: type[MixbitError] = MixbitError) -> Any:
     """Read a JSON file.
 
     Raises:
-        MixbitError: (or the given subclass) the file is missing, unreadable, not UTF-8 or not JSON; the message names
-            the file and, for malformed JSON, line and column. A key that occurs twice is malformed as well.
+        MixbitError: (or the given subclass) as `read_bytes`, or the file is not UTF-8 or not JSON; the message names
+            the file and, for malformed JSON, line and column. A key that occurs twice is malformed as well, and so are
+            numbers that are not finite or have thousands of digits.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except FileNotFoundError as cause:
-        raise error(f"No file at {str(path)!r}.") from cause
-    except OSError as cause:
-        raise error(f"Cannot read {str(path)!r}: {cause.strerror}.") from cause
+        text = read_bytes(path, error=error).decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise error(f"{str(path)!r} is not UTF-8 text; expected a JSON file.") from cause
+        raise error(f"{shown(str(path))} is not UTF-8 text; expected a JSON file.") from cause
+    return parse_json(text, where=shown(str(path)), error=error)
+
+
+def parse_json(text: str, *, where: str = "The text", error: type[MixbitError] = MixbitError) -> Any:
+    """Read JSON; `where` begins the messages, which are those of `read_json`.
+
+    >>> parse_json("[1e999]")
+    Traceback (most recent call last):
+        ...
+    mixbit.errors.MixbitError: The text holds the number inf; all numbers must be finite.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as cause:
-        raise error(f"{str(path)!r} is not JSON: {cause.msg} at line {cause.lineno}, column {cause.colno}.") from cause
-    except _DuplicateKey as cause:
-        raise error(f"{str(path)!r} has the key {cause.args[0]!r} twice in one object; keep one.") from cause
+        raise error(f"{where} is not JSON: {cause.msg} at line {cause.lineno}, column {cause.colno}.") from cause
+    except _Malformed as cause:
+        raise error(f"{where} {cause}") from None
+    except RecursionError:
+        raise error(f"{where} is nested too deeply. Legal: what mixbit wrote.") from None
+    except ValueError as cause:  # Python's own limit on the digits of an integer
+        raise error(f"{where} holds a whole number of thousands of digits. Legal: 64 bits.") from cause
 
 
-class _DuplicateKey(Exception):
-    """JSON's grammar allows a key twice, but then one of the two is lost without a word."""
+def read_record(
+    path: str | os.PathLike[str], kind: type[Record], *, remedy: str, error: type[MixbitError] = MixbitError
+) -> Record:
+    """Read a JSON file as the dataclass (or other type) that it was written from; see `as_record`."""
+    return as_record(read_json(path, error=error), kind, where=shown(str(path)), remedy=remedy, error=error)
+
+
+def as_record(
+    content: object, kind: type[Record], *, where: str, remedy: str, error: type[MixbitError] = MixbitError
+) -> Record:
+    """JSON values as a dataclass (or another annotated type), checked by its annotations: nothing is converted.
+
+    Raises:
+        MixbitError: (or the given subclass) a missing or unknown key, or a value of another type; the message names the
+            place, what was found, what was expected, and the remedy.
+
+    >>> from mixbit.cost import Costs
+    >>> as_record({"bitops": 1}, Costs, where="'float.json'", remedy="Delete it to measure again.")
+    Traceback (most recent call last):
+        ...
+    mixbit.errors.MixbitError: 'float.json' is not what mixbit wrote: 'weight_bits': Field required. Delete it to ...
+    """
+    from pydantic import ValidationError
+
+    try:
+        record: Record = _adapter(kind).validate_json(json.dumps(content), strict=True)  # type: ignore[arg-type]
+        return record
+    except MixbitError as cause:  # the type's own checks
+        raise error(f"{where}: {cause} {remedy}") from None
+    except RecursionError:
+        raise error(f"{where} is nested too deeply. {remedy}") from None
+    except ValidationError as cause:
+        first = cause.errors(include_url=False)[0]
+        place = " > ".join(repr(str(part)[:80]) for part in first["loc"]) or "the top level"
+        found = "" if first["type"] == "missing" else f", found {shown(first['input'])}"
+        raise error(f"{where} is not what mixbit wrote: {place}: {first['msg']}{found}. {remedy}") from None
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Of a file's content, to tell whether it is still the same.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(f"{folder}/a", "x")
+    ...     digest(f"{folder}/a")
+    'blake2b:4adf4367f96e584f'
+    """
+    with filesystem(path), open(path, "rb") as file:
+        return f"blake2b:{hashlib.file_digest(file, _blake2b).hexdigest()}"
+
+
+def _blake2b() -> Any:
+    return hashlib.blake2b(digest_size=8)
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+class _Malformed(Exception):
+    """What JSON's grammar or Python's reader allows, and a file must not hold; the text continues its name."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in content:
-            raise _DuplicateKey(key)
+        if key in content:  # of the two values, one would be lost without a word
+            raise _Malformed(f"has the key {shown(key)} twice in one object; keep one.")
         content[key] = value
     return content
+
+
+def _refuse(text: str) -> float:
+    """JSON has no NaN or infinity, but Python reads `NaN`, `Infinity` and `1e999` without a word."""
+    raise _Malformed(f"holds the number {float(text)}; all numbers must be finite.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _file_mode(target: Path) -> int:

@@ -13,6 +13,7 @@ __all__ = [
     "CaptureError",
     "DataError",
     "ExportError",
+    "FileError",
     "InfeasibleBudget",
     "MissingExtra",
     "MixbitError",
@@ -21,7 +22,10 @@ __all__ = [
     "TrainingDiverged",
     "WeightsError",
     "did_you_mean",
+    "shown",
 ]
+
+_SHOWN = 80
 
 
 class MixbitError(Exception):
@@ -66,6 +70,10 @@ class ExportError(MixbitError):
     """A network has no integer form, or an exported file cannot be read; the message names the module or the file."""
 
 
+class FileError(MixbitError):
+    """A file or folder cannot be read or written; the message names the path, what the system says, and what to do."""
+
+
 class TrainingDiverged(MixbitError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 
@@ -88,3 +96,22 @@ def did_you_mean(word: str, legal: Iterable[str]) -> str:
     """
     near = get_close_matches(word, list(legal), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: object) -> str:
+    """A received value for a message: as Python writes it, or its kind where that is long.
+
+    >>> shown("bitops"), shown(10**5000), shown([0] * 100)
+    ("'bitops'", 'a whole number of 16610 bits', 'a list of 100')
+    """
+    if isinstance(value, int) and value.bit_length() > 128:  # Python refuses to write thousands of digits
+        return f"a whole number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        text = ""
+    if text and len(text) <= _SHOWN:
+        return text
+    if isinstance(value, list | tuple | dict):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    return f"{text[: _SHOWN - 3]}..." if text else f"a {type(value).__name__}"

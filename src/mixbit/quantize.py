@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
 from mixbit._modes import in_training
+from mixbit._settings import NotNegative, Positive, check
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
 from mixbit.policy import LayerBits, Policy
@@ -66,15 +67,18 @@ class QuantizeConfig:
     gradient_scale: GradientScale = "features"
     weight_rule: RuleName = "lsq+"
     activation_rule: RuleName = "lsq"
-    step_range: tuple[float, float] | None = None
+    step_range: tuple[Positive, Positive] | None = None
     weights: WeightKind = "lsq"
     activations: ActivationKind = "lsq"
-    clip: float | None = None
-    clip_decay: float = 0.0
+    clip: Positive | None = None
+    clip_decay: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        find_kind(self.weights, WEIGHTS, "weights")
-        find_kind(self.activations, ACTIVATIONS, "activations")
+        check(self, room="quantize")
+        if self.step_range is not None and self.step_range[0] > self.step_range[1]:
+            raise MixbitError(
+                f"quantize: step_range={self.step_range} is illegal. Legal: the lower bound, the upper one."
+            )
         if self.activations != "pact" and (self.clip is not None or self.clip_decay):
             raise MixbitError(f"clip and clip_decay are PACT's, but activations={self.activations!r}. Leave them out.")
 

@@ -8,9 +8,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,22 @@ from mixbit import _checkpoint, _distributed, _io
 from mixbit._modes import start_training
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._progress import progress_bar
+from mixbit._settings import (
+    LARGEST_COUNT,
+    LARGEST_EPOCHS,
+    Count,
+    Epochs,
+    NotNegative,
+    Part,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    check,
+    read,
+)
 from mixbit.data import Split
-from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean
+from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.evaluation import Metrics, average_batch_norm, evaluate, reestimate_batch_norm, to_model
 from mixbit.quantizers import fuse_under_compile
 from mixbit.task import Loss, Penalty, cross_entropy
@@ -63,46 +77,34 @@ class TrainConfig:
         validate_every: epochs between evaluations (the last epoch is always evaluated); 0 for none but the last.
     """
 
-    epochs: int = 5
-    batch_size: int = 128
+    epochs: Epochs = 5
+    batch_size: Count = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01
-    step_lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
-    final_lr: float = 0.0
+    lr: Positive = 0.01
+    step_lr: Positive | None = None
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
+    weight_decay: NotNegative = 1e-4
+    warmup_epochs: NotNegative = 0.0
+    final_lr: Share = 0.0
     schedule: Literal["step", "epoch"] = "step"
-    label_smoothing: float = 0.0
-    distill: float = 0.0
-    temperature: float = 4.0
-    clip_value: float | None = None
+    label_smoothing: Share = 0.0
+    distill: Share = 0.0
+    temperature: Positive = 4.0
+    clip_value: Positive | None = None
     drop_zero_gradients: bool = False
-    ema: float | None = None
-    bn_samples: int = 6000
-    fraction: float = 1.0
+    ema: Annotated[float, Range(above=0, below=1)] | None = None
+    bn_samples: Annotated[int, Range(least=0, most=LARGEST_COUNT)] = 6000
+    fraction: Part = 1.0
     augment: bool = True
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False
-    seed: int = 0
-    checkpoint_seconds: float = 60.0
-    validate_every: int = 1
+    seed: Seed = 0
+    checkpoint_seconds: NotNegative = 60.0
+    validate_every: Annotated[int, Range(least=0, most=LARGEST_EPOCHS)] = 1
 
     def __post_init__(self) -> None:
-        for name, legal, ok in (
-            ("epochs", "a whole number from 1", self.epochs >= 1),
-            ("batch_size", "a whole number from 1", self.batch_size >= 1),
-            ("lr", "above 0", self.lr > 0),
-            ("optimizer", "'sgd' or 'adamw'", self.optimizer in ("sgd", "adamw")),
-            ("schedule", "'step' or 'epoch'", self.schedule in ("step", "epoch")),
-            ("precision", "'float32' or 'bf16'", self.precision in ("float32", "bf16")),
-            ("fraction", "above 0, at most 1", 0 < self.fraction <= 1),
-            ("distill", "0 to 1", 0 <= self.distill <= 1),
-            ("ema", "None or 0 to 1", self.ema is None or 0 < self.ema < 1),
-        ):
-            if not ok:
-                raise MixbitError(f"{name}={getattr(self, name)!r} is illegal. Legal: {legal}.")
+        check(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -111,11 +113,7 @@ class TrainConfig:
         >>> TrainConfig.from_dict({"epochs": 2}).epochs
         2
         """
-        legal = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in legal:
-                raise MixbitError(f"setting {key!r} is unknown.{did_you_mean(key, legal)} Legal: {', '.join(legal)}.")
-        return cls(**values)
+        return read(cls, values, room="training")
 
 
 @dataclass(slots=True, kw_only=True)

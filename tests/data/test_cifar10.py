@@ -91,5 +91,5 @@ def test_another_size(folder: Path) -> None:
     assert large.train.pad == 8  # type: ignore[attr-defined]
     small, big = (one.test.images.float() for one in (plain, large))  # type: ignore[attr-defined]
     assert torch.allclose(big.mean((1, 2, 3)), small.mean((1, 2, 3)), atol=1.0)
-    with pytest.raises(DataError, match="size=0; it must be at least 1"):
+    with pytest.raises(DataError, match="size is .0.; it must be a whole number from 1 to 4096"):
         data.load(spec(folder) + "&size=0")

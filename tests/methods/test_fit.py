@@ -64,7 +64,7 @@ def test_measured_noise_leaves_the_traces(task: Task, scores: Scores) -> None:
 
 def test_report_and_bad_settings(scores: Scores) -> None:
     assert scores.settings["images_used"] == 24 and scores.settings["not_scored"] == [] and scores.alpha == 1
-    with pytest.raises(MixbitError, match="noise='white' is not legal. Legal: 'uniform', 'measured'"):
+    with pytest.raises(MixbitError, match="noise='white' is illegal. Legal: 'uniform' or 'measured'"):
         Fit(noise="white")  # type: ignore[arg-type]
     with pytest.raises(MixbitError, match="images=0"):
         Fit(images=0)

@@ -158,7 +158,7 @@ def test_a_run_of_other_settings_or_weights_is_refused(task: Task, tmp_path: Pat
 
 
 def test_illegal_settings_are_refused() -> None:
-    with pytest.raises(MixbitError, match="draws=0 is not legal. Legal: a whole number from 1 up"):
+    with pytest.raises(MixbitError, match="draws=0 is illegal. Legal: a whole number from 1"):
         HawqV2(draws=0)
     with pytest.raises(MixbitError, match="none twice"):
         HawqV3(bits=(8, 8))

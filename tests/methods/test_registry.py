@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import pytest
 
 from mixbit import methods
@@ -26,6 +29,36 @@ def test_unknown_method_and_setting_offer_the_nearest() -> None:
         methods.make("limqp")
     with pytest.raises(MixbitError, match="no setting 'epoch'. Did you mean 'epochs'"):
         methods.make("limpq", {"epoch": 3})
+
+
+JUNK: dict[str, object] = {
+    "text": "x",
+    "nan": math.nan,
+    "infinity": math.inf,
+    "object": {},
+    "digits": 10**5000,
+    "nested": [[[]]],
+    "half": 0.5,
+    "true": True,
+    "negative": -1,
+}
+
+
+@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("junk", JUNK)
+def test_every_setting_of_every_method_has_a_type_and_a_range(name: str, junk: str) -> None:
+    """Whatever its annotation says: the only values that pass are those that it names."""
+    value = JUNK[junk]
+    settings = methods.make(name)
+    for field in fields(settings):
+        default = getattr(settings, field.name)
+        number = isinstance(default, float) or (default is None and field.name == "step_lr")
+        if (number and junk in ("half", "negative")) or (isinstance(default, bool) and junk == "true"):
+            continue
+        with pytest.raises(MixbitError, match=f"method '{name}': {field.name}=.* is illegal. Legal: "):
+            methods.make(name, {field.name: value})
+        with pytest.raises(MixbitError, match=f"^{field.name}=.* is illegal. Legal: "):
+            type(settings)(**{field.name: value})
 
 
 def test_a_name_is_given_once() -> None:

@@ -380,12 +380,12 @@ def test_a_size_that_the_network_does_not_take() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"program": "papers"}, "program is 'papers'. Did you mean 'paper'"),
-        ({"pad": "one"}, "pad is 'one'.*Legal: absent, zero"),
-        ({"graph": "pixel"}, "graph is 'pixel'.*Legal: unit, grid"),
+        ({"program": "papers"}, "program='papers' is illegal. Did you mean 'paper'"),
+        ({"pad": "one"}, "pad='one' is illegal.*Legal: 'absent' or 'zero', or null"),
+        ({"graph": "pixel"}, "graph='pixel' is illegal.*Legal: 'unit' or 'grid'"),
         ({"graph": "grid", "pad": "zero"}, "graph='grid' pads no map. Leave pad out"),
-        ({"images": 1}, "images is 1. Legal: a whole number from 2 up"),
-        ({"min_size": 3}, "min_size is 3"),
+        ({"images": 1}, "images=1 is illegal. Legal: a whole number from 2 to"),
+        ({"min_size": 3}, "min_size=3"),
         ({"program": "paper", "coupled": False}, "has one bit-width a layer"),
         ({"fallback": "eight", "bits": (6, 4)}, "needs 8 among the bits"),
     ],

@@ -209,9 +209,9 @@ def test_few_images_are_shared_out() -> None:
     ("settings", "match"),
     [
         ({"method": "lpq"}, "Did you mean 'lapq'"),
-        ({"grid": "mid-rise"}, "Legal: signed, midrise"),
-        ({"select_by": "top1"}, "Legal: loss, accuracy"),
-        ({"joint": "nelder"}, "Legal: powell, coordinate, both"),
+        ({"grid": "mid-rise"}, "Legal: 'signed' or 'midrise'"),
+        ({"select_by": "top1"}, "Legal: 'loss' or 'accuracy'"),
+        ({"joint": "nelder"}, "Legal: 'powell', 'coordinate' or 'both'"),
         ({"samples": 0}, "samples=0"),
         ({"max_evaluations": 0}, "max_evaluations=0"),
         ({"p": ()}, r"p=\(\)"),

@@ -277,11 +277,16 @@ def test_quantized_layers_are_regularised_by_their_latent_weights() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"target": 0.5}, "target=0.5 is illegal. Legal: 1 or more"),
+        ({"target": 0.5}, "target=0.5 is illegal. Legal: a number from 1 up"),
         ({"weight": -1}, "weight=-1 is illegal"),
         ({"combine": "mean"}, "'avg', 'sum' or 'max'"),
+        ({"patience": 1.5}, "patience=1.5 is illegal. Legal: a whole number"),
+        ({"gap": float("nan")}, "gap=nan is illegal"),
+        ({"stop": 1}, "stop=1 is illegal. Legal: true or false"),
+        ({"skip": "conv1"}, "skip='conv1' is illegal. Legal: a list, each text"),
+        (float("inf"), "weight=inf is illegal"),
         ({"granularity": "filter"}, "'tensor' or 'channel'"),
-        ({"wieght": 1}, "'wieght' is unknown. Did you mean 'weight'"),
+        ({"wieght": 1}, "no setting 'wieght'. Did you mean 'weight'"),
         ("on", "kurtosis='on' is no setting"),
         ({"held_out": 1.5}, "held_out=1.5 is illegal"),
     ],

@@ -117,10 +117,10 @@ def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parts": ("attacks",)}, "Legal: one or more of corruption, steps, bits"),
-        ({"images": 0}, "Legal: at least 1"),
-        ({"weight_bits": 1}, "Legal: 2 to 8"),
-        ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: minmax"),
+        ({"parts": ("attacks",)}, "parts=.'attacks',. is illegal. Legal: a list, each 'corruption', 'steps' or 'bits'"),
+        ({"images": 0}, "Legal: a whole number from 1"),
+        ({"weight_bits": 1}, "Legal: a whole number from 2 to 8"),
+        ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: 'minmax'"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:

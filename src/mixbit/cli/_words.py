@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixbit.errors import BudgetError, MixbitError
+from mixbit._settings import read_pairs, read_value
+from mixbit.errors import BudgetError, MixbitError, shown
 
 if TYPE_CHECKING:
     from mixbit.cost import LayerBits
@@ -80,16 +80,8 @@ def bits(text: str) -> LayerBits:
 def settings(given: Mapping[str, Any], extra: Sequence[str] | None) -> dict[str, Any]:
     """Options that were given, and `--set` pairs; a value is JSON, or else text."""
     found = {key: value for key, value in given.items() if value is not None}
-    for text in extra or ():
-        key, equals, value = text.partition("=")
-        if not equals or key in found:
-            raise MixbitError(f"--set {text!r}: write each setting once, as key=value.")
-        found[key] = _json(value)
+    for key, value in read_pairs(extra or (), where="--set", form="--set key=value").items():
+        if key in found:
+            raise MixbitError(f"--set {shown(f'{key}={value}')}: {key} is given by its own option already. Give one.")
+        found[key] = read_value(value)
     return found
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from mixbit._settings import Count, Side, check_value
 from mixbit.data.base import DataSet
 from mixbit.data.memory import TensorSplit
 from mixbit.errors import DataError
@@ -30,8 +31,8 @@ def cifar10(
     *,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
-    size: int = 32,
-    records: int = 10_000,
+    size: Side = 32,
+    records: Count = 10_000,
 ) -> DataSet:
     """CIFAR-10 (Krizhevsky 2009), 50,000 training and 10,000 test images (3, 32, 32) of 10 classes, in memory.
 
@@ -49,8 +50,8 @@ def cifar10(
     Raises:
         DataError: a file is missing or of another size than `records` images, or a label is above 9.
     """
-    if size < 1:
-        raise DataError(f"CIFAR-10: size={size}; it must be at least 1.")
+    for name, value, kind in (("size", size, Side), ("records", records, Count)):
+        check_value(name, value, kind, room="CIFAR-10", error=DataError)
     place = _find(Path(folder))
     splits = []
     for files in (TRAIN_FILES, TEST_FILES):

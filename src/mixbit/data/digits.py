@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from mixbit._settings import Seed
 from mixbit.data.base import DataSet
 from mixbit.data.memory import TensorSplit
 from mixbit.data.order import key
@@ -16,7 +17,7 @@ __all__ = ["digits"]
 TEST_SAMPLES = 360
 
 
-def digits(*, mean: Sequence[float] = (0.305,), std: Sequence[float] = (0.376,), seed: int = 0) -> DataSet:
+def digits(*, mean: Sequence[float] = (0.305,), std: Sequence[float] = (0.376,), seed: Seed = 0) -> DataSet:
     """1797 digits (1, 8, 8) of 10 classes (Alpaydin and Kaynak 1998, UCI), 1437 to train on and 360 to test.
 
     Augmentation is a shift by up to one pixel. Grey values 0 .. 16 are stretched to bytes 0 .. 255.

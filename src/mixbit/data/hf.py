@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from mixbit._settings import LARGEST_SIDE, Range, Seed
 from mixbit.data.base import DataSet
-from mixbit.data.images import ImageSplit, need_pillow, to_mode, to_pixels
+from mixbit.data.images import Crop, ImageSplit, Workers, need_pillow, to_mode, to_pixels
 from mixbit.data.memory import TensorSplit
 from mixbit.errors import DataError, MissingExtra, did_you_mean
 
@@ -29,12 +30,12 @@ def hf(
     label: str = "",
     train: str = "train",
     test: str = "",
-    size: int = 0,
-    crop: float = 0.875,
-    workers: int = 0,
+    size: Annotated[int, Range(least=0, most=LARGEST_SIDE)] = 0,
+    crop: Crop = 0.875,
+    workers: Workers = 0,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> DataSet:
     """A data set of the datasets package with one image and one label column.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mixbit._settings import Side
 from mixbit.data.base import DataSet
-from mixbit.data.images import ImageSplit, need_pillow
+from mixbit.data.images import Crop, ImageSplit, Workers, need_pillow
 from mixbit.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ _TEST_FOLDERS = ("val", "test", "validation")
 def imagefolder(
     folder: str,
     *,
-    size: int = 224,
-    crop: float = 0.875,
-    workers: int = 0,
+    size: Side = 224,
+    crop: Crop = 0.875,
+    workers: Workers = 0,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
 ) -> DataSet:

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mixbit._settings import Range, Side, check_value
 from mixbit.data.base import Batch, IndexedSplit, PixelChange
 from mixbit.data.memory import normalise
 from mixbit.data.order import BatchPlan, key
@@ -26,6 +27,12 @@ __all__ = ["ImageSplit", "centre_crop", "need_pillow", "random_resized_crop", "t
 
 _AUGMENT = 4
 _AHEAD = 2
+_LARGEST_RESIZED = 2**26
+
+Crop = Annotated[float, Range(least=0.01, most=1)]
+"""Share of the shorter side that a centre crop keeps."""
+Workers = Annotated[int, Range(least=0, most=1024)]
+"""Decoding threads; 0 takes the cores of the machine."""
 
 
 class ImageSplit(IndexedSplit):
@@ -64,9 +71,13 @@ class ImageSplit(IndexedSplit):
         source: str = "images",
     ) -> None:
         super().__init__(labels, num_classes, source)
-        if size < 1 or not 0 < crop <= 1 or workers < 0:
-            legal = "size must be at least 1, crop above 0 and at most 1, workers at least 0"
-            raise DataError(f"{source}: size={size}, crop={crop}, workers={workers}; {legal}.")
+        settings: tuple[tuple[str, float, Any], ...] = (
+            ("size", size, Side),
+            ("crop", crop, Crop),
+            ("workers", workers, Workers),
+        )
+        for name, value, kind in settings:
+            check_value(name, value, kind, room=source, error=DataError)
         if not len(mean) == len(std) == 3:
             raise DataError(f"{source}: mean {mean} and std {std} need three numbers each; images are read as RGB.")
         self.read, self.describe = read, describe
@@ -114,17 +125,20 @@ class ImageSplit(IndexedSplit):
         """(3, size, size) uint8 of one sample."""
         try:
             image = to_mode(self.read(index), "RGB")
+            if seed is None:
+                return to_pixels(centre_crop(image, self.size, self.crop))
+            return to_pixels(random_resized_crop(image, self.size, Random(seed)))
         except Exception as cause:  # On damaged files the decoders raise OSError, SyntaxError, struct.error and more.
             raise DataError(f"Cannot read image {self.describe(index)}: {cause}.") from cause
-        if seed is None:
-            return to_pixels(centre_crop(image, self.size, self.crop))
-        return to_pixels(random_resized_crop(image, self.size, Random(seed)))
 
 
 def centre_crop(image: Image, size: int, crop: float = 0.875) -> Image:
     """Resize so that `crop` of the shorter side is `size` pixels, then cut the middle (size, size) out.
 
     With 224 and 0.875 this is "resize to 256, centre crop 224", bilinear with antialiasing.
+
+    Raises:
+        ValueError: the image is so narrow that it would have more than 2^26 pixels when resized.
 
     >>> from PIL import Image
     >>> centre_crop(Image.new("RGB", (600, 300)), 224).size
@@ -133,6 +147,11 @@ def centre_crop(image: Image, size: int, crop: float = 0.875) -> Image:
     short = round(size / crop)
     scale = short / min(image.size)
     width, height = (max(short, int(side * scale)) for side in image.size)
+    if width * height > _LARGEST_RESIZED:
+        raise ValueError(
+            f"its {image.size[0]} x {image.size[1]} pixels would be resized to {width} x {height}; legal are up to "
+            f"{_LARGEST_RESIZED} pixels: cut it, or leave it out"
+        )
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.resize((width, height), _bilinear()).crop((left, top, left + size, top + size))
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
+from mixbit._settings import read_options, read_pairs
 from mixbit.data import _quality_spec
 from mixbit.data.base import DataSet
-from mixbit.errors import DataError, did_you_mean
+from mixbit.errors import DataError, did_you_mean, shown
 
 __all__ = ["Source", "load", "parse_spec", "sources"]
 
@@ -97,13 +98,8 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _options(spec: str, tail: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in filter(None, tail.split("&")):
-        option, equals, value = item.partition("=")
-        if not equals or not option or option in options:
-            raise DataError(f"{spec!r}: cannot read {item!r}; write each option once, as ?name=value&name=value.")
-        options[option] = value
-    return options
+    pairs = filter(None, tail.split("&"))
+    return read_pairs(pairs, where=shown(spec), form="?name=value&name=value", error=DataError)
 
 
 def _function(name: str) -> Callable[..., DataSet]:
@@ -113,21 +109,11 @@ def _function(name: str) -> Callable[..., DataSet]:
 
 
 def _typed(function: Callable[..., DataSet], options: Mapping[str, str], spec: str) -> dict[str, object]:
-    """Options in the types of the function's defaults."""
+    """Options in the types that the function's annotations name."""
     parameters = inspect.signature(function).parameters
-    legal = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    legal = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in legal:
             known, near = ", ".join(sorted(legal)), did_you_mean(option, [*legal, *_quality_spec.OPTIONS])
             raise DataError(f"{spec!r}: unknown option {option!r}; there are: {known}.{near}")
-    return {option: _convert(text, legal[option], f"{spec!r}: {option}") for option, text in options.items()}
-
-
-def _convert(text: str, default: object, what: str) -> object:
-    try:
-        if isinstance(default, tuple):
-            return tuple(float(part) for part in text.split(","))
-        return type(default)(text) if isinstance(default, int | float) else text
-    except ValueError as cause:
-        kind = {tuple: "numbers with commas between", int: "a whole number"}.get(type(default), "a number")
-        raise DataError(f"{what} is {text!r}; it must be {kind}.") from cause
+    return read_options(function, options, where=shown(spec), error=DataError)

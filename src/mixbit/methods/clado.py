@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mixbit._perturbation import Perturbation, searched_layers
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit._suffix import State
 from mixbit.cost import LayerBits
-from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods._measuring import (
     Chunk,
@@ -85,25 +85,24 @@ class Clado:
         seed: of the choice of images.
     """
 
-    bits: tuple[int, ...] = (8, 4, 2)
-    activation_bits: tuple[int, ...] = (8,)
+    bits: tuple[Bits, ...] = (8, 4, 2)
+    activation_bits: tuple[Bits, ...] = (8,)
     fix_activations: bool = True
     base: Literal["float", "quantized"] = "float"
-    images: int = 1024
+    images: Count = 1024
     measure: Measure = "loss"
     project: bool = True
     diagonal: bool = False
-    batch_size: int = 128
-    cache_mib: int = 1024
+    batch_size: Count = 128
+    cache_mib: Count = 1024
     per_channel: bool = True
     rule: RuleName = "mse"
-    step_images: int = 32
+    step_images: Count = 32
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.base not in ("float", "quantized"):
-            raise MixbitError(f"base={self.base!r} is not legal. Legal: 'float', 'quantized'.")
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Measure single choices and pairs; with a run folder a killed search goes on at the row where it was.

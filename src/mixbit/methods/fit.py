@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 from mixbit._curvature import (
     Taps,
-    check_counts,
     fisher_traces,
     listed,
     measured_noise,
@@ -20,7 +19,7 @@ from mixbit._curvature import (
 )
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
-from mixbit.errors import MixbitError
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.policy import LayerScores, Scores
@@ -60,21 +59,19 @@ class Fit:
         seed: of the images.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
-    images: int = 512
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
+    images: Count = 512
     noise: NoiseModel = "uniform"
     weight_rule: RuleName = "minmax"
     activation_rule: RuleName = "minmax"
     per_channel: bool = True
-    calibration_images: int = 64
+    calibration_images: Count = 64
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         ladder(self.bits)
-        check_counts(self, "images", "calibration_images")
-        if self.noise not in get_args(NoiseModel):
-            raise MixbitError(f"noise={self.noise!r} is not legal. Legal: 'uniform', 'measured'.")
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Gradients of single samples on a copy of the model; `run` is not needed."""

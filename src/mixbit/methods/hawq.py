@@ -20,7 +20,6 @@ from mixbit._curvature import (
     Mean,
     Rows,
     Taps,
-    check_counts,
     digest,
     elements,
     listed,
@@ -30,6 +29,7 @@ from mixbit._curvature import (
 )
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
+from mixbit._settings import Bits, Count, Positive, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
@@ -84,24 +84,24 @@ class HawqV2:
         seed: of images and vectors.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
     activations: bool = True
     monotone: bool = False
-    images: int = 512
-    batch_size: int = 32
-    draws: int = 32
-    tolerance: float = 1e-3
+    images: Count = 512
+    batch_size: Count = 32
+    draws: Count = 32
+    tolerance: Positive = 1e-3
     joint: bool = False
     weight_rule: RuleName = "minmax"
     activation_rule: RuleName = "minmax"
     per_channel: bool = True
-    calibration_images: int = 64
+    calibration_images: Count = 64
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         ladder(self.bits)
-        check_counts(self, *COUNTS)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Estimate the traces on a copy of the model and combine them with the errors of every bit-width."""
@@ -130,21 +130,21 @@ class HawqV3:
     Attributes as in `HawqV2`.
     """
 
-    bits: tuple[int, ...] = (8, 4)
-    images: int = 512
-    batch_size: int = 32
-    draws: int = 32
-    tolerance: float = 1e-3
+    bits: tuple[Bits, ...] = (8, 4)
+    images: Count = 512
+    batch_size: Count = 32
+    draws: Count = 32
+    tolerance: Positive = 1e-3
     joint: bool = False
     weight_rule: RuleName = "minmax"
     per_channel: bool = True
-    calibration_images: int = 64
+    calibration_images: Count = 64
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         ladder(self.bits)
-        check_counts(self, *COUNTS)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Estimate the traces on a copy of the model and combine them with the errors of every bit-width."""

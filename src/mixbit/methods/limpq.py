@@ -14,12 +14,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mixbit._perturbation import searched_layers
+from mixbit._settings import Bits, Count, Epochs, NotNegative, Part, Positive, Seed, Share, check
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
 from mixbit.errors import MixbitError
 from mixbit.methods._settings import plain_settings
@@ -67,24 +68,25 @@ class Limpq:
         seed: of data order and draws.
     """
 
-    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
-    alpha: float = 2.0
-    epochs: int = 3
-    fraction: float = 0.5
-    batch_size: int = 128
-    lr: float = 0.01
-    weight_decay: float = 2.5e-5
-    label_smoothing: float = 0.1
-    clip_value: float = 1.0
+    bits: tuple[Bits, ...] = (6, 5, 4, 3, 2)
+    alpha: NotNegative = 2.0
+    epochs: Epochs = 3
+    fraction: Part = 0.5
+    batch_size: Count = 128
+    lr: Positive = 0.01
+    weight_decay: NotNegative = 2.5e-5
+    label_smoothing: Share = 0.1
+    clip_value: Positive = 1.0
     first_last: bool = False
     faithful: bool = True
     independent_draws: bool = False
     normalise: bool = False
-    step_lr: float | None = None
-    precision: str = "float32"
-    seed: int = 0
+    step_lr: Positive | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         ours = [n for n in ("independent_draws", "normalise", "step_lr") if getattr(self, n) not in (False, None)]
         if self.faithful and ours:
             raise MixbitError(
@@ -128,7 +130,7 @@ class Limpq:
             drop_zero_gradients=True,
             bn_samples=0,
             fraction=self.fraction,
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             seed=self.seed,
         )
 
@@ -142,12 +144,15 @@ class LimpqInit:
     adds something. Attributes as in `Limpq`.
     """
 
-    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
-    alpha: float = 2.0
-    batch_size: int = 128
+    bits: tuple[Bits, ...] = (6, 5, 4, 3, 2)
+    alpha: NotNegative = 2.0
+    batch_size: Count = 128
     first_last: bool = False
     normalise: bool = False
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Initialise the indicators and read them; `run` and `quiet` are not needed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from mixbit._perturbation import searched_layers
+from mixbit._settings import Bits, Seed, check
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
@@ -34,10 +35,13 @@ class MapSize:
         seed: unused; every method has one.
     """
 
-    bits: tuple[int, ...] = (8, 7, 6, 5, 4, 3, 2)
+    bits: tuple[Bits, ...] = (8, 7, 6, 5, 4, 3, 2)
     coupled: bool = True
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Read the shapes; nothing is measured.

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixbit._curvature import Key, Mean, Taps, check_counts, not_scored, sample, sample_gradients
+from mixbit._curvature import Key, Mean, Taps, not_scored, sample, sample_gradients
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.data import Batch
 from mixbit.methods._baseline import ladder, make_scores
@@ -51,19 +52,19 @@ class MpqCo:
         seed: of the images.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
     activations: bool = True
-    images: int = 512
+    images: Count = 512
     weight_rule: RuleName = "minmax"
     activation_rule: RuleName = "minmax"
     per_channel: bool = True
-    calibration_images: int = 64
+    calibration_images: Count = 64
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         ladder(self.bits)
-        check_counts(self, "images", "calibration_images")
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Gradients of single samples on a copy of the model; `run` is not needed."""

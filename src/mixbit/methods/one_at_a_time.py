@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mixbit._perturbation import Perturbation, searched_layers
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods._measuring import (
     Chunk,
@@ -65,16 +66,19 @@ class OneAtATime:
         seed: of the choice of images.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
-    images: int = 1024
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
+    images: Count = 1024
     measure: Measure = "loss"
-    batch_size: int = 128
-    cache_mib: int = 1024
+    batch_size: Count = 128
+    cache_mib: Count = 1024
     per_channel: bool = True
     rule: RuleName = "mse"
-    step_images: int = 32
+    step_images: Count = 32
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Measure every option; with a run folder a killed search goes on at the layer where it was.

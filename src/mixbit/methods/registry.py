@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
+from mixbit import _settings
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.policy import Scores
 from mixbit.task import Task
@@ -80,15 +81,12 @@ def info(name: str) -> Info:
 
 
 def make(name: str, settings: Mapping[str, Any] | None = None) -> Method:
-    """The method of that name with these settings; unknown names and settings are errors that offer the nearest."""
-    cls, _ = _find(name)
-    legal = [f.name for f in fields(cls)]
-    for key in settings or {}:
-        if key not in legal:
-            raise MixbitError(
-                f"method {name!r} has no setting {key!r}.{did_you_mean(key, legal)} Legal: {', '.join(legal)}."
-            )
-    return cls(**(settings or {}))
+    """The method of that name with these settings; lists stand for tuples.
+
+    Raises:
+        MixbitError: an unknown name or setting, with the nearest legal one, or a value that the setting does not take.
+    """
+    return _settings.read(_find(name)[0], settings or {}, room=f"method {name!r}")
 
 
 def _find(name: str) -> tuple[type[Method], Info]:

@@ -22,6 +22,7 @@ from mixbit import _effort
 from mixbit._layers import QuantizedLayer
 from mixbit._perturbation import Perturbation, searched_layers
 from mixbit._progress import progress_bar
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
@@ -66,19 +67,18 @@ class Sqnr:
         seed: of the choice of images.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
-    images: int = 256
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
+    images: Count = 256
     measure: Literal["output", "tensor"] = "output"
-    batch_size: int = 128
+    batch_size: Count = 128
     per_channel: bool = True
     rule: RuleName = "mse"
-    step_images: int = 32
+    step_images: Count = 32
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.measure not in ("output", "tensor"):
-            raise MixbitError(f"measure={self.measure!r} is not legal. Legal: 'output', 'tensor'.")
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """One pass of the images through the float network, each layer once more for every option; nothing to resume.

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from mixbit._map_entropy import MapEntropy, MapOptions, Measured, measure
 from mixbit._perturbation import searched_layers
 from mixbit._progress import progress_bar
+from mixbit._settings import LARGEST_COUNT, Bits, Count, Range, Seed, check
 from mixbit.data import Split
-from mixbit.errors import MixbitError, did_you_mean
+from mixbit.errors import MixbitError
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import LayerMaps, layer_maps
@@ -86,9 +87,9 @@ class TopologicalEntropy:
         seed: of the noise, and of mixed images.
     """
 
-    bits: tuple[int, ...] = (8, 7, 6, 5, 4, 3, 2)
-    images: int = 128
-    label: int | Literal["mixed"] | None = None
+    bits: tuple[Bits, ...] = (8, 7, 6, 5, 4, 3, 2)
+    images: Annotated[int, Range(least=2, most=LARGEST_COUNT)] = 128
+    label: Seed | Literal["mixed"] | None = None
     program: ProgramName = "concave"
     coupled: bool = True
     isotonic: bool = False
@@ -97,30 +98,21 @@ class TopologicalEntropy:
     missing: Missing = "drop"
     blind: Blind = "sensitive"
     layer_weight: Weighting = "prop"
-    v_max: int | None = None
+    v_max: Count | None = None
     miller_madow: bool = False
     pad: Pad | None = None
     class_token: bool = True
     normalise: bool = False
-    min_size: int = 5
+    min_size: Annotated[int, Range(least=4, most=LARGEST_COUNT)] = 5
     fallback: Fallback = "median"
-    resize: int | None = None
-    null_channels: int = 16
-    batch_size: int = 32
+    resize: Annotated[int, Range(least=1, most=4096)] | None = None
+    null_channels: Count = 16
+    batch_size: Count = 32
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        words = {"program": ProgramName, "map_of": MapOf, "graph": Graph, "missing": Missing, "blind": Blind}
-        words |= {"layer_weight": Weighting, "fallback": Fallback, "pad": Pad}
-        for name, legal in words.items():
-            value = getattr(self, name)
-            if value not in get_args(legal) and not (name == "pad" and value is None):
-                near = did_you_mean(str(value), get_args(legal))
-                raise MixbitError(f"{name} is {value!r}.{near} Legal: {', '.join(get_args(legal))}.")
-        for name, least in {"images": 2, "batch_size": 1, "min_size": 4, "null_channels": 1}.items():
-            if getattr(self, name) < least:
-                raise MixbitError(f"{name} is {getattr(self, name)!r}. Legal: a whole number from {least} up.")
+        check(self)
         if not self.coupled and self.program != "concave":
             raise MixbitError(
                 f"program {self.program!r} has one bit-width a layer, for weight and activation both. Set coupled=True,"

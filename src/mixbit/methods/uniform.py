@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixbit._perturbation import searched_layers
+from mixbit._settings import Bits, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.policy import LayerScores, Scores
@@ -35,9 +36,12 @@ class Uniform:
         seed: unused; every method has one.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Write the scores; nothing is measured."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbit._perturbation import Perturbation
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
@@ -52,15 +53,16 @@ class WeightEntropy:
         seed: of that batch.
     """
 
-    bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
+    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
     faithful: bool = False
     activations: bool = False
     rule: RuleName = "mse"
-    batch_size: int = 128
+    batch_size: Count = 128
     first_last: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check(self)
         if self.faithful and (len(self.bits) != 2 or self.activations):
             raise MixbitError(
                 f"faithful=True with bits={list(self.bits)}, activations={self.activations}: the paper chooses between "

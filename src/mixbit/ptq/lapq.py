@@ -14,13 +14,14 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from mixbit._progress import progress_bar
-from mixbit.errors import MixbitError, did_you_mean
+from mixbit._settings import Count, Seed, check
+from mixbit.errors import MixbitError
 from mixbit.policy import Policy
 from mixbit.ptq._joint import Watched, descend, powell
 from mixbit.ptq._sites import Images, Judge, draw, find_sites, observe, scaled
@@ -68,27 +69,18 @@ class PTQConfig:
     p: tuple[float, ...] = (2.0, 2.5, 3.0)
     parabola: bool = True
     joint: Joint = "both"
-    max_evaluations: int | None = None
+    max_evaluations: Count | None = None
     grid: Grid = "signed"
     per_channel: bool = False
     bias_correction: bool = False
-    samples: int = 512
-    selection_samples: int = 512
+    samples: Count = 512
+    selection_samples: Count = 512
     select_by: SelectBy = "loss"
-    batch_size: int = 256
-    seed: int = 0
+    batch_size: Count = 256
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, legal in (("method", Method), ("joint", Joint), ("grid", Grid), ("select_by", SelectBy)):
-            words, given = get_args(legal), getattr(self, name)
-            if given not in words:
-                raise MixbitError(
-                    f"{name}={given!r} is illegal.{did_you_mean(given, words)} Legal: {', '.join(words)}."
-                )
-        for name in ("samples", "selection_samples", "batch_size", "max_evaluations"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise MixbitError(f"{name}={given} is illegal. Legal: a whole number from 1.")
+        check(self)
         low, high = _P_RANGE
         if not self.p or len(set(self.p)) != len(self.p) or not all(low <= p <= high for p in self.p):
             raise MixbitError(

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mixbit._settings import Epochs, NotNegative, Positive, Range, Share, check, read
 from mixbit._switchable import norms_fed_by_layers
-from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean
+from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean, shown
 from mixbit.network import Layer, Skipped
 from mixbit.policy import Policy
 from mixbit.task import Task
@@ -62,8 +63,8 @@ class KurtosisConfig:
         held_out: share of the training images that the stopping rule holds out.
     """
 
-    weight: float = 1.0
-    target: float = 1.8
+    weight: NotNegative = 1.0
+    target: Annotated[float, Range(least=1)] = 1.8
     combine: Combine = "avg"
     linear: Literal["none", "hidden", "all"] = "none"
     skip: tuple[str, ...] = ()
@@ -71,31 +72,17 @@ class KurtosisConfig:
     folded: bool = False
     unbiased: bool = True
     by_bits: bool = False
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     clip: bool = False
     stop: bool = False
-    gap: float = 0.05
-    gap_epochs: int = 2
-    patience: int = 3
-    max_drop: float = 0.005
-    held_out: float = 0.05
+    gap: Positive = 0.05
+    gap_epochs: Epochs = 2
+    patience: Epochs = 3
+    max_drop: Share = 0.005
+    held_out: Annotated[float, Range(above=0, below=1)] = 0.05
 
     def __post_init__(self) -> None:
-        for name, legal, ok in (
-            ("weight", "0 or more", self.weight >= 0 and math.isfinite(self.weight)),
-            ("target", "1 or more; no distribution has less", self.target >= 1 and math.isfinite(self.target)),
-            ("combine", "'avg', 'sum' or 'max'", self.combine in ("avg", "sum", "max")),
-            ("linear", "'none', 'hidden' or 'all'", self.linear in ("none", "hidden", "all")),
-            ("granularity", "'tensor' or 'channel'", self.granularity in ("tensor", "channel")),
-            ("warmup_epochs", "0 or more", self.warmup_epochs >= 0),
-            ("gap", "above 0", self.gap > 0),
-            ("gap_epochs", "a whole number from 1", self.gap_epochs >= 1),
-            ("patience", "a whole number from 1", self.patience >= 1),
-            ("max_drop", "0 to 1", 0 <= self.max_drop <= 1),
-            ("held_out", "above 0 and below 1", 0 < self.held_out < 1),
-        ):
-            if not ok:
-                raise MixbitError(f"kurtosis: {name}={getattr(self, name)!r} is illegal. Legal: {legal}.")
+        check(self, room="kurtosis")
 
     @classmethod
     def from_setting(cls, value: Any) -> KurtosisConfig | None:
@@ -107,19 +94,13 @@ class KurtosisConfig:
         if value is None or value is False:
             return None
         if value is True or isinstance(value, int | float):
-            return cls(weight=float(value))
+            return cls(weight=1.0 if value is True else value)
         if not isinstance(value, Mapping):
             raise MixbitError(
-                f"kurtosis={value!r} is no setting. Legal: the weight of the term, e.g. 1, or an object, e.g. "
+                f"kurtosis={shown(value)} is no setting. Legal: the weight of the term, e.g. 1, or an object, e.g. "
                 '{"weight": 1, "granularity": "channel"}.'
             )
-        legal = [f.name for f in fields(cls)]
-        for key in value:
-            if key not in legal:
-                hint = did_you_mean(key, legal)
-                raise MixbitError(f"kurtosis setting {key!r} is unknown.{hint} Legal: {', '.join(legal)}.")
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        return cls(**given)
+        return read(cls, value, room="kurtosis")
 
 
 def kurtosis(weight: Tensor, *, unbiased: bool = True) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mixbit._settings import read
 from mixbit.data import hold_out
-from mixbit.errors import MixbitError, did_you_mean
 from mixbit.evaluation import evaluate
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig
@@ -40,16 +40,7 @@ def read_options(settings: Mapping[str, Any], seed: int) -> Options:
 
 def quantize_config(settings: Mapping[str, Any]) -> QuantizeConfig:
     """How layers are quantized, by the setting `quantize`: an object of `QuantizeConfig`'s names."""
-    given = settings.get(QUANTIZE) or {}
-    legal = [field.name for field in fields(QuantizeConfig)]
-    if not isinstance(given, Mapping):
-        raise MixbitError(f'quantize={given!r} is no setting. Write an object: {{"per_channel": false}}.')
-    for key in given:
-        if key not in legal:
-            hint = did_you_mean(key, legal)
-            raise MixbitError(f"quantize setting {key!r} is unknown.{hint} Legal: {', '.join(legal)}.")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return QuantizeConfig(**values)
+    return read(QuantizeConfig, settings.get(QUANTIZE, {}), room=QUANTIZE)
 
 
 def regularised(task: Task, config: KurtosisConfig | None, policy: Policy | None = None) -> Task:

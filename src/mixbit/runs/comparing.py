@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mixbit import _distributed, _io, methods
+from mixbit._settings import read_pairs, read_value
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, costs, float_costs
-from mixbit.errors import MixbitError
+from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import evaluate
 from mixbit.methods import CostClass
 from mixbit.policy import Policy, resolve_pins
@@ -62,20 +63,9 @@ class Entry:
         {'seed': 1}
         """
         method, _, rest = text.strip().partition("?")
-        settings: dict[str, Any] = {}
-        for pair in filter(None, rest.split("&")):
-            key, equals, value = pair.partition("=")
-            if not equals or not key or key in settings:
-                raise MixbitError(f"method {text!r}: {pair!r} is no new setting. Write METHOD?key=value&other=value.")
-            settings[key] = _value(value)
-        return cls(name=text.strip(), method=method, settings=settings)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        pairs = filter(None, rest.split("&"))
+        given = read_pairs(pairs, where=f"method {shown(text)}", form="METHOD?key=value&other=value")
+        return cls(name=text.strip(), method=method, settings={key: read_value(value) for key, value in given.items()})
 
 
 def compare(
@@ -176,7 +166,7 @@ def _entrants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int)
     """Those with the cheapest search first, so that most of a table is there early; policies of others last."""
     order = get_args(CostClass)
     for one in entries:
-        methods.make(one.method, {"seed": seed, **_tuples(one.settings)})  # a typo ends here, before any work
+        methods.make(one.method, {"seed": seed, **one.settings})  # a typo ends here, before any work
     ordered = sorted(entries, key=lambda one: order.index(methods.info(one.method).cost))
     found = [_Entrant(name=one.name, entry=one) for one in ordered]
     found += [_Entrant(name=name, path=path) for name, path in policies.items()]
@@ -185,10 +175,6 @@ def _entrants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int)
     if twice:
         raise MixbitError(f"{', '.join(map(repr, twice))} would be two rows of one name. Give each a name of its own.")
     return found
-
-
-def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- work

@@ -50,15 +50,14 @@ def search(
         quiet: no progress bar.
     """
     _distributed.start()
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    term = KurtosisConfig.from_setting(values.get(KURTOSIS))
-    chosen = methods.make(method, {"seed": subject.seed, **{k: v for k, v in values.items() if k != KURTOSIS}})
+    term = KurtosisConfig.from_setting(settings.get(KURTOSIS))
+    chosen = methods.make(method, {"seed": subject.seed, **{k: v for k, v in settings.items() if k != KURTOSIS}})
     if term is not None and methods.info(method).cost != "training":
         raise MixbitError(
-            f"kurtosis={values[KURTOSIS]!r} has no effect on {method}, which trains no weights. Train with it first "
+            f"kurtosis={settings[KURTOSIS]!r} has no effect on {method}, which trains no weights. Train with it first "
             "(mixbit train ... --set kurtosis=1), and search from those weights."
         )
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     task = regularised(task, term)
     _folder.begin(run, {"command": "search", "subject": subject.to_json(), "method": method, "settings": plain})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mixbit import _io
+from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.data import IndexedSplit
 from mixbit.data.corruption import SEVERITIES, STANDARD_KINDS
@@ -57,21 +58,17 @@ class StressSettings:
     """
 
     parts: tuple[Part, ...] = PARTS
-    images: int | None = None
+    images: Count | None = None
     kinds: tuple[str, ...] = STANDARD_KINDS
     severities: tuple[int, ...] = SEVERITIES
     ptq: str = "lp"
-    weight_bits: int = 4
-    seed: int = 0
+    weight_bits: Bits = 4
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        wrong = [part for part in self.parts if part not in PARTS]
-        if wrong or not self.parts:
-            raise MixbitError(f"parts={list(self.parts)} is illegal. Legal: one or more of {', '.join(PARTS)}.")
-        if self.images is not None and self.images < 1:
-            raise MixbitError(f"images={self.images} is nothing to evaluate on. Legal: at least 1, or None for all.")
-        if not 2 <= self.weight_bits <= 8:
-            raise MixbitError(f"weight_bits={self.weight_bits} is illegal. Legal: 2 to 8.")
+        check(self)
+        if not self.parts:
+            raise MixbitError(f"parts={self.parts} is illegal. Legal: one or more of {', '.join(PARTS)}.")
         self.ptq_config()
 
     def ptq_config(self) -> PTQConfig:
