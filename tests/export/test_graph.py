@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mixbit.errors import MixbitError
+from mixbit.errors import ExportError, MixbitError
 from mixbit.export import IntegerGraph, lower
+from mixbit.export.c.writer import render_c
+from mixbit.export.onnx import build_onnx
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
@@ -49,3 +53,30 @@ def test_the_unit_of_an_accumulator(graph: IntegerGraph) -> None:
 def test_a_tensor_without_a_grid(graph: IntegerGraph, name: str, what: str) -> None:
     with pytest.raises(MixbitError, match=f"'{name}' is {what}"):
         graph.grid(name)
+
+
+def test_every_tensor_has_one_name_and_one_maker(graph: IntegerGraph) -> None:
+    twice = tuple(replace(op, output=graph.ops[1].output) if op is graph.ops[2] else op for op in graph.ops)
+    with pytest.raises(ExportError, match=r"2: Conv makes '0' twice"):
+        replace(graph, ops=twice)
+    with pytest.raises(ExportError, match=r"2: Conv reads '0' before it is made"):
+        replace(graph, ops=(graph.ops[0], *graph.ops[2:]))
+
+
+def test_a_mean_over_the_map_is_a_pool_and_a_reshape_of_two_names() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).relu().mean((2, 3)))
+
+    model, x = Net().eval(), torch.randn(4, 1, 6, 6)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 8, 8), network)
+    calibrate(model, [x])
+    found = lower(model, network, [x])
+    assert [(op.kind, op.output) for op in found.ops[2:4]] == [("AveragePool", "mean"), ("Reshape", "mean.reshape")]
+    assert "model.c" in render_c(found)
+    assert build_onnx(found).graph.node

@@ -168,10 +168,13 @@ def _observe(program: Program, wires: list[Wire], batches: Iterable[Tensor]) -> 
 
 @torch.no_grad()
 def interpret(program: Program, batch: Tensor) -> Iterator[tuple[fx.Node, Tensor]]:
-    """Run a program operator by operator; values are dropped after their last reader."""
+    """Run a program operator by operator; values are dropped after their last reader.
+
+    A value holds until the next one is asked for: a later operator may write into it. The batch is not written into.
+    """
     env: dict[fx.Node, Any] = {n: program.model.get_parameter(name) for n, name in program.parameters.items()}
-    env.update(program.constants)
-    env[program.inputs[0]] = batch
+    env.update((node, value.clone() if node in program.live else value) for node, value in program.constants.items())
+    env[program.inputs[0]] = batch = batch.clone()
     yield program.inputs[0], batch
     last = {arg: at for at, node in enumerate(program.calls) for arg in node.all_input_nodes}
     for at, node in enumerate(program.calls):

@@ -1,4 +1,9 @@
-"""From the exported program of a fake-quantized model to the steps of `_steps`: batch norms and ReLUs folded."""
+"""From the exported program of a fake-quantized model to the steps of `_steps`: batch norms and ReLUs folded.
+
+An operator that changes nothing (dropout in evaluation, a cast between floats, a full slice, an equal reshape) makes no
+wire of its own: who reads its result reads the wire before it, and counts as a reader of that wire. What is written in
+place makes a new wire, which all that have the old one in the same memory read from there on.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +16,10 @@ import torch
 from torch import fx
 
 from mixbit.errors import ExportError
+from mixbit.export._folding import fold
 from mixbit.export._steps import (
+    Affine,
     Average,
-    Clamped,
     FakeQuantize,
     Flow,
     Function,
@@ -29,7 +35,7 @@ from mixbit.export._steps import (
 from mixbit.export.arithmetic import Array, Grid
 from mixbit.export.graph import Padding
 from mixbit.network._names import Names
-from mixbit.network._ops import argument, is_in_place, is_shape_only, is_view, op_name, values, words
+from mixbit.network._ops import argument, is_in_place, is_shape_only, op_name, values, words
 from mixbit.network._program import Program
 
 INFINITY = float("inf")
@@ -42,8 +48,24 @@ _FUNCTIONS = words(
     " softplus softshrink softsign square tanh tanhshrink threshold"
 )
 _SCALARS = words("add sub mul div rsub")
-_NOTHING = words("_to_copy alias clone contiguous detach dropout feature_dropout alpha_dropout to type_as")
-_RESHAPES = words("_unsafe_view flatten reshape squeeze unflatten unsqueeze view")
+_CASTS = words("_to_copy to type_as")
+_DROPOUTS = words("alpha_dropout dropout feature_alpha_dropout feature_dropout")
+_NOTHING = words("alias clone contiguous detach lift_fresh")
+# Elements keep their order. Other views (unfold, as_strided, diagonal, expand) do not, or repeat some.
+_RESHAPES = words("_unsafe_view flatten ravel reshape reshape_as squeeze unflatten unsqueeze view view_as")
+# Dimensions change their places.
+_TRANSPOSES = words("adjoint mH mT moveaxis movedim permute swapaxes swapdims transpose")
+# No axis among their arguments: they mean the same where the batch is folded into the first of several dimensions.
+_BY_ELEMENT = (
+    _CASTS
+    | _DROPOUTS
+    | _NOTHING
+    | _RESHAPES
+    | _FUNCTIONS
+    | _SCALARS
+    | words("batch_norm clamp clamp_max clamp_min clip fake_quantize hardtanh linear relu relu6")
+)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Reader:
@@ -54,6 +76,8 @@ class Reader:
         self._constants = _constant_values(program)
         self._names = Names(program, [])
         self._wires: dict[fx.Node, Wire] = {}
+        self._overwritten: set[fx.Node] = set()
+        self._memories: dict[int, int] = {}
         self._steps: list[Step] = []
         self._float_weights: list[str] = []
 
@@ -67,11 +91,14 @@ class Reader:
         self._wires[source] = first = Wire(name="input", shape=self._shape(source), node=source, step=None)
         for node in self._program.calls:
             if node in self._program.live and not is_shape_only(node):
-                self._wires[node] = wire = self._visit(node)
-                if is_in_place(node):  # whoever reads what was written into reads the result from here on
-                    self._wires[node.all_input_nodes[0]] = wire
-        last = self._wires[self._only(self._program.outputs, "outputs")]
-        return Flow(input=first, output=last, steps=self._used(last), float_weights=self._float_weights)
+                wire = self._visit(node)
+                if is_in_place(node):
+                    self._write(node.all_input_nodes[0], wire)
+                self._wires[node] = wire
+        end = self._only(self._program.outputs, "outputs")
+        last = self._wire(end, end)
+        steps = fold(self._used(last), last, self._error, self._names)
+        return Flow(input=first, output=last, steps=steps, float_weights=self._float_weights)
 
     def _only(self, nodes: tuple[fx.Node, ...], what: str) -> fx.Node:
         if len(nodes) != 1:
@@ -96,10 +123,31 @@ class Reader:
         return self._program.sizes.sample(next(values(node)))
 
     def _x(self, node: fx.Node, index: int = 0) -> Wire:
-        found = node.args[index]
+        return self._wire(node.args[index], node)
+
+    def _wire(self, found: Any, node: fx.Node) -> Wire:
+        """The wire that `node` reads as `found`."""
+        if found in self._overwritten:
+            raise self._error(
+                node, "it reads memory that was written in place through another view. Write out of place"
+            )
         if not isinstance(found, fx.Node) or found not in self._wires:
-            raise self._error(node, "its input is no activation of the network")
+            raise self._error(node, "its input is no activation of the network, but learned, constant or a number")
         return self._wires[found]
+
+    def _write(self, target: fx.Node, wire: Wire) -> None:
+        """After a write in place: all that stood for the same values read the result, other views are out of date."""
+        old, memory = self._wires[target], self._memory(target)
+        for node in [node for node in self._wires if self._memory(node) == memory]:
+            if self._wires[node] is old:
+                self._wires[node] = wire
+            else:
+                self._overwritten.add(node)
+
+    def _memory(self, node: fx.Node) -> int:
+        """The memory that holds a node's values in the run that export followed."""
+        found = _storage(node)
+        return self._memories.get(found, found)
 
     def _put(self, step: Step, node: fx.Node) -> Wire:
         step.output = Wire(name=step.name, shape=self._shape(node), node=node, step=step)
@@ -107,11 +155,6 @@ class Reader:
             wire.readers.append(step)
         self._steps.append(step)
         return step.output
-
-    def _alone(self, node: fx.Node) -> bool:
-        """Whether the operator is the only reader of what it reads, so that it can be folded into its maker."""
-        source = node.all_input_nodes[0]
-        return is_in_place(node) or len([user for user in source.users if not is_shape_only(user)]) == 1
 
     def _error(self, node: fx.Node, why: str) -> ExportError:
         path = self._program.path(node) or "the model's own forward"
@@ -121,24 +164,39 @@ class Reader:
 
     def _visit(self, node: fx.Node) -> Wire:
         name = op_name(node)
+        self._check_result(node)
         handler: Callable[[fx.Node], Wire] | None = getattr(self, f"_do_{name}", None)
         if handler is not None:
             return handler(node)
-        if name in _NOTHING:
+        if name in _NOTHING or name in _CASTS:
             return self._x(node)
-        if name in _RESHAPES or (is_view(node) and self._same_order(node)):
+        if name in _DROPOUTS:
+            return self._dropout(node)
+        if name in _RESHAPES:
             return self._reshape(node)
+        if name in _TRANSPOSES:
+            return self._transpose(node)
         if name in _FUNCTIONS or (name in _SCALARS and self._one_live(node)):
             return self._function(node)
         raise self._error(node, "it is not among the supported operators")
 
-    def _same_order(self, node: fx.Node) -> bool:
-        return math.prod(self._shape(node)) == math.prod(self._shape(node.all_input_nodes[0])) and op_name(
-            node
-        ) not in (
-            "permute",
-            "transpose",
-        )
+    def _check_result(self, node: fx.Node) -> None:
+        """Real numbers, of the samples of the batch in their order."""
+        found = list(values(node))
+        if len(found) != 1:
+            raise self._error(node, f"it yields {len(found)} tensors")
+        if found[0].dtype not in _FLOATS:
+            raise self._error(node, f"it yields {str(found[0].dtype).removeprefix('torch.')}, no real numbers")
+        if not self._batch_is_first(node):
+            raise self._error(node, "it mixes or moves samples")
+
+    def _dropout(self, node: fx.Node) -> Wire:
+        wire = self._x(node)
+        if argument(node, 2, "train") and argument(node, 1, "p"):
+            raise self._error(node, "it is active in evaluation, too. Give it training=self.training")
+        # In evaluation it hands its input on, whatever the run that export followed made of it.
+        self._memories[_storage(node)] = self._memory(node.all_input_nodes[0])
+        return wire
 
     def _one_live(self, node: fx.Node) -> bool:
         """Whether all but one of the operands are numbers."""
@@ -231,6 +289,8 @@ class Reader:
 
     def _array(self, node: fx.Node, source: Any, what: str) -> Array:
         """A constant of an operator, which has to be finite: `what` it is stands in the error."""
+        if source not in self._constants:
+            raise self._error(node, f"{what} depends on the input")
         found: Array = self._constants[source].detach().cpu().double().numpy()
         if not np.isfinite(found).all():
             raise self._broken(node, what, found)
@@ -247,21 +307,24 @@ class Reader:
 
     def _do_batch_norm(self, node: fx.Node) -> Wire:
         wire = self._x(node)
-        if not isinstance(wire.step, Multiply) or wire.step.bounds is not None or not self._alone(node):
+        if not isinstance(wire.step, Multiply | Affine):
             raise self._error(node, "it does not follow a convolution or linear layer directly, so it cannot be folded")
+        if isinstance(wire.step, Multiply) and wire.step.window is None and next(values(node)).dim() != 2:
+            raise self._error(
+                node, f"it normalises the first dimension of {wire.shape}, the layer's outputs are the last"
+            )
         gamma, beta, mean, var = (
             None if arg is None else self._array(node, arg, what)
             for arg, what in zip(node.args[1:5], _STATISTICS, strict=True)
         )
-        if mean is None or var is None:
+        if mean is None or var is None or argument(node, 5, "training"):
             raise self._error(node, "it has no running statistics")
         spread = var + float(argument(node, 7, "eps"))
         if (spread <= 0).any():
             raise self._error(node, f"its running variance is {var.min():.4g}, legal is 0 or more")
         scale = (1.0 if gamma is None else gamma) / np.sqrt(spread)
-        wire.step.affine(scale, (0.0 if beta is None else beta) - mean * scale)
-        wire.node = node
-        return wire
+        shift = (0.0 if beta is None else beta) - mean * scale
+        return self._put(Affine(name="", inputs=[wire], scale=scale, shift=shift), node)
 
     # -- clamps
 
@@ -289,12 +352,7 @@ class Reader:
         return self._clamp(node, -INFINITY, float(argument(node, 1, "max")))
 
     def _clamp(self, node: fx.Node, low: float, high: float) -> Wire:
-        wire = self._x(node)
-        if isinstance(wire.step, Clamped) and self._alone(node):
-            wire.step.clamp(low, high)
-            wire.node = node
-            return wire
-        step = Limit(name=self._names.of(node), inputs=[wire])
+        step = Limit(name="", inputs=[self._x(node)])  # named if it is not folded
         step.clamp(low, high)
         return self._put(step, node)
 
@@ -309,13 +367,16 @@ class Reader:
         return self._put(Sum(name=self._names.of(node), inputs=[a, b]), node)
 
     def _do_cat(self, node: fx.Node) -> Wire:
-        wires = [self._wires[part] for part in node.args[0]]  # type: ignore[union-attr,index]
+        parts: Any = node.args[0]
+        wires = [self._wire(part, node) for part in parts]
         axis = int(argument(node, 1, "dim", 0)) % len(next(values(node)).shape)
         if axis == 0:
             raise self._error(node, "it joins samples")
         return self._put(
             Move(name=self._names.of(node), inputs=wires, kind="Concat", attributes={"axis": axis - 1}), node
         )
+
+    _do_concat = _do_concatenate = _do_cat
 
     def _do_avg_pool2d(self, node: fx.Node) -> Wire:
         window = self._pool(node)
@@ -344,7 +405,10 @@ class Reader:
         pool = Average(name=self._names.of(node), inputs=[wire], window=_tiles(wire.shape[1:]))
         pooled = self._put(pool, node)
         pooled.shape = (wire.shape[0], *(1 for _ in wire.shape[1:]))
-        return pooled if argument(node, 2, "keepdim", False) else self._reshape(node, pooled)
+        if argument(node, 2, "keepdim", False):
+            return pooled
+        name = self._names.unique(f"{pooled.name}.reshape")
+        return self._put(Move(name=name, inputs=[pooled], kind="Reshape", attributes={}), node)
 
     def _do_max_pool2d(self, node: fx.Node) -> Wire:
         window = self._pool(node)
@@ -370,49 +434,68 @@ class Reader:
 
     def _function(self, node: fx.Node) -> Wire:
         source = next(n for n in node.all_input_nodes if n in self._program.live)
+        wire = self._wire(source, node)
+        if wire.shape != self._shape(node):
+            raise self._error(node, f"it changes the shape, from {wire.shape} to {self._shape(node)}")
+        numbers = {n: self._constants[n].detach().cpu().reshape(()) for n in node.all_input_nodes if n is not source}
 
         def call(x: torch.Tensor) -> torch.Tensor:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: x if n is source else self._constants[n])
-            found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: x if n is source else numbers[n])
+            with torch.no_grad():
+                found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
             return found
 
-        return self._put(
-            Function(name=self._names.of(node), inputs=[self._wires[source]], function=op_name(node), call=call), node
-        )
+        return self._put(Function(name=self._names.of(node), inputs=[wire], function=op_name(node), call=call), node)
 
     # -- moves
 
-    def _move(self, node: fx.Node, kind: str, attributes: dict[str, Any], wire: Wire | None = None) -> Wire:
-        inputs = [self._x(node) if wire is None else wire]
-        return self._put(Move(name=self._names.of(node), inputs=inputs, kind=kind, attributes=attributes), node)
+    def _move(self, node: fx.Node, kind: str, attributes: dict[str, Any]) -> Wire:
+        step = Move(name=self._names.of(node), inputs=[self._x(node)], kind=kind, attributes=attributes)
+        return self._put(step, node)
 
-    def _reshape(self, node: fx.Node, wire: Wire | None = None) -> Wire:
-        wire = self._x(node) if wire is None else wire
+    def _reshape(self, node: fx.Node) -> Wire:
+        wire = self._x(node)
         if self._shape(node) == wire.shape:
             return wire
-        if math.prod(self._shape(node)) != math.prod(wire.shape) or self._batch_dim(node) != 0:
+        if math.prod(self._shape(node)) != math.prod(wire.shape):
             raise self._error(node, "it mixes samples")
-        return self._move(node, "Reshape", {}, wire)
+        return self._move(node, "Reshape", {})
 
-    def _batch_dim(self, node: fx.Node) -> int:
-        sizes = self._program.sizes
-        return sizes.batch_dim(next(values(node))) if sizes.symbols else 0
+    def _do_expand(self, node: fx.Node) -> Wire:
+        wire = self._x(node)
+        if self._shape(node) != wire.shape:
+            raise self._error(node, f"it repeats elements, from {wire.shape} to {self._shape(node)}")
+        return wire
 
-    def _do_permute(self, node: fx.Node) -> Wire:
-        rank = len(next(values(node)).shape)
-        order = tuple(int(d) % rank for d in argument(node, 1, "dims"))
-        return self._transpose(node, order)
+    def _do_select(self, node: fx.Node) -> Wire:
+        if math.prod(self._shape(node)) != math.prod(self._x(node).shape):
+            raise self._error(node, "it takes one of several. Take a slice of length one and flatten it")
+        return self._reshape(node)
 
-    def _do_transpose(self, node: fx.Node) -> Wire:
-        rank = len(next(values(node)).shape)
-        order = list(range(rank))
-        a, b = (int(argument(node, at, name)) % rank for at, name in ((1, "dim0"), (2, "dim1")))
-        order[a], order[b] = order[b], order[a]
-        return self._transpose(node, tuple(order))
+    def _batch_is_first(self, node: fx.Node) -> bool:
+        """Whether samples follow each other: `(N, ...)`, or `(N T, ...)` where no axis is counted."""
+        sizes, value = self._program.sizes, next(values(node))
+        if not value.dim():
+            return False
+        by_element = op_name(node) in _BY_ELEMENT
+        if not sizes.symbols:
+            first = sizes.full(value)[0]
+            return first == sizes.batch or (by_element and first % sizes.batch == 0)
+        if sizes.batch_dim(value) == 0:
+            return True
+        size: Any = value.shape[0]
+        return by_element and isinstance(size, torch.SymInt) and _is_multiple(size.node.expr, sizes.symbols)
 
-    def _transpose(self, node: fx.Node, order: tuple[int, ...]) -> Wire:
+    def _transpose(self, node: fx.Node) -> Wire:
+        """Every operator that moves dimensions, read off what it does to a tensor whose sizes all differ."""
+        sizes = range(2, 2 + len(self._x(node).shape) + 1)
+        moved: Any = node.target
+        shape = moved(torch.empty(*sizes, device="meta"), *node.args[1:], **node.kwargs).shape
+        order = tuple(sizes.index(size) for size in shape)
         if order[0] != 0:
             raise self._error(node, "it moves the batch dimension")
+        if order == tuple(range(len(sizes))):
+            return self._x(node)
         return self._move(node, "Transpose", {"order": tuple(axis - 1 for axis in order[1:])})
 
     def _do_slice(self, node: fx.Node) -> Wire:
@@ -432,8 +515,16 @@ class Reader:
         return self._move(node, "Slice", {"start": starts, "stop": stops, "step": steps})
 
     def _do_pad(self, node: fx.Node) -> Wire:
+        if argument(node, 2, "mode", "constant") != "constant":
+            raise self._error(node, "it pads with something other than zeros")
+        return self._pad(node, argument(node, 3, "value"))
+
+    def _do_constant_pad_nd(self, node: fx.Node) -> Wire:
+        return self._pad(node, argument(node, 2, "value", 0))
+
+    def _pad(self, node: fx.Node, value: Any) -> Wire:
         flat = [int(p) for p in argument(node, 1, "pad")]
-        if argument(node, 2, "mode", "constant") != "constant" or argument(node, 3, "value") or min(flat) < 0:
+        if value or min(flat) < 0:
             raise self._error(node, "it pads with something other than zeros, or crops")
         pairs = [(flat[at], flat[at + 1]) for at in range(0, len(flat), 2)][::-1]
         rank = len(self._x(node).shape)
@@ -441,15 +532,13 @@ class Reader:
             raise self._error(node, "it pads the batch")
         return self._move(node, "Pad", {"padding": ((0, 0),) * (rank - len(pairs)) + tuple(pairs)})
 
-    _do_constant_pad_nd = _do_pad
-
 
 _STATISTICS = ("its weight", "its bias", "its running mean", "its running variance")
 _CONV = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 _SLICE = ((2, "start", None), (3, "end", None), (4, "step", 1))
 _REMEDY = (
     "Supported: convolution, linear, add, concat, max, average and global pooling, ReLU, ReLU6, functions of one "
-    "element, flatten, reshape, slice, zero padding, and softmax at the end."
+    "element, flatten, reshape, transpose, slice, zero padding, and softmax at the end."
 )
 
 
@@ -463,6 +552,16 @@ def _constant_values(program: Program) -> dict[fx.Node, Any]:
             with torch.no_grad():
                 found[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     return found
+
+
+def _is_multiple(size: Any, symbols: frozenset[Any]) -> bool:
+    """Whether a size is a whole number of batches."""
+    free = size.free_symbols
+    return len(free) == 1 and free <= symbols and (size / next(iter(free))).is_Integer
+
+
+def _storage(node: fx.Node) -> int:
+    return int(next(values(node)).untyped_storage()._cdata)
 
 
 def _by_range(weight: Array) -> tuple[Array, int, Array]:

@@ -102,7 +102,16 @@ class Function(Step):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Limit(Clamped):
-    """A clamp that could not be folded, since others read what it clamps."""
+    """A clamp: folded into what it clamps, but where others read that as well."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Affine(Step):
+    """`scale * x + shift` by channel (a batch norm), which is folded into the layer before it; none is left after."""
+
+    scale: Array
+    shift: Array
+    """Both float64 `(out,)`."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

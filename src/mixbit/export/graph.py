@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from mixbit.errors import MixbitError
+from mixbit.errors import ExportError, MixbitError
 from mixbit.export.arithmetic import ROUNDINGS, Array, Grid, Rounding
 
 __all__ = [
@@ -281,6 +281,15 @@ class IntegerGraph:
     fingerprint: str
     """Of the captured network, see `mixbit.network.Network.fingerprint`."""
     notes: tuple[Note, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        made = {self.input}
+        for op in self.ops:
+            unknown = [name for name in op.inputs if name not in made]
+            if unknown or op.output in made or op.output not in self.tensors:
+                what = f"reads {unknown[0]!r} before it is made" if unknown else f"makes {op.output!r} twice or unnamed"
+                raise ExportError(f"{op.name}: {op.kind} {what}. Legal: every tensor has one name and one maker.")
+            made.add(op.output)
 
     def weighted(self) -> tuple[Weighted, ...]:
         """Convolutions and linear layers, in order."""
