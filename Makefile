@@ -59,10 +59,15 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 	    { $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES); }; \
 	fi
 
+# `make pytest ISA=avx2` runs the tests as on a processor without AVX-512, `ISA=default` without PyTorch's vector kernels.
+ISA_VARIABLES_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+ISA_VARIABLES_default := ATEN_CPU_CAPABILITY=default
+
 test: check pytest  ## everything CI runs: make check, tests, doctests, README commands
 
 pytest: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	$(if $(ISA),$(or $(ISA_VARIABLES_$(ISA)),$(error ISA=$(ISA) is not known. Legal: avx2, default, or nothing for the processor's own))) \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 check: .venv/.dev  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .
