@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from mixbit._optim import make_optimizer, split_parameters
+from mixbit._optim import make_optimizer, rate_at, split_parameters
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, freeze, quantize
@@ -40,3 +41,36 @@ def test_fixed_steps_are_never_learned() -> None:
     assert len(split_parameters(model)["steps"]) == 1  # LSQ on the signed input of the network
     freeze(model, frozen=False)
     assert len(split_parameters(model)["steps"]) == 1
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.25, 0.3, 0.5, 1.0])
+def test_a_rate_held_for_an_epoch_is_the_mean_of_the_ramp(warmup: float) -> None:
+    """Of four epochs, by a sum over many points; and it is above 0 from the first."""
+    for epoch in range(4):
+        if epoch / 4 < warmup:
+            points = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000 / 4 + epoch / 4
+            wanted = float((points / warmup).clamp(max=1).mean())
+            found = rate_at(epoch / 4, peak=1.0, floor=0.0, warmup=warmup, held=0.25)
+            assert found == pytest.approx(wanted, rel=1e-4) and found > 0
+
+
+def test_momentum_that_begins_late_is_that_of_plain_sgd() -> None:
+    """The fused optimizer with zeros in place of no momentum, against the unfused one; also after loading a state."""
+    torch.manual_seed(0)
+    ours, plain = nn.Linear(3, 2), nn.Linear(3, 2)
+    plain.load_state_dict(ours.state_dict())
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+    first = make_optimizer(ours, name="sgd", step_lr=0.1, **settings)  # type: ignore[arg-type]
+    groups = [{"params": [plain.weight]}, {"params": [plain.bias], "weight_decay": 0.0}]
+    second = torch.optim.SGD(groups, nesterov=True, **settings)  # type: ignore[arg-type]
+    for step in range(6):
+        for model in (ours, plain):
+            model.weight.grad = torch.full((2, 3), 0.1 * step)
+            model.bias.grad = None if step < 3 else torch.full((2,), 0.2)
+        if step == 2:
+            state = first.state_dict()
+            del state["state"][1]
+            first.load_state_dict(state)
+        first.step()
+        second.step()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)

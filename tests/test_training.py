@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
+from mixbit.evaluation import evaluate
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
@@ -80,6 +81,78 @@ def test_bf16_without_its_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) ->
     config = TrainConfig(epochs=1, batch_size=16, precision="bf16", augment=False)
     with pytest.warns(UserWarning, match="no bf16 arithmetic: steps may take ten times"):
         train(quantized_net(), tiny_split(), tiny_split(), config, quiet=True)
+
+
+def test_the_average_is_what_every_epoch_is_judged_by_and_saved() -> None:
+    """Also by a monitor; and the training itself goes on from its own weights."""
+
+    class Watch:
+        def __init__(self) -> None:
+            self.seen = list[Tensor]()
+
+        def after_epoch(self, model: nn.Module, record: dict[str, object], history: list[dict[str, object]]) -> bool:
+            self.seen.append(model[6].weight.detach().clone())  # type: ignore[index, operator, union-attr]
+            return False
+
+        def at_end(self, model: nn.Module) -> None: ...
+
+    raw: list[Tensor] = []
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        raw.append(context.model[6].weight.detach().clone())  # type: ignore[index, operator, union-attr]
+        return supervised_step(context, x, y)
+
+    model, watch, config = tiny_net(), Watch(), replace(CONFIG, ema=0.9, batch_size=48)
+    result = train(model, tiny_split(), tiny_split(), config, step=step, monitor=watch, quiet=True)
+    shadow, wanted = raw[0].clone(), list[Tensor]()
+    for number, weight in enumerate(raw[1:]):  # before step k + 1 the weights are those after step k
+        shadow = shadow.lerp(weight, 1 - min(0.9, (1 + number) / (10 + number)))
+        wanted.append(shadow)
+    for epoch in (0, 1):
+        torch.testing.assert_close(watch.seen[epoch], wanted[2 * epoch + 1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(watch.seen[2], model[6].weight)
+    assert result.metrics == evaluate(model, tiny_split(), batch_size=96, channels_last=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_gradients_that_come_late(optimizer: str) -> None:
+    """A layer that is left out of the first steps, as in stochastic depth."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.Linear(3, 3))
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        outputs = context.model[1](context.model[0](x))  # type: ignore[index, operator]
+        outputs = outputs if context.number < 3 else context.model[2](outputs)  # type: ignore[index, operator]
+        loss = context.loss(x, outputs, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    before = model[2].weight.detach().clone()
+    config = TrainConfig(epochs=1, batch_size=16, optimizer=optimizer, bn_samples=0)  # type: ignore[arg-type]
+    train(model, tiny_split(), None, config, step=step, quiet=True)
+    assert not torch.equal(before, model[2].weight)
+
+
+def test_a_warm_up_of_whole_epochs_trains_from_the_first_one() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    before = model[1].weight.detach().clone()
+    config = TrainConfig(epochs=1, batch_size=16, warmup_epochs=1, schedule="epoch", bn_samples=0)
+    train(model, tiny_split(), None, config, quiet=True)
+    assert not torch.equal(before, model[1].weight)
+
+
+def test_a_network_of_3d_convolutions_trains_with_the_default_layout() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 2, (1, 3, 3)), nn.Flatten(), nn.Linear(32, 3))
+    result = train(model, tiny_split(), tiny_split(), replace(CONFIG, epochs=1), quiet=True)
+    assert result.metrics is not None
+
+
+def test_the_callers_random_numbers_go_on() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    train(model, tiny_split(), None, replace(CONFIG, epochs=1), quiet=True)
+    assert torch.equal(torch.rand(3), wanted)
 
 
 def run_until(model: nn.Module, folder: Path, stop_at: int | None, config: TrainConfig) -> None:

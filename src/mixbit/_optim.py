@@ -37,7 +37,23 @@ def make_optimizer(
     # Fused: one call for all parameters. Step sizes are many and tiny, so a call for each of them would be felt.
     if name == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        _fill_momentum(optimizer)
+        optimizer.register_load_state_dict_post_hook(_fill_momentum)
+    return optimizer
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter its momentum, of zeros, which is what an absent one counts as.
+
+    Fused SGD knows no parameters whose first gradient comes after the others': behind a batch norm, a branch or a head
+    that starts at zero, or in a layer that some steps leave out.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _by_decay(model: nn.Module, steps: list[nn.Parameter]) -> dict[float, list[nn.Parameter]]:
@@ -49,21 +65,34 @@ def _by_decay(model: nn.Module, steps: list[nn.Parameter]) -> dict[float, list[n
     return dict(sorted(found.items()))
 
 
-def rate_at(progress: float, *, peak: float, floor: float, warmup: float) -> float:
-    """Cosine from `peak` to `floor` after a linear warm-up; `progress` and `warmup` are parts of the whole run.
+def rate_at(progress: float, *, peak: float, floor: float, warmup: float, held: float = 0.0) -> float:
+    """Cosine from `peak` to `floor` after a linear warm-up; `progress`, `warmup` and `held` are parts of the whole run.
 
-    The cosine's clock includes the warm-up. `floor` above `peak` means no decay.
+    The cosine's clock includes the warm-up. `floor` above `peak` means no decay. A rate that is `held` for a while
+    (an epoch) is, during the warm-up, the mean of the ramp over that while: at its beginning it would be 0.
 
     >>> [round(rate_at(p, peak=1.0, floor=0.0, warmup=0.1), 4) for p in (0.0, 0.05, 0.5, 1.0)]
     [0.0, 0.5, 0.5, 0.0]
+    >>> [round(rate_at(p, peak=1.0, floor=0.0, warmup=0.4, held=0.2), 4) for p in (0.0, 0.2)]
+    [0.25, 0.75]
     """
     floor = min(floor, peak)
     if progress < warmup:
-        return floor + (peak - floor) * progress / warmup
+        begin, end = progress / warmup, (progress + held) / warmup
+        part = (begin + end) / 2 if end <= 1 else _mean_of_a_broken_ramp(begin, end)
+        return floor + (peak - floor) * part
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, progress: float, *, floor: float, warmup: float) -> None:
+def _mean_of_a_broken_ramp(begin: float, end: float) -> float:
+    """Mean of `min(t, 1)` between `begin` (below 1) and `end` (above 1)."""
+    return ((1 - begin * begin) / 2 + (end - 1)) / (end - begin)
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, progress: float, *, floor: float, warmup: float, held: float = 0.0
+) -> None:
     """Give every group its rate at this point of the run; the floor is a part of each group's own peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate_at(progress, peak=group["peak"], floor=floor * group["peak"], warmup=warmup)
+        peak = group["peak"]
+        group["lr"] = rate_at(progress, peak=peak, floor=floor * peak, warmup=warmup, held=held)

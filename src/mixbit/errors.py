@@ -18,6 +18,7 @@ __all__ = [
     "MissingExtra",
     "MixbitError",
     "PolicyError",
+    "ProcessLost",
     "StaleRun",
     "TrainingDiverged",
     "WeightsError",
@@ -76,6 +77,10 @@ class FileError(MixbitError):
 
 class TrainingDiverged(MixbitError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+class ProcessLost(MixbitError):
+    """Another process of the same run ended, was stopped, or gave no answer in time."""
 
 
 class StaleRun(MixbitError):

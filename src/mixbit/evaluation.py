@@ -35,8 +35,12 @@ def evaluate(
     """Top-1 accuracy and loss of `model` in eval mode over a whole split; its modes are put back.
 
     On several processes each takes its share, and all get the same answer.
+
+    Raises:
+        MixbitError: the split is empty, or the processes hold different weights.
     """
     device = next(model.parameters()).device
+    _distributed.check_equal(model.parameters(), "weights")
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     with in_evaluation(model):
         for x, y in split.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size()):
@@ -60,6 +64,13 @@ def to_model(x: Tensor, device: torch.device, channels_last: bool) -> Tensor:
     if channels_last and x.dim() == 4:
         return x.to(device, memory_format=torch.channels_last, non_blocking=True)
     return x.to(device, non_blocking=True)
+
+
+def lay_out_channels_last(model: nn.Module) -> None:
+    """Put weights of four dimensions, those of 2-d convolutions, into the memory layout of `to_model`'s images."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

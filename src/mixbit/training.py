@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit import _checkpoint, _distributed, _io
+from mixbit._average import Average
 from mixbit._modes import start_training
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._progress import progress_bar
@@ -35,8 +36,16 @@ from mixbit._settings import (
     read,
 )
 from mixbit.data import Split
+from mixbit.data.order import part_of
 from mixbit.errors import MixbitError, TrainingDiverged
-from mixbit.evaluation import Metrics, average_batch_norm, evaluate, reestimate_batch_norm, to_model
+from mixbit.evaluation import (
+    Metrics,
+    average_batch_norm,
+    evaluate,
+    lay_out_channels_last,
+    reestimate_batch_norm,
+    to_model,
+)
 from mixbit.quantizers import fuse_under_compile
 from mixbit.task import Loss, Penalty, cross_entropy
 
@@ -57,7 +66,8 @@ class TrainConfig:
         step_lr: peak learning rate of step sizes; None takes `lr`.
         momentum: of SGD.
         weight_decay: of weights with two dimensions and more; never of step sizes, batch norm and biases.
-        warmup_epochs: linear warm-up at the start of the cosine.
+        warmup_epochs: linear warm-up at the start of the cosine; under schedule="epoch", an epoch's rate is that of
+            its middle.
         final_lr: floor of the cosine, as a part of the peak.
         schedule: "step" moves the rate at every step, "epoch" only between epochs.
         label_smoothing: 0 to 1.
@@ -65,7 +75,8 @@ class TrainConfig:
         temperature: of the distillation.
         clip_value: element-wise clip of summed gradients, or None.
         drop_zero_gradients: parameters whose whole gradient is 0 skip momentum and decay (LIMPQ's code).
-        ema: decay of an exponential moving average of the weights, which is then what is evaluated and saved; or None.
+        ema: decay of an exponential moving average of the weights and of batch norm's statistics, or None. The average
+            is what is evaluated in every epoch, given to a monitor, and saved; at the start the decay is lower.
         bn_samples: training samples from which batch-norm statistics are made anew before evaluation; 0 for none.
         fraction: part of the training samples that is used, always the same part.
         augment: random crops and flips as the data set defines them.
@@ -254,7 +265,7 @@ class _Loop:
         self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
         self.device = next(model.parameters()).device
         if config.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lay_out_channels_last(model)
         self.optimizer = make_optimizer(
             model,
             name=config.optimizer,
@@ -269,15 +280,25 @@ class _Loop:
                 f"batch_size={config.batch_size} is larger than the training split ({len(train_split)} samples, "
                 f"fraction {config.fraction}). Legal: at most the number of samples."
             )
+        self.weight = _part_of_mean(config.batch_size)
         self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()
+        self.saved = 0.0
         self.ended = False
-        self.average = _Average(model, config.ema) if config.ema else None
+        self.average = Average(model, config.ema) if config.ema else None
         self.context = StepContext(model=model, loss=self._loss, forward=self._forward(), seed=config.seed)
 
     # -- one run -------------------------------------------------------------------------------------------------
 
     def run(self) -> TrainResult:
+        # The caller's generators go on afterwards as if nothing had been drawn here.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            return self._run()
+
+    def _run(self) -> TrainResult:
         torch.manual_seed(self.config.seed)
+        for module, what in ((self.model, "parameters and buffers"), (self.teacher, "weights of the teacher")):
+            if module is not None:
+                _distributed.take_from_first_([*module.parameters(), *module.buffers()], what)
         self._resume()
         with progress_bar(self.label, self.config.epochs * self.per_epoch, quiet=self._silent()) as advance:
             advance(self.epoch * self.per_epoch + self.batch, "")
@@ -290,16 +311,16 @@ class _Loop:
         return self.quiet or _distributed.rank() != 0
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
-        began, saved = time.perf_counter(), time.perf_counter()
+        began = self.saved = time.perf_counter()
         start_training(self.model)
         for x, y in self._batches(self.epoch, self.batch):
-            loss = self._take_step(x, y)
+            loss, due = self._take_step(x, y)
             self.batch += 1
             advance(1, f"epoch {self.epoch + 1}/{self.config.epochs}  loss {loss:.3f}")
-            if time.perf_counter() - saved > self.config.checkpoint_seconds and self.batch < self.per_epoch:
+            if due and self.batch < self.per_epoch:
                 self._check_parameters()
                 self._save()
-                saved = time.perf_counter()
+                self.saved = time.perf_counter()
         self._end_epoch(time.perf_counter() - began)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -309,35 +330,61 @@ class _Loop:
             rank=_distributed.rank(), world=_distributed.world_size(), fraction=c.fraction,
         )  # fmt: skip
 
-    def _take_step(self, x: Tensor, y: Tensor) -> float:
+    def _take_step(self, x: Tensor, y: Tensor) -> tuple[float, bool]:
+        """The loss over all processes, and whether a checkpoint is due."""
         x, y = to_model(x, self.device, self.config.channels_last), y.to(self.device)
         self.context.number = self.epoch * self.per_epoch + self.batch
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.step(self.context, x, y)
+        loss = self._weighed(self.step(self.context, x, y))
         if self.penalty is not None:
             loss = loss + self.penalty(self.model, self.context.number / self.per_epoch)
-        self._check_finite(loss, x)
+        value, due = self._share(loss)
+        self._check_finite(value, x)
         self._finish_gradients()
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(self.model)
-        return float(loss)
+            self.average.update(self.model, self.context.number)
+        return value, due
+
+    def _weighed(self, loss: Tensor) -> Tensor:
+        """The mean over this rank's part of the batch counts by the samples in it."""
+        if self.weight == 1:
+            return loss
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.weight)
+        return loss * self.weight
+
+    def _share(self, loss: Tensor) -> tuple[float, bool]:
+        """Mean gradients and loss over all ranks, and rank 0's word on whether a checkpoint is due, in one message."""
+        due = time.perf_counter() - self.saved > self.config.checkpoint_seconds
+        if not _distributed.is_active():
+            return float(loss), due
+        riders = torch.stack([loss.float(), loss.new_tensor(float(due and _distributed.rank() == 0)).float()])
+        _distributed.mean_gradients_(self._parameters(), riders)
+        mean, share = riders.tolist()
+        return mean, share > 0
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for g in self.optimizer.param_groups for p in g["params"]]
 
     def _set_rates(self) -> None:
-        step = self.context.number if self.config.schedule == "step" else self.epoch * self.per_epoch
-        total = self.config.epochs * self.per_epoch
-        warmup = self.config.warmup_epochs / self.config.epochs
-        set_rates(self.optimizer, step / total, floor=self.config.final_lr, warmup=warmup)
+        epochs = self.config.epochs
+        if self.config.schedule == "step":
+            progress, held = self.context.number / (epochs * self.per_epoch), 0.0
+        else:
+            progress, held = self.epoch / epochs, 1 / epochs
+        warmup = self.config.warmup_epochs / epochs
+        set_rates(self.optimizer, progress, floor=self.config.final_lr, warmup=warmup, held=held)
 
     def _finish_gradients(self) -> None:
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        _distributed.mean_(p.grad for p in parameters)
+        parameters = [p for p in self._parameters() if p.grad is not None]
         if self.config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.config.clip_value)
         if self.config.drop_zero_gradients:
             for parameter in parameters:
-                if not parameter.grad.any():
+                if parameter.grad is not None and not parameter.grad.any():
                     parameter.grad = None
 
     # -- model and loss ------------------------------------------------------------------------------------------
@@ -371,9 +418,9 @@ class _Loop:
             soft = self.teacher(x)
         return distilled_loss(outputs, soft, hard, weight=self.config.distill, temperature=self.config.temperature)
 
-    def _check_finite(self, loss: Tensor, x: Tensor) -> None:
-        if not math.isfinite(float(loss)):
-            raise self._diverged(f"loss={float(loss)}, {_first_not_finite(self.model, x)}")
+    def _check_finite(self, loss: float, x: Tensor) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss={loss}, {_first_not_finite(self.model, x)}")
 
     def _check_parameters(self) -> None:
         """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity
@@ -399,16 +446,20 @@ class _Loop:
         self.epoch, self.batch = self.epoch + 1, 0
         average_batch_norm(self.model)
         record: dict[str, Any] = {"epoch": self.epoch, "seconds": round(seconds, 3)}
+        if self.average is not None:
+            # What is saved at the end is what every epoch is judged by.
+            self.average.put_into(self.model)
         if self.monitor is not None:
-            self.ended = self.monitor.after_epoch(self.model, record, self.history)
+            ended = self.monitor.after_epoch(self.model, record, self.history)
+            self.ended = _distributed.first_decides(bool(ended))
             record |= {"ended": True} if self.ended else {}
         last, every = self.ended or self.epoch == self.config.epochs, self.config.validate_every
-        if last and self.average is not None:
-            self.average.put_into(self.model)
         if last and self.monitor is not None:
             self.monitor.at_end(self.model)
         if self.test_split is not None and (last or (every and self.epoch % every == 0)):
             record["test"] = asdict(self._validate(self.test_split))
+        if self.average is not None and not last:
+            self.average.take_out(self.model)
         self.history.append(record)
         self._save()
 
@@ -444,31 +495,24 @@ class _Loop:
         _checkpoint.restore_model(self.model, tensors)
         _checkpoint.restore_optimizer(self.optimizer, tensors)
         if self.average is not None:
-            self.average.shadow = {k[8:]: v.to(self.device) for k, v in tensors.items() if k.startswith("average/")}
+            self.average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average/")})
         _checkpoint.restore_random_state(tensors)
         self.epoch, self.batch, self.history = facts["epoch"], facts["batch"], facts["history"]
         self.ended = bool(self.history and self.history[-1].get("ended"))
 
 
-class _Average:
-    """Exponential moving average of all parameters."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow = {n: p.detach().clone() for n, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            self.shadow[name].lerp_(parameter, 1 - self.decay)
-
-    @torch.no_grad()
-    def put_into(self, model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            parameter.copy_(self.shadow[name])
+def _part_of_mean(batch_size: int) -> float:
+    """What this rank's mean over its part of a batch counts in the mean of all ranks: 1 where all have as many."""
+    rank, world = _distributed.rank(), _distributed.world_size()
+    if batch_size < world:
+        raise MixbitError(
+            f"batch_size={batch_size} is that of all {world} processes together. Legal: at least one sample each."
+        )
+    part = part_of(batch_size, rank, world)
+    samples: int = part.stop - part.start
+    return samples * world / batch_size
 
 
-@torch.no_grad()
 def _bf16_is_slow(device: torch.device) -> bool:
     """The numbers are the same, but a step of ResNet-20 took 13 times as long on a processor that has AVX2 alone."""
     known = device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
