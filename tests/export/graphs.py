@@ -304,6 +304,53 @@ def rounded(graph: g.IntegerGraph, rounding: Rounding) -> g.IntegerGraph:
 # ------------------------------------------------------------------------------------------------------- random
 
 
+NAMES = (
+    "scratch",
+    "input",
+    "output",
+    "0",
+    "1u",
+    "int",
+    "arena",
+    "AT(0)",
+    "model_input()",
+    "scratch 0",
+    "scratch 1",
+    "zero",
+    "bits_8",
+    "zero_point_0",
+    "input/scale",
+    "scratch/weight",
+    "a\nb*/ \\",
+    "??/\r\x01 \\u",
+    "gr\u00f6\u00dfe \u5c64",
+    "x" * 6000,
+)
+"""What modules may be called: words of the generated C, literals, names that printers make up, other scripts."""
+
+
+def renamed(graph: g.IntegerGraph, names: Sequence[str]) -> g.IntegerGraph:
+    """The graph whose tensors and operations have these names, first come first served."""
+    new = dict(zip(graph.tensors, names, strict=False))
+    of = lambda name: new.get(name, name)  # noqa: E731
+    ops = [
+        dataclasses.replace(op, name=of(op.output), inputs=tuple(map(of, op.inputs)), output=of(op.output))
+        for op in graph.ops
+    ]
+    tensors = {of(name): dataclasses.replace(one, name=of(name)) for name, one in graph.tensors.items()}
+    return dataclasses.replace(graph, input=of(graph.input), output=of(graph.output), tensors=tensors, ops=tuple(ops))
+
+
+def every_printer() -> g.IntegerGraph:
+    """A pad, layers with scratch, an add, a concat, a table and a change of grid: all that prints names of tensors."""
+    b = Builder((3, 6, 6), signed=False, bits=4, seed=5)
+    x = b.conv(b.pad(b.first, ((0, 0), (1, 0), (0, 2))), 4, bits=4, clamp=(0, 12))
+    x = b.add(b.lookup(x, bits=8), b.conv(x, 4, bits=4), bits=8)
+    x = b.concat(x, x)
+    x = b.average_pool(b.requantize(x, bits=4), 2, bits=8)
+    return b.finish(b.linear(b.flatten(b.max_pool(x)), 3, bits=None))
+
+
 def random_graph(seed: int, *, steps: int = 6, spatial: int = 2) -> g.IntegerGraph:
     """A chain of random operations with odd sizes, few and many bits, and zero points at the ends of the range.
 

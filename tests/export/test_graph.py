@@ -80,3 +80,9 @@ def test_a_mean_over_the_map_is_a_pool_and_a_reshape_of_two_names() -> None:
     assert [(op.kind, op.output) for op in found.ops[2:4]] == [("AveragePool", "mean"), ("Reshape", "mean.reshape")]
     assert "model.c" in render_c(found)
     assert build_onnx(found).graph.node
+
+
+def test_two_operations_of_one_name(graph: IntegerGraph) -> None:
+    second = replace(graph.ops[2], name=graph.ops[1].name)
+    with pytest.raises(ExportError, match=r"^0: several operations have that name"):
+        replace(graph, ops=(*graph.ops[:2], second, *graph.ops[3:]))

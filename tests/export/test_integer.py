@@ -177,6 +177,19 @@ def test_operators(name: str) -> None:
     assert distance(found, wanted) < 0.2
 
 
+@pytest.mark.parametrize("names", [("input", "input:2"), ("relu", "add"), ("mean", "quantized")])
+def test_layers_have_the_names_of_their_modules(names: tuple[str, str]) -> None:
+    """Whatever the input, a function in the forward or a step that lowering adds is called."""
+    first, last = names
+    model = Block(
+        lambda m, x: getattr(m, last)((torch.relu(getattr(m, first)(x)) + x).mean((2, 3))),
+        **{first: nn.Conv2d(3, 3, 3, padding=1), last: nn.Linear(3, 2)},
+    )
+    graph, found, wanted = both(model, X)
+    assert [op.name for op in graph.weighted()] == [first, last]
+    assert distance(found, wanted) < 0.15
+
+
 def test_one_dimension() -> None:
     x = torch.randn(8, 4, 20)
     model = nn.Sequential(

@@ -21,7 +21,17 @@ from mixbit.export import run, trace
 from mixbit.export._packing import PACKED_BITS
 from mixbit.export.arithmetic import Array, Grid, dequantize
 from mixbit.export.onnx import OnnxLayer, Packing, build_onnx, load_session, render_onnx, write_onnx
-from tests.export.graphs import Builder, called_twice, grid, random_graph, resnet18, resnet_cifar
+from tests.export.graphs import (
+    NAMES,
+    Builder,
+    called_twice,
+    every_printer,
+    grid,
+    random_graph,
+    renamed,
+    resnet18,
+    resnet_cifar,
+)
 
 PACKINGS: tuple[Packing, ...] = ("fields", "none")
 
@@ -228,6 +238,14 @@ def test_a_convolution_at_the_end_is_exact_in_float() -> None:
     graph = b.finish(b.conv(b.first, 5, weight_bits=6, bits=None))
     x = images(graph)
     np.testing.assert_array_equal(in_runtime(graph, x), run(graph, x))
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1]], ids=["from the first", "from the last"])
+@pytest.mark.parametrize("pack", ["fields", "none"])
+def test_no_name_of_a_module_matters(names: tuple[str, ...], pack: Packing) -> None:
+    graph = renamed(every_printer(), names)
+    x = images(graph)
+    assert np.array_equal(in_runtime(graph, x, pack), reference(every_printer(), x))
 
 
 def test_the_batch_is_free() -> None:

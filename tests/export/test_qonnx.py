@@ -28,7 +28,7 @@ from mixbit.export.executor import trace
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.qonnx import build_qonnx, trace_qonnx, write_qonnx
 from mixbit.network import capture
-from tests.export.graphs import Builder, called_twice, grid, resnet_cifar
+from tests.export.graphs import NAMES, Builder, called_twice, every_printer, grid, renamed, resnet_cifar
 
 # qonnx's registry imports a module that it deprecates itself.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -319,6 +319,20 @@ def test_tensors_may_have_the_names_that_constants_and_nodes_like(tmp_path: Path
 
 
 # --------------------------------------------------------------------------------------------------------- costs
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1]], ids=["from the first", "from the last"])
+def test_no_name_of_a_module_matters(names: tuple[str, ...], tmp_path: Path) -> None:
+    """The same numbers in every tensor, and no two nodes of one name."""
+    plain, graph = every_printer(), renamed(every_printer(), names)
+    x = samples(graph)
+    write_qonnx(plain, tmp_path / "plain.onnx")
+    write_qonnx(graph, tmp_path / "named.onnx")
+    wanted, found = (trace_qonnx(tmp_path / f"{name}.onnx", x) for name in ("plain", "named"))
+    for old, new in zip(plain.tensors, graph.tensors, strict=True):
+        assert np.array_equal(found[new], wanted[old]), new
+    nodes = [node.name for node in build_qonnx(graph).graph.node]
+    assert len(nodes) == len(set(nodes))
 
 
 def convolutions(*, zero_point: int = 0) -> IntegerGraph:

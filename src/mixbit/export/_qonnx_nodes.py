@@ -55,6 +55,7 @@ class Printer:
         self._constants: dict[str, Any] = {}
         self._weights: dict[tuple[int, tuple[int, ...], bytes, bytes], str] = {}
         self._taken = set(graph.tensors)
+        self._node_names: set[str] = set()
 
     @property
     def initializers(self) -> list[Any]:
@@ -80,7 +81,7 @@ class Printer:
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         """Name of an initializer: `name` unless a tensor has it. One that was given before is used again."""
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.asarray(value, dtype), self._unused(name))
+            self._constants[name] = numpy_helper.from_array(np.asarray(value, dtype), _unused(name, self._taken))
         found: str = self._constants[name].name
         return found
 
@@ -108,18 +109,13 @@ class Printer:
             domain: of the operator.
             attributes: of the node.
         """
-        output = output or self._unused(name)
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=name, domain=domain, **attributes))
+        output = output or _unused(name, self._taken)
+        unique = _unused(name, self._node_names)
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=unique, domain=domain, **attributes))
         if output not in (self.graph.input, self.graph.output):
             dims = self.batched(output) if shape is None else shape
             self.shapes.append(helper.make_tensor_value_info(output, elements, list(dims)))
         return output
-
-    def _unused(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
 
     def batched(self, tensor: str) -> tuple[int, ...]:
         """Shape of a tensor for a batch of one."""
@@ -213,6 +209,14 @@ class Printer:
     def integers(self, name: str, values: Sequence[int]) -> str:
         """Shapes, pads and bounds."""
         return self.constant(name, values, np.int64)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """That name, with lines under the end until nothing has it; it is taken then."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _pads(padding: g.Padding) -> list[int]:

@@ -74,7 +74,8 @@ class Reader:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._constants = _constant_values(program)
-        self._names = Names(program, [])
+        self._names = Names(program, self._layers())
+        self._read: set[str] = set()
         self._wires: dict[fx.Node, Wire] = {}
         self._overwritten: set[fx.Node] = set()
         self._memories: dict[int, int] = {}
@@ -99,6 +100,20 @@ class Reader:
         last = self._wire(end, end)
         steps = fold(self._used(last), last, self._error, self._names)
         return Flow(input=first, output=last, steps=steps, float_weights=self._float_weights)
+
+    def _layers(self) -> set[str]:
+        """Names of the layers: no other operator gets one of them, so that a layer has the name that policies have."""
+        weights = (argument(node, 1, "weight") for node in self._program.calls if op_name(node) in _WITH_WEIGHTS)
+        sources = (w.args[0] if op_name(w) == "fake_quantize" else w for w in weights if isinstance(w, fx.Node))
+        known = self._program.parameters
+        return {_layer(known[source]) for source in sources if isinstance(source, fx.Node) and source in known}
+
+    def _layer_name(self, name: str) -> str:
+        """That name, or with a number after it where the layer is called again."""
+        if name in self._read:
+            return self._names.unique(name)
+        self._read.add(name)
+        return name
 
     def _only(self, nodes: tuple[fx.Node, ...], what: str) -> fx.Node:
         if len(nodes) != 1:
@@ -249,7 +264,7 @@ class Reader:
         bias = np.zeros(len(integers)) if given is None else self._array(node, given, "its bias")
         return self._put(
             Multiply(
-                name=self._names.unique(name),
+                name=self._layer_name(name),
                 inputs=[self._x(node)],
                 integers=integers,
                 bits=bits,
@@ -269,10 +284,10 @@ class Reader:
         else:
             parameter = self._program.parameters.get(weight)
             integers, bits, scale = _by_range(self._array(node, weight, "its weight"))
-            self._float_weights.append((parameter or "").removesuffix(".weight"))
+            self._float_weights.append(_layer(parameter or ""))
         if parameter is None:
             raise self._error(node, "its weight is no parameter of a module")
-        return integers, bits, scale, parameter.removesuffix(".weight")
+        return integers, bits, scale, _layer(parameter)
 
     def _quantized(self, node: fx.Node, quantizer: fx.Node) -> tuple[Array, int, Array]:
         """The integers exactly as the fake-quantize operator finds them, in float32."""
@@ -533,6 +548,7 @@ class Reader:
         return self._move(node, "Pad", {"padding": ((0, 0),) * (rank - len(pairs)) + tuple(pairs)})
 
 
+_WITH_WEIGHTS = ("conv1d", "conv2d", "linear")
 _STATISTICS = ("its weight", "its bias", "its running mean", "its running variance")
 _CONV = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 _SLICE = ((2, "start", None), (3, "end", None), (4, "step", 1))
@@ -562,6 +578,11 @@ def _is_multiple(size: Any, symbols: frozenset[Any]) -> bool:
 
 def _storage(node: fx.Node) -> int:
     return int(next(values(node)).untyped_storage()._cdata)
+
+
+def _layer(parameter: str) -> str:
+    """The layer of a weight."""
+    return parameter.removesuffix(".weight")
 
 
 def _by_range(weight: Array) -> tuple[Array, int, Array]:

@@ -7,6 +7,7 @@ quantizers: a signed 4-bit tensor holds -8 to 7 and an unsigned one 0 to 15, and
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
@@ -290,6 +291,9 @@ class IntegerGraph:
                 what = f"reads {unknown[0]!r} before it is made" if unknown else f"makes {op.output!r} twice or unnamed"
                 raise ExportError(f"{op.name}: {op.kind} {what}. Legal: every tensor has one name and one maker.")
             made.add(op.output)
+        twice = [name for name, count in Counter(op.name for op in self.ops).items() if count > 1]
+        if twice:
+            raise ExportError(f"{twice[0]}: several operations have that name. Legal: a name of its own for each.")
 
     def weighted(self) -> tuple[Weighted, ...]:
         """Convolutions and linear layers, in order."""

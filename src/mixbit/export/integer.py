@@ -6,6 +6,7 @@ quantizer reads keep its grid; all others (residual adds, pools) get 8 bits from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,7 @@ class _Printer:
         self._tensors: dict[str, Tensor] = {}
         self._ops: list[g.Op] = []
         self._notes: list[Note] = list(chosen.notes)
+        self._input = self._free("input")
 
     def graph(self, fingerprint: str) -> IntegerGraph:
         """The whole."""
@@ -173,7 +175,7 @@ class _Printer:
             reason = f"weights in float in training: {FLOAT_WEIGHT_BITS} bits by their largest magnitude"
             self._notes.append(Note(name=name, kind="widened", reason=reason))
         found = IntegerGraph(
-            input="input",
+            input=self._input,
             output=self._names[self._flow.output],
             tensors=self._tensors,
             ops=tuple(self._ops),
@@ -185,9 +187,16 @@ class _Printer:
 
     def _begin(self) -> None:
         wire = self._flow.input
-        self._tensors["input"] = Tensor(name="input", shape=wire.shape, grid=None, source="float")
-        self._names[wire] = self._tensor("input.quantized", wire.shape, self._chosen.grids[wire], wire)
-        self._ops.append(g.QuantizeInput(name="input", inputs=("input",), output=self._names[wire]))
+        self._tensors[self._input] = Tensor(name=self._input, shape=wire.shape, grid=None, source="float")
+        name = self._free(f"{self._input}.quantized")
+        self._names[wire] = self._tensor(name, wire.shape, self._chosen.grids[wire], wire)
+        self._ops.append(g.QuantizeInput(name=self._input, inputs=(self._input,), output=name))
+
+    def _free(self, wanted: str) -> str:
+        """That name, or with the first number after it that no step has: modules may have any name."""
+        taken = {step.name for step in self._flow.steps}
+        names = (wanted if count == 1 else f"{wanted}:{count}" for count in itertools.count(1))
+        return next(name for name in names if name not in taken)
 
     def _tensor(self, name: str, shape: tuple[int, ...], grid: Grid | None, wire: Wire) -> str:
         source: g.Source = "float" if grid is None else "calibrated" if wire in self._chosen.calibrated else "trained"

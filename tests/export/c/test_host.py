@@ -27,7 +27,16 @@ from mixbit.export.c.host import CVerification, compile_host, compile_kernels
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
-from tests.export.graphs import Builder, called_twice, random_graph, resnet_cifar, rounded
+from tests.export.graphs import (
+    NAMES,
+    Builder,
+    called_twice,
+    every_printer,
+    random_graph,
+    renamed,
+    resnet_cifar,
+    rounded,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -134,6 +143,15 @@ def _layers(name: str, objects: Path, *, packed: bool = False, rounding: Roundin
     graph = rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=5, bits=None)), rounding)
     options = COptions(pack_activations=packed)
     checked(verify_c(graph, inputs(graph), options=options, objects=objects, flags=("-O0",)))
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1]], ids=["from the first", "from the last"])
+def test_no_name_of_a_module_matters(names: tuple[str, ...], sanitized: Path) -> None:
+    """Names are in comments and texts alone: never a word of the program, never a place."""
+    graph = renamed(rounded(every_printer(), "single"), names)
+    options = COptions(pack_activations=True, fold_requantize=False)
+    found = verify_c(graph, inputs(graph, 2), options=options, objects=sanitized, sanitize=True, flags=("-O1",))
+    checked(found)
 
 
 def test_multipliers_of_zero(objects: Path) -> None:

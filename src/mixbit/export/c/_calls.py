@@ -38,6 +38,21 @@ class Blob:
         return int(self.values.nbytes)
 
 
+@dataclass(frozen=True, slots=True)
+class At:
+    """A tensor as an argument: a pointer to where the plan puts it. Its name is the user's, and is never printed."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnScratch:
+    """The layer's scratch as an argument."""
+
+
+SCRATCH = OwnScratch()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
     """One call of a kernel."""
@@ -47,8 +62,8 @@ class Call:
     """Type of its settings, or empty."""
     fields: dict[str, Any]
     """Field -> number, name of a constant, `@role` for one of the blobs, or a nested dictionary."""
-    arguments: tuple[str, ...]
-    """Tensors, and `scratch`; a number stands for itself."""
+    arguments: tuple[At | OwnScratch | str, ...]
+    """Tensors and scratch by their place; text stands for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,7 +114,7 @@ def _trimmed(context: Context, op: g.Op, printed: Printed) -> Printed:
     y = context.tensors.get(op.output)
     if y is None or not printed.calls or y.numel * y.bits % 8 == 0:
         return printed
-    trim = Call(function="mixbit_trim", struct="", fields={}, arguments=(op.output, f"{y.numel}u", str(y.bits)))
+    trim = Call(function="mixbit_trim", struct="", fields={}, arguments=(At(op.output), f"{y.numel}u", str(y.bits)))
     return replace(printed, calls=(*printed.calls, trim))
 
 
@@ -143,7 +158,8 @@ def _conv(context: Context, op: g.Conv) -> Printed:
     )
     _check_16_bits(op, settings)
     name = "mixbit_depthwise" if depthwise else "mixbit_conv"
-    call = Call(function=name, struct="mixbit_conv_layer", fields=settings, arguments=(read.name, op.output, "scratch"))
+    arguments = (At(read.name), At(op.output), SCRATCH)
+    call = Call(function=name, struct="mixbit_conv_layer", fields=settings, arguments=arguments)
     places = int(np.prod(output.shape[1:]))
     return Printed(calls=(call,), blobs=(*blobs, *table), scratch_bytes=scratch, macs=op.weight.size * places)
 
@@ -178,7 +194,7 @@ def _linear(context: Context, op: g.Linear) -> Printed:
         function="mixbit_linear",
         struct="mixbit_linear_layer",
         fields=settings,
-        arguments=(read.name, op.output, "scratch"),
+        arguments=(At(read.name), At(op.output), SCRATCH),
     )
     scratch = _scratch.linear(context.options.kernels, features=weight.shape[1], direct=direct)
     return Printed(calls=(call,), blobs=(*blobs, *table), scratch_bytes=scratch, macs=weight.size * outer * inner)
@@ -370,7 +386,7 @@ def _pad(context: Context, op: g.Pad) -> Printed:
         function="mixbit_fill",
         struct="",
         fields={},
-        arguments=(op.output, f"{y.numel}u", str(y.zero), str(y.bits)),
+        arguments=(At(op.output), f"{y.numel}u", str(y.zero), str(y.bits)),
     )
     return Printed(calls=(fill, _move(op, x, y, x.shape, 0, strides(x.shape), start, strides(y.shape))))
 
@@ -419,7 +435,8 @@ def _move(
         "x_bits": x.bits,
         "y_bits": y.bits,
     }
-    return Call(function="mixbit_move", struct="mixbit_move_layer", fields=settings, arguments=(x.name, y.name))
+    arguments = (At(x.name), At(y.name))
+    return Call(function="mixbit_move", struct="mixbit_move_layer", fields=settings, arguments=arguments)
 
 
 # ------------------------------------------------------------------------------------------------ small parts
@@ -432,7 +449,7 @@ def _one(
         function=f"mixbit_{kernel}",
         struct=struct or f"mixbit_{kernel}_layer",
         fields=settings,
-        arguments=(*inputs, op.output),
+        arguments=tuple(At(name) for name in (*inputs, op.output)),
     )
     _check_16_bits(op, settings)
     return Printed(calls=(call,))

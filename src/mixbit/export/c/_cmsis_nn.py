@@ -11,7 +11,7 @@ import numpy as np
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array, factor
 from mixbit.export.c import _scratch
-from mixbit.export.c._calls import Blob, Call, Context, Printed, _reach
+from mixbit.export.c._calls import SCRATCH, At, Blob, Call, Context, Printed, _reach
 from mixbit.export.c._cmsis_checkout import Checkout
 from mixbit.export.c._storage import Stored
 
@@ -178,7 +178,8 @@ def _printed(context: Context, op: g.Weighted, own: Printed) -> Printed:
         "low": rows["low"],
         "high": rows["high"],
     }
-    call = Call(function=function, struct="mixbit_cmsis_layer", fields=fields, arguments=(op.x, op.output, "scratch"))
+    arguments = (At(op.x), At(op.output), SCRATCH)
+    call = Call(function=function, struct="mixbit_cmsis_layer", fields=fields, arguments=arguments)
     return Printed(calls=(call,), blobs=blobs, scratch_bytes=scratch, macs=own.macs)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from mixbit._version import __version__
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array
-from mixbit.export.c._calls import Blob, Call
+from mixbit.export.c._calls import Blob, Call, OwnScratch
 from mixbit.export.c._program import Program, Step, array_name
-from mixbit.export.c.memory import MemoryPlan
+from mixbit.export.c.memory import MemoryPlan, scratch_name
 
 _WIDTH = 112
+_LONGEST_NAME = 200
+"""Characters of a module's name in comments and texts; a string may have 4,095 in C99."""
 _TITLE = f"Written by mixbit {__version__}. Do not edit: export the network again."
 
 ROLES = {
@@ -290,15 +292,15 @@ def _invoke(program: Program, plan: MemoryPlan) -> Iterator[str]:
 def _arguments(step: Step, at: int, call: Call, program: Program, plan: MemoryPlan) -> Iterator[str]:
     if call.struct:
         yield f"&{_name(step, at)}"
-    for name in call.arguments:
-        if name == "scratch":
-            yield f"AT({plan.offset(f'scratch {step.index}')})" if step.printed.scratch_bytes else "0"
-        elif name == program.last.output:
+    for one in call.arguments:
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, OwnScratch):
+            yield f"AT({plan.offset(scratch_name(program, step))})" if step.printed.scratch_bytes else "0"
+        elif one.name == program.last.output:
             yield "output"
-        elif name in program.tensors:
-            yield _at(name, program, plan)
         else:
-            yield name
+            yield _at(one.name, program, plan)
 
 
 def _at(name: str, program: Program, plan: MemoryPlan) -> str:
@@ -477,5 +479,7 @@ def _signed(value: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    """Names of modules are the user's: nothing in them may end a comment or leave ASCII."""
-    return text.replace("*/", "* /").replace("/*", "/ *").replace("\n", " ").encode("ascii", "replace").decode()
+    """Names of modules are the user's: nothing in them may end a comment, break a line, leave ASCII, or have no end."""
+    line = "".join(one if " " <= one <= "~" else "?" for one in text.replace("\n", " "))
+    line = line.replace("*/", "* /").replace("/*", "/ *")
+    return line if len(line) <= _LONGEST_NAME else f"{line[:_LONGEST_NAME]}..."

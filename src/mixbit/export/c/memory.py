@@ -9,7 +9,7 @@ from mixbit.export.c._options import COptions
 from mixbit.export.c._program import Program, Step, build, root
 from mixbit.export.graph import IntegerGraph
 
-__all__ = ["ALIGNMENT", "Buffer", "MemoryPlan", "place", "plan_memory", "plan_program"]
+__all__ = ["ALIGNMENT", "Buffer", "MemoryPlan", "place", "plan_memory", "plan_program", "scratch_name"]
 
 ALIGNMENT = 4
 """Of every buffer, bytes: kernels may read words."""
@@ -20,7 +20,8 @@ class Buffer:
     """A piece of the arena and the steps in which it holds something that is still needed."""
 
     names: tuple[str, ...]
-    """Tensors that lie here, one after the other or as views of each other; `scratch N` is that of layer N."""
+    """Tensors that lie here, one after the other or as views of each other; `scratch N` is that of layer N (with primes
+    after it where a tensor has that name)."""
     size_bytes: int
     """Rounded up to `ALIGNMENT`."""
     first: int
@@ -154,6 +155,14 @@ def _moved(one: Buffer, offset: int) -> Buffer:
 # ------------------------------------------------------------------------------------------------ lifetimes
 
 
+def scratch_name(program: Program, step: Step) -> str:
+    """`scratch N`, which no tensor of the network is called."""
+    name = f"scratch {step.index}"
+    while name in program.graph.tensors:
+        name += "'"
+    return name
+
+
 def _buffers(program: Program) -> list[Buffer]:
     owner = _owners(program)
     names: dict[str, list[str]] = {}
@@ -172,7 +181,7 @@ def _buffers(program: Program) -> list[Buffer]:
     ]
     found += [
         Buffer(
-            names=(f"scratch {step.index}",),
+            names=(scratch_name(program, step),),
             size_bytes=_aligned(step.printed.scratch_bytes),
             first=step.index,
             last=step.index,
