@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from mixbit.errors import ExportError
+from mixbit.export._constants import by_range, constant_values, layer_names, layer_of, not_finite
 from mixbit.export._folding import fold
 from mixbit.export._steps import (
     Affine,
@@ -39,8 +40,6 @@ from mixbit.network._ops import argument, is_in_place, is_shape_only, op_name, v
 from mixbit.network._program import Program
 
 INFINITY = float("inf")
-FLOAT_WEIGHT_BITS = 8
-"""Bits that a weight gets which training left in float."""
 
 # Any function of one element can be a table; these are the ones that need no thought.
 _FUNCTIONS = words(
@@ -73,8 +72,8 @@ class Reader:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._constants = _constant_values(program)
-        self._names = Names(program, self._layers())
+        self._constants = constant_values(program)
+        self._names = Names(program, layer_names(program))
         self._read: set[str] = set()
         self._wires: dict[fx.Node, Wire] = {}
         self._overwritten: set[fx.Node] = set()
@@ -100,13 +99,6 @@ class Reader:
         last = self._wire(end, end)
         steps = fold(self._used(last), last, self._error, self._names)
         return Flow(input=first, output=last, steps=steps, float_weights=self._float_weights)
-
-    def _layers(self) -> set[str]:
-        """Names of the layers: no other operator gets one of them, so that a layer has the name that policies have."""
-        weights = (argument(node, 1, "weight") for node in self._program.calls if op_name(node) in _WITH_WEIGHTS)
-        sources = (w.args[0] if op_name(w) == "fake_quantize" else w for w in weights if isinstance(w, fx.Node))
-        known = self._program.parameters
-        return {_layer(known[source]) for source in sources if isinstance(source, fx.Node) and source in known}
 
     def _layer_name(self, name: str) -> str:
         """That name, or with a number after it where the layer is called again."""
@@ -283,11 +275,11 @@ class Reader:
             integers, bits, scale = self._quantized(node, weight)
         else:
             parameter = self._program.parameters.get(weight)
-            integers, bits, scale = _by_range(self._array(node, weight, "its weight"))
-            self._float_weights.append(_layer(parameter or ""))
+            integers, bits, scale = by_range(self._array(node, weight, "its weight"))
+            self._float_weights.append(layer_of(parameter or ""))
         if parameter is None:
             raise self._error(node, "its weight is no parameter of a module")
-        return integers, bits, scale, _layer(parameter)
+        return integers, bits, scale, layer_of(parameter)
 
     def _quantized(self, node: fx.Node, quantizer: fx.Node) -> tuple[Array, int, Array]:
         """The integers exactly as the fake-quantize operator finds them, in float32."""
@@ -308,17 +300,8 @@ class Reader:
             raise self._error(node, f"{what} depends on the input")
         found: Array = self._constants[source].detach().cpu().double().numpy()
         if not np.isfinite(found).all():
-            raise self._broken(node, what, found)
+            raise not_finite(self._program.path(node) or "the model's own forward", what, found)
         return found
-
-    def _broken(self, node: fx.Node, what: str, found: Array) -> ExportError:
-        """The error for numbers of a layer that are not finite."""
-        wrong = ~np.isfinite(found)
-        path = self._program.path(node) or "the model's own forward"
-        return ExportError(
-            f"{path}: {what} is not finite ({found[wrong][0]} in {int(wrong.sum())} of {found.size}). Legal: finite "
-            "numbers. Look for a diverged training or a damaged checkpoint."
-        )
 
     def _do_batch_norm(self, node: fx.Node) -> Wire:
         wire = self._x(node)
@@ -548,7 +531,6 @@ class Reader:
         return self._move(node, "Pad", {"padding": ((0, 0),) * (rank - len(pairs)) + tuple(pairs)})
 
 
-_WITH_WEIGHTS = ("conv1d", "conv2d", "linear")
 _STATISTICS = ("its weight", "its bias", "its running mean", "its running variance")
 _CONV = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 _SLICE = ((2, "start", None), (3, "end", None), (4, "step", 1))
@@ -556,18 +538,6 @@ _REMEDY = (
     "Supported: convolution, linear, add, concat, max, average and global pooling, ReLU, ReLU6, functions of one "
     "element, flatten, reshape, transpose, slice, zero padding, and softmax at the end."
 )
-
-
-def _constant_values(program: Program) -> dict[fx.Node, Any]:
-    """Values of all nodes that do not depend on the input."""
-    found: dict[fx.Node, Any] = {n: program.model.get_parameter(name) for n, name in program.parameters.items()}
-    found.update(program.constants)
-    for node in program.calls:
-        if node not in program.live and all(n in found for n in node.all_input_nodes):
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found[n])
-            with torch.no_grad():
-                found[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return found
 
 
 def _is_multiple(size: Any, symbols: frozenset[Any]) -> bool:
@@ -578,19 +548,6 @@ def _is_multiple(size: Any, symbols: frozenset[Any]) -> bool:
 
 def _storage(node: fx.Node) -> int:
     return int(next(values(node)).untyped_storage()._cdata)
-
-
-def _layer(parameter: str) -> str:
-    """The layer of a weight."""
-    return parameter.removesuffix(".weight")
-
-
-def _by_range(weight: Array) -> tuple[Array, int, Array]:
-    """8-bit integers by the largest magnitude of each output channel."""
-    top = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    scale = np.where(top > 0, top, 1.0) / (2 ** (FLOAT_WEIGHT_BITS - 1) - 1)
-    integers = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    return integers.astype(np.int8), FLOAT_WEIGHT_BITS, scale
 
 
 def _spread(value: Any, rank: int) -> tuple[int, ...]:

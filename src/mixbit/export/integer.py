@@ -15,8 +15,9 @@ import numpy as np
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export._biases import units
+from mixbit.export._constants import FLOAT_WEIGHT_BITS
 from mixbit.export._grids import Chosen, choose
-from mixbit.export._reading import FLOAT_WEIGHT_BITS, Reader
+from mixbit.export._reading import Reader
 from mixbit.export._steps import (
     Average,
     Clamped,
