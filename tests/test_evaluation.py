@@ -66,3 +66,36 @@ def test_batch_norm_statistics_become_the_plain_mean() -> None:
 
 def test_model_without_batch_norm_is_left_alone() -> None:
     reestimate_batch_norm(nn.Linear(2, 2), [torch.zeros(1, 2)])
+
+
+class Auxiliary(nn.Module):
+    """A second head with a norm of its own, which is there in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.second(x + 5) if self.training else x
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics() -> None:
+    torch.manual_seed(0)
+    model, x = Auxiliary(), torch.randn(50, 3)
+    for _ in range(3):
+        model(x)
+    before = {name: tensor.clone() for name, tensor in model.second.state_dict().items()}
+    reestimate_batch_norm(model, [x + 1])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.second.state_dict().items())
+    assert float(before["running_mean"].min()) > 1 and model.second.momentum == 0.1
+    torch.testing.assert_close(model.norm.running_mean, (x + 1).mean(0))
+
+
+def test_no_batches_at_all_are_an_error_and_lose_nothing() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    model(torch.randn(50, 3) + 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(MixbitError, match="there are no batches"):
+        reestimate_batch_norm(model, iter(()))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -18,17 +18,24 @@ from mixbit.errors import StaleRun, WeightsError
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts atomically."""
-    flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    _io.write_bytes(path, save(_unshared(flat), metadata={"mixbit": json.dumps(facts)}))
+    _io.write_bytes(path, save(unshared(tensors), metadata={"mixbit": json.dumps(facts)}))
 
 
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors refuses tensors that share memory; each name gets its own copy."""
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them: on the CPU, contiguous, and each name with memory of its own (tied weights share it).
+
+    >>> weight = torch.zeros(2, 2)
+    >>> apart = unshared({"a": weight, "b": weight, "c": weight[0]})
+    >>> len({t.data_ptr() for t in apart.values()})
+    3
+    """
     seen: set[int] = set()
     out = {}
     for name, tensor in tensors.items():
-        out[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
+        held = tensor.detach().cpu().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        out[name] = held.clone() if memory in seen else held
+        seen.add(memory)
     return out
 
 

@@ -79,22 +79,30 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights
     move the statistics by so much that the exponential average of training lags behind. Norms that the user froze (in
-    evaluation mode while the model is in training mode) keep their statistics.
+    evaluation mode while the model is in training mode), and those that no batch reaches (of a head that is there in
+    training alone, say), keep their statistics.
+
+    Raises:
+        MixbitError: there are no batches.
     """
     norms = [
         m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not is_frozen(model, m)
     ]
     if not norms:
         return
+    seen = 0
     with _cumulative(model, norms):
-        for x in batches:
+        for seen, x in enumerate(batches, start=1):  # noqa: B007
             model(x)
+    if not seen:
+        raise MixbitError("there are no batches to make batch-norm statistics from. Give at least one batch of inputs.")
     average_batch_norm(model)
 
 
 @contextmanager
 def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     momenta = [m.momentum for m in norms]
+    old = [[None if b is None else b.clone() for b in _statistics(m)] for m in norms]
     with in_evaluation(model):
         for norm in norms:
             norm.reset_running_stats()
@@ -103,8 +111,20 @@ def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
         try:
             yield
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, momentum, before in zip(norms, momenta, old, strict=True):
                 norm.momentum = momentum
+                if not norm.num_batches_tracked:
+                    _put_back(norm, before)
+
+
+def _statistics(norm: _BatchNorm) -> list[Tensor | None]:
+    return [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+
+
+def _put_back(norm: _BatchNorm, before: list[Tensor | None]) -> None:
+    for now, then in zip(_statistics(norm), before, strict=True):
+        if now is not None and then is not None:
+            now.copy_(then)
 
 
 def average_batch_norm(model: nn.Module) -> None:

@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from mixbit import runs
 from mixbit.cost import LayerBits
+from mixbit.data import LoaderSplit
 from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.runs import Subject
+from mixbit.task import Task
 from tests.runs.conftest import DIGITS, SHORT
 
 
@@ -66,3 +71,37 @@ def test_unknown_setting(tmp_path: Path) -> None:
 def test_capture_sees_the_same_network_as_the_policy(policy: Policy) -> None:
     task, _ = DIGITS.task()
     policy.check(capture(task.model, task.example(4)))
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a third of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.again, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.again.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.again(torch.relu(self.first(x)))))
+
+
+def tied_task() -> Task:
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    split = LoaderSplit([(x, (x[:, 0] > 0).long())], num_classes=2)
+    return Task(model=Tied(), train=split, test=split)
+
+
+def test_tied_weights_are_saved_under_each_of_their_names(tmp_path: Path) -> None:
+    for _ in range(2):
+        settings = {"epochs": 1, "batch_size": 8}
+        runs.train(Subject(model="tied"), None, settings, tmp_path, task=tied_task(), quiet=True)
+    state = load_file(tmp_path / "model.safetensors")
+    assert set(state) == set(Tied().state_dict()) and torch.equal(state["first.weight"], state["again.weight"])
+
+
+def test_a_tuple_among_the_settings_is_the_list_that_the_folder_remembers(tmp_path: Path) -> None:
+    settings = {"epochs": 1, "batch_size": 8, "quantize": {"step_range": (1e-5, 1.0)}}
+    policy = Policy.uniform(tied_task().network, 4, 4)
+    for _ in range(2):
+        runs.train(Subject(model="tied"), policy, settings, tmp_path, task=tied_task(), quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def begin(run: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         StaleRun: the folder belongs to a run with other settings; the message names the first key that differs.
     """
-    wanted = {**_FORMAT, **facts}
+    # As they come back from the file: a tuple is a list there, and must not make a run refuse itself.
+    wanted = json.loads(json.dumps({**_FORMAT, **facts}))
     if (run / CONFIG).exists():
         _compare(run, read(run), wanted)
     elif _distributed.rank() == 0:

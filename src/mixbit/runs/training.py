@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from mixbit import _distributed, _io
+from mixbit import _checkpoint, _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, calibrate, quantize
@@ -112,9 +112,8 @@ def _write(run: Path, model: nn.Module, task: Task, policy: Policy | None) -> No
     _io.write_text(run / _folder.NETWORK, task.network.to_json())
     if policy is not None:
         policy.save(run / _folder.POLICY)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with _io.new_file(run / _folder.WEIGHTS) as temporary:
-        save_file(state, temporary)
+        save_file(_checkpoint.unshared(model.state_dict()), temporary)
 
 
 def _files(run: Path, policy: Policy | None) -> dict[Path, str]:
