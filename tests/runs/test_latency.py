@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixbit import runs
-from mixbit.cost import LatencyTable
+from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.export.latency import Lower
 from mixbit.export.mcu._tools import missing_tools
+from mixbit.network import Network
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import BuiltLatency, Subject
 
@@ -69,6 +72,40 @@ def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path) -> None:
     done = runs.build_latency(subject, "onnxruntime", out, **quick)
     assert any(kernel.endswith("as measured before") for kernel in done.table.kernels)
     assert [one.name for one in tmp_path.iterdir()] == ["t.json"]
+
+
+FORK = """
+from torch import nn
+class Fork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 1)
+        self.arms = nn.ModuleList(nn.Conv2d(4, 2, 1) for _ in range(3))
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return sum(arm(x).relu().mean((2, 3), True) for arm in self.arms[1:]) + self.arms[0](x).mean((2, 3), True)
+def build():
+    return nn.Sequential(Fork(), nn.Flatten(), nn.Linear(2, 3))
+"""
+
+
+def test_readers_of_one_tensor_have_steps_of_their_own_as_after_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fork.py").write_text(FORK)
+    seen: list[Counter[str]] = []
+
+    class Enough(Exception):
+        pass
+
+    def build(network: Network, lower: Lower, *_: Any, **__: Any) -> None:
+        seen.append(Counter(op.kind for op in lower({one.name: LayerBits(4, 4) for one in network.layers}).ops))
+        raise Enough
+
+    monkeypatch.setattr("mixbit.runs.latency.build", build)
+    with pytest.raises(Enough):
+        runs.build_latency(Subject(model=str(tmp_path / "fork.py")), "onnxruntime", tmp_path / "t.json", **QUICK)
+    assert seen[0]["Requantize"] >= 3, "one for each of the three arms"
 
 
 def test_unknown_target_and_shape(subject: Subject, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def build_latency(
 
     table = build(
         network,
-        lower_at(opened, rounding),
+        lower_at(opened, rounding, apart=True),
         device,
         options=options,
         repeats=repeats,
