@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mixbit.allocation._box import solve_box
 from mixbit.allocation._explain import infeasible, jointly_infeasible, notes
 from mixbit.allocation._groups import Group, LayerOptions, build_groups
+from mixbit.allocation._layouts import solve_with_layouts
 from mixbit.allocation._ordered import solve_ordered
 from mixbit.allocation._programs import chains, joint_harms, program_facts, program_notes
 from mixbit.allocation._rows import Row, build_rows
@@ -115,10 +116,15 @@ def allocate(
         except InfeasibleBudget as error:
             raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
 
-    if device is not None and "flash_bytes" in limits:
-        groups, allocation = solve_with_code(options, device, limits["flash_bytes"], solved)
+    def sums(choices: Mapping[str, LayerOptions], device: MemoryTable | None) -> Solved:
+        if device is not None and "flash_bytes" in limits:
+            return solve_with_code(choices, device, limits["flash_bytes"], solved)
+        return solved(choices, device)
+
+    if device is not None and device.layouts:
+        groups, allocation = solve_with_layouts(network, options, device, limits, sums, tied=ties)
     else:
-        groups, allocation = solved(options, device)
+        groups, allocation = sums(options, device)
     layers = _chosen(network, groups, allocation)
     found = costs(network, layers, macs=macs, latency=latency, memory=memory)
     budget.check(found, limits)

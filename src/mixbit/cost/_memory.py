@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mixbit.cost._bits import LayerBits, check_layer_names
@@ -62,6 +62,9 @@ class MemoryTable:
     steps: tuple[RamStep, ...]
     ram_margin: int = 0
     """RAM beyond the largest sum of a step, for tensors that cannot be placed without a gap."""
+    layouts: Mapping[frozenset[tuple[str, int | None]], tuple[int, int]] = field(default_factory=dict)
+    """Layers with their activation bits -> bytes of flash and of RAM that a layout with just these takes beyond what is
+    counted. It stands in the place of `ram_margin`."""
     coded: frozenset[str] | None = None
     """Layers whose weights are read by the code of their width; None for all."""
 
@@ -99,7 +102,40 @@ class MemoryTable:
             BudgetError: as `weight_bytes`.
         """
         weights = sum(self.weight_bytes(name, bits.weight_bits) for name, bits in layers.items())
-        return self.rest + weights + self.code_bytes(self.widths(layers))
+        return self.rest + weights + self.code_bytes(self.widths(layers)) + self._layout(layers, (0, 0))[0]
+
+    def with_layout_of(self, layers: Mapping[str, LayerBits]) -> MemoryTable:
+        """The table for policies with just the activation bits of `layers`: their layout is counted to all."""
+        flash, ram = self._layout(layers, (0, self.ram_margin))
+        return replace(self, rest=self.rest + flash, ram_margin=ram, layouts={})
+
+    def _layout(self, layers: Mapping[str, LayerBits], default: tuple[int, int]) -> tuple[int, int]:
+        return self.layouts.get(_activations(layers), default) if self.layouts else default
+
+    def laid_out(self, network: Network, layers: Mapping[str, LayerBits], flash: int, ram: int) -> MemoryTable:
+        """The table with what the layout of a policy was found to take; other activation bits are not charged for it.
+
+        Args:
+            network: the captured network.
+            layers: the policy's bits.
+            flash: bytes of the layout. Less than the table says is not put down: it counts parts as the larger of two.
+            ram: the same.
+
+        >>> table = MemoryTable(fingerprint="", target="C", weights={"fc": {4: 320}}, code={}, rest=0,
+        ...     steps=(RamStep(name="fc", constant=64, tensors={}),))
+        >>> from mixbit.network import Layer, Network
+        >>> fc = Layer(name="fc", kind="linear", parameter="fc.weight", weight_shape=(10, 64), groups=1, macs=640,
+        ...     macs_limpq=640, input_shape=(64,), output_shape=(10,), input_tensor="x", output_tensor="y",
+        ...     input_signed=True)
+        >>> net = Network(layers=(fc,), tensors=(), steps=(), joins=(), skipped=(), other_macs=0)
+        >>> found = table.laid_out(net, {"fc": LayerBits(4, 4)}, flash=320, ram=80)
+        >>> found.ram(net, {"fc": LayerBits(4, 4)}), found.ram(net, {"fc": LayerBits(4, 8)})
+        (80, 64)
+        """
+        bare = replace(self, layouts={}, ram_margin=0)
+        known = self._layout(layers, (0, 0))
+        charge = max(known[0], flash - bare.flash(layers)), max(known[1], ram - bare.ram(network, layers))
+        return replace(self, layouts={**self.layouts, _activations(layers): charge})
 
     def needs_code(self, layer: str) -> bool:
         """Whether a layer needs the code of its width."""
@@ -127,7 +163,11 @@ class MemoryTable:
             step.constant + sum(step.bytes_of(name, readers.get(name, ())) for name in step.tensors)
             for step in self.steps
         )
-        return self.ram_margin + max(sums, default=0)
+        return max(sums, default=0) + self._layout(layers, (0, self.ram_margin))[1]
+
+
+def _activations(layers: Mapping[str, LayerBits]) -> frozenset[tuple[str, int | None]]:
+    return frozenset((name, bits.activation_bits) for name, bits in layers.items())
 
 
 def _at(found: Mapping[int, int], bits: int | None, name: str) -> int:

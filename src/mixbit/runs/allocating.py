@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
-from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, costs
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, Pins, costs, uniform_bits
 from mixbit.errors import BudgetError, MixbitError
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, Footprint
 from mixbit.network import Network
-from mixbit.policy import Policy, Scores, resolve_pins
+from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
 from mixbit.runs import _folder
 from mixbit.runs._fitting import ON_DEVICE, choose_to_fit
 from mixbit.runs.inspecting import open_model
@@ -79,16 +80,16 @@ def allocate(
     table = None if latency is None else LatencyTable.load(latency).check(network)
     subject = _subject(folder)
 
-    def chosen(memory: MemoryTable | None) -> tuple[Policy, Allocation]:
+    def chosen(memory: MemoryTable | None, only: Mapping[str, LayerBits] | None = None) -> tuple[Policy, Allocation]:
         return choose(
             network,
-            scores,
+            scores if only is None else _at(scores, only),
             parsed,
             pins=resolved,
             ties=ties,
             alpha=alpha,
             macs=macs,
-            repair=repair,
+            repair=repair if only is None else "none",
             exact=exact,
             latency=table,
             memory=memory,
@@ -101,7 +102,7 @@ def allocate(
         options = COptions(kernels="dsp") if c_options is None else c_options
         opened = open_model(_needed(subject, folder))
         policy, allocation, memory, footprint = choose_to_fit(
-            opened, network, parsed, options, chosen, resolved, rounding
+            opened, network, parsed, options, chosen, resolved, rounding, _candidates(network, scores, resolved)
         )
     policy.save(out)
     return Allocated(
@@ -114,6 +115,32 @@ def allocate(
         subject=subject,
         footprint=footprint,
     )
+
+
+def _at(scores: Scores, layers: Mapping[str, LayerBits]) -> Scores:
+    """The scores of one choice alone."""
+    found = {
+        name: LayerScores(
+            weight={bits: harm for bits, harm in one.weight.items() if bits == layers[name].weight_bits},
+            activation={bits: harm for bits, harm in one.activation.items() if bits == layers[name].activation_bits},
+        )
+        for name, one in scores.layers.items()
+    }
+    return replace(scores, layers=found)
+
+
+def _candidates(network: Network, scores: Scores, pins: Pins) -> list[dict[str, LayerBits]]:
+    """What is laid out before a limit is said to be out of reach: the lowest bits, and uniform networks."""
+    free = {name: one for name, one in scores.layers.items() if name not in pins}
+    if not free:
+        return []
+    sides = [[set(one.weight) for one in free.values()], [set(one.activation) for one in free.values()]]
+    both = [sorted(set.intersection(*side)) for side in sides]
+    uniform = [
+        uniform_bits(network, LayerBits(w, a), pins) for w, a in product(*both) if w == a or w == a == both[0][0]
+    ]
+    lowest = {name: LayerBits(min(one.weight), min(one.activation)) for name, one in free.items()}
+    return [{layer.name: (dict(pins) | lowest)[layer.name] for layer in network.layers}, *uniform]
 
 
 def _needed(subject: Subject | None, folder: Path) -> Subject:
