@@ -51,9 +51,7 @@ class Smooth(nn.Module):
         return self.head(torch.tanh(self.hidden(x.mean((2, 3)))))  # type: ignore[no-any-return]
 
 
-def task_of(
-    model: nn.Module, *, samples: int = 12, loss: Callable[[Tensor, Tensor, float], Tensor] | None = None
-) -> Task:
+def task_of(model: nn.Module, *, samples: int = 12, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Task:
     random = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 255, (samples, 1, 5, 5), generator=random).to(torch.uint8)
     split = TensorSplit(pixels, torch.arange(samples) % 3, num_classes=3, mean=(0.5,), std=(0.25,))
@@ -225,7 +223,7 @@ class Linear3(nn.Module):
         return self.last(self.middle(self.first(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-def squared(outputs: Tensor, targets: Tensor, _smoothing: float) -> Tensor:
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - nn.functional.one_hot(targets, outputs.shape[1])).square().sum(dim=1).mean()
 
 
@@ -246,7 +244,7 @@ def test_linear_model_with_squared_loss_has_its_closed_form() -> None:
 
 
 def test_a_loss_that_is_linear_has_trace_zero() -> None:
-    task = task_of(Linear3(), loss=lambda out, _y, _s: out[:, 0].mean())
+    task = task_of(Linear3(), loss=lambda out, _y: out[:, 0].mean())
     found = traces(task, taps_of(task), sample(task, 12, 6, seed=0), 3)
     assert {mean.value for mean in found.values()} == {0.0}
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from mixbit.data import TensorSplit
+from mixbit.data import TensorSplit, read_keys
+from mixbit.errors import MixbitError
+from mixbit.evaluation import evaluate
+from mixbit.metric import mean_squared_error, top_k
 from mixbit.network import capture
-from mixbit.task import Task, cross_entropy
+from mixbit.task import Task, as_loss, cross_entropy, objective_of
 
 
 def test_network_is_captured_from_a_test_batch_unless_given() -> None:
@@ -27,3 +38,155 @@ def test_cross_entropy_with_smoothing() -> None:
     sure = torch.tensor([[20.0, 0.0, 0.0]])
     assert cross_entropy(sure, torch.tensor([0]), 0.1) > cross_entropy(sure, torch.tensor([0]))
     assert cross_entropy(sure.bfloat16(), torch.tensor([0])).dtype == torch.float32
+
+
+class Scalar(nn.Module):
+    """One weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x
+
+
+DATA = [(torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2))]
+CLASSES = [(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, nn.MSELoss(), nn.L1Loss(), lambda o, y: F.mse_loss(o, y)],
+)
+def test_losses_of_differences_are_the_means_that_pytorch_says(loss: Any) -> None:
+    x, y = DATA[0]
+    found = evaluate(Scalar(), DATA, loss=loss)
+    torch.testing.assert_close(found.loss, float(loss(x, y)))
+    assert found.values == {"loss": found.loss}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.cross_entropy,
+        nn.CrossEntropyLoss(),
+        partial(F.cross_entropy, label_smoothing=0.2),
+        nn.CrossEntropyLoss(torch.ones(3)),
+    ],
+)
+def test_losses_over_classes_work_as_they_are(loss: Any) -> None:
+    x, y = CLASSES[0]
+    found = evaluate(Scalar(), CLASSES, loss=loss)
+    torch.testing.assert_close(found.loss, float(loss(x, y)))
+    assert found.accuracy == float((x.argmax(1) == y).float().mean())
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, F.cross_entropy, nn.CrossEntropyLoss()])
+def test_label_smoothing_goes_by_its_name(loss: Any) -> None:
+    x, y = CLASSES[0]
+    torch.testing.assert_close(as_loss(loss)(x, y, 0.1), F.cross_entropy(x, y, label_smoothing=0.1))
+    torch.testing.assert_close(as_loss(loss)(x, y), F.cross_entropy(x, y))  # and leaves nothing behind
+
+
+def test_label_smoothing_that_a_loss_cannot_take_is_an_error() -> None:
+    for loss in (F.mse_loss, nn.MSELoss(), lambda o, y, s=0.0: o.mean() * s, F.nll_loss):
+        with pytest.raises(MixbitError, match=r"label_smoothing=0.1, and the loss .* does not take it"):
+            as_loss(loss)(*DATA[0], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.MSELoss, "Call the class first: MSELoss"),
+        ("mse", "is no loss"),
+        (lambda o: o.mean(), "cannot be called with outputs and targets"),
+        (lambda o, y, z: o.mean(), "cannot be called with outputs and targets"),
+        (nn.MSELoss(reduction="none"), r"gave float32 \(4, 3, 2, 2\).*Legal: one number"),
+        (lambda _o, _y: None, "gave NoneType"),
+    ],
+)
+def test_what_is_no_loss(loss: Any, message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
+        evaluate(Scalar(), DATA, loss=loss)
+
+
+def test_the_default_metric_follows_the_targets() -> None:
+    def names(data: Any, loss: Any, **more: Any) -> str:
+        return Task(model=nn.Sequential(nn.Linear(3, 3)), train=data, test=data, loss=loss, **more).info.name
+
+    def own(outputs: torch.Tensor, _targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+    floats = [(torch.randn(4, 3), torch.randn(4))]
+    assert [names(CLASSES, own), names(floats, own), names(CLASSES, F.mse_loss)] == ["accuracy", "loss", "loss"]
+    assert names(floats, own, metric=[mean_squared_error(), top_k(2)]) == "mean squared error"
+    with pytest.raises(MixbitError, match="none twice"):
+        names(floats, own, metric=[top_k(2), top_k(2)])
+
+
+class Two(nn.Module):
+    """Two named inputs, several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(2, 4)
+        self.head, self.age = nn.Linear(4, 2), nn.Linear(4, 1)
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = torch.relu(self.first(image) + self.second(meta))
+        return {"logits": self.head(found), "age": self.age(found)}
+
+
+SAMPLES = [{"image": torch.randn(3), "meta": torch.randn(2), "label": at % 2} for at in range(6)]
+
+
+def test_dicts_in_and_out_by_rules() -> None:
+    read = read_keys(["image", "meta"], "label")
+    loader = DataLoader(SAMPLES, batch_size=4)  # type: ignore[arg-type]
+    task = Task(model=Two(), train=loader, test=loader, read=read, output="logits")
+    assert {layer.name for layer in task.network.layers} == {"first", "second", "head", "age"}
+    inputs = {key: torch.stack([one[key] for one in SAMPLES]) for key in ("image", "meta")}  # type: ignore[misc]
+    labels = torch.tensor([one["label"] for one in SAMPLES])
+    found = evaluate(task.model, loader, read=read, output="logits")
+    logits = task.model(**inputs)["logits"]
+    assert found.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    torch.testing.assert_close(found.loss, F.cross_entropy(logits, labels).item())
+    again = replace(task, model=task.model)  # what was read once is not read again
+    assert evaluate(again.model, again.test, loss=again.objective) == found
+    with pytest.raises(MixbitError, match="the model gives {logits: .*age: .*output='logits'"):
+        evaluate(task.model, loader, read=read, loss=lambda o, _y: o["age"].mean())
+    with pytest.raises(MixbitError, match="output='logit'.*Its keys: logits, age"):
+        evaluate(task.model, loader, read=read, output="logit")
+
+
+def test_an_output_may_be_named_by_place_attribute_or_function() -> None:
+    named = namedtuple("named", ["logits", "extra"])
+    for output in ("logits", 0, lambda found: found.logits):
+        assert objective_of(output=output).chosen(named(1, 2)) == 1
+    with pytest.raises(MixbitError, match="no rule"):
+        objective_of(output=2.5)  # type: ignore[arg-type]
+
+
+def test_distillation_of_what_is_no_classification_needs_a_rule() -> None:
+    x, y = DATA[0]
+    hard = torch.tensor(2.0)
+    with pytest.raises(MixbitError, match="distill=, a function"):
+        objective_of(F.mse_loss).distilled(x, x, y, hard, weight=0.5, temperature=4.0)
+    ruled = objective_of(F.mse_loss, distill=F.mse_loss).distilled(x, x + 3, y, hard, weight=0.5, temperature=4.0)
+    torch.testing.assert_close(ruled, torch.tensor(0.5 * 2 + 0.5 * 9))
+
+
+def test_distillation_over_the_axis_that_has_the_classes() -> None:
+    outputs, teacher, tags = torch.randn(4, 5, 3), torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5))
+
+    def own(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scores.transpose(1, 2), targets)
+
+    with pytest.raises(MixbitError, match="class_axis=2"):
+        objective_of(own).distilled(outputs, teacher, tags, torch.tensor(0.0), weight=1.0, temperature=1.0)
+    found = objective_of(own, class_axis=2).distilled(
+        outputs, teacher, tags, torch.tensor(0.0), weight=1.0, temperature=1.0
+    )
+    p, q = teacher.double().softmax(2), outputs.double().softmax(2)
+    torch.testing.assert_close(found.double(), (p * (p / q).log()).sum(2).mean(), rtol=1e-5, atol=1e-6)

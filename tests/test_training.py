@@ -11,14 +11,17 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from mixbit.data import TensorSplit
+from mixbit.data import TensorSplit, read_keys
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
 from mixbit.evaluation import evaluate
+from mixbit.metric import mean_absolute_error
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
@@ -301,3 +304,85 @@ def test_unknown_setting_offers_the_nearest() -> None:
 def test_batch_larger_than_the_split() -> None:
     with pytest.raises(MixbitError, match="batch_size=128 is larger"):
         train(quantized_net(), tiny_split(), None, TrainConfig(batch_size=128), quiet=True)
+
+
+def regression() -> TensorDataset:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, generator=random)
+    return TensorDataset(x, x @ torch.tensor([1.0, -2.0, 0.5, 0.0]) + 1)
+
+
+def test_a_regression_on_a_dataset_learns_and_goes_on_exactly(tmp_path: Path) -> None:
+    """Learning is told by the error itself; killing is told by the numbers of a run in one go."""
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+
+    config = TrainConfig(epochs=4, batch_size=16, lr=0.05, bn_samples=0)
+    whole, data = net(), regression()
+    result = train(whole, data, data, config, loss=nn.MSELoss(), metric=mean_absolute_error(), quiet=True)
+    assert result.metrics is not None
+    x, y = data.tensors
+    assert result.metrics.values["mean absolute error"] == pytest.approx((whole(x) - y).abs().mean().item(), rel=1e-5)
+    assert (
+        result.metrics.loss == pytest.approx(nn.functional.mse_loss(whole(x), y).item(), rel=1e-5)
+        and result.metrics.loss < 0.3
+    )
+
+    class Killed(Exception):
+        pass
+
+    def dying(context: StepContext, x: Any, y: Any) -> Tensor:
+        if context.number == 9:
+            raise Killed
+        return supervised_step(context, x, y)
+
+    eager, model = replace(config, checkpoint_seconds=0.0), net()
+    with pytest.raises(Killed):
+        train(model, data, data, eager, loss=nn.MSELoss(), run=tmp_path, step=dying, quiet=True)
+    model = net()
+    train(model, data, data, eager, loss=nn.MSELoss(), run=tmp_path, quiet=True)
+    for one, other in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_loss_without_a_gradient_is_an_error_at_the_first_step() -> None:
+    data, model = regression(), nn.Linear(4, 1)
+    for loss in (lambda o, _y: o.detach().mean(), lambda o, _y: float(o.mean())):
+        with pytest.raises(MixbitError, match="does not depend on the parameters"):
+            train(model, data, None, TrainConfig(epochs=1, batch_size=16), loss=loss, quiet=True)
+    config = TrainConfig(epochs=1, batch_size=16, label_smoothing=0.1)
+    with pytest.raises(MixbitError, match="label_smoothing=0.1, and the loss mse_loss does not take it"):
+        train(model, data, None, config, loss=nn.functional.mse_loss, quiet=True)
+
+
+def test_the_teacher_gets_the_same_inputs_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 1)
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return (self.fc(x) * scale[:, None]).flatten()  # type: ignore[no-any-return]
+
+    random = torch.Generator().manual_seed(0)
+    x, scale = torch.randn(32, 4, generator=random), torch.rand(32, generator=random) + 0.5
+    torch.manual_seed(0)
+    model, teacher = Named(), Named()
+    rows = [{"x": a, "scale": b, "y": 0.0} for a, b in zip(x, scale, strict=True)]
+    config = TrainConfig(epochs=30, batch_size=16, lr=0.1, distill=1.0, bn_samples=0, validate_every=0)
+    train(
+        model, DataLoader(rows, 16), None, config, teacher=teacher, loss=nn.functional.mse_loss,  # type: ignore[arg-type]
+        distill=nn.functional.mse_loss, read=read_keys(["x", "scale"], "y"), quiet=True,
+    )  # fmt: skip
+    assert float(nn.functional.mse_loss(model(x, scale), teacher(x, scale))) < 1e-2
+
+
+def test_distilled_loss_does_not_guess_the_axis_of_the_classes() -> None:
+    outputs, teacher = torch.randn(4, 5, 3), torch.randn(4, 5, 3)
+    with pytest.raises(MixbitError, match="class_axis="):
+        distilled_loss(outputs, teacher, torch.tensor(0.0), weight=1.0, temperature=1.0)
+    found = distilled_loss(outputs, teacher, torch.tensor(0.0), weight=1.0, temperature=1.0, class_axis=2)
+    flat = (one.flatten(0, 1) for one in (outputs, teacher))
+    torch.testing.assert_close(found, distilled_loss(*flat, torch.tensor(0.0), weight=1.0, temperature=1.0))

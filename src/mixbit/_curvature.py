@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mixbit import _checkpoint, _distributed, _io
+from mixbit import _batch, _checkpoint, _distributed, _io
 from mixbit._perturbation import Perturbation, searched_layers
 from mixbit.data.base import Batch
 from mixbit.errors import MixbitError
 from mixbit.network import Layer
 from mixbit.policy import Side
-from mixbit.task import Loss, Task
+from mixbit.task import Loss, Task, as_loss
 
 Key = tuple[str, Side]
 """A layer's weight or its input."""
@@ -58,14 +58,14 @@ class Taps:
     """
 
     def __init__(self, perturbation: Perturbation, loss: Loss, sides: Sequence[Side]) -> None:
-        self._perturbation, self._loss = perturbation, loss
+        self._perturbation, self._loss = perturbation, as_loss(loss)
         self.keys: tuple[Key, ...] = tuple((layer.name, side) for layer in perturbation.layers for side in sides)
         perturbation.model.requires_grad_(False)
         for name, side in self.keys:
             if side == "weight":
                 perturbation.weight(name).requires_grad_(True)
 
-    def run(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[Key, Tensor]]:
+    def run(self, x: Any, y: Any) -> tuple[Tensor, dict[Key, Tensor]]:
         """Mean loss of a batch, and the tapped tensors.
 
         Raises:
@@ -80,7 +80,7 @@ class Taps:
             raise MixbitError(f"The loss on training images is {loss.item()}. Check the weights and the data.")
         return loss, {key: seen[key] for key in self.keys}
 
-    def _forward(self, x: Tensor, y: Tensor, seen: dict[Key, Tensor]) -> Tensor:
+    def _forward(self, x: Any, y: Any, seen: dict[Key, Tensor]) -> Tensor:
         model = self._perturbation.model
         device = next(model.parameters()).device
         handles = [
@@ -91,7 +91,7 @@ class Taps:
         try:
             # The fused kernels of attention have no second derivative; written out as two products it has.
             with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                return self._loss(model(x.to(device)), y.to(device), 0.0)
+                return self._loss(_batch.call(model, _batch.move(x, device)), _batch.move(y, device))
         finally:
             for handle in handles:
                 handle.remove()
@@ -258,8 +258,8 @@ class SampleGradients:
 def sample_gradients(taps: Taps, batches: Sequence[Batch]) -> Iterator[SampleGradients]:
     """Gradients of every single sample: one backward pass through a batch of one each."""
     for x, y in batches:
-        for at in range(len(x)):
-            loss, tensors = taps.run(x[at : at + 1], y[at : at + 1])
+        for one, target in _batch.cut_all(x, y, 1):
+            loss, tensors = taps.run(one, target)
             gradients = torch.autograd.grad(loss, list(tensors.values()), materialize_grads=True)
             yield SampleGradients(tensors=tensors, gradients=dict(zip(tensors, gradients, strict=True)))
 
@@ -273,7 +273,7 @@ def fisher_traces(taps: Taps, batches: Sequence[Batch], advance: Callable[[int, 
     return rows.means()
 
 
-def measured_noise(perturbation: Perturbation, keys: Sequence[Key], x: Tensor) -> dict[Key, dict[int, float]]:
+def measured_noise(perturbation: Perturbation, keys: Sequence[Key], x: Any) -> dict[Key, dict[int, float]]:
     """Mean squared quantization error of every tensor at every bit-width of its bank; inputs are those of `x`."""
     found: dict[Key, dict[int, float]] = {key: {} for key in keys}
     for name, side in keys:
@@ -286,7 +286,7 @@ def measured_noise(perturbation: Perturbation, keys: Sequence[Key], x: Tensor) -
 
 
 @torch.no_grad()
-def _input_noise(perturbation: Perturbation, found: Mapping[Key, dict[int, float]], x: Tensor) -> None:
+def _input_noise(perturbation: Perturbation, found: Mapping[Key, dict[int, float]], x: Any) -> None:
     """Fill in the activations, from one run of the float model."""
 
     def see(into: dict[int, float]) -> Callable[[Any, tuple[Tensor, ...]], None]:
@@ -303,7 +303,7 @@ def _input_noise(perturbation: Perturbation, found: Mapping[Key, dict[int, float
     handles = [perturbation.input_bank(name).register_forward_pre_hook(see(into)) for name, into in watched]
     try:
         if handles:
-            perturbation.model(x.to(next(perturbation.model.parameters()).device))
+            _batch.call(perturbation.model, _batch.move(x, next(perturbation.model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()
@@ -348,7 +348,10 @@ def not_scored(task: Task, scored: Sequence[Layer], *, first_last: bool) -> list
 def digest(model: nn.Module, batches: Sequence[Batch]) -> dict[str, str]:
     """Short hashes of weights and images: a search is not continued on others."""
     tensors = [tensor for _, tensor in sorted(model.state_dict().items())]
-    return {"weights": _hash(tensors), "training_images": _hash([x for x, _ in batches])}
+    return {
+        "weights": _hash(tensors),
+        "training_images": _hash([tensor for x, _ in batches for tensor in _batch.tensors(x)]),
+    }
 
 
 def _hash(tensors: Sequence[Tensor]) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError
 from mixbit.network import Layer, Network
@@ -50,7 +52,7 @@ class Perturbation:
         task: Task,
         weight_bits: Sequence[int],
         activation_bits: Sequence[int],
-        x: Tensor,
+        x: Any,
         *,
         first_last: bool = False,
         per_channel: bool = True,
@@ -122,7 +124,7 @@ class Perturbation:
             yield from (b for b in (carrier.weight_quantizer, carrier.input_quantizer) if b is not None)
 
     @torch.no_grad()
-    def _calibrate(self, x: Tensor, rule: RuleName) -> None:
+    def _calibrate(self, x: Any, rule: RuleName) -> None:
         """Set every input bank from the input that it sees in the float model."""
 
         def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -132,7 +134,7 @@ class Perturbation:
         inputs = [c.input_quantizer for c in self._carriers.values() if c.input_quantizer is not None]
         handles = [bank.register_forward_pre_hook(see) for bank in inputs]
         try:
-            self.model(x.to(next(self.model.parameters()).device))
+            _batch.call(self.model, _batch.move(x, next(self.model.parameters()).device))
         finally:
             for handle in handles:
                 handle.remove()

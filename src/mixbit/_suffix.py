@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from mixbit import _effort
+from mixbit import _batch, _effort
 from mixbit._perturbation import Perturbation
 from mixbit.cost import LayerBits
 from mixbit.task import Task
@@ -46,7 +46,7 @@ class State:
 
     layer: str | None
     """None: from the input."""
-    images: Tensor
+    inputs: Any
     values: dict[fx.Node, Any] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ class Suffix:
     Args:
         task: its model is the float network; it is not changed.
         probe: the quantizers that `run` switches on.
-        x: inputs `(N, ...)` to export the model with; two are enough.
+        x: inputs to export the model with; two samples are enough.
 
     Attributes:
         order: the searched layers in the order in which the graph meets them.
@@ -68,7 +68,7 @@ class Suffix:
         work: passes so far.
     """
 
-    def __init__(self, task: Task, probe: Perturbation, x: Tensor) -> None:
+    def __init__(self, task: Task, probe: Perturbation, x: Any) -> None:
         self._probe = probe
         self._model = copy.deepcopy(task.model).eval()
         self._device = next(self._model.parameters()).device
@@ -78,13 +78,13 @@ class Suffix:
         self.order = tuple(layer.name for layer in probe.layers)
         self.reason: str | None = None
         self.work = Work()
-        graph = self._graph(x[:2])
+        graph = self._graph(_two(x))
         if graph is not None:
             self.order = tuple(sorted(self.order, key=graph.positions.__getitem__))
 
-    def begin(self, x: Tensor) -> State:
-        """The state before the first operator; `x` are inputs `(N, ...)`."""
-        return State(None, x.to(self._device))
+    def begin(self, x: Any) -> State:
+        """The state before the first operator; `x` are inputs, see `mixbit.data.Batch`."""
+        return State(None, _batch.move(x, self._device))
 
     @torch.no_grad()
     def run(
@@ -100,13 +100,13 @@ class Suffix:
         Returns:
             The model's output, and layer name -> state.
         """
-        graph = self._graph(state.images)
-        self.work.passes += len(state.images)
+        graph, images = self._graph(state.inputs), _batch.samples(state.inputs)
+        self.work.passes += images
         if graph is None:
-            self.work.done += len(state.images)
+            self.work.done += images
             with self._probe.chosen(chosen) as model:
-                return model(state.images), {name: State(name, state.images) for name in keep}
-        done = self.share(state.layer) * len(state.images)
+                return _batch.call(model, state.inputs), {name: State(name, state.inputs) for name in keep}
+        done = self.share(state.layer) * images
         self.work.done += done
         _effort.count_forward(done)
         return graph.run(state, _Swaps(self, chosen), frozenset(keep))
@@ -120,26 +120,28 @@ class Suffix:
         total = sum(self._macs[name] for name in graph.positions)
         return sum(self._macs[name] for name, at in graph.positions.items() if at >= start) / total
 
-    def bytes_per_image(self, x: Tensor) -> int:
+    def bytes_per_image(self, x: Any) -> int:
         """Memory that the states of all searched layers take, for one image of `x`."""
         before = copy.copy(self.work)
-        _, states = self.run(self.begin(x[:2]), {}, keep=self.order)
+        few = _two(x)
+        _, states = self.run(self.begin(few), {}, keep=self.order)
         self.work = before
         kept = {id(v): v for s in states.values() for v in s.values.values() if isinstance(v, Tensor)}
-        return sum(v.nbytes for v in kept.values()) // len(x[:2])
+        return sum(v.nbytes for v in kept.values()) // _batch.samples(few)
 
-    def _graph(self, x: Tensor) -> _Graph | None:
+    def _graph(self, x: Any) -> _Graph | None:
         """The graph for a batch like `x`: one for all batches, or one a batch size where the model fixes it."""
         if self.reason is not None:
             return None
-        if None not in self._graphs and len(x) not in self._graphs:
+        size = _batch.samples(x)
+        if None not in self._graphs and size not in self._graphs:
             try:
-                graph = _Graph(self._model, x.to(self._device), self.order)
-                self._graphs[None if graph.any_batch else len(x)] = graph
+                graph = _Graph(self._model, _batch.move(x, self._device), self.order)
+                self._graphs[None if graph.any_batch else size] = graph
             except Unsupported as why:
                 self.reason = str(why)
                 return None
-        return self._graphs.get(None) or self._graphs[len(x)]
+        return self._graphs.get(None) or self._graphs[size]
 
     def quantized_weight(self, layer: str, bits: int) -> Tensor:
         """`Q_b(W)`, made once."""
@@ -192,7 +194,7 @@ class _Graph:
         Unsupported: there is no one graph, it does something that cannot be repeated, or its numbers are others.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, layers: Collection[str]) -> None:
+    def __init__(self, model: nn.Module, x: Any, layers: Collection[str]) -> None:
         program, self._spec, self.any_batch = _export(model, x)
         self._nodes = program.calls
         self._index = {node: at for at, node in enumerate(self._nodes)}
@@ -212,14 +214,14 @@ class _Graph:
     def run(self, state: State, swaps: _Swaps, keep: frozenset[str]) -> tuple[Any, dict[str, State]]:
         """Interpret all operators from `state` on."""
         start = 0 if state.layer is None else self.positions[state.layer]
-        values = {self._input: state.images} if state.layer is None else state.values
+        values = {self._input: _batch.tensors(state.inputs)[0]} if state.layer is None else state.values
         env = self._own(values, start)
         kept: dict[str, State] = {}
         for at in range(start, len(self._nodes)):
             node = self._nodes[at]
             site = self._sites.get(node)
             if site is not None and site.name in keep:
-                kept[site.name] = State(site.name, state.images, self._own(self._live(env, at), at))
+                kept[site.name] = State(site.name, state.inputs, self._own(self._live(env, at), at))
             swapped = {} if site is None else swaps.at(site, env.get(site.source))
             env[node] = self._call(node, env, swapped)
             for spent in self._ends.get(at, ()):
@@ -274,18 +276,23 @@ class _Graph:
         return {node: last[base.get(node, node)] for node in (*base, *last) if base.get(node, node) in last}
 
     @torch.no_grad()
-    def _check(self, model: nn.Module, x: Tensor) -> None:
+    def _check(self, model: nn.Module, x: Any) -> None:
         """The interpreted graph must give the model's own numbers."""
         nothing: frozenset[str] = frozenset()
         found, _ = self.run(State(None, x), _Swaps(None, {}), nothing)  # type: ignore[arg-type]
-        wanted = model(x)
+        wanted = _batch.call(model, x)
         if not isinstance(found, Tensor) or not isinstance(wanted, Tensor):
             raise Unsupported("its output is no single tensor")
         if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()), equal_nan=True):
             raise Unsupported("its exported graph gives other numbers than the model")
 
 
-def _export(model: nn.Module, x: Tensor) -> tuple[Program, Any, bool]:
+def _two(x: Any) -> Any:
+    """The first two samples."""
+    return _batch.cut(x, None, _batch.samples(x), slice(2))[0]
+
+
+def _export(model: nn.Module, x: Any) -> tuple[Program, Any, bool]:
     """The flat program, the structure of its output, and whether it takes batches of any size."""
     from mixbit.network._export import ExportFailed, evaluating, export
     from mixbit.network._inputs import read_inputs

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mixbit import _batch
 from mixbit._layers import QuantizedLayer
 from mixbit._modes import in_evaluation
 
@@ -30,7 +31,7 @@ class SwitchableBatchNorm(nn.Module):
         return self.copies[self.row](x)  # type: ignore[no-any-return]
 
 
-def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
+def norms_after_layers(model: nn.Module, example: Any) -> dict[str, str]:
     """Batch-norm name -> name of the quantized layer whose output it normalises.
 
     Where other operations stand between, it is the nearest quantized layer before it in execution order. Batch norms
@@ -40,13 +41,13 @@ def norms_after_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
     return {norm: layer for norm, layer in found.items() if isinstance(model.get_submodule(layer), QuantizedLayer)}
 
 
-def norms_fed_by_layers(model: nn.Module, example: Tensor) -> dict[str, str]:
+def norms_fed_by_layers(model: nn.Module, example: Any) -> dict[str, str]:
     """Layer name -> name of the batch norm that reads its very output, so that it can be folded into the layer."""
     return {layer: norm for norm, layer in _watch_norms(model, example, nearest=False).items()}
 
 
 @torch.no_grad()
-def _watch_norms(model: nn.Module, example: Tensor, *, nearest: bool) -> dict[str, str]:
+def _watch_norms(model: nn.Module, example: Any, *, nearest: bool) -> dict[str, str]:
     """Batch-norm name -> name of the layer before it, from one forward pass."""
     found: dict[str, str] = {}
     source: dict[int, str] = {}
@@ -77,7 +78,7 @@ def _watch_norms(model: nn.Module, example: Tensor, *, nearest: bool) -> dict[st
             hooks.append(module.register_forward_hook(after_layer(name)))
     try:
         with in_evaluation(model):
-            model(example)
+            _batch.call(model, example)
     finally:
         for handle in hooks:
             handle.remove()

@@ -1,81 +1,189 @@
-"""Accuracy on a split, and batch-norm statistics made anew for the weights at hand."""
+"""Loss and metrics on a split, and batch-norm statistics made anew for the weights at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixbit import _distributed
+from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation, is_frozen
-from mixbit.data import Split
+from mixbit.data import Read, as_split
 from mixbit.errors import MixbitError
-from mixbit.task import Loss, cross_entropy
+from mixbit.metric import ACCURACY, LOSS, MetricLike, Tally
+from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Top-1 accuracy (0 to 1), mean loss, and the number of samples behind them."""
+    """What a network reaches on a split.
 
-    accuracy: float
+    Attributes:
+        values: metric name -> value, the one that is compared first; shares are 0 to 1. The loss alone, where the task
+            has no other metric.
+        loss: its mean over the samples.
+        samples: how many stand behind them.
+
+    >>> found = Metrics(values={"accuracy": 0.75}, loss=0.5, samples=8)
+    >>> found.value, found.accuracy, Metrics.from_json(found.to_json()) == found
+    (0.75, 0.75, True)
+    """
+
+    values: Mapping[str, float]
     loss: float
     samples: int
+
+    @property
+    def value(self) -> float:
+        """Of the metric that is compared."""
+        return next(iter(self.values.values()))
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0 to 1.
+
+        Raises:
+            MixbitError: it was not measured.
+        """
+        if ACCURACY.name not in self.values:
+            raise MixbitError(f"accuracy was not measured. Measured: {', '.join(self.values)}; ask for values[...].")
+        return self.values[ACCURACY.name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the one that is compared first."""
+        return {**self.values, LOSS.name: self.loss, "samples": self.samples}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Metrics:
+        """What `to_json` gave, also in files that were written when there was accuracy alone.
+
+        Raises:
+            MixbitError: something else.
+        """
+        legal = isinstance(content, dict) and {LOSS.name, "samples"} <= set(content)
+        if not legal or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in content.values()):
+            raise MixbitError(f"{str(content)[:80]!r} are no metrics. Legal: numbers, among them loss and samples.")
+        values = {key: value for key, value in content.items() if key not in (LOSS.name, "samples")}
+        return cls(
+            values=values or {LOSS.name: content[LOSS.name]}, loss=content[LOSS.name], samples=content["samples"]
+        )
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, *, batch_size: int = 256, loss: Loss = cross_entropy, channels_last: bool = False
+    model: nn.Module,
+    split: object,
+    *,
+    batch_size: int = 256,
+    loss: Loss | Objective = cross_entropy,
+    metric: MetricLike | Sequence[MetricLike] | None = None,
+    read: Read | None = None,
+    output: Output | None = None,
+    class_axis: int | None = None,
+    channels_last: bool = False,
 ) -> Metrics:
-    """Top-1 accuracy and loss of `model` in eval mode over a whole split; its modes are put back.
+    """Loss and metrics of `model` in eval mode over a whole split; its modes are put back.
 
     On several processes each takes its share, and all get the same answer.
 
+    Args:
+        model: on any device.
+        split: a split, or a Dataset, a DataLoader or a list of batches.
+        batch_size: samples at once, over all processes together.
+        loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metrics and rules along.
+        metric, read, output, class_axis: see `mixbit.Task`.
+        channels_last: memory layout of images.
+
     Raises:
-        MixbitError: the split is empty, or the processes hold different weights.
+        MixbitError: an empty split, a metric that is no finite number, or processes that hold different weights.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.ones_(net.weight)
+    >>> found = evaluate(net, [(torch.ones(2, 1), torch.zeros(2, 1))], loss=nn.functional.mse_loss)
+    >>> found.values, found.samples
+    ({'loss': 1.0}, 2)
     """
     device = next(model.parameters()).device
     _distributed.check_equal(model.parameters(), "weights")
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    objective = objective_of(loss, metric, output=output, class_axis=class_axis)
+    count = Count(device)
+    given = as_split(split, read).batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size())
     with in_evaluation(model):
-        for x, y in split.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size()):
-            if not len(y):
+        for x, y in given:
+            samples = _batch.samples(x)
+            if not samples:
                 continue
-            y = y.to(device)
-            logits = model(to_model(x, device, channels_last))
-            right = (logits.argmax(dim=1) == y).sum()
-            totals += torch.stack(
-                [right.double(), loss(logits, y, 0.0).double() * len(y), right.new_tensor(len(y)).double()]
-            )
-    _distributed.sum_([totals])
-    right, summed, samples = totals.tolist()
-    if not samples:
-        raise MixbitError("the split to evaluate on is empty. Give a data set with at least one sample.")
-    return Metrics(accuracy=right / samples, loss=summed / samples, samples=int(samples))
+            y = _batch.move(y, device)
+            objective = objective.settled(y)
+            outputs = _batch.call(model, _batch.move(x, device, channels_last=channels_last))
+            count.add(objective, outputs, y, samples)
+    return count.metrics(objective)
 
 
-def to_model(x: Tensor, device: torch.device, channels_last: bool) -> Tensor:
-    """Move a batch to the model's device and memory layout."""
-    if channels_last and x.dim() == 4:
-        return x.to(device, memory_format=torch.channels_last, non_blocking=True)
-    return x.to(device, non_blocking=True)
+class Count:
+    """Sums of one evaluation: the loss, the samples, and the metrics' own.
+
+    Args:
+        device: where the outputs are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Apple's accelerator has no float64; there the sums are kept on the CPU.
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.tallies: list[Tally] | None = None
+
+    def add(self, objective: Objective, outputs: Any, targets: Any, samples: int) -> None:
+        """Count a batch."""
+        loss = objective.loss(outputs, targets).detach().to(self.totals)
+        self.totals += torch.stack([loss * samples, torch.full_like(loss, samples)])
+        chosen = objective.chosen(outputs)
+        for tally in self._started(objective):
+            tally.add(chosen, targets, samples)
+
+    def metrics(self, objective: Objective) -> Metrics:
+        """Of all processes together."""
+        _distributed.sum_([self.totals, *(tally.sums for tally in self._started(objective))])
+        return self.local(objective)
+
+    def local(self, objective: Objective) -> Metrics:
+        """Of what was added here.
+
+        Raises:
+            MixbitError: nothing was added, or the result is no finite number.
+        """
+        tallies = self._started(objective)
+        summed, samples = self.totals.tolist()
+        if not samples:
+            raise MixbitError("the split to evaluate on is empty. Give a data set with at least one sample.")
+        names = [metric.name for metric in objective.metrics or ()]
+        values = dict(zip(names, (tally.result() for tally in tallies), strict=True))
+        loss = summed / samples
+        return Metrics(values=values or {LOSS.name: loss}, loss=loss, samples=int(samples))
+
+    def _started(self, objective: Objective) -> list[Tally]:
+        if self.tallies is None:
+            self.tallies = [metric.tally(self.device) for metric in objective.metrics or ()]
+        return self.tallies
 
 
 def lay_out_channels_last(model: nn.Module) -> None:
-    """Put weights of four dimensions, those of 2-d convolutions, into the memory layout of `to_model`'s images."""
+    """Put weights of four dimensions, those of 2-d convolutions, into the memory layout of images."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics by the plain mean over `batches` (inputs `(N, ...)`), without gradients.
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace the running statistics by the plain mean over `batches` (inputs, see `mixbit.data.Batch`).
 
     Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights
     move the statistics by so much that the exponential average of training lags behind. Norms that the user froze (in
@@ -93,7 +201,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     seen = 0
     with _cumulative(model, norms):
         for seen, x in enumerate(batches, start=1):  # noqa: B007
-            model(x)
+            _batch.call(model, x)
     if not seen:
         raise MixbitError("there are no batches to make batch-norm statistics from. Give at least one batch of inputs.")
     average_batch_norm(model)

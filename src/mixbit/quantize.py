@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
 from mixbit._modes import in_training
 from mixbit._settings import NotNegative, Positive, check
+from mixbit.data import Read, inputs_of
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
 from mixbit.policy import LayerBits, Policy
@@ -220,11 +222,12 @@ def freeze(model: nn.Module, *, frozen: bool = True) -> None:
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     rule: RuleName = "lsq",
     *,
     every_row: bool = True,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Callable[[nn.Module, Any], object] | None = None,
+    read: Read | None = None,
 ) -> None:
     """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
 
@@ -234,21 +237,27 @@ def calibrate(
 
     Args:
         model: with quantizers on.
-        batches: inputs `(N, ...)`, at least one batch.
+        batches: inputs, at least one batch: each a tensor `(N, ...)`, a tuple of positional arguments or a dict of
+            keyword arguments, see `mixbit.data.Batch`. Of a loader of (inputs, targets) the inputs are taken.
         rule: see `mixbit.quantizers.RULES`.
         every_row: False calibrates only the bit-widths that are selected now.
-        forward: how to run the model on a batch; default `model(batch)`.
+        forward: how to run the model on a batch; the default calls it with these arguments.
+        read: how a batch is read that is neither, see `mixbit.data.read_keys`.
+
+    Raises:
+        MixbitError: no batch, or one that is empty or that the model cannot take.
     """
     inputs = [m.input_quantizer for m in quantized_layers(model).values() if m.input_quantizer is not None]
-    run = forward or (lambda net, x: net(x))
+    run = forward or _batch.call
+    device = next(iter(model.parameters()), torch.empty(0)).device
     rounds, count = max((len(q.bits) for q in inputs), default=0) if every_row else 1, 0
     with _calibrating(model, inputs, rule):
-        for batch in batches:
+        for batch in inputs_of(batches, model, read):
             count += 1
             for row in range(rounds):
                 if every_row:
                     _select_row(model, row)
-                run(model, batch)
+                run(model, _batch.move(batch, device))
     if not count and inputs:
         raise MixbitError("calibration got no batch. Give at least one batch of inputs.")
 

@@ -7,16 +7,15 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mixbit import _checkpoint, _distributed, _io
+from mixbit import _batch, _checkpoint, _distributed, _io
 from mixbit._average import Average
 from mixbit._modes import start_training
 from mixbit._optim import make_optimizer, set_rates
@@ -35,7 +34,7 @@ from mixbit._settings import (
     check,
     read,
 )
-from mixbit.data import Split
+from mixbit.data import Read, Split, as_split
 from mixbit.data.order import part_of
 from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.evaluation import (
@@ -44,10 +43,10 @@ from mixbit.evaluation import (
     evaluate,
     lay_out_channels_last,
     reestimate_batch_norm,
-    to_model,
 )
+from mixbit.metric import MetricLike
 from mixbit.quantizers import fuse_under_compile
-from mixbit.task import Loss, Penalty, cross_entropy
+from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, divergence, objective_of
 
 __all__ = ["Monitor", "Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
 
@@ -132,9 +131,9 @@ class StepContext:
     """What one training step may use; `loss` is the user's loss with smoothing and distillation already in it."""
 
     model: nn.Module
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Any, Any], Tensor]
     """`(inputs, outputs, targets) -> scalar`."""
-    forward: Callable[[Tensor], Tensor]
+    forward: Callable[[Any], Any]
     """The model under the run's precision, compiled if asked for."""
     number: int = 0
     """Steps taken before this one, over all epochs."""
@@ -144,7 +143,7 @@ class StepContext:
 class Step(Protocol):
     """Computes gradients for one batch (they may be the sum of several passes) and returns the loss to report."""
 
-    def __call__(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor: ...
+    def __call__(self, context: StepContext, x: Any, y: Any) -> Tensor: ...
 
 
 class Monitor(Protocol):
@@ -163,31 +162,45 @@ class Monitor(Protocol):
         ...
 
 
-def supervised_step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+def supervised_step(context: StepContext, x: Any, y: Any) -> Tensor:
     """One forward and one backward pass."""
     loss = context.loss(x, context.forward(x), y)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def distilled_loss(outputs: Tensor, teacher: Tensor, hard: Tensor, *, weight: float, temperature: float) -> Tensor:
+def distilled_loss(
+    outputs: Tensor,
+    teacher: Tensor,
+    hard: Tensor,
+    *,
+    weight: float,
+    temperature: float,
+    class_axis: int | None = None,
+) -> Tensor:
     """`(1 - w) * hard + w * T^2 * KL(softmax(teacher / T) || softmax(outputs / T))` (Hinton et al. 2015).
 
     Args:
-        outputs: logits `(N, classes)`.
+        outputs: logits `(N, classes)`; of more dimensions with `class_axis`, and then the mean over all positions.
         teacher: the float network's logits, the same shape.
         hard: the loss on labels, a scalar.
+        weight: w.
+        temperature: T.
+        class_axis: where the classes are; needed but for `(N, classes)`.
+
+    Raises:
+        MixbitError: it is not told where the classes are.
 
     >>> same = torch.tensor([[1.0, 2.0]])
     >>> float(distilled_loss(same, same, torch.tensor(2.0), weight=0.5, temperature=4.0))
     1.0
     """
-    soft = F.kl_div(
-        F.log_softmax(outputs.float() / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    if class_axis is None and outputs.dim() != 2:
+        raise MixbitError(
+            f"distillation of outputs {tuple(outputs.shape)}: it is not known which axis has the classes. Give "
+            "class_axis=, e.g. 1 for (N, C, H, W) and 2 for (N, T, C)."
+        )
+    soft = divergence(outputs, teacher, 1 if class_axis is None else class_axis, temperature)
     return (1 - weight) * hard + weight * temperature**2 * soft
 
 
@@ -201,13 +214,18 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    train_split: Split,
-    test_split: Split | None,
+    train_split: object,
+    test_split: object | None,
     config: TrainConfig,
     *,
     run: Path | None = None,
     teacher: nn.Module | None = None,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective = cross_entropy,
+    metric: MetricLike | Sequence[MetricLike] | None = None,
+    read: Read | None = None,
+    output: Output | None = None,
+    class_axis: int | None = None,
+    distill: Distill | None = None,
     step: Step = supervised_step,
     penalty: Penalty | None = None,
     monitor: Monitor | None = None,
@@ -218,12 +236,13 @@ def train(
 
     Args:
         model: float or quantized (calibrated) network.
-        train_split: see `mixbit.data.Split`.
-        test_split: evaluated after epochs as the config says; None for none.
+        train_split: a split, or a Dataset, a DataLoader or a list of batches; see `mixbit.data.as_split`.
+        test_split: the same; evaluated after epochs as the config says; None for none.
         config: settings.
         run: folder for `checkpoint.safetensors` and `metrics.jsonl`.
         teacher: the float network, where `config.distill` is above 0.
-        loss: on labels.
+        loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metrics and rules along.
+        metric, read, output, class_axis, distill: see `mixbit.Task`.
         step: how gradients of one batch are made.
         penalty: a term on the weights, added to the loss of every step.
         monitor: looks at the model between epochs.
@@ -231,11 +250,14 @@ def train(
         label: what the progress bar calls this training.
 
     Raises:
+        MixbitError: a loss that does not depend on the parameters.
         TrainingDiverged: the loss became NaN or infinite; the last checkpoint is kept.
         StaleRun: the run folder was begun with other settings.
     """
     _distributed.start()
-    loop = _Loop(model, train_split, test_split, config, run, teacher, loss, step, penalty, monitor, quiet, label)
+    objective = objective_of(loss, metric, output=output, class_axis=class_axis, distill=distill)
+    first, second = as_split(train_split, read), None if test_split is None else as_split(test_split, read)
+    loop = _Loop(model, first, second, config, run, teacher, objective, step, penalty, monitor, quiet, label)
     return loop.run()
 
 
@@ -250,7 +272,7 @@ class _Loop:
         config: TrainConfig,
         folder: Path | None,
         teacher: nn.Module | None,
-        loss: Loss,
+        objective: Objective,
         step: Step,
         penalty: Penalty | None,
         monitor: Monitor | None,
@@ -260,7 +282,7 @@ class _Loop:
         if config.distill and teacher is None:
             raise MixbitError(f"distill={config.distill} needs a teacher. Pass the float network, or distill=0.")
         self.model, self.train_split, self.test_split, self.config = model, train_split, test_split, config
-        self.folder, self.loss, self.step, self.quiet, self.label = folder, loss, step, quiet, label
+        self.folder, self.objective, self.step, self.quiet, self.label = folder, objective, step, quiet, label
         self.penalty, self.monitor = penalty, monitor
         self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
         self.device = next(model.parameters()).device
@@ -304,7 +326,7 @@ class _Loop:
             advance(self.epoch * self.per_epoch + self.batch, "")
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
-        metrics = Metrics(**self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
+        metrics = Metrics.from_json(self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
         return TrainResult(metrics=metrics, history=self.history)
 
     def _silent(self) -> bool:
@@ -323,16 +345,16 @@ class _Loop:
                 self.saved = time.perf_counter()
         self._end_epoch(time.perf_counter() - began)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
         c = self.config
         yield from self.train_split.batches(
             c.batch_size, epoch=epoch, seed=c.seed, shuffle=True, augment=c.augment, start=start, drop_last=True,
             rank=_distributed.rank(), world=_distributed.world_size(), fraction=c.fraction,
         )  # fmt: skip
 
-    def _take_step(self, x: Tensor, y: Tensor) -> tuple[float, bool]:
+    def _take_step(self, x: Any, y: Any) -> tuple[float, bool]:
         """The loss over all processes, and whether a checkpoint is due."""
-        x, y = to_model(x, self.device, self.config.channels_last), y.to(self.device)
+        x, y = _batch.move(x, self.device, channels_last=self.config.channels_last), _batch.move(y, self.device)
         self.context.number = self.epoch * self.per_epoch + self.batch
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
@@ -389,13 +411,13 @@ class _Loop:
 
     # -- model and loss ------------------------------------------------------------------------------------------
 
-    def _forward(self) -> Callable[[Tensor], Tensor]:
-        inner: Callable[[Tensor], Tensor] = self.model
+    def _forward(self) -> Callable[[Any], Any]:
+        inner: Callable[..., Any] = self.model
         if self.config.compile:
             fuse_under_compile()
             inner = torch.compile(self.model)
         if self.config.precision == "float32":
-            return inner
+            return lambda x: _batch.call(inner, x)
         if _bf16_is_slow(self.device):
             has = torch.backends.cpu.get_cpu_capability()
             warnings.warn(
@@ -404,21 +426,27 @@ class _Loop:
                 stacklevel=4,
             )
 
-        def autocast(x: Tensor) -> Tensor:
+        def autocast(x: Any) -> Any:
             with torch.autocast(self.device.type, torch.bfloat16):
-                return inner(x)
+                return _batch.call(inner, x)
 
         return autocast
 
-    def _loss(self, x: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
-        hard = self.loss(outputs, y, self.config.label_smoothing)
+    def _loss(self, x: Any, outputs: Any, y: Any) -> Tensor:
+        c = self.config
+        hard = self.objective.loss(outputs, y, c.label_smoothing)
+        if not hard.requires_grad:
+            raise MixbitError(
+                f"the loss {self.objective.loss.name} does not depend on the parameters: it has no gradient. "
+                "Compute it from the outputs by operations of torch, without detach(), item() or argmax()."
+            )
         if self.teacher is None:
             return hard
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
-            soft = self.teacher(x)
-        return distilled_loss(outputs, soft, hard, weight=self.config.distill, temperature=self.config.temperature)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, c.precision == "bf16"):
+            soft = _batch.call(self.teacher, x)
+        return self.objective.distilled(outputs, soft, y, hard, weight=c.distill, temperature=c.temperature)
 
-    def _check_finite(self, loss: float, x: Tensor) -> None:
+    def _check_finite(self, loss: float, x: Any) -> None:
         if not math.isfinite(loss):
             raise self._diverged(f"loss={loss}, {_first_not_finite(self.model, x)}")
 
@@ -457,7 +485,7 @@ class _Loop:
         if last and self.monitor is not None:
             self.monitor.at_end(self.model)
         if self.test_split is not None and (last or (every and self.epoch % every == 0)):
-            record["test"] = asdict(self._validate(self.test_split))
+            record["test"] = self._validate(self.test_split).to_json()
         if self.average is not None and not last:
             self.average.take_out(self.model)
         self.history.append(record)
@@ -468,8 +496,11 @@ class _Loop:
         if c.bn_samples:
             count = -(-c.bn_samples // c.batch_size)
             first = (x for (x, _), _ in zip(self._batches(0, 0), range(count), strict=False))
-            reestimate_batch_norm(self.model, (to_model(x, self.device, c.channels_last) for x in first))
-        return evaluate(self.model, split, batch_size=2 * c.batch_size, loss=self.loss, channels_last=c.channels_last)
+            moved = (_batch.move(x, self.device, channels_last=c.channels_last) for x in first)
+            reestimate_batch_norm(self.model, moved)
+        return evaluate(
+            self.model, split, batch_size=2 * c.batch_size, loss=self.objective, channels_last=c.channels_last
+        )
 
     def _settings(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self.config).items() if k not in ("checkpoint_seconds", "validate_every")}
@@ -519,9 +550,9 @@ def _bf16_is_slow(device: torch.device) -> bool:
     return known and not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _first_not_finite(model: nn.Module, x: Tensor) -> str:
+def _first_not_finite(model: nn.Module, x: Any) -> str:
     """Where NaN or infinity first appears: in the input, a parameter, or a layer's output."""
-    if not torch.isfinite(x).all():
+    if not all(bool(torch.isfinite(one).all()) for one in _batch.tensors(x)):
         return "the input batch holds NaN or infinity"
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -536,7 +567,7 @@ def _first_not_finite(model: nn.Module, x: Tensor) -> str:
         return hook
 
     hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if not list(m.children())]
-    model(x)
+    _batch.call(model, x)
     for handle in hooks:
         handle.remove()
     return f"layer {found[0]!r} gives the first output that is not finite" if found else "the loss itself is not finite"

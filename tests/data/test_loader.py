@@ -159,17 +159,17 @@ def test_an_iterator_can_be_read_once_only() -> None:
         LoaderSplit(iter([]), num_classes=2)
 
 
-def test_the_number_of_classes_must_be_known() -> None:
-    with pytest.raises(DataError, match="num_classes="):
-        LoaderSplit(DataLoader(TensorDataset(torch.zeros(2)), 1))
+def test_the_number_of_classes_need_not_be_known() -> None:
+    split = LoaderSplit(DataLoader(TensorDataset(torch.zeros(2, 1), torch.tensor([0.5, 1.5])), 1))
+    assert split.num_classes is None and len(split) == 2
 
 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (torch.zeros(2), "pairs of tensors"),
+        (torch.zeros(2), "gives a Tensor: .*pairs"),
         ({"x": torch.zeros(1)}, "gives a dict"),
-        ((torch.zeros(1), torch.zeros(1), torch.zeros(1)), "pairs of tensors"),
+        ((torch.zeros(1), torch.zeros(1), torch.zeros(1)), "gives a tuple: .*pairs"),
         ((torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1])), "must be float"),
         ((torch.zeros(2, 1, 1, 1), torch.tensor([0, 2])), "sample 1 has label 2"),
     ],

@@ -358,7 +358,7 @@ def test_the_model_is_as_before_when_evaluation_raises() -> None:
     def broken_later(found: nn.Module) -> Metrics:
         found.eval()
         if isinstance(quantized_layers(found)["stem"].weight_quantizer, Quantizer):
-            return Metrics(accuracy=1.0, loss=0.0, samples=1)
+            return Metrics(values={"accuracy": 1.0}, loss=0.0, samples=1)
         return broken(found)
 
     for images in (broken, broken_later):
@@ -431,7 +431,9 @@ def test_a_mixed_policy_shifts_each_layer_from_its_own_bits() -> None:
     fewer, more = levels(BitShift(-1)), levels(BitShift(1))
     assert fewer["conv1"] <= 4 and fewer["conv2"] <= 4 and fewer["hidden"] <= 8  # 2 bits stay 2 bits
     assert 4 < more["conv1"] <= 8 and more["stem"] == fewer["stem"]
-    sweep = qat_bit_sweep(model, lambda _: Metrics(accuracy=0.5, loss=1.0, samples=2), pinned=["stem", "head"])
+    sweep = qat_bit_sweep(
+        model, lambda _: Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2), pinned=["stem", "head"]
+    )
     assert sweep.reference.value == 3.0  # the mean of 2, 3 and 4
 
 
@@ -496,7 +498,7 @@ def test_pins_of_post_training_quantization() -> None:
 
     def bits(model: nn.Module) -> Metrics:
         seen.append([layer.weight_quantizer.selected for layer in quantized_layers(model).values()])  # type: ignore[union-attr]
-        return Metrics(accuracy=0.5, loss=1.0, samples=2)
+        return Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
 
     config = PTQConfig(method="minmax", samples=16, selection_samples=16)
     for pins in (None, {}):
@@ -506,7 +508,7 @@ def test_pins_of_post_training_quantization() -> None:
 
 
 def test_loss_that_is_not_finite_has_no_number() -> None:
-    sweep = step_sweep(quantized(), lambda _: Metrics(accuracy=0.1, loss=float("nan"), samples=4), (1.1,))
+    sweep = step_sweep(quantized(), lambda _: Metrics(values={"accuracy": 0.1}, loss=float("nan"), samples=4), (1.1,))
     assert sweep.points[0].loss is None
     assert ShiftSweep.from_json(json.loads(json.dumps(sweep.to_json(), allow_nan=False))) == sweep
 

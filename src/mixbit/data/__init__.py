@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from mixbit.data.base import Batch, DataSet, IndexedSplit, Split
 from mixbit.data.corruption import Quality, corrupt
+from mixbit.data.dataset import DatasetSplit
+from mixbit.data.given import ReadSplit, as_split, inputs_of
 from mixbit.data.held_out import Part, hold_out
 from mixbit.data.loader import LoaderSplit
 from mixbit.data.memory import TensorSplit
 from mixbit.data.mixed_quality import MixedQuality
+from mixbit.data.reading import Read, read_keys
 from mixbit.data.spec import Source, load, parse_spec, sources
 
 __all__ = [
     "Batch",
     "DataSet",
+    "DatasetSplit",
     "IndexedSplit",
     "LoaderSplit",
     "MixedQuality",
     "Part",
     "Quality",
+    "Read",
+    "ReadSplit",
     "Source",
     "Split",
     "TensorSplit",
+    "as_split",
     "corrupt",
     "hold_out",
+    "inputs_of",
     "load",
     "parse_spec",
+    "read_keys",
     "sources",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from mixbit.errors import DataError
 
 __all__ = ["Batch", "DataSet", "IndexedSplit", "PixelChange", "Split", "check_labels"]
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
+"""Inputs and targets. Inputs are a tensor, a tuple of positional arguments or a dict of keyword arguments of the model;
+targets are what the loss takes. Tensors have the samples first; a list holds one entry a sample."""
 
 
 class PixelChange(Protocol):
@@ -41,8 +43,8 @@ class Split(Protocol):
     """The training or the test part of a data set."""
 
     @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
+    def num_classes(self) -> int | None:
+        """Labels are 0 .. num_classes - 1; None where targets are something else."""
         ...
 
     def __len__(self) -> int:
@@ -86,7 +88,8 @@ class Split(Protocol):
             fraction: use this share of the samples, chosen by `seed`, the same in every epoch.
 
         Yields:
-            Images (n, C, H, W), float32, normalised and contiguous, and labels (n,), int64.
+            Inputs and targets, see `Batch`. Of the data sets here: images (n, C, H, W), float32, normalised and
+            contiguous, and labels (n,), int64.
 
         Raises:
             DataError: an argument that cannot be, or a sample that cannot be read.

@@ -1,20 +1,22 @@
-"""A user's own DataLoader, or any re-iterable of (images, labels), as a split."""
+"""A user's own DataLoader, or anything else that gives batches again and again, as a split."""
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from mixbit import _batch
 from mixbit.data._same_part import has_numbers, in_fixed_order, same_part
 from mixbit.data.base import Batch, check_labels
 from mixbit.data.order import count_batches, count_samples, key, part_of
+from mixbit.data.reading import Read, float_inputs, read_batch
 from mixbit.errors import DataError
 
 __all__ = ["LoaderSplit"]
@@ -33,39 +35,51 @@ class LoaderSplit:
 
     Workers of `persistent_workers=True` keep their own random states between passes, which no seed reaches.
 
+    Inputs come in float32 where they are floating-point, normalised as the model wants them. Targets are never cast,
+    but for class numbers `(n,)` of any integer type, where the number of classes is known: they are checked and become
+    int64.
+
     Args:
-        loader: gives (images, labels), float (n, ...) normalised as the model wants them, and integer (n,).
-        num_classes: number of classes; taken from `loader.dataset.classes` if not given.
+        loader: gives batches that `read` can read.
+        num_classes: number of classes; taken from `loader.dataset.classes` if not given. None where targets are no
+            class numbers.
         samples: number of samples of a pass, of all processes together; taken from a DataLoader, or by counting one
             pass, if not given.
+        read: `batch -> (inputs, targets)`; without it, batches are such pairs. See `mixbit.data.read_keys` for dicts.
 
     Raises:
-        DataError: the number of classes is not known, the loader cannot be iterated over twice, or it gives something
-            else than such pairs.
+        DataError: the loader cannot be iterated over twice, or gives what is no such batch.
 
     >>> split = LoaderSplit([(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0]))], num_classes=2)
     >>> [labels.tolist() for _, labels in split.batches(2)]
     [[0, 1], [0]]
     """
 
-    def __init__(self, loader: Iterable[Any], *, num_classes: int | None = None, samples: int | None = None) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        num_classes: int | None = None,
+        samples: int | None = None,
+        read: Read | None = None,
+    ) -> None:
         if isinstance(loader, Iterator):
             raise DataError("The loader is an iterator and can be read once only; give a DataLoader or a list.")
         classes = getattr(getattr(loader, "dataset", None), "classes", None)
-        if num_classes is None and classes is None:
-            raise DataError("The number of classes is not known; say LoaderSplit(loader, num_classes=...).")
-        self.loader = loader
-        self._num_classes = len(classes or ()) if num_classes is None else num_classes
+        self.loader, self.read = loader, read
+        self._num_classes = len(classes) if num_classes is None and isinstance(classes, Sized) else num_classes
+        # Its lists are structure; those of anybody else's collating hold one entry a sample.
+        self._structure = getattr(loader, "collate_fn", None) is default_collate
         self._samples = _samples_of(loader) if samples is None else samples
 
     @property
-    def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
+    def num_classes(self) -> int | None:
+        """Labels are 0 .. num_classes - 1; None where targets are something else."""
         return self._num_classes
 
     def __len__(self) -> int:
         if self._samples is None:
-            self._samples = sum(len(labels) for _, labels in self._pass(0, 0))
+            self._samples = sum(_batch.samples(inputs) for inputs, _ in self._pass(0, 0))
         return self._samples
 
     def num_batches(self, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:
@@ -103,14 +117,14 @@ class LoaderSplit:
         size = batch_size // shares
         given = 0
         loader = self.loader if fraction == 1 else self._part(fraction, seed)
-        for index, (images, labels) in enumerate(_recut(self._pass(seed, epoch, loader), size)):
+        for index, (inputs, targets) in enumerate(_recut(self._pass(seed, epoch, loader), size)):
             if index >= total:
                 return
             given += 1
             if index >= start:
-                kept = min(len(labels), limit - index * size)
-                part = slice(kept) if sharded else part_of(kept, rank, world)
-                yield images[part], labels[part]
+                count = _batch.samples(inputs)
+                kept = min(count, limit - index * size)
+                yield _batch.cut(inputs, targets, count, slice(0, kept) if sharded else part_of(kept, rank, world))
         if given < total:
             raise DataError(
                 f"The loader's pass ended after {given} batches of {size}, its {len(self)} samples promise {total}; "
@@ -122,7 +136,7 @@ class LoaderSplit:
         if len(self) and isinstance(self.loader, DataLoader) and has_numbers(self.loader):
             number = key(_LOADER, seed, 0)
             _announce(self.loader, 0, number)
-            with _OwnRandom(number):
+            with OwnRandom(number):
                 numbers = list(self.loader.sampler)
             return same_part(self.loader, numbers, count_samples(len(self), fraction), seed)
         if not in_fixed_order(self.loader):
@@ -138,7 +152,7 @@ class LoaderSplit:
         loader = self.loader if loader is None else loader
         number = key(_LOADER, seed, epoch)
         _announce(loader, epoch, number)
-        states = _OwnRandom(number)
+        states = OwnRandom(number)
         with states:
             stream = iter(loader)
         while True:
@@ -150,17 +164,19 @@ class LoaderSplit:
             yield self._checked(item)
 
     def _checked(self, item: object) -> Batch:
-        if not (isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(one, Tensor) for one in item)):
-            raise DataError(
-                f"The loader gives a {type(item).__name__}; it must give pairs of tensors (images, labels)."
-            )
-        images, labels = item
-        if not images.is_floating_point():
-            raise DataError(f"The loader gives images of {images.dtype}; they must be float, normalised for the model.")
-        return images.to(torch.float32), check_labels(labels, self.num_classes, "loader")
+        inputs, targets = read_batch(item, self.read, "The loader", structure=self._structure)
+        return float_inputs(inputs, "The loader"), check_targets(targets, self.num_classes, "loader")
 
 
-class _OwnRandom:
+def check_targets(targets: Any, num_classes: int | None, source: str) -> Any:
+    """Class numbers `(n,)` checked and as int64, where there is a number of classes; all other targets as they are."""
+    numbers = isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
+    if num_classes is None or not numbers or targets.dtype == torch.bool:
+        return targets
+    return check_labels(targets, num_classes, source)
+
+
+class OwnRandom:
     """Random states of torch, NumPy and `random` that are in force inside `with`, and go on from one to the next."""
 
     def __init__(self, seed: int) -> None:
@@ -191,15 +207,25 @@ def _set_states(states: tuple[Any, Any, Any]) -> None:
 
 
 def _recut(stream: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """The same samples in batches of `size`; the last one may be smaller."""
-    images, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    for x, y in stream:
-        images, labels = (torch.cat([images, x]), torch.cat([labels, y])) if len(labels) else (x, y)
-        while len(labels) >= size:
-            yield images[:size], labels[:size]
-            images, labels = images[size:], labels[size:]
-    if len(labels):
-        yield images, labels
+    """The same samples in batches of `size`; the last one may be smaller. Batches of that size pass untouched."""
+    left: list[tuple[Any, Any, int]] = []
+    for inputs, targets in stream:
+        left.append((inputs, targets, _batch.samples(inputs)))
+        if sum(count for _, _, count in left) < size:
+            continue
+        x, y, count = _together(left)
+        whole = count // size * size
+        for start in range(0, whole, size):
+            yield _batch.cut(x, y, count, slice(start, start + size))
+        left = [(*_batch.cut(x, y, count, slice(whole, count)), count - whole)] if whole < count else []
+    if left:
+        x, y, _ = _together(left)
+        yield x, y
+
+
+def _together(parts: list[tuple[Any, Any, int]]) -> tuple[Any, Any, int]:
+    xs, ys, counts = zip(*parts, strict=True)
+    return _batch.join(xs), _batch.join(ys), sum(counts)
 
 
 def _samples_of(loader: Iterable[Any]) -> int | None:

@@ -81,7 +81,7 @@ class MixedQuality(IndexedSplit):
         scale: Scale | None = None,
         switch_points: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(_corruptible(base).labels, base.num_classes, "mixed quality")
+        super().__init__(_corruptible(base).labels, _corruptible(base).num_classes, "mixed quality")
         _check_choices(kinds, severities, scale)
         if mode not in _MODES:
             raise DataError(f"Unknown mode {mode!r}; there are: {', '.join(_MODES)}.{did_you_mean(mode, _MODES)}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixbit import _batch
+from mixbit.data import inputs_of
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export._biases import units
@@ -58,7 +60,8 @@ def lower(
     Args:
         model: quantized by `mixbit.quantize` (one bit-width a layer), trained or calibrated; it comes back as it was.
         network: what capture learned of it.
-        batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch.
+        batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch. Of a loader of
+            (inputs, targets) the inputs are taken.
         rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's. "litert" gives
             each operation the rounding of LiteRT's reference kernels, see `mixbit.export.graph.rounding_of`.
         strict: refuse layers that training left in float, instead of giving them 8 bits.
@@ -93,7 +96,7 @@ def lower(
     if rounding not in GRAPH_ROUNDINGS:
         raise ExportError(f"rounding={rounding!r} is unknown. Legal: {', '.join(GRAPH_ROUNDINGS)}.")
     _check(model)
-    samples = list(batches)
+    samples = [_one_tensor(inputs) for inputs in inputs_of(batches, model)]
     if not samples:
         raise ExportError("there is no calibration batch. Give at least one batch of real inputs.")
     with evaluating(model):
@@ -110,6 +113,16 @@ def lower(
             )
         chosen = choose(flow, program, samples, _floats(flow))
     return _Printer(flow, chosen, rounding).graph(network.fingerprint)
+
+
+def _one_tensor(inputs: Any) -> torch.Tensor:
+    """The one input that an integer graph has."""
+    found = _batch.tensors(inputs)
+    if len(found) != 1:
+        raise ExportError(
+            f"the model takes {_batch.describe(inputs)}. Legal: one tensor; an integer graph has one input."
+        )
+    return found[0]
 
 
 def _check(model: nn.Module) -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
+from mixbit import _batch
 from mixbit.errors import ExportError
 from mixbit.export import executor
 from mixbit.export._timing import Timing, interleave
@@ -197,12 +199,20 @@ class _Tally:
         return count / self.labelled if self.labelled else None
 
 
-def numpy_batches(batches: Iterable[tuple[object, object]], images: int) -> Iterator[tuple[Array, Array]]:
-    """The first `images` samples of a split's batches, as arrays."""
+def numpy_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Array, Array | None]]:
+    """The first `images` samples of a split's batches, as arrays, without targets that are no class numbers `(n,)`.
+
+    Raises:
+        ExportError: several inputs.
+    """
     left = images
     for x, y in batches:
         if left <= 0:
             return
-        taken, labels = np.asarray(x)[:left], np.asarray(y)[:left]
-        left -= len(labels)
-        yield taken, labels
+        inputs = _batch.tensors(x)
+        if len(inputs) != 1:
+            raise ExportError(f"the model takes {_batch.describe(x)}. Legal: one tensor.")
+        taken = inputs[0].cpu().numpy()[:left]
+        numbers = isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point()
+        left -= len(taken)
+        yield taken, y.cpu().numpy()[: len(taken)] if numbers else None

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from mixbit import _distributed, _io
+from mixbit import _batch, _distributed, _io
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
 from mixbit._suffix import State, Suffix, Work
@@ -33,7 +32,7 @@ Variable = tuple[str, Side, int]
 """(layer, side, bits): one side of one layer at one bit-width."""
 
 
-def calibration_images(task: Task, images: int, seed: int) -> tuple[Tensor, Tensor]:
+def calibration_images(task: Task, images: int, seed: int) -> tuple[Any, Any]:
     """The first `images` training images of a shuffled pass, without augmentation; all of them if there are fewer.
 
     Raises:
@@ -41,21 +40,14 @@ def calibration_images(task: Task, images: int, seed: int) -> tuple[Tensor, Tens
     """
     if images < 1:
         raise MixbitError(f"images={images} is not legal. Give the number of calibration images, at least 1.")
-    count, found = 0, []
-    for x, y in task.train.batches(min(images, 256), seed=seed, shuffle=True, augment=False):
-        found.append((x, y))
-        count += len(x)
-        if count >= images:
-            break
-    xs, ys = zip(*found, strict=True)
-    return torch.cat(xs)[:images], torch.cat(ys)[:images]
+    return _batch.first_samples(task.train.batches(min(images, 256), seed=seed, shuffle=True, augment=False), images)
 
 
-def first_images(x: Tensor, step_images: int) -> Tensor:
+def first_images(x: Any, step_images: int) -> Any:
     """The images that set the steps of inputs."""
     if step_images < 1:
         raise MixbitError(f"step_images={step_images} is not legal. Give at least 1 image to set the steps of inputs.")
-    return x[:step_images]
+    return _batch.cut(x, None, _batch.samples(x), slice(step_images))[0]
 
 
 def choose(variables: Iterable[Variable], base: Mapping[str, LayerBits]) -> dict[str, LayerBits]:
@@ -77,11 +69,11 @@ def choose(variables: Iterable[Variable], base: Mapping[str, LayerBits]) -> dict
 class Chunk:
     """Some of the calibration images, and the network's states for them in the base state of the measurement."""
 
-    x: Tensor
-    y: Tensor
-    reference: Tensor
+    x: Any
+    y: Any
+    reference: Any
     """Outputs of the float network."""
-    base: Tensor
+    base: Any
     """Outputs of the base state."""
     states: dict[str, State]
 
@@ -99,14 +91,20 @@ class Loss:
     def __init__(self, task: Task, measure: Measure) -> None:
         if measure not in ("loss", "kl"):
             raise MixbitError(f"measure={measure!r} is not legal. Legal: 'loss', 'kl'.")
-        self._loss = task.loss
+        self._objective, self._device = task.objective, task.device
         self._measure = measure
 
-    def of(self, outputs: Tensor, chunk: Chunk) -> float:
-        """The sum; on equal outputs "kl" is 0."""
+    def of(self, outputs: Any, chunk: Chunk) -> float:
+        """The sum; on equal outputs "kl" is 0.
+
+        Raises:
+            MixbitError: "kl" of outputs that are no class scores.
+        """
+        y = _batch.move(chunk.y, self._device)
         if self._measure == "loss":
-            return float(self._loss(outputs, chunk.y.to(outputs.device), 0.0)) * len(chunk.y)
-        p, q = (F.log_softmax(logits.double(), dim=1) for logits in (chunk.reference, outputs))
+            return float(self._objective.loss(outputs, y)) * _batch.samples(chunk.x)
+        scores, axis = self._objective.class_scores(outputs, y, "measure='kl'")
+        p, q = (F.log_softmax(one.double(), dim=axis) for one in (self._objective.chosen(chunk.reference), scores))
         return float(F.kl_div(q, p, reduction="sum", log_target=True))
 
 
@@ -122,8 +120,8 @@ class Measuring:
         self,
         task: Task,
         probe: Perturbation,
-        x: Tensor,
-        y: Tensor,
+        x: Any,
+        y: Any,
         *,
         measure: Measure,
         base: Mapping[str, LayerBits],
@@ -134,7 +132,7 @@ class Measuring:
         self.loss = Loss(task, measure)
         self.base = dict(base)
         self._x, self._y = x, y
-        self.images = len(x)
+        self.images = _batch.samples(x)
         # Two sets of states live at a time: those of the base and those of a row.
         self._image_bytes = 2 * self.suffix.bytes_per_image(x)
         self.chunk_images = max(1, min(batch_size, cache_mib * 2**20 // max(1, self._image_bytes)))
@@ -149,7 +147,7 @@ class Measuring:
         """The chunks from number `start` on, with the base's states at all layers."""
         for number in range(start, self.number_of_chunks):
             part = slice(number * self.chunk_images, (number + 1) * self.chunk_images)
-            x, y = self._x[part], self._y[part]
+            x, y = _batch.cut(self._x, self._y, self.images, part)
             begin = self.suffix.begin(x)
             reference, states = self.suffix.run(begin, {}, keep=self.suffix.order)
             base = reference
@@ -247,10 +245,10 @@ class Ledger:
         self.sums, self.done, self.work = found["sums"], found["done"], Work(*found["work"])
 
 
-def digest(task: Task, x: Tensor) -> str:
+def digest(task: Task, x: Any) -> str:
     """Of the model's weights and buffers and of the calibration images: partial sums of others must not be added to."""
     found = hashlib.sha256()
-    for tensor in [*task.model.state_dict().values(), x]:
+    for tensor in [*task.model.state_dict().values(), *_batch.tensors(x)]:
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{found.hexdigest()[:16]}"
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from mixbit import _batch
 from mixbit._curvature import (
     Taps,
     fisher_traces,
@@ -76,7 +77,7 @@ class Fit:
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Gradients of single samples on a copy of the model; `run` is not needed."""
         batches = sample(task, self.images, 1, self.seed)
-        x = torch.cat([one for one, _ in batches[: self.calibration_images]])
+        x = _batch.join([one for one, _ in batches[: self.calibration_images]])
         perturbation = self._perturbation(task, x)
         taps = Taps(perturbation, task.loss, ("weight", "activation"))
         with progress_bar("gradients", len(batches), quiet=quiet) as advance:

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from mixbit import _batch
 from mixbit._curvature import (
     Hutchinson,
     Key,
@@ -202,7 +201,7 @@ class _Found:
 
 def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | None, quiet: bool) -> _Found:
     batches = sample(task, settings.images, settings.batch_size, settings.seed)
-    x = torch.cat([images for images, _ in batches])[: settings.calibration_images]
+    x, _ = _batch.first_samples(((images, None) for images, _ in batches), settings.calibration_images)
     inputs = settings.bits if "activation" in sides else ()
     perturbation = Perturbation(
         task,
@@ -226,5 +225,5 @@ def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | 
         layers=perturbation.layers,
         traces=traces,
         noise=measured_noise(perturbation, taps.keys, x),
-        images=sum(len(y) for _, y in batches),
+        images=sum(_batch.samples(images) for images, _ in batches),
     )

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit._perturbation import searched_layers
 from mixbit._settings import Bits, Count, Epochs, NotNegative, Part, Positive, Seed, Share, check
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
@@ -107,7 +108,7 @@ class Limpq:
             None,
             self.training(),
             run=run,
-            loss=task.loss,
+            loss=task.objective,
             step=step,
             penalty=task.penalty,
             quiet=quiet,
@@ -178,10 +179,11 @@ def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...
 def calibrate_indicators(model: nn.Module, task: Task, settings: Settings, after: Mapping[str, str]) -> None:
     """Activation steps from the first training batch at each bit-width, with all layers at that bit-width."""
     device = next(model.parameters()).device
-    x, _ = next(task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True))
+    batches = task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True)
+    x = _batch.move(_batch.first_samples(batches, settings.batch_size)[0], device)
     for bits in settings.bits:
         _select_uniform(model, after, settings.bits, bits)
-        calibrate(model, [x.to(device)], "lsq", every_row=False)
+        calibrate(model, [x], "lsq", every_row=False)
 
 
 def _select_uniform(model: nn.Module, after: Mapping[str, str], options: Sequence[int], bits: int) -> None:
@@ -198,7 +200,7 @@ class _JointStep:
         self.drawn = [la.name for la in drawn]
         self.chosen = dict.fromkeys((la.name for la in searched), settings.bits[-1])
 
-    def __call__(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, context: StepContext, x: Any, y: Any) -> Tensor:
         losses = []
         for bits in self.settings.bits:
             _select_uniform(self.model, self.after, self.settings.bits, bits)
@@ -207,7 +209,7 @@ class _JointStep:
         losses.append(self._pass(context, x, y))
         return torch.stack(losses).mean()
 
-    def _pass(self, context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+    def _pass(self, context: StepContext, x: Any, y: Any) -> Tensor:
         loss = context.loss(x, context.forward(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -280,5 +282,5 @@ def _scales(model: nn.Module, task: Task, settings: Settings) -> dict[str, tuple
 
     for layer in task.network.layers:
         float_model.get_submodule(layer.parameter.rpartition(".")[0]).register_forward_pre_hook(watch(layer))
-    float_model(task.example(settings.batch_size))
+    _batch.call(float_model, task.example(settings.batch_size))
     return found

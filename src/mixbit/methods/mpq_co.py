@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixbit import _batch
 from mixbit._curvature import Key, Mean, Taps, not_scored, sample, sample_gradients
 from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
@@ -69,7 +70,7 @@ class MpqCo:
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Gradients of single samples on a copy of the model; `run` is not needed."""
         batches = sample(task, self.images, 1, self.seed)
-        perturbation = self._perturbation(task, torch.cat([x for x, _ in batches[: self.calibration_images]]))
+        perturbation = self._perturbation(task, _batch.join([x for x, _ in batches[: self.calibration_images]]))
         harm = self._harm(task, perturbation, batches, quiet)
         still = {max(self.bits): 0.0}
         layers = {

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit import _effort
+from mixbit import _batch, _effort
 from mixbit._layers import QuantizedLayer
 from mixbit._perturbation import Perturbation, searched_layers
 from mixbit._progress import progress_bar
@@ -112,22 +112,22 @@ class Sqnr:
                 for la in probe.layers
             },
             found={
-                "images_used": len(x),
+                "images_used": _batch.samples(x),
                 "silent": {name: one.silent for name, one in found.items() if one.silent},
                 "not_scored": not_scored(task, probe, searched),
             },
         )
 
     @torch.no_grad()
-    def _measure(self, probe: Perturbation, x: Tensor, task: Task, quiet: bool) -> dict[str, _Ratios]:
+    def _measure(self, probe: Perturbation, x: Any, task: Task, quiet: bool) -> dict[str, _Ratios]:
         """One pass a batch; every searched layer looks at its input as the pass reaches it."""
         found = {layer.name: _Ratios(layer.name) for layer in probe.layers}
         total = sum(layer.macs for layer in task.network.layers)
         device = next(probe.model.parameters()).device
-        parts = torch.split(x, self.batch_size)
+        parts = [part for part, _ in _batch.cut_all(x, None, self.batch_size)]
         with progress_bar("sqnr", len(parts), quiet=quiet) as advance, _watching(self, probe, found, total):
             for part in parts:
-                probe.model(part.to(device))
+                _batch.call(probe.model, _batch.move(part, device))
                 advance(1, "")
         return found
 

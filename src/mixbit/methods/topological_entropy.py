@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixbit import _batch
 from mixbit._map_entropy import MapEntropy, MapOptions, Measured, measure
 from mixbit._perturbation import searched_layers
 from mixbit._progress import progress_bar
@@ -184,6 +185,10 @@ class TopologicalEntropy:
         """Batches of the chosen images, `images` in all."""
         found: list[Tensor] = []
         for x, y in split.batches(max(self.batch_size, 64), seed=self.seed, shuffle=label is None):
+            if not isinstance(x, Tensor):
+                raise MixbitError(
+                    f"the network takes {_batch.describe(x)}. Legal for topological entropy: one tensor of images."
+                )
             found.extend(x if label is None else x[y == label])
             if len(found) >= self.images:
                 break
@@ -279,6 +284,11 @@ class TopologicalEntropy:
 
 def _count_labels(split: Split, batch_size: int) -> list[int]:
     """Images of every class; from the stored labels where the split has them, which decodes no image."""
+    if split.num_classes is None:
+        raise MixbitError(
+            "the number of classes of the training split is not known, so no class can be chosen. Set "
+            "label='mixed', or say it: mixbit.data.LoaderSplit(loader, num_classes=...)."
+        )
     counts = torch.zeros(split.num_classes, dtype=torch.int64)
     stored = getattr(split, "labels", None)
     found = [stored] if isinstance(stored, Tensor) else (y for _, y in split.batches(batch_size))

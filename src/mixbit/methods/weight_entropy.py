@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit._perturbation import Perturbation
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.errors import MixbitError
@@ -72,9 +74,9 @@ class WeightEntropy:
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Histogram the weights and, if asked, one batch of inputs."""
         rising = ladder(self.bits)
-        x = torch.empty(0)
+        x: Any = torch.empty(0)
         if self.activations:
-            x, _ = next(task.train.batches(self.batch_size, seed=self.seed, shuffle=True))
+            x = task.calibration(self.batch_size, self.seed)
         probe = Perturbation(
             task,
             rising,
@@ -131,7 +133,7 @@ def _entropies(bank: Quantizer, values: Tensor) -> dict[int, float]:
 
 
 @torch.no_grad()
-def _input_entropies(probe: Perturbation, x: Tensor) -> dict[str, dict[int, float]]:
+def _input_entropies(probe: Perturbation, x: Any) -> dict[str, dict[int, float]]:
     """Entropy of every searched layer's input in the float model."""
     found: dict[str, dict[int, float]] = {}
 
@@ -141,7 +143,7 @@ def _input_entropies(probe: Perturbation, x: Tensor) -> dict[str, dict[int, floa
 
     handles = [probe.input_bank(la.name).register_forward_pre_hook(partial(see, la.name)) for la in probe.layers]
     try:
-        probe.model(x.to(next(probe.model.parameters()).device))
+        _batch.call(probe.model, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit.errors import MixbitError
+from mixbit.evaluation import Count
 from mixbit.ptq._joint import Floats
 from mixbit.ptq.bias import correct_bias
 from mixbit.ptq.lp import Levels, Sketch, lp_step, widest_step
 from mixbit.quantize import quantized_layers
 from mixbit.quantizers import MidRise, Quantizer
-from mixbit.task import Loss, Task
+from mixbit.task import Objective, Task
 
-Images = list[tuple[Tensor, Tensor]]
-"""Batches of inputs and labels."""
+Images = list[tuple[Any, Any]]
+"""Batches of inputs and targets."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +89,7 @@ def observe(model: nn.Module, sites: Sequence[Site], images: Images) -> None:
         site.bank.bypass = True
     try:
         for x, _ in images:
-            model(x)
+            _batch.call(model, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -101,6 +103,7 @@ class Score:
 
     loss: float
     accuracy: float
+    """Of the task's metric, by default top-1 accuracy."""
 
 
 class Judge:
@@ -109,12 +112,12 @@ class Judge:
     Args:
         model: with quantizers on.
         sites: its quantizers.
-        loss: of the task.
+        objective: of the task.
         correct: correct the weights' means whenever steps are set.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], loss: Loss, *, correct: bool) -> None:
-        self.model, self.sites, self._loss, self._correct = model, list(sites), loss, correct
+    def __init__(self, model: nn.Module, sites: Sequence[Site], objective: Objective, *, correct: bool) -> None:
+        self.model, self.sites, self.objective, self._correct = model, list(sites), objective, correct
         self.evaluations = 0
 
     @torch.no_grad()
@@ -127,15 +130,13 @@ class Judge:
 
     @torch.no_grad()
     def score(self, images: Images) -> Score:
-        """Mean loss and top-1 accuracy with the steps that are set."""
+        """Mean loss and the task's metric with the steps that are set."""
         self.evaluations += 1
-        loss, right, count = 0.0, 0, 0
+        count = Count(next(self.model.parameters()).device)
         for x, y in images:
-            outputs = self.model(x)
-            loss += float(self._loss(outputs, y, 0.0)) * len(y)
-            right += int((outputs.argmax(dim=1) == y).sum())
-            count += len(y)
-        return Score(loss / count, right / count)
+            count.add(self.objective, _batch.call(self.model, x), y, _batch.samples(x))
+        found = count.local(self.objective)
+        return Score(found.loss, found.value)
 
     def along(self, steps: Sequence[Tensor], images: Images) -> Callable[[Floats], float]:
         """The loss as a function of the logarithms by which the steps of each site are multiplied."""
@@ -161,20 +162,9 @@ def draw(task: Task, samples: int, others: int, *, batch_size: int, seed: int) -
     if len(task.train) < total:
         samples = max(1, len(task.train) * samples // total)
         others = len(task.train) - samples
-    x, y = _first(task, samples + others, seed)
-    return list(_cut(x[:samples], y[:samples], batch_size)), list(_cut(x[samples:], y[samples:], batch_size))
-
-
-def _first(task: Task, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    device, found, seen = next(task.model.parameters()).device, [], 0
-    for x, y in task.train.batches(min(count, 256), seed=seed, shuffle=True, augment=False):
-        found.append((x, y))
-        seen += len(x)
-        if seen >= count:
-            break
-    xs, ys = zip(*found, strict=True)
-    return torch.cat(xs)[:count].to(device), torch.cat(ys)[:count].to(device)
-
-
-def _cut(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(x, size), torch.split(y, size), strict=True)
+    count = samples + others
+    batches = task.train.batches(min(count, 256), seed=seed, shuffle=True, augment=False)
+    x, y = _batch.move(_batch.first_samples(batches, count), task.device)
+    parts = (_batch.cut(x, y, _batch.samples(x), part) for part in (slice(samples), slice(samples, count)))
+    first, second = (list(_batch.cut_all(*part, batch_size)) for part in parts)
+    return first, second

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixbit import _batch
 from mixbit._layers import QuantizedLayer
 from mixbit._modes import in_evaluation
+from mixbit.data import inputs_of
 from mixbit.errors import MixbitError
 from mixbit.quantize import quantized_layers
 
@@ -70,7 +72,7 @@ def correct_bias(model: nn.Module, reference: Mapping[str, Tensor] | None = None
 
 
 @torch.no_grad()
-def fold_bias(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def fold_bias(model: nn.Module, batches: Iterable[Any]) -> None:
     """Take the shifts of `correct_bias` off the weights, and put their mean effect into the biases, in place.
 
     With the shift `d_c` of a channel, the bias gets the mean over samples and positions of `d_c * sum(x)`, where the
@@ -96,9 +98,9 @@ def fold_bias(model: nn.Module, batches: Iterable[Tensor]) -> None:
         stack.enter_context(in_evaluation(model))
         for name, layer in layers.items():
             stack.enter_context(_hook(layer, partial(_add_effect, sums, name)))
-        for x in batches:
-            model(x.to(next(model.parameters()).device))
-            count += len(x)
+        for x in inputs_of(batches, model):
+            _batch.call(model, _batch.move(x, next(model.parameters()).device))
+            count += _batch.samples(x)
     if layers and not count:
         raise MixbitError("fold_bias got no batch. Give at least one batch of real inputs.")
     for name, layer in layers.items():

@@ -57,7 +57,8 @@ class PTQConfig:
         bias_correction: shift quantized weights to the means of the float ones, see `mixbit.ptq.correct_bias`.
         samples: training images of the layer-wise stage and of the joint loss.
         selection_samples: other training images, by which candidates are selected.
-        select_by: "loss" or "accuracy" on them. The authors use accuracy; the loss tells more on few images (ours).
+        select_by: "loss" or "accuracy" on them; the latter is the task's metric, whichever that is. The authors use
+            accuracy; the loss tells more on few images (ours).
         batch_size: images that go through the network together.
         seed: of the choice of images.
 
@@ -96,7 +97,7 @@ class Stage:
         name: "minmax", "p=2", ..., "powell" or "coordinate".
         calibration_loss: mean loss on the calibration images; None but for "lapq", which is all that looks at it.
         loss: mean loss on the images that candidates are selected by.
-        accuracy: top-1 on them, 0 to 1.
+        accuracy: the task's metric on them, by default top-1 accuracy, 0 to 1.
         evaluations: passes of either set of images through the network for this candidate.
     """
 
@@ -161,7 +162,7 @@ def ptq(task: Task, policy: Policy, config: PTQConfig = PTQConfig(), *, quiet: b
         task, config.samples, config.selection_samples, batch_size=config.batch_size, seed=config.seed
     )
     observe(model, sites, calibration)
-    judge = Judge(model, sites, task.loss, correct=config.bias_correction)
+    judge = Judge(model, sites, task.objective, correct=config.bias_correction)
     search = _Search(judge, calibration, selection or calibration, config, quiet)
     best = search.run()
     judge.set(best.steps)
@@ -257,7 +258,8 @@ class _Search:
 
     def _merit(self, stage: Stage) -> float:
         """Higher is better; a loss that is not finite is worst."""
-        merit = stage.accuracy if self._config.select_by == "accuracy" else -stage.loss
+        by_metric = self._config.select_by == "accuracy"
+        merit = self._judge.objective.info.gain(stage.accuracy, 0.0) if by_metric else -stage.loss
         return merit if math.isfinite(merit) else -1e30
 
 

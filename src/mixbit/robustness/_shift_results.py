@@ -36,7 +36,7 @@ class ShiftPoint:
     value: float | None = None
     """Its place on the axis (step over trained step, bits, bits more); None where there is none, as for float."""
     accuracy: float
-    """Top-1, 0 to 1."""
+    """Value of the task's metric, by default top-1 accuracy, 0 to 1."""
     loss: float | None
     """Mean loss; None where it was not finite."""
     samples: int
@@ -45,7 +45,7 @@ class ShiftPoint:
     def of(cls, label: str, value: float | None, found: Metrics) -> ShiftPoint:
         """The point of an evaluation."""
         loss = found.loss if math.isfinite(found.loss) else None
-        return cls(label=label, value=value, accuracy=found.accuracy, loss=loss, samples=found.samples)
+        return cls(label=label, value=value, accuracy=found.value, loss=loss, samples=found.samples)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` reads them back to an equal object."""

@@ -34,7 +34,7 @@ from mixbit.errors import MixbitError, StaleRun
 from mixbit.evaluation import evaluate
 from mixbit.network import Network
 from mixbit.quantize import quantized_layers
-from mixbit.task import Loss, cross_entropy
+from mixbit.task import Loss, Objective, cross_entropy
 
 __all__ = ["BitUse", "CorruptionCell", "CorruptionReport", "evaluate_corruptions", "static_bits"]
 
@@ -59,7 +59,7 @@ class CorruptionCell:
     kind: str
     severity: int
     accuracy: float
-    """Top-1, 0 to 1."""
+    """Value of the task's metric, by default top-1 accuracy, 0 to 1."""
     loss: float
     bits: BitUse = BitUse()
 
@@ -251,7 +251,7 @@ def evaluate_corruptions(
     scale: Scale | None = None,
     fraction: float = 1.0,
     batch_size: int = 256,
-    loss: Loss = cross_entropy,
+    loss: Loss | Objective = cross_entropy,
     measure_bits: Callable[[nn.Module], BitUse] = static_bits,
     known: CorruptionReport | None = None,
     on_cell: Callable[[CorruptionReport], object] | None = None,
@@ -269,7 +269,7 @@ def evaluate_corruptions(
         scale: whose constants; by image size if not given.
         fraction: take this share of the images, the same in every cell.
         batch_size: images at once.
-        loss: see `mixbit.task.Loss`.
+        loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metric along.
         measure_bits: asked after every cell for the bits that were used. A model whose bits depend on its input counts
             them while it runs, and gives the mean since it was last asked.
         known: a report whose cells are taken over instead of being measured again; its other kinds are left out.
@@ -291,7 +291,7 @@ def evaluate_corruptions(
         shown = MixedQuality(part, (kind,), (severity or SEVERITIES[0],), seed=seed, scale=report.scale)
         found = evaluate(model, shown, batch_size=batch_size, loss=loss)
         cell = CorruptionCell(
-            kind=kind, severity=severity, accuracy=found.accuracy, loss=found.loss, bits=measure_bits(model)
+            kind=kind, severity=severity, accuracy=found.value, loss=found.loss, bits=measure_bits(model)
         )
         report = replace(report, cells=tuple(_ordered(report, (*report.cells, cell))))
         if on_cell is not None:

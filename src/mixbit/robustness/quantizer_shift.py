@@ -25,7 +25,7 @@ from mixbit.robustness._grids import Rounding
 from mixbit.robustness._shift_results import Protocol, ShiftPoint, ShiftSummary, ShiftSweep, summarise
 from mixbit.robustness._shifting import Sides, check_changeable, kept, left_alone, shifted, trained_bits
 from mixbit.robustness._shifts import BitShift, Clipping, PowerOfTwoStep, RoundBy, ScaledStep, Shift, WeightBits
-from mixbit.task import Loss, Task, cross_entropy
+from mixbit.task import Loss, Objective, Task, cross_entropy
 
 __all__ = [
     "BITS",
@@ -90,7 +90,7 @@ class _Share:
     fraction: float
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int | None:
         return self.split.num_classes
 
     def __len__(self) -> int:
@@ -104,15 +104,19 @@ class _Share:
 
 
 def evaluator(
-    split: Split, *, batch_size: int = 256, images: int | None = None, loss: Loss = cross_entropy
+    split: Split,
+    *,
+    batch_size: int = 256,
+    images: int | None = None,
+    loss: Loss | Objective = cross_entropy,
 ) -> Evaluate:
-    """Accuracy on a split, or on a fixed part of it (KURE's authors used a tenth of the images for step sizes).
+    """The task's metric on a split, or a fixed part of it (KURE's authors used a tenth of the images for step sizes).
 
     Args:
         split: the images; usually the test split.
         batch_size: of the evaluation.
         images: how many; the same ones every time, drawn at random. None for all.
-        loss: on labels.
+        loss: on labels; or a task's `objective`, which brings its metric along.
 
     Raises:
         MixbitError: fewer than one image.
@@ -328,7 +332,7 @@ def ptq_bit_sweep(
     Raises:
         MixbitError: what `mixbit.ptq.ptq` raises.
     """
-    measure = _as_evaluate(task.test if images is None else images)
+    measure = _as_evaluate(evaluator(task.test, loss=task.objective) if images is None else images)
     known: Cache = {} if cache is None else cache
     given = None if pins is None else {name: str(bits) for name, bits in pins.items()}
     described = {"pins": given, "ptq": json.loads(json.dumps(asdict(config)))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from mixbit import _distributed, _io
 from mixbit.data import Split
-from mixbit.evaluation import evaluate
+from mixbit.evaluation import Metrics, evaluate
+from mixbit.metric import MetricInfo
 from mixbit.robustness.kurtosis import KurtosisPenalty
+from mixbit.task import Objective, objective_of
 
 __all__ = ["KurtosisMonitor"]
 
@@ -25,19 +26,29 @@ class KurtosisMonitor:
     The paper says in words: until the kurtosis has reached its target and accuracy has not dropped noticeably. The
     rule: mean `|Kurt - target|` below `gap` for `gap_epochs` epochs, and no lower loss on held-out training images for
     `patience` epochs. Kept is the epoch whose kurtosis is nearest to the target among those whose accuracy on the
-    held-out images is at most `max_drop` below that of the start; if there is none, the last one, and `kept` says so.
+    held-out images (or whatever the task's metric is) is at most `max_drop` worse than that of the start; if there is
+    none, the last one, and `kept` says so.
 
     Args:
         penalty: the term of the loss.
         held_out: images to judge by; None where nothing is to be stopped.
-        start: accuracy (0 to 1) on them before the training.
+        start: the task's metric on them before the training.
         folder: for the best weights; None keeps them in memory.
+        objective: of the task: its metric is what must not drop. None for accuracy.
 
     Attributes:
         kept: which epoch was kept and why, after the end.
     """
 
-    def __init__(self, penalty: KurtosisPenalty, held_out: Split | None, start: float, folder: Path | None) -> None:
+    def __init__(
+        self,
+        penalty: KurtosisPenalty,
+        held_out: Split | None,
+        start: float,
+        folder: Path | None,
+        objective: Objective | None = None,
+    ) -> None:
+        self.objective = objective_of() if objective is None else objective
         self.penalty, self.config, self.held_out, self.start = penalty, penalty.config, held_out, start
         self.path = None if folder is None else folder / BEST
         self._best: dict[str, Tensor] = {}
@@ -50,8 +61,8 @@ class KurtosisMonitor:
         record["kurtosis"] = self.penalty.record(model)
         if self.held_out is None:
             return False
-        metrics = evaluate(model, self.held_out)
-        record["held_out"] = asdict(metrics)
+        metrics = evaluate(model, self.held_out, loss=self.objective)
+        record["held_out"] = metrics.to_json()
         self._history = [*history, record]
         if self._best_epoch() == record["epoch"]:
             self._keep(model)
@@ -64,15 +75,16 @@ class KurtosisMonitor:
         best = self._best_epoch()
         if best is None:
             drop = self.config.max_drop
-            self.kept = f"the last epoch: in every one the accuracy was more than {drop:.1%} below the start"
+            info = self.objective.info
+            self.kept = f"the last epoch: in every one the {info.name} was more than {_amount(info, drop)} the start"
             return
         _distributed.barrier()
         model.load_state_dict(load_file(self.path) if self.path is not None else self._best)
         self.kept = f"epoch {best}, nearest to the target"
 
     def _best_epoch(self) -> int | None:
-        floor = self.start - self.config.max_drop
-        fit = [record for record in self._history if record["held_out"]["accuracy"] >= floor]
+        gain, drop = self.objective.info.gain, self.config.max_drop
+        fit = [one for one in self._history if gain(Metrics.from_json(one["held_out"]).value, self.start) >= -drop]
         return min(fit, key=lambda record: record["kurtosis"]["gap"])["epoch"] if fit else None
 
     def _reached(self) -> bool:
@@ -91,3 +103,9 @@ class KurtosisMonitor:
         elif _distributed.rank() == 0:
             with _io.new_file(self.path) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+
+
+def _amount(info: MetricInfo, drop: float) -> str:
+    """A drop of the metric, and which way it goes."""
+    way = "below" if info.larger_is_better else "above"
+    return f"{drop:.1%} {way}" if info.unit == "%" else f"{drop:g} {way}"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixbit import _effort
+from mixbit import _batch, _effort
 from mixbit.data import Split
 from mixbit.data.base import Batch
 from mixbit.errors import MixbitError
@@ -125,7 +125,7 @@ class _CountedSplit:
         self._counter = counter
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int | None:
         return self._split.num_classes
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ class _CountedSplit:
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for x, y in batches:
-            self._counter.images += len(y)
+            self._counter.images += _batch.samples(x)
             yield x, y
 
     def __getattr__(self, name: str) -> Any:

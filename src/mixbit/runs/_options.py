@@ -55,5 +55,5 @@ def watched(task: Task, config: KurtosisConfig | None, run: Path, seed: int) -> 
     if not config.stop:
         return task, KurtosisMonitor(task.penalty, None, 0.0, run)
     train, held_out = hold_out(task.train, config.held_out, seed=seed)
-    start = evaluate(task.model, held_out).accuracy
-    return replace(task, train=train), KurtosisMonitor(task.penalty, held_out, start, run)
+    start = evaluate(task.model, held_out, loss=task.objective).value
+    return replace(task, train=train), KurtosisMonitor(task.penalty, held_out, start, run, task.objective)

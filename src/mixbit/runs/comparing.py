@@ -198,8 +198,8 @@ class _Arena:
         """Accuracy and costs of the network as it came."""
         path = self.run / _standings.FLOAT
         if not path.exists():
-            found = evaluate(self.task.model, self.task.test, channels_last=True)
-            _io.write_json(path, {"accuracy": found.accuracy, "costs": asdict(float_costs(self.task.network))})
+            found = evaluate(self.task.model, self.task.test, loss=self.task.objective, channels_last=True)
+            _io.write_json(path, {"accuracy": found.value, "costs": asdict(float_costs(self.task.network))})
 
     def warm_up(self) -> None:
         """One pass there and back, so that what a process does once is not put down to its first search."""
@@ -314,7 +314,7 @@ class _Arena:
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)
         put_policy_on(model, policy, self.task, seed=seed, config=quantize_config(self.settings or {}))
-        yield "calibrated", evaluate(model, self.task.test, channels_last=True).accuracy
+        yield "calibrated", evaluate(model, self.task.test, loss=self.task.objective, channels_last=True).value
         if self.settings is not None:
             subject = replace(self.subject, seed=seed)
             done = train(subject, policy, self.settings, folder, task=self.task, quiet=self.quiet)

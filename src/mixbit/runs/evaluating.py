@@ -69,11 +69,11 @@ def evaluate(
 def _measure(
     task: Task, subject: Subject, policy: Policy | None, path: Path | None, run: Path | None = None
 ) -> Evaluated:
-    metrics = measure(task.model, task.test, loss=task.loss)
+    metrics = measure(task.model, task.test, loss=task.objective)
     used = float_costs(task.network) if policy is None else costs(task.network, policy.layers)
     name = "float32" if policy is None else policy.method
     return Evaluated(
-        outcome=Outcome(name=name, accuracy=metrics.accuracy, costs=used),
+        outcome=Outcome(name=name, accuracy=metrics.value, costs=used),
         metrics=metrics,
         float32=float_costs(task.network),
         subject=subject,

@@ -132,7 +132,7 @@ def lowered(
         raise ExportError(f"{run} was trained in float32. Train under a policy first: mixbit train --policy.")
     task = opened.task
     model = task.model.cpu()
-    x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=opened.subject.seed, shuffle=True))
+    x = task.calibration(CALIBRATION_SAMPLES, opened.subject.seed)
     return opened, lower(model, task.network, [x], rounding=rounding or _ROUNDINGS[target], strict=strict)
 
 

@@ -178,7 +178,7 @@ class _Stress:
     def __init__(self, opened: TrainedRun, settings: StressSettings, folder: Path, run: Path) -> None:
         self.task, self.policy, self.settings = opened.task, opened.policy, settings
         self.folder, self.run = folder, run
-        self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.loss)
+        self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.objective)
         self.edges = tuple(resolve_pins(self.task.network))
 
     def profile(self) -> Profile:
@@ -222,7 +222,7 @@ class _Stress:
             severities=self.settings.severities,
             seed=self.settings.seed,
             fraction=count / len(test),
-            loss=self.task.loss,
+            loss=self.task.objective,
             measure_bits=partial(static_bits, network=self.task.network),
             known=CorruptionReport.load(path) if path.exists() else None,
             on_cell=lambda report: report.save(path),

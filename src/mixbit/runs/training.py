@@ -45,8 +45,7 @@ def put_policy_on(
     """Quantize `model` in place and calibrate its activations on training samples."""
     config = QuantizeConfig() if config is None else config
     quantize(model, policy, task.network, config)
-    x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=seed, shuffle=True))
-    calibrate(model, [x.to(next(model.parameters()).device)], config.activation_rule)
+    calibrate(model, [task.calibration(CALIBRATION_SAMPLES, seed)], config.activation_rule)
 
 
 def train(
@@ -83,7 +82,7 @@ def train(
     if chosen is not None:
         put_policy_on(model, chosen, task, seed=subject.seed, config=options.quantize)
     result = fit(
-        model, task.train, task.test, options.training, run=run, teacher=task.model, loss=task.loss,
+        model, task.train, task.test, options.training, run=run, teacher=task.model, loss=task.objective,
         penalty=task.penalty, monitor=monitor, quiet=quiet, label=run.name,
     )  # fmt: skip
     assert result.metrics is not None
@@ -92,7 +91,7 @@ def train(
     used = float_costs(task.network) if chosen is None else costs(task.network, chosen.layers)
     name = "float32" if chosen is None else chosen.method
     return Trained(
-        outcome=Outcome(name=name, accuracy=result.metrics.accuracy, costs=used),
+        outcome=Outcome(name=name, accuracy=result.metrics.value, costs=used),
         float32=float_costs(task.network),
         files=_files(run, chosen),
         trained=replace(subject, weights=run / _folder.WEIGHTS),

@@ -253,7 +253,7 @@ def _calibrated(policy: Policy, subject: Subject, task: Task, folder: Path) -> f
             return float(known["accuracy"])
     model = copy.deepcopy(task.model)
     put_policy_on(model, policy, task, seed=subject.seed)
-    accuracy = evaluate(model, task.test, loss=task.loss).accuracy
+    accuracy = evaluate(model, task.test, loss=task.objective).value
     if _distributed.rank() == 0:
         _io.write_json(path, {"accuracy": accuracy, "bits": bits})
     return accuracy
@@ -262,7 +262,7 @@ def _calibrated(policy: Policy, subject: Subject, task: Task, folder: Path) -> f
 def _float_accuracy(task: Task, run: Path) -> float:
     path = run / "float.json"
     if not path.exists():
-        accuracy = evaluate(task.model, task.test, loss=task.loss).accuracy
+        accuracy = evaluate(task.model, task.test, loss=task.objective).value
         if _distributed.rank() != 0:
             return accuracy
         _io.write_json(path, {"accuracy": accuracy})
