@@ -349,7 +349,7 @@ def test_a_regression_on_a_dataset_learns_and_goes_on_exactly(tmp_path: Path) ->
 
 def test_a_loss_without_a_gradient_is_an_error_at_the_first_step() -> None:
     data, model = regression(), nn.Linear(4, 1)
-    for loss in (lambda o, _y: o.detach().mean(), lambda o, _y: float(o.mean())):
+    for loss in (lambda o, _y: o.detach().mean(), lambda o, _y: o.mean().item()):
         with pytest.raises(MixbitError, match="does not depend on the parameters"):
             train(model, data, None, TrainConfig(epochs=1, batch_size=16), loss=loss, quiet=True)
     config = TrainConfig(epochs=1, batch_size=16, label_smoothing=0.1)
