@@ -322,15 +322,12 @@ class _Loop:
             if module is not None:
                 _distributed.take_from_first_([*module.parameters(), *module.buffers()], what)
         self._resume()
-        with progress_bar(self.label, self.config.epochs * self.per_epoch, quiet=self._silent()) as advance:
-            advance(self.epoch * self.per_epoch + self.batch, "")
+        total, done = self.config.epochs * self.per_epoch, self.epoch * self.per_epoch + self.batch
+        with progress_bar(self.label, total, done=done, quiet=self.quiet) as advance:
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
         metrics = Metrics.from_json(self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
         return TrainResult(metrics=metrics, history=self.history)
-
-    def _silent(self) -> bool:
-        return self.quiet or _distributed.rank() != 0
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         began = self.saved = time.perf_counter()
