@@ -16,6 +16,7 @@ from mixbit.export.graph import Linear
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from tests.export.graphs import Builder
 
 pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
 
@@ -80,6 +81,52 @@ def test_a_difference_is_told_in_steps_of_the_output(graph: IntegerGraph, tmp_pa
     found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
     assert found.largest_steps == pytest.approx(3, rel=1e-3)
     assert found.identical == 0.0
+
+
+def tokens(scales: list[float], *, bias: dict[int, int] | None = None, softmax: bool = False) -> IntegerGraph:
+    """A linear layer along two tokens that passes its four channels through, each in a unit of its own."""
+    b = Builder((2, 4), seed=0)
+    y = b.linear(b.first, 4, bits=None, weight=np.eye(4, dtype=np.int8), weight_bits=2, shift=5)
+    if softmax:
+        y = b.softmax(y)
+    found = b.finish(y)
+    at = next(at for at, op in enumerate(found.ops) if isinstance(op, Linear))
+    of = np.zeros(4, np.int32)
+    for channel, value in (bias or {}).items():
+        of[channel] = value
+    layer = replace(found.ops[at], weight=np.eye(4, dtype=np.int8), weight_scale=np.array(scales, np.float32), bias=of)
+    return replace(found, ops=(*found.ops[:at], layer, *found.ops[at + 1 :]))
+
+
+TOKENS = np.random.default_rng(0).standard_normal((16, 2, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("channel", "wrong"), [(1, 500), (0, 0.9), (3, 2)])
+def test_steps_of_an_output_along_tokens_are_those_of_its_channel(channel: int, wrong: float, tmp_path: Path) -> None:
+    scales = [1.0, 1e-3, 1.0, 0.1]
+    write_onnx(tokens(scales, bias={channel: round(wrong * 32)}), tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", tokens(scales), [(TOKENS, None)], rounds=0)
+    assert found.largest_steps == pytest.approx(round(wrong * 32) / 32, rel=1e-2)
+    assert found.right is (wrong < 1)
+
+
+@pytest.mark.parametrize(
+    ("scales", "bias", "right"),
+    [
+        ([0.1, 0.1, 0.1, 0.1], {}, True),
+        ([0.01, 0.01, 0.01, 0.01], {}, False),  # a tenth of the logits, the same classes
+        ([0.1, 0.1, 0.1, 0.1], {2: 3 * 32}, False),
+        ([0.1, 0.1, 0.1, 0.1], {2: 16}, True),
+        ([0.1, 0.1, 0.1, 0.1], dict.fromkeys(range(4), 3 * 32), True),  # probabilities know no common summand
+    ],
+)
+def test_probabilities_are_judged_by_the_logits_that_they_tell(
+    scales: list[float], bias: dict[int, int], right: bool, tmp_path: Path
+) -> None:
+    write_onnx(tokens(scales, bias=bias, softmax=True), tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", tokens([0.1] * 4, softmax=True), [(TOKENS, None)], rounds=0)
+    assert (found.largest_steps <= 1.0) is right
+    assert np.isfinite(found.largest_steps)
 
 
 def test_the_float_network_is_timed_beside_the_file(graph: IntegerGraph, model: nn.Module, tmp_path: Path) -> None:

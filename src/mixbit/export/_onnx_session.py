@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixbit import _io
 from mixbit.errors import ExportError, MissingExtra
 from mixbit.export._onnx_functions import DOMAIN
 
@@ -42,7 +42,11 @@ def load_session(
         raise MissingExtra("Running an ONNX file needs onnxruntime: pip install 'mixbit[export]'.") from cause
     if threads < 1:
         raise ExportError(f"threads={threads}, legal is 1 or more.")
-    name, content = ("the model", source) if isinstance(source, bytes) else (repr(str(source)), _read(Path(source)))
+    name, content = (
+        ("the model", source)
+        if isinstance(source, bytes)
+        else (repr(str(source)), _io.read_bytes(source, error=ExportError))
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Failures become exceptions, here or in `run`; the runtime need not print them as well.
@@ -53,13 +57,6 @@ def load_session(
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as cause:  # the runtime's exceptions have no base class but this
         raise ExportError(_explain(name, content, str(cause), onnxruntime.__version__)) from cause
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as cause:
-        raise ExportError(f"Cannot read {str(path)!r}: {cause.strerror}.") from cause
 
 
 def _explain(name: str, content: bytes, reason: str, version: str) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from mixbit import _io
 from mixbit._version import __version__
-from mixbit.errors import ExportError, MissingExtra
+from mixbit.errors import ExportError, MissingExtra, shown
+from mixbit.export._foreign import QONNX_DOMAIN, read_foreign
 from mixbit.export.arithmetic import Array
 from mixbit.export.graph import Conv, IntegerGraph, Weighted
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DOMAIN", "QonnxFile", "QonnxLayer", "build_qonnx", "trace_qonnx", "write_qonnx"]
 
-DOMAIN = "qonnx.custom_op.general"
-"""Of the operators that QONNX adds to ONNX."""
+DOMAIN = QONNX_DOMAIN
 
 # What qonnx 1.0 writes itself: ONNX operators of opset 11, and its own of opset 1.
 _OPSET, _QONNX_OPSET = 11, 1
@@ -200,27 +200,24 @@ def trace_qonnx(path: Path, x: Array) -> dict[str, Array]:
         from qonnx.transformation.infer_shapes import InferShapes
     except ImportError as cause:
         raise MissingExtra("Running a QONNX file needs qonnx: pip install 'mixbit[export]'.") from cause
-    model = ModelWrapper(_load(path))
-    name = model.graph.input[0].name
-    wanted = tuple(model.get_tensor_shape(name)[1:])
+    looked = read_foreign(path)
+    if not looked.qonnx:
+        raise ExportError(f"{shown(str(path))} has no operator of QONNX. Legal: a file of `mixbit export --to qonnx`.")
+    try:
+        model = ModelWrapper(looked.model)
+        name = model.graph.input[0].name
+        wanted = tuple(model.get_tensor_shape(name)[1:])
+    except Exception as cause:  # qonnx raises whatever comes
+        raise ExportError(f"{shown(str(path))} is damaged: its input has no shape. Export it again.") from cause
     if x.shape[1:] != wanted:
         raise ExportError(f"input of shape {x.shape}, legal is (N, {', '.join(map(str, wanted))}). Reshape the batch.")
-    model = model.transform(ChangeBatchSize(len(x))).transform(InferShapes())
-    found: dict[str, Array] = execute_onnx(model, {name: x.astype("float32")}, return_full_exec_context=True)
-    return found
-
-
-def _load(path: Path) -> ModelProto:
-    """A whole file, or an error that names it."""
-    onnx = _import_onnx()
     try:
-        model: ModelProto = onnx.load_from_string(Path(path).read_bytes())
-        onnx.checker.check_model(model)
-    except OSError as cause:
-        raise ExportError(f"Cannot read {str(path)!r}: {cause.strerror}.") from cause
-    except Exception as cause:  # protobuf and the checker each have errors of their own
-        raise ExportError(f"{str(path)!r} is no whole ONNX file. Write it again with `mixbit export`.") from cause
-    return model
+        model = model.transform(ChangeBatchSize(len(x))).transform(InferShapes())
+        found: dict[str, Array] = execute_onnx(model, {name: x.astype("float32")}, return_full_exec_context=True)
+    except Exception as cause:
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        raise ExportError(f"qonnx cannot run {shown(str(path))}: {reason}. Export it again.") from cause
+    return found
 
 
 def _import_onnx() -> ModuleType:

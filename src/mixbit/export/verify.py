@@ -12,13 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from mixbit import _batch
-from mixbit.errors import ExportError
+from mixbit.errors import ExportError, shown
 from mixbit.export import executor
+from mixbit.export._foreign import read_foreign
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.arithmetic import Array
-from mixbit.export.graph import IntegerGraph
+from mixbit.export.graph import IntegerGraph, Linear, Softmax, Weighted
 from mixbit.export.onnx import load_session
-from mixbit.export.qonnx import DOMAIN, trace_qonnx
+from mixbit.export.qonnx import trace_qonnx
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -86,20 +87,23 @@ def verify(
         rounds: of timing; 0 leaves it out.
 
     Raises:
-        ExportError: the file cannot be read, takes another input, or there is no batch.
+        ExportError: the file cannot be read, holds what no file of `mixbit export` holds, takes another input, gives
+            another output or one that is not finite, or there is no batch.
     """
+    looked = read_foreign(path)
     begin = time.perf_counter()
-    qonnx = is_qonnx(path)
-    session = None if qonnx else load_session(path, threads=threads)
+    session = None if looked.qonnx else load_session(path, threads=threads)
     created = (time.perf_counter() - begin) * 1e3
     if session is not None:
         _check_input(path, session, graph)
-    tally, example = _Tally(_output_step(graph)), None
+    tally, example = _Tally(_Steps(graph)), None
     for x, labels in batches:
         x = np.asarray(x, np.float32)
         example = x[:1] if example is None else example
-        found = trace_qonnx(path, x)[graph.output] if session is None else _run(session, x)
-        tally.add(found, executor.run(graph, x), labels)
+        found = trace_qonnx(path, x)[looked.model.graph.output[0].name] if session is None else _run(path, session, x)
+        wanted = executor.run(graph, x)
+        _check_output(path, found, wanted)
+        tally.add(found, wanted, labels)
     if example is None:
         raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
     timings = {}
@@ -110,7 +114,7 @@ def verify(
         timings = time_sessions(sessions, example, rounds=rounds)
     return Verification(
         path=path,
-        kind="qonnx" if qonnx else "onnx",
+        kind="qonnx" if looked.qonnx else "onnx",
         size_bytes=path.stat().st_size,
         session_ms=created,
         timings=timings,
@@ -125,8 +129,12 @@ def verify(
 
 
 def is_qonnx(path: Path) -> bool:
-    """Whether a file has operators of QONNX, which no runtime knows."""
-    return path.is_file() and DOMAIN.encode() in path.read_bytes()
+    """Whether a file has operators of QONNX, which no runtime knows.
+
+    Raises:
+        ExportError: as `verify` for a file that is not run.
+    """
+    return read_foreign(path).qonnx
 
 
 def time_sessions(sessions: dict[str, InferenceSession], x: Array, *, rounds: int = 30) -> dict[str, Timing]:
@@ -145,41 +153,100 @@ def _call(session: InferenceSession, x: Array) -> Callable[[], object]:
     return lambda: session.run(None, feed)
 
 
-def _run(session: InferenceSession, x: Array) -> Array:
-    found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+def _run(path: Path, session: InferenceSession, x: Array) -> Array:
+    try:
+        found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
+    except Exception as cause:  # the runtime's exceptions have no base class but this
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise ExportError(f"ONNX Runtime cannot run {shown(str(path))} on {len(x)} images: {reason}.") from cause
     return found
 
 
 def _check_input(path: Path, session: InferenceSession, graph: IntegerGraph) -> None:
     wanted = graph.tensors[graph.input].shape
     found = session.get_inputs()
-    if len(found) != 1 or tuple(found[0].shape[1:]) != wanted:
-        shapes = ", ".join(f"{one.name} {tuple(one.shape)}" for one in found)
+    if len(found) != 1 or tuple(found[0].shape[1:]) != wanted or found[0].type != "tensor(float)":
+        shapes = ", ".join(f"{one.name} {tuple(one.shape)} {one.type}" for one in found) or "nothing"
         raise ExportError(
-            f"{path} takes {shapes}, the network takes (N, {', '.join(map(str, wanted))}). "
+            f"{path} takes {shapes}, the network takes (N, {', '.join(map(str, wanted))}) in float32. "
             "Give the run folder that the file was exported from."
         )
 
 
-def _output_step(graph: IntegerGraph) -> Array:
-    """One step of the accumulators that make the output, by channel; probabilities have none."""
-    maker = next((op for op in reversed(graph.weighted()) if graph.tensors[op.output].grid is None), None)
-    if maker is None or maker.output != graph.output:
-        return np.array([np.inf])
-    step = np.abs(graph.unit(maker)) * 2**maker.shift
-    return np.where(step > 0, step, np.inf)
+def _check_output(path: Path, found: object, wanted: Array) -> None:
+    """Finite numbers, as many as the reference gives."""
+    if not isinstance(found, np.ndarray) or found.shape != wanted.shape or found.dtype.kind != "f":
+        what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise ExportError(
+            f"{path} gives {what}, the network gives float32 of shape {wanted.shape}. "
+            "Give the run folder that the file was exported from."
+        )
+    broken = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+    if broken.any():
+        raise ExportError(
+            f"{path} gives NaN or infinity for {int(broken.sum())} of {len(found)} images, where the reference is "
+            "finite. Export it again from the run folder."
+        )
+
+
+class _Steps:
+    """Differences in steps of the output: one step of the accumulators that make it, by channel.
+
+    A file may differ from the reference by a step of each logit. Behind a softmax logits are known but for a number
+    that all of an image share: `log p - log q` is the difference of the logits plus that number, and the number that
+    leaves the fewest steps is taken.
+    """
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        makers = {op.output: op for op in graph.ops}
+        maker, name = makers.get(graph.output), graph.output
+        self._softmax = isinstance(maker, Softmax)
+        if isinstance(maker, Softmax):
+            name, maker = maker.x, makers.get(maker.x)
+        shape, grid = graph.tensors[name].shape, graph.tensors[name].grid
+        if grid is not None:
+            self._step = np.full(shape, grid.scale)
+            return
+        if not isinstance(maker, Weighted):
+            raise ExportError(f"the output is made by {name!r}, which has no steps to measure a difference in.")
+        step = np.abs(graph.unit(maker)) * 2**maker.shift
+        along = step if isinstance(maker, Linear) else step.reshape(-1, *[1] * (len(shape) - 1))
+        self._step = np.broadcast_to(np.where(along > 0, along, np.inf), shape)
+
+    def largest(self, found: Array, wanted: Array) -> float:
+        """The most steps of any output `(N, *shape)`."""
+        if not self._softmax:
+            return float((np.abs(found.astype(np.float64) - wanted) / self._step).max(initial=0))
+        logs = np.log(np.maximum(found, _LEAST)) - np.log(np.maximum(wanted, _LEAST))
+        low, high = (end(logs, axis=-1, keepdims=True) for end in (np.min, np.max))
+        for _ in range(_HALVINGS):  # the most steps are a convex function of the shared number
+            third = (high - low) / 3
+            left = self._most(logs - low - third) <= self._most(logs - high + third)
+            low, high = np.where(left, low, low + third), np.where(left, high - third, high)
+        return float(self._most(logs - (low + high) / 2).max(initial=0))
+
+    def _most(self, logs: Array) -> Array:
+        # What float32 loses of an exponential and its share is no step.
+        found: Array = (np.maximum(np.abs(logs) - _LOST, 0) / self._step).max(axis=-1, keepdims=True)
+        return found
+
+
+_LEAST = 1e-30
+"""Probabilities below it are one: float32 holds no digits of them."""
+_LOST = 2e-5
+_HALVINGS = 60
 
 
 class _Tally:
     """Differences so far."""
 
-    def __init__(self, step: Array) -> None:
+    def __init__(self, steps: _Steps) -> None:
         self.images = self.agreed = self.identical = self.right = self.reference_right = self.labelled = 0
         self.largest = self.steps = 0.0
-        self._step = step
+        self._steps = steps
 
     def add(self, found: Array, wanted: Array, labels: Array | None) -> None:
-        """One batch of outputs `(N, classes)`."""
+        """One batch of outputs `(N, *shape)`."""
         flat, reference = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
         apart = np.abs(flat.astype(np.float64) - reference)
         self.images += len(flat)
@@ -187,8 +254,7 @@ class _Tally:
         digits = 1e-6 * max(float(np.abs(reference).max(initial=0)), 1e-6)
         self.identical += int((apart.max(axis=1, initial=0) <= digits).sum())
         self.largest = max(self.largest, float(apart.max(initial=0)))
-        whole = apart.reshape(len(apart), len(self._step), -1) if len(self._step) > 1 else apart[:, None]
-        self.steps = max(self.steps, float((whole / self._step[:, None]).max(initial=0)))
+        self.steps = max(self.steps, self._steps.largest(found, wanted))
         if labels is not None:
             self.labelled += len(labels)
             self.right += int((flat.argmax(axis=1) == labels).sum())
