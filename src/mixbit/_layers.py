@@ -63,27 +63,33 @@ def _blank(cls: type[nn.Module]) -> nn.Module:
 
 
 class _ConvForward(QuantizedLayer):
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.quantize_input(x), self.quantize_weight(self.weight), self.shift_bias(self.bias))  # type: ignore[operator,arg-type,no-any-return]
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that callers may use)
+        weight, bias = self.quantize_weight(self.weight), self.shift_bias(self.bias)  # type: ignore[arg-type]
+        return self._conv_forward(self.quantize_input(input), weight, bias)  # type: ignore[operator,no-any-return]
 
 
 class _LinearForward(QuantizedLayer):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that callers may use)
         weight, bias = self.quantize_weight(self.weight), self.shift_bias(self.bias)  # type: ignore[arg-type]
-        return F.linear(self.quantize_input(x), weight, bias)
+        return F.linear(self.quantize_input(input), weight, bias)
 
 
 class _AnyForward(QuantizedLayer):
     """For classes with a forward of their own: it runs with the quantized weight in the place of the float one."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (self.quantize_input(args[0]), *args[1:])
+        else:
+            first = next(iter(kwargs))
+            kwargs[first] = self.quantize_input(kwargs[first])
         weight, bias = self._parameters["weight"], self._parameters.get("bias")
         assert weight is not None
         self._parameters["weight"] = self.quantize_weight(weight)  # type: ignore[assignment]
         if self.bias_shift is not None:
             self._parameters["bias"] = self.shift_bias(bias)  # type: ignore[assignment]
         try:
-            return super().forward(self.quantize_input(x), *args, **kwargs)
+            return super().forward(*args, **kwargs)
         finally:
             self._parameters["weight"] = weight
             if self.bias_shift is not None:
@@ -105,10 +111,10 @@ class _AttentionForward(QuantizedLayer):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`: `(N, L, E)` if `batch_first`, else `(L, N, E)`."""
+        if is_causal and attn_mask is None:
+            raise MixbitError("is_causal=True without attn_mask. As in PyTorch it is a hint: give the mask, too.")
         batched, first = query.dim() == 3, bool(self.batch_first)
-        same = query is key and key is value
-        query, key, value = (_to_batch_first(t, batched, first) for t in (query, key, value))
-        q, k, v = self._project(query, query if same else key, query if same else value)
+        q, k, v = self._project((query, key, value), batched, first)
         mask = _merge_masks(attn_mask, key_padding_mask, q, int(self.num_heads))  # type: ignore[arg-type]
         dropout = float(self.dropout) if self.training else 0.0  # type: ignore[arg-type]
         mixed, weights = _attend(q, k, v, mask, dropout, need_weights)
@@ -118,13 +124,16 @@ class _AttentionForward(QuantizedLayer):
         out = out if batched and first else out.transpose(0, 1) if batched else out.squeeze(0)
         return out, weights if weights is None or batched else weights.squeeze(0)
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    def _project(self, inputs: tuple[Tensor, Tensor, Tensor], batched: bool, first: bool) -> list[Tensor]:
+        """Query, key and value through their thirds of the weight; a tensor that is given twice is quantized once."""
         weights = self.quantize_weight(self.in_proj_weight).chunk(3)  # type: ignore[arg-type]
         bias = self.shift_bias(self.in_proj_bias)  # type: ignore[arg-type]
         biases = bias.chunk(3) if bias is not None else (None,) * 3
-        x = self.quantize_input(query)
-        inputs = (x, x, x) if key is query else (x, self.quantize_input(key), self.quantize_input(value))
-        parts = (F.linear(i, w, b) for i, w, b in zip(inputs, weights, biases, strict=True))
+        read: dict[int, Tensor] = {}
+        for one in inputs:
+            if id(one) not in read:
+                read[id(one)] = self.quantize_input(_to_batch_first(one, batched, first))
+        parts = (F.linear(read[id(i)], w, b) for i, w, b in zip(inputs, weights, biases, strict=True))
         heads = int(self.num_heads)  # type: ignore[arg-type]
         return [p.view(*p.shape[:2], heads, -1).transpose(1, 2) for p in parts]
 
@@ -163,21 +172,10 @@ def _attend(
     return F.dropout(weights, dropout) @ v, weights
 
 
-def why_not(module: nn.Module) -> str | None:
-    """The reason why this module cannot carry quantizers, or None."""
-    if isinstance(module, nn.MultiheadAttention):
-        if not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn:
-            return "attention with separate key or value sizes, bias_k or add_zero_attn"
-        return None
-    if not isinstance(getattr(module, "_parameters", {}).get("weight"), nn.Parameter):
-        return "its weight is no plain parameter (parametrized or already replaced)"
-    return None
-
-
 def _mixin(cls: type[nn.Module]) -> type[QuantizedLayer]:
     if issubclass(cls, nn.MultiheadAttention):
         return _AttentionForward
-    if cls.forward in (nn.Conv1d.forward, nn.Conv2d.forward):
+    if any(cls.forward is own.forward and cls._conv_forward is own._conv_forward for own in (nn.Conv1d, nn.Conv2d)):  # type: ignore[attr-defined]
         return _ConvForward
     return _LinearForward if cls.forward is nn.Linear.forward else _AnyForward
 
@@ -203,17 +201,46 @@ def put_on(module: nn.Module, weight: Quantizer | None, inputs: Quantizer | None
         setattr(module, name, quantizer)
     for name in SHIFTS:
         module.register_buffer(name, None)
-    if isinstance(module, nn.MultiheadAttention):
-        # A hook, though it does nothing, keeps nn.TransformerEncoderLayer off the fused path that would read the
-        # float weights.
-        module._mixbit_hook = module.register_forward_pre_hook(lambda *_: None)  # type: ignore[assignment]
 
 
 def take_off(module: QuantizedLayer) -> None:
     """Give the module its own class back; its parameters were never touched."""
     for name in (*QUANTIZERS, *SHIFTS):
         delattr(module, name)
-    hook = module.__dict__.pop("_mixbit_hook", None)
-    if hook is not None:
-        hook.remove()
     module.__class__ = type(module).float_class  # type: ignore[attr-defined]
+
+
+_HOOK, _NESTED = "_mixbit_hook", "_mixbit_nested"
+
+
+def leave_fused_paths(model: nn.Module) -> None:
+    """Keep PyTorch's encoders, where they hold quantized layers, off the paths that read the float weights.
+
+    In evaluation without gradients `nn.TransformerEncoderLayer` passes all weights to one fused operator, unless a
+    module in it has a hook, which need not do anything; `nn.TransformerEncoder` packs padded batches for that operator.
+    """
+    for module in list(model.modules()):
+        if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
+            continue
+        if not any(isinstance(part, QuantizedLayer) for part in module.modules()):
+            continue
+        if isinstance(module, nn.TransformerEncoder):
+            if getattr(module, "use_nested_tensor", False):
+                module.use_nested_tensor = False
+                module.__dict__[_NESTED] = True
+        elif _HOOK not in module.__dict__:
+            module.__dict__[_HOOK] = module.register_forward_pre_hook(_do_nothing)
+
+
+def take_fused_paths(model: nn.Module) -> None:
+    """Undo `leave_fused_paths`."""
+    for module in model.modules():
+        hook = module.__dict__.pop(_HOOK, None)
+        if hook is not None:
+            hook.remove()
+        if module.__dict__.pop(_NESTED, False):
+            module.use_nested_tensor = True  # type: ignore[assignment]
+
+
+def _do_nothing(_module: nn.Module, _inputs: object) -> None:
+    """A function of a module, so that a model that holds it can be saved."""

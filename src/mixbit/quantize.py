@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _batch
-from mixbit._layers import QuantizedLayer, put_on, take_off, why_not
+from mixbit._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
 from mixbit._modes import in_training
 from mixbit._settings import NotNegative, Positive, check
 from mixbit.data import Read, inputs_of
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
+from mixbit.network._carriers import why_not
 from mixbit.policy import LayerBits, Policy
 from mixbit.quantizers import (
     ACTIVATIONS,
@@ -85,6 +87,9 @@ class QuantizeConfig:
             raise MixbitError(f"clip and clip_decay are PACT's, but activations={self.activations!r}. Leave them out.")
 
 
+AS_SAID = "as the policy says"
+"""The reason of a layer that is in float by intent."""
+
 BitOptions = Mapping[str, tuple[Sequence[int] | None, Sequence[int] | None]]
 """Layer name -> candidate weight bits and activation bits; None leaves that side in float."""
 
@@ -93,6 +98,8 @@ def quantize(
     model: nn.Module, policy: Policy, network: Network, config: QuantizeConfig = QuantizeConfig()
 ) -> tuple[Skipped, ...]:
     """Put quantizers onto `model`, in place, as `policy` says; weights are initialised, activations need `calibrate`.
+
+    A layer that the policy gives bits, but that cannot be turned, is also warned of: costs count it at its bits.
 
     Returns:
         What stays in float, with the reason.
@@ -105,7 +112,15 @@ def quantize(
         name: ([b.weight_bits] if b.weight_bits else None, [b.activation_bits] if b.activation_bits else None)
         for name, b in policy.layers.items()
     }
-    return attach(model, network, options, config)
+    left = attach(model, network, options, config)
+    refused = [f"{one.name} ({one.reason})" for one in left if one.name in options and AS_SAID not in one.reason]
+    if refused:
+        warnings.warn(
+            f"{len(refused)} layers stay in float against the policy: {'; '.join(refused)}. Costs count them at the "
+            "policy's bits. Capture the model again as it is now, or pin these layers at W32A32.",
+            stacklevel=2,
+        )
+    return left
 
 
 def attach(
@@ -123,6 +138,7 @@ def attach(
     for layer in network.layers:
         left.extend(_attach_layer(model, layer, options.get(layer.name, (None, None)), config))
     _turn_attention_parents(model)
+    leave_fused_paths(model)
     return tuple(left)
 
 
@@ -131,13 +147,13 @@ def _attach_layer(
 ) -> Iterator[Skipped]:
     weight_bits, activation_bits = bits
     module = _owner(model, layer)
-    reason = why_not(module)
+    reason = why_not(model, layer.parameter)
     if reason is None and (weight_bits or activation_bits):
         weight = model.get_parameter(layer.parameter)
         put_on(module, _weight_bank(weight, weight_bits, config), _input_bank(layer, weight, activation_bits, config))
     if reason is not None or not (weight_bits and activation_bits):
         sides = [s for s, b in (("weight", weight_bits), ("input", activation_bits)) if reason is not None or not b]
-        yield Skipped(name=layer.name, reason=f"{' and '.join(sides)} in float: {reason or 'as the policy says'}")
+        yield Skipped(name=layer.name, reason=f"{' and '.join(sides)} in float: {reason or AS_SAID}")
 
 
 def _owner(model: nn.Module, layer: Layer) -> nn.Module:
@@ -183,15 +199,23 @@ def detach(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, QuantizedLayer):
             take_off(module)
+    take_fused_paths(model)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """Layer name (as in `Network.layers`) -> the module that carries its quantizers."""
     return {
-        f"{name}.in_proj" if isinstance(module, nn.MultiheadAttention) else name: module
+        _layer_name(name, module): module
         for name, module in model.named_modules()
         if isinstance(module, QuantizedLayer)
     }
+
+
+def _layer_name(path: str, module: nn.Module) -> str:
+    """As capture calls it; a model that is one layer has no path."""
+    if isinstance(module, nn.MultiheadAttention):
+        return f"{path}.in_proj".removeprefix(".")
+    return path or "weight"
 
 
 def quantizers(model: nn.Module) -> dict[str, Quantizer]:

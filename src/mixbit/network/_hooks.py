@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mixbit.network._carriers import why_not
 from mixbit.network._inputs import Inputs
 from mixbit.network._macs import limpq_area
 from mixbit.network._records import FloatParameter, Layer, LayerKind, Network, Skipped, Tensor
@@ -28,7 +29,7 @@ class _Seen:
     batch: int
     layers: dict[str, Layer] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def add(self, layer: Layer) -> None:
         self.calls[layer.name] = self.calls.get(layer.name, 0) + 1
@@ -56,7 +57,8 @@ def observe(model: nn.Module, inputs: Inputs) -> Network:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = stack.enter_context(FlopCounterMode(display=False))
         model(*inputs.args, **inputs.kwargs)
-    layers = tuple(layer for name, layer in seen.layers.items() if seen.calls[name] == 1)
+    seen.refused = {name: reason for name, la in seen.layers.items() if (reason := why_not(model, la.parameter))}
+    layers = tuple(la for name, la in seen.layers.items() if seen.calls[name] == 1 and name not in seen.refused)
     total = int(counter.get_total_flops()) // 2 // inputs.batch
     tensors = tuple(tensor for at, layer in enumerate(layers) for tensor in _tensors(at, layer))
     return Network(
@@ -184,7 +186,9 @@ def _left_out(model: nn.Module, seen: _Seen) -> Iterator[Skipped]:
     taken = {layer.parameter: name for name, layer in seen.layers.items()}
     for parameter, value in model.named_parameters():
         name = taken.get(parameter)
-        if name is not None and seen.calls[name] > 1:
+        if name in seen.refused:
+            yield Skipped(name=name, reason=seen.refused[name], macs=seen.layers[name].macs * seen.calls[name])
+        elif name is not None and seen.calls[name] > 1:
             macs = seen.layers[name].macs * seen.calls[name]
             yield Skipped(name=name, reason=f"weight used {seen.calls[name]} times", macs=macs)
         elif name is None and value.dim() >= 2 and parameter.rpartition(".")[2] != "bias":
@@ -195,6 +199,7 @@ def _float_parameters(model: nn.Module, seen: _Seen, layers: tuple[Layer, ...]) 
     """All but the layers' weights and biases: without a graph nothing is known to be folded, or not reached."""
     weights = {layer.parameter for layer in layers}
     biases = {f"{name.removesuffix('weight')}bias" for name in weights}
+    taken = {layer.parameter: name for name, layer in seen.layers.items()}
     often = {layer.parameter: name for name, layer in seen.layers.items() if seen.calls[name] > 1}
     for parameter, value in model.named_parameters():
         if parameter in often:
@@ -202,5 +207,5 @@ def _float_parameters(model: nn.Module, seen: _Seen, layers: tuple[Layer, ...]) 
             macs, reason = seen.layers[name].macs * calls, f"weight used {calls} times"
             yield FloatParameter(name=parameter, size=value.numel(), macs=macs, reason=reason)
         elif parameter not in weights | biases:
-            reason = "not seen as a layer by the example"
+            reason = seen.refused.get(taken.get(parameter, ""), "not seen as a layer by the example")
             yield FloatParameter(name=parameter, size=value.numel(), reason=reason)

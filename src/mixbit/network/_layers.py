@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from mixbit.network._carriers import why_not
 from mixbit.network._macs import TRANSPOSED, factors, multiplies
 from mixbit.network._ops import argument, is_shape_only, op_name, values
 from mixbit.network._program import Program
@@ -85,7 +86,7 @@ class LayerFinder:
             return f"functional weight: used outside its module's forward, by {op_name(node)} in {self._place(node)}"
         if argument(node, 0, "input") not in self._program.live:
             return "its input does not depend on the example: the result is a constant"
-        return None
+        return why_not(self._program.model, parameter)
 
     def _before_padding(self, node: fx.Node, owner: nn.Module) -> fx.Node:
         """What the module is given. A pad that only convolutions read is part of them, like their own padding.
