@@ -131,6 +131,14 @@ class Mean:
         return cls(value=value, error=math.sqrt(variance / count), count=count)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draws:
+    """The file of a search's draws."""
+
+    facts: dict[str, Any]
+    rows: list[list[float]]
+
+
 class Rows:
     """One row of estimates a draw; with a file, every row is saved when it is made, and a killed search goes on.
 
@@ -151,12 +159,11 @@ class Rows:
             self.rows = self._read(path)
 
     def _read(self, path: Path) -> list[list[float]]:
-        found = _io.read_json(path)
-        rows = found.get("rows") if isinstance(found, dict) else None
-        if not isinstance(rows, list) or any(len(row) != len(self._keys) for row in rows):
+        found = _io.read_record(path, _Draws, remedy="It holds no draws of this search. Delete it to start again.")
+        if any(len(row) != len(self._keys) for row in found.rows):
             raise MixbitError(f"{path} holds no draws of this search. Delete it to start again.")
-        _checkpoint.check_same(path, found.get("facts", {}), self._facts)
-        return rows
+        _checkpoint.check_same(path, found.facts, self._facts)
+        return found.rows
 
     def add(self, row: Mapping[Key, float]) -> None:
         """Append a row of finite numbers, and save."""

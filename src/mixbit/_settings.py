@@ -244,6 +244,8 @@ def _fits_plain(kind: Any, value: object) -> bool:
         return isinstance(value, Integral) and abs(int(value)) <= LARGEST
     if kind is float:
         return isinstance(value, Real) and _finite(value)
+    if kind is Path:
+        return isinstance(value, str | Path)
     return isinstance(value, NoneType if kind is None else kind)
 
 

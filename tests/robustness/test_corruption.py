@@ -240,9 +240,9 @@ def test_json_there_and_back(tmp_path: Path) -> None:
         ({"format": "mixbit-policy"}, "its format is 'mixbit-policy', legal is 'mixbit-corruptions'"),
         ({"version": 2}, "of version 2; this mixbit reads 1"),
         ({"version": True}, "of version True"),
-        ({"seed": "x"}, "not a valid corruption report: seed"),
-        ({"scale": "mnist"}, "not a valid corruption report: scale"),
-        ({"cells": [{"kind": "jpeg"}]}, "not a valid corruption report: cells > 0 > "),
+        ({"seed": "x"}, "a corruption report, is not what mixbit wrote: 'seed'"),
+        ({"scale": "mnist"}, "is not what mixbit wrote: 'scale'"),
+        ({"cells": [{"kind": "jpeg"}]}, "is not what mixbit wrote: 'cells' > '0' > "),
     ],
 )
 def test_files_that_are_none(change: dict[str, Any], message: str) -> None:
@@ -252,7 +252,7 @@ def test_files_that_are_none(change: dict[str, Any], message: str) -> None:
 
 
 def test_texts_and_paths_that_are_none(tmp_path: Path) -> None:
-    for text, message in (("{", "not JSON"), ("[]", "its format is 'list'"), ("[" * 100_000, "not JSON")):
+    for text, message in (("{", "not JSON"), ("[]", "its format is 'list'"), ("[" * 100_000, "nested too deeply")):
         with pytest.raises(MixbitError, match=message):
             CorruptionReport.from_json(text)
     with pytest.raises(MixbitError, match="No file at"):

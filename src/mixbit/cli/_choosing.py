@@ -107,7 +107,7 @@ def allocate(
         source,
         budget,
         out,
-        pins=dict(map(words.pin, pin or ())),
+        pins=words.once("--pin", map(words.pin, pin or ())),
         first_last=edges,
         ties=ties,
         alpha=alpha,
@@ -205,7 +205,7 @@ def compare(
         settings=tuning,
         fine_tune=epochs > 0,
         seeds=words.seeds(seeds),
-        policies=dict(map(words.named_file, policy or ())),
+        policies=words.once("--policy", map(words.named_file, policy or ())),
         baselines=baselines,
         tell=lambda row: screen.say(report.arena_line(row)),
     )

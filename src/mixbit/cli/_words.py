@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixbit._settings import read_pairs, read_value
 from mixbit.errors import BudgetError, MixbitError, shown
@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     from mixbit.cost import LayerBits
 
 
+Value = TypeVar("Value")
+_WHOLE = r"\d{1,18}"
+"""Digits of a whole number below 2^63."""
+
+
 def shape(text: str) -> tuple[int, ...]:
     """Sizes with x between."""
-    if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text) is None:
-        raise MixbitError(f"--input {text!r} is no shape. Write sizes with x between, without the batch: 3x32x32.")
+    if re.fullmatch(rf"{_WHOLE}(x{_WHOLE})*", text) is None or "0" in text.split("x"):
+        raise MixbitError(
+            f"--input {shown(text)} is no shape. Write sizes from 1 up with x between, without the batch: 3x32x32."
+        )
     return tuple(int(part) for part in text.split("x"))
 
 
 def bit_list(text: str) -> tuple[int, ...]:
     """Bit-widths with commas between."""
-    if re.fullmatch(r"\d+(,\d+)*", text) is None:
-        raise MixbitError(f"--bits {text!r} is no list of bit-widths. Write whole numbers with commas: 2,3,4,5,6.")
-    return tuple(int(part) for part in text.split(","))
+    return numbers("--bits", text, like="2,3,4,5,6")
 
 
 def names(text: str) -> list[str]:
@@ -38,11 +43,21 @@ def seeds(text: str) -> tuple[int, ...]:
     return numbers("--seeds", text)
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
+def numbers(option: str, text: str, *, like: str = "0,1,2") -> tuple[int, ...]:
     """Each once, in the order given."""
-    if re.fullmatch(r"\d+(,\d+)*", text) is None:
-        raise MixbitError(f"{option} {text!r} is no list of numbers. Write whole numbers with commas: 0,1,2.")
+    if re.fullmatch(rf"{_WHOLE}(,{_WHOLE})*", text) is None:
+        raise MixbitError(f"{option} {shown(text)} is no list of numbers. Write whole numbers with commas: {like}.")
     return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def once(option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """By name; a name that is given twice is an error, for one of the two would be lost."""
+    found: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in found:
+            raise MixbitError(f"{option} {shown(name)} is given twice. Give it once.")
+        found[name] = value
+    return found
 
 
 def word_list(text: str) -> tuple[str, ...]:
@@ -54,7 +69,7 @@ def named_file(text: str) -> tuple[str, Path]:
     """`NAME=FILE`."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise MixbitError(f"--policy {text!r} is no named policy. Write NAME=FILE: mct=policies/mct.json.")
+        raise MixbitError(f"--policy {shown(text)} is no named policy. Write NAME=FILE: mct=policies/mct.json.")
     return name, Path(path)
 
 
@@ -62,7 +77,9 @@ def pin(text: str) -> tuple[str, LayerBits]:
     """`NAME=W8A8`; a regular expression may hold `=` itself, so the last one counts."""
     name, equals, what = text.rpartition("=")
     if not equals or not name:
-        raise BudgetError(f"--pin {text!r} is no pin. Write NAME=W8A8, or re:PATTERN=W8A8 for all layers that match.")
+        raise BudgetError(
+            f"--pin {shown(text)} is no pin. Write NAME=W8A8, or re:PATTERN=W8A8 for all layers that match."
+        )
     return name, bits(what)
 
 
@@ -70,9 +87,9 @@ def bits(text: str) -> LayerBits:
     """`W8A8`; 32 is float32."""
     from mixbit.cost import FLOAT_BITS, LayerBits
 
-    found = re.fullmatch(r"W(\d+)A(\d+)", text)
+    found = re.fullmatch(rf"W({_WHOLE})A({_WHOLE})", text)
     if found is None:
-        raise BudgetError(f"{text!r} are no bits. Write W8A8: weight bits, then activation bits; 32 is float32.")
+        raise BudgetError(f"{shown(text)} are no bits. Write W8A8: weight bits, then activation bits; 32 is float32.")
     weight, activation = (None if int(part) == FLOAT_BITS else int(part) for part in found.groups())
     return LayerBits(weight, activation)
 

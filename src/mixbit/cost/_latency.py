@@ -277,11 +277,7 @@ class LatencyTable:
         Raises:
             BudgetError: no JSON, another format, a newer version, a missing or unknown key, or a wrong value.
         """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as cause:
-            raise BudgetError(f"The latency table is not JSON: {cause}.") from cause
-        return _read(content, "The text")
+        return _read(_io.parse_json(text, where="The latency table", error=BudgetError), "The text")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON, atomically."""
@@ -298,22 +294,17 @@ class LatencyTable:
 
 
 def _read(content: Any, where: str) -> LatencyTable:
-    from pydantic import TypeAdapter, ValidationError
-
     body = _body(content, where)
     for one in body["checks"] if isinstance(body.get("checks"), list) else ():
         if isinstance(one, dict):
             one.pop("error_percent", None)  # for the reader of the file; it follows from the two numbers
-    try:
-        return TypeAdapter(LatencyTable).validate_json(json.dumps(body), strict=True)
-    except BudgetError as cause:
-        raise BudgetError(f"{where} is not a valid latency table: {cause}") from None
-    except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        place = " > ".join(repr(str(part)[:80]) for part in first["loc"]) or "the top level"
-        raise BudgetError(
-            f"{where} is not a valid latency table: {place}: {first['msg']}. Build it again: mixbit latency build."
-        ) from None
+    return _io.as_record(
+        body,
+        LatencyTable,
+        where=f"{where}, a latency table,",
+        remedy="Build it again: mixbit latency build.",
+        error=BudgetError,
+    )
 
 
 def _body(content: Any, where: str) -> dict[str, Any]:

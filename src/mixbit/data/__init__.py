@@ -11,7 +11,7 @@ from mixbit.data.loader import LoaderSplit
 from mixbit.data.memory import TensorSplit
 from mixbit.data.mixed_quality import MixedQuality
 from mixbit.data.reading import Read, read_keys
-from mixbit.data.spec import Source, load, parse_spec, sources
+from mixbit.data.spec import Source, digest, load, parse_spec, sources
 
 __all__ = [
     "Batch",
@@ -29,6 +29,7 @@ __all__ = [
     "TensorSplit",
     "as_split",
     "corrupt",
+    "digest",
     "hold_out",
     "inputs_of",
     "load",

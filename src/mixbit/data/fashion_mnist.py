@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from mixbit.data.base import DataSet
 from mixbit.data.memory import TensorSplit
 from mixbit.errors import DataError
 
-__all__ = ["fashion_mnist", "read_idx"]
+__all__ = ["fashion_mnist", "files", "read_idx"]
 
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 # The third byte of the magic number: 8 is unsigned byte; the fourth is the number of dimensions.
@@ -50,6 +51,12 @@ def fashion_mnist(folder: str, *, mean: Sequence[float] = (0.286,), std: Sequenc
     )
 
 
+def files(folder: str) -> list[Path]:
+    """What `fashion_mnist` reads."""
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
+    return [_find(Path(folder), f"{prefix}-{kind}") for prefix in ("train", "t10k") for kind in kinds]
+
+
 def read_idx(file: Path) -> npt.NDArray[np.uint8]:
     """Read an idx file of unsigned bytes, packed if its name ends in .gz (format: yann.lecun.com/exdb/mnist).
 
@@ -63,7 +70,7 @@ def read_idx(file: Path) -> npt.NDArray[np.uint8]:
         raise DataError(f"{str(file)!r} is no idx file of unsigned bytes: it begins with {content[:4].hex()!r}.")
     head = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", content[4:head]) if len(content) >= head else (0,)
-    expected = head + int(np.prod(shape, dtype=np.int64))
+    expected = head + math.prod(shape)
     if len(content) != expected:
         raise DataError(
             f"{str(file)!r} holds {len(content)} bytes, its head (shape {shape}) promises {expected}; fetch it again."

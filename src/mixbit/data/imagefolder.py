@@ -16,7 +16,7 @@ from mixbit.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["imagefolder"]
+__all__ = ["files", "imagefolder"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _TEST_FOLDERS = ("val", "test", "validation")
@@ -68,6 +68,12 @@ def imagefolder(
         std=tuple(std),
         classes=tuple(classes),
     )
+
+
+def files(folder: str) -> list[Path]:
+    """What `imagefolder` reads."""
+    parts = [_subfolder(Path(folder), names) for names in (("train",), _TEST_FOLDERS)]
+    return [file for part in parts for name in _classes(part) for file in _images(part / name, may_miss=True)]
 
 
 def _split(

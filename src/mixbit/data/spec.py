@@ -6,13 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
+from mixbit import _io
 from mixbit._settings import read_options, read_pairs
 from mixbit.data import _quality_spec
 from mixbit.data.base import DataSet
 from mixbit.errors import DataError, did_you_mean, shown
 
-__all__ = ["Source", "load", "parse_spec", "sources"]
+__all__ = ["Source", "digest", "load", "parse_spec", "sources"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,23 @@ def load(
     given |= _typed(function, options, spec)
     if "seed" in inspect.signature(function).parameters:
         given.setdefault("seed", seed)
-    found = function(argument, **given) if _SOURCES[name].argument else function(**given)
+    with _io.filesystem():
+        found = function(argument, **given) if _SOURCES[name].argument else function(**given)
     return found if quality is None else quality.applied(found)
+
+
+def digest(spec: str) -> str | None:
+    """Of the files behind a spec, wherever they lie; None where there are none: embedded data, or a name on the hub.
+
+    Raises:
+        DataError: an unknown name, or files that are missing.
+
+    >>> digest("digits") is None
+    True
+    """
+    name, argument, _ = parse_spec(spec)
+    module = import_module(f"mixbit.data.{_SOURCES[name].module}")
+    return _io.digest_all(Path(argument), module.files(argument)) if hasattr(module, "files") else None
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from mixbit import _io
 from mixbit.cost import LayerBits, Timing
 from mixbit.errors import ExportError, StaleRun
-from mixbit.export._latency_target import FloatModel, Measurement, Step, Target
+from mixbit.export._latency_target import FloatModel, Measurement, Target
 from mixbit.export.graph import IntegerGraph
 from mixbit.network import Network
 
@@ -122,26 +122,29 @@ class Bench:
 _PARTIAL = {"format": "mixbit-latency-partial", "version": 1}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Partial:
+    """The file of an unfinished build."""
+
+    settings: dict[str, Any]
+    blocks: dict[str, dict[str, Measurement]]
+
+
 def _resumed(path: Path, facts: Mapping[str, Any]) -> dict[str, dict[str, Measurement]]:
-    content = _io.read_json(path)
+    content = _io.read_json(path, error=StaleRun)
     if not isinstance(content, dict) or {key: content.get(key) for key in _PARTIAL} != _PARTIAL:
         raise StaleRun(f"{path} holds no measurements of this mixbit. Remove it, or give another --out.")
+    found = _io.as_record(
+        content, _Partial, where=repr(str(path)), remedy="Remove it, or give another --out.", error=StaleRun
+    )
     for key, now in facts.items():
-        was = content["settings"].get(key)
+        was = found.settings.get(key)
         if was != now:
             raise StaleRun(
                 f"{path} holds measurements with {key}={was!r}, now {key}={now!r}. Give the old value to go on with "
                 "them, or remove the file to begin anew."
             )
-    return {
-        label: {name: _measurement(found) for name, found in block.items()}
-        for label, block in content["blocks"].items()
-    }
-
-
-def _measurement(content: Mapping[str, Any]) -> Measurement:
-    steps = (Step(**{**step, "shape": tuple(step["shape"])}) for step in content["steps"])
-    return Measurement(whole=Timing(**content["whole"]), steps=tuple(steps))
+    return found.blocks
 
 
 def texts(bits: Mapping[str, LayerBits]) -> dict[str, str]:

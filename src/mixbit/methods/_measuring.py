@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch.nn import functional as F
@@ -205,6 +205,18 @@ def _finite(loss: float, where: str) -> float:
     return loss
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Partial:
+    """The file of a ledger."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    key: dict[str, Any]
+    done: int
+    work: tuple[float, float]
+    sums: dict[str, list[float]]
+
+
 class Ledger:
     """Sums over images that grow row by row, in a file of the run folder, so that a killed search goes on.
 
@@ -232,17 +244,15 @@ class Ledger:
             _io.write_json(self._path, {"key": self._key, "done": self.done, "work": work_done, "sums": self.sums})
 
     def _load(self, path: Path) -> None:
-        found = _io.read_json(path)
-        if not isinstance(found, dict) or set(found) != {"key", "done", "work", "sums"}:
-            raise MixbitError(f"{path} holds no partial measurement. Delete it to measure anew.")
+        found = _io.read_record(path, _Partial, remedy="It holds no partial measurement: delete it to measure anew.")
         for name, now in self._key.items():
-            was = found["key"].get(name)
+            was = found.key.get(name)
             if was != now:
                 raise StaleRun(
                     f"{path} was begun with {name}={was!r}, now {name}={now!r}. "
                     "Give the old value to go on with it, or another run folder to begin anew."
                 )
-        self.sums, self.done, self.work = found["sums"], found["done"], Work(*found["work"])
+        self.sums, self.done, self.work = found.sums, found.done, Work(*found.work)
 
 
 def digest(task: Task, x: Any) -> str:

@@ -8,10 +8,11 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import BuiltinFunctionType, ModuleType
 
 from torch import nn
 
+from mixbit import _io
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.models.registry import build, factory_parameters, names
 
@@ -62,7 +63,9 @@ def _split(spec: str) -> tuple[str, str | None]:
 
 def _from_file(path: str, spec: str) -> ModuleType:
     file = Path(path)
-    if not file.is_file():
+    with _io.filesystem(path):
+        found = file.is_file()
+    if not found:
         raise MixbitError(f"Model {spec!r}: no file at {path!r}.")
     name = f"mixbit_user_{file.stem}"
     loader = importlib.util.spec_from_file_location(name, file)
@@ -73,9 +76,9 @@ def _from_file(path: str, spec: str) -> ModuleType:
     sys.modules[name] = module
     try:
         loader.loader.exec_module(module)
-    except Exception as cause:
+    except BaseException as cause:
         del sys.modules[name]
-        raise MixbitError(f"Model {spec!r}: running {path!r} failed: {type(cause).__name__}: {cause}.") from cause
+        raise _failed(f"Model {spec!r}: running {path!r} failed", cause) from cause
     return module
 
 
@@ -85,8 +88,8 @@ def _import(name: str, spec: str) -> ModuleType:
     except ModuleNotFoundError as cause:
         remedy = f"install it, or run where {name!r} can be imported"
         raise MixbitError(f"Model {spec!r}: no module named {cause.name!r}; {remedy}.") from cause
-    except Exception as cause:
-        raise MixbitError(f"Model {spec!r}: importing {name!r} failed: {type(cause).__name__}: {cause}.") from cause
+    except BaseException as cause:
+        raise _failed(f"Model {spec!r}: importing {name!r} failed", cause) from cause
 
 
 def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping[str, int]) -> nn.Module:
@@ -94,6 +97,11 @@ def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping
     made = found if isinstance(found, nn.Module) else _call(found, spec, arguments)
     if not isinstance(made, nn.Module):
         raise MixbitError(f"Model {spec!r} gives a {type(made).__name__}; it must give a torch.nn.Module.")
+    for name, value in (*made.named_parameters(), *made.named_buffers()):
+        if value.is_meta:
+            raise MixbitError(
+                f"Model {spec!r}: {name!r} is on the meta device and holds no numbers. Build it on the CPU."
+            )
     return made
 
 
@@ -115,13 +123,25 @@ def _is_factory(value: object, module: ModuleType) -> bool:
 
 
 def _call(factory: object, spec: str, arguments: Mapping[str, int]) -> object:
+    if isinstance(factory, BuiltinFunctionType):  # such as sys.exit or os.abort: none of them makes a module
+        raise MixbitError(f"Model {spec!r} is a built-in function; name a Python function, a class or a module.")
     if not callable(factory):
         raise MixbitError(f"Model {spec!r} is a {type(factory).__name__}; name a function, a class or a module.")
-    # The signature is only asked for where it matters: some callables have none.
-    taken = set(inspect.signature(factory).parameters) if arguments else set()
     try:
+        # The signature is only asked for where it matters: some callables have none.
+        taken = set(inspect.signature(factory).parameters) if arguments else set()
         return factory(**{key: value for key, value in arguments.items() if key in taken})
     except MixbitError:
         raise
-    except Exception as cause:
-        raise MixbitError(f"Model {spec!r}: the factory failed: {type(cause).__name__}: {cause}.") from cause
+    except BaseException as cause:
+        raise _failed(f"Model {spec!r}: the factory failed", cause) from cause
+
+
+def _failed(what: str, cause: BaseException) -> BaseException:
+    """As an error, whatever the user's code raised: an exit in it must not end the command as if all were done.
+
+    An interruption stays what it is: nobody can tell whether it came from the keyboard.
+    """
+    if isinstance(cause, KeyboardInterrupt):
+        return cause
+    return MixbitError(f"{what}: {type(cause).__name__}: {cause}.")

@@ -94,9 +94,19 @@ def _state_dict(content: object, file: Path) -> dict[str, Tensor]:
     foreign = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if foreign:
         raise WeightsError(f"{str(file)!r} holds values that are no tensors: {_some(foreign)}; save a state_dict.")
+    unusual = [str(key) for key, value in content.items() if value.is_meta or value.is_quantized or _is_sparse(value)]
+    if unusual:
+        raise WeightsError(
+            f"{str(file)!r} holds tensors that are sparse, quantized, or on the meta device: {_some(unusual)}; save "
+            "dense ones with numbers."
+        )
     # DataParallel puts its prefix before every key; a model may have a part of its own called `module`.
     prefix = "module." if all(str(key).startswith("module.") for key in content) else ""
     return {str(key).removeprefix(prefix): value for key, value in content.items()}
+
+
+def _is_sparse(value: Tensor) -> bool:
+    return value.layout is not torch.strided
 
 
 def _mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mixbit.network._capture import ExampleInputs, capture
+from mixbit.network._consistency import check_network
 from mixbit.network._layer_maps import LayerMap, LayerMaps, layer_maps
 from mixbit.network._records import FloatParameter, Join, Layer, LayerKind, Network, Skipped, Tensor
 
@@ -18,5 +19,6 @@ __all__ = [
     "Skipped",
     "Tensor",
     "capture",
+    "check_network",
     "layer_maps",
 ]

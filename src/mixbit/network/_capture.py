@@ -38,8 +38,8 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
             only in this: if some are positive and none is negative, the first layer's input counts as unsigned.
 
     Raises:
-        CaptureError: not a module, inputs that the model does not accept, or code that torch.export cannot follow; the
-            message names the line of the model's code.
+        CaptureError: not a module, inputs that the model does not accept, outputs without a tensor, or code that
+            torch.export cannot follow; the message names the line of the model's code.
 
     A 3x3 convolution from 3 to 8 channels at 6x6, padded, takes 6 * 6 * 8 * 3 * 9 = 7776 MACs:
 
@@ -97,6 +97,11 @@ def _assemble(program: Program, inputs: Inputs) -> Network:
     from mixbit.network._signs import can_be_negative, example_negative
     from mixbit.network._tensors import Schedule
 
+    if not program.outputs:
+        raise CaptureError(
+            "the model returns no tensor that depends on its inputs (None, or numbers alone). Legal: a tensor, or a "
+            "tuple, list or dict of tensors."
+        )
     finder = LayerFinder(program)
     nodes = {node: found.name for node, found in finder.layers.items()}
     names = Names(program, nodes.values())

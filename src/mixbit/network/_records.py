@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from mixbit import _io
 from mixbit.errors import MixbitError, did_you_mean
 
 LayerKind = Literal["conv1d", "conv2d", "linear", "attention_in_proj"]
@@ -215,27 +216,14 @@ class Network:
         Raises:
             MixbitError: no JSON, another format, a newer version, a missing or unknown key, or a value of a wrong type.
         """
-        from pydantic import TypeAdapter, ValidationError
-
-        body = _envelope(text)
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the top level"
-            raise MixbitError(
-                f"malformed network file: {where}: {first['msg']}. Write it again with network.to_json()."
-            ) from error
+        return _io.as_record(
+            _envelope(text), cls, where="The network file", remedy="Write it again with network.to_json()."
+        )
 
 
 def _envelope(text: str) -> dict[str, Any]:
     """The network's own keys, once format and version were found to be ours."""
-    try:
-        body = json.loads(text)
-    except ValueError as error:
-        raise MixbitError(
-            f"malformed network file: no JSON ({error}). Write it again with network.to_json()."
-        ) from error
+    body = _io.parse_json(text, where="The network file")
     found = body.get("format") if isinstance(body, dict) else type(body).__name__
     if found != FORMAT:
         raise MixbitError(f"not a network file: format is {found!r}, legal is {FORMAT!r}. Give what to_json wrote.")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
+from mixbit._io import as_record
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.evaluation import Metrics
 from mixbit.network import Skipped
@@ -230,13 +231,4 @@ def _plain(found: ShiftPoint | ShiftSweep | ShiftSummary) -> dict[str, Any]:
 
 
 def _read(kind: type[Found], values: object) -> Found:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
-    except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        place = " > ".join(repr(str(part)[:80]) for part in first["loc"]) or "the top level"
-        raise MixbitError(
-            f"this is no {kind.__name__} of mixbit: {place}: {first['msg']}. Give what its to_json() gave."
-        ) from None
+    return as_record(values, kind, where=f"This {kind.__name__}", remedy="Give what its to_json() gave.")

@@ -198,10 +198,7 @@ class CorruptionReport:
         Raises:
             MixbitError: no JSON, another format, a newer version, or a wrong value.
         """
-        try:
-            return _read(json.loads(text), "The text")
-        except (ValueError, RecursionError) as cause:
-            raise MixbitError(f"The corruption report is not JSON: {cause}.") from cause
+        return _read(_io.parse_json(text, where="The corruption report"), "The text")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all."""
@@ -341,8 +338,6 @@ def _ordered(report: CorruptionReport, cells: Sequence[CorruptionCell]) -> Itera
 
 
 def _read(content: Any, where: str) -> CorruptionReport:
-    from pydantic import TypeAdapter, ValidationError
-
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != CorruptionReport.FORMAT:
         raise MixbitError(
@@ -354,11 +349,4 @@ def _read(content: Any, where: str) -> CorruptionReport:
             f"{CorruptionReport.VERSION}. Evaluate again, or upgrade mixbit."
         )
     body = {key: value for key, value in content.items() if key not in ("format", "version")}
-    try:
-        return TypeAdapter(CorruptionReport).validate_json(json.dumps(body), strict=True)
-    except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        place = " > ".join(str(part)[:80] for part in first["loc"]) or "the top level"
-        raise MixbitError(
-            f"{where} is not a valid corruption report: {place}: {first['msg']}. Evaluate again."
-        ) from None
+    return _io.as_record(body, CorruptionReport, where=f"{where}, a corruption report,", remedy="Evaluate again.")

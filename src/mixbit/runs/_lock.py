@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mixbit import _io
+
 
 class Busy(Exception):
     """Another process does this part at the moment."""
@@ -25,8 +27,10 @@ def hold(folder: Path, *, wait: bool) -> Iterator[None]:
     except ImportError:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    _io.make_folder(folder)
+    with _io.filesystem(folder / ".lock"):
+        file = (folder / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mixbit import _io
 from mixbit.cost import Costs
@@ -21,11 +21,14 @@ from mixbit.runs.subject import Outcome
 FLOAT, EFFORT = "float.json", "effort.json"
 SEARCH, ROWS = "search", "rows"
 TABLE, LINES = "compare.json", "compare.csv"
+REMEASURE = "Delete it, and the same command measures it again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One policy within one budget, fine-tuned with one seed; or the reason why there is none."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     budget: str
     name: str
@@ -53,8 +56,7 @@ class Row:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Row:
         """What `to_json` gave."""
-        found = values.get("costs")
-        return cls(**{**values, "costs": None if found is None else Costs(**found)})
+        return _io.as_record(values, cls, where="The row", remedy=REMEASURE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,26 @@ def _twins(name: str, bits: dict[str, dict[str, list[int | None]] | None]) -> tu
 # ------------------------------------------------------------------------------------------------------- files
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Float:
+    """The file of the network as it came."""
+
+    accuracy: float
+    costs: Costs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SearchEffort(Effort):
+    """The file of what a search took."""
+
+    name: str
+    interrupted: bool = False
+
+    def effort(self) -> Effort:
+        """Without the name."""
+        return Effort.from_json(asdict(self))
+
+
 def slug(text: str) -> str:
     """A name as a file name.
 
@@ -166,7 +188,7 @@ def row_path(run: Path, budget: str, name: str, seed: int) -> Path:
 def read_row(run: Path, budget: str, name: str, seed: int) -> Row | None:
     """A row, if it is there."""
     path = row_path(run, budget, name, seed)
-    return Row.from_json(_io.read_json(path)) if path.exists() else None
+    return _io.read_record(path, Row, remedy=REMEASURE) if path.exists() else None
 
 
 def write_row(run: Path, row: Row) -> None:
@@ -188,14 +210,15 @@ def read_comparison(run: Path) -> Comparison:
     facts = _folder.read(run)
     if facts["command"] != "compare" or not (run / FLOAT).is_file():
         raise MixbitError(f"{run} holds no comparison (no {FLOAT}). Give the --run folder of a mixbit compare.")
-    efforts = [_io.read_json(path) for path in sorted((run / SEARCH).glob(f"*/{EFFORT}"))]
-    rows = (Row.from_json(_io.read_json(path)) for path in (run / ROWS).glob("*/*/seed-*.json"))
-    start = _io.read_json(run / FLOAT)
+    paths = sorted((run / SEARCH).glob(f"*/{EFFORT}"))
+    efforts = [_io.read_record(path, _SearchEffort, remedy=f"{REMEASURE} Its scores stay.") for path in paths]
+    rows = [_io.read_record(path, Row, remedy=REMEASURE) for path in (run / ROWS).glob("*/*/seed-*.json")]
+    start = _io.read_record(run / FLOAT, _Float, remedy=REMEASURE)
     return Comparison(
-        float32=Outcome(name="float32", accuracy=start["accuracy"], costs=Costs(**start["costs"])),
+        float32=Outcome(name="float32", accuracy=start.accuracy, costs=start.costs),
         rows=tuple(sorted(rows, key=lambda row: (row.budget, row.name, row.seed))),
-        efforts={found["name"]: Effort.from_json(found) for found in efforts},
-        interrupted=tuple(found["name"] for found in efforts if found.get("interrupted")),
+        efforts={found.name: found.effort() for found in efforts},
+        interrupted=tuple(found.name for found in efforts if found.interrupted),
         settings=facts.get("settings"),
         folder=run,
         files={run / TABLE: "all rows", run / LINES: "the same, one line a row"},

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from mixbit import _io
 from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, Pins, costs, uniform_bits
 from mixbit.errors import BudgetError, MixbitError
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, Footprint
-from mixbit.network import Network
+from mixbit.network import Network, check_network
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
 from mixbit.runs import _folder
 from mixbit.runs._fitting import ON_DEVICE, choose_to_fit
@@ -160,7 +161,12 @@ def read_network(folder: Path) -> Network:
             f"There is no {path}, so the costs of the layers are not known. Give the --run folder of a finished "
             "search, or write the network beside the scores: mixbit inspect MODEL --json network.json."
         )
-    return Network.from_json(path.read_text())
+    try:
+        found = Network.from_json(_io.read_text(path))
+        check_network(found)
+    except MixbitError as cause:
+        raise MixbitError(f"{path}: {cause}") from cause
+    return found
 
 
 def _subject(folder: Path) -> Subject | None:

@@ -122,7 +122,7 @@ def compare(
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
-    _folder.begin(run, {"command": "compare", "subject": subject.to_json(), "settings": plain})
+    _folder.begin(run, {"command": "compare", **subject.facts(), "settings": plain})
     arena = _Arena(subject=subject, task=task, run=run, settings=plain, quiet=quiet)
     arena.evaluate_float()
     arena.warm_up()
@@ -309,7 +309,10 @@ class _Arena:
             path = folder / _RESULT
             if not path.exists():
                 _io.write_json(path, dict(self._measured(policy, seed, folder)))
-            return dict(_io.read_json(path))
+            found = _io.read_record(path, dict[str, float], remedy=_standings.REMEASURE)
+            if "calibrated" not in found:
+                raise MixbitError(f"{path} has no 'calibrated'. {_standings.REMEASURE}")
+            return found
 
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)

@@ -9,14 +9,23 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mixbit import _io
 from mixbit.cost import Limit
 from mixbit.cost._limit import BYTES
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import GraphRounding, IntegerGraph
 from mixbit.export.arithmetic import Array
-from mixbit.export.c import CFolder, COptions, CVerification, plan_memory, predict, render_c, verify_c, write_c
-from mixbit.export.c.writer import MANIFEST
+from mixbit.export.c import (
+    MANIFEST,
+    CFolder,
+    COptions,
+    CVerification,
+    plan_memory,
+    predict,
+    read_manifest,
+    render_c,
+    verify_c,
+    write_c,
+)
 from mixbit.export.mcu import BOARDS, BoardVerification, Counts, count, verify_board
 from mixbit.export.verify import numpy_batches
 from mixbit.runs._trained import TrainedRun
@@ -122,9 +131,9 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
     names = [HOST, *BOARDS, *(board.name for board in BOARDS.values())]
     if target not in names:
         raise ExportError(f"target {target!r} is unknown.{did_you_mean(target, names)} Legal: {', '.join(names)}.")
-    manifest = _io.read_json(folder / MANIFEST)
-    opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest["roundings"]))
-    options = COptions(**manifest["options"])
+    manifest = read_manifest(folder)
+    options = manifest.c_options()
+    opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest.roundings))
     _same(folder, render_c(graph, options=options, samples=_samples(opened, options.vectors)))
     if target == HOST:
         checked = verify_c(graph, _samples(opened, images), options=options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from torch import nn
 
 from mixbit import _io, models
 from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
-from mixbit.errors import MixbitError
+from mixbit.errors import MixbitError, shown
 from mixbit.network import Network, capture
 from mixbit.policy import resolve_pins
-from mixbit.runs.subject import Subject
+from mixbit.runs.subject import Subject, with_layers
 
 __all__ = ["Inspected", "OpenedModel", "inspect", "open_model"]
+
+
+LARGEST_INPUT = 2**28
+"""Numbers in one input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +60,17 @@ def open_model(subject: Subject, input_shape: tuple[int, ...] | None = None) -> 
     found = subject.load_data() if subject.data is not None else None
     model = subject.build(found)
     shape = tuple(input_shape or (found.input_shape if found else _zoo_shape(subject.model)))
+    if math.prod(shape) > LARGEST_INPUT:
+        raise MixbitError(
+            f"an input of {'x'.join(map(str, shape))} has {shown(math.prod(shape))} numbers. Legal: up to "
+            f"{LARGEST_INPUT}, which are 1 GiB in float32."
+        )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     # Real inputs where there are any: whether the input can be negative is read off them.
     real = found is not None and shape == tuple(found.input_shape)
     example = next(found.test.batches(2))[0] if found is not None and real else torch.randn(2, *shape)
-    return OpenedModel(model=model, network=capture(model, example.to(device)), example=example)
+    network = with_layers(capture(model, example.to(device)), subject.model)
+    return OpenedModel(model=model, network=network, example=example)
 
 
 def _zoo_shape(model: str) -> tuple[int, ...]:

@@ -60,7 +60,16 @@ def search(
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     task = regularised(task, term)
-    _folder.begin(run, {"command": "search", "subject": subject.to_json(), "method": method, "settings": plain})
+    _folder.begin(
+        run,
+        {
+            "command": "search",
+            "subject": subject.to_json(),
+            "content": subject.content(),
+            "method": method,
+            "settings": plain,
+        },
+    )
     path = run / _folder.SCORES
     if not path.exists():
         found = chosen.search(task, run=run, quiet=quiet)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from mixbit import _io
 from mixbit._settings import Bits, Count, Seed, check
@@ -139,7 +138,7 @@ def stress(
 
 def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str, Any]:
     """What every figure in the folder depends on; parts, kinds and bits may come later."""
-    weights = hashlib.blake2b((run / _folder.WEIGHTS).read_bytes(), digest_size=8).hexdigest()
+    weights = _io.digest(run / _folder.WEIGHTS).partition(":")[2]  # as older folders have it
     known = {"weights": weights, "images": settings.images, "noise_seed": settings.seed}
     return {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known}
 
@@ -150,20 +149,27 @@ class _Points(MutableMapping[str, ShiftPoint]):
     def __init__(self, path: Path, section: str) -> None:
         self.path, self.section = path, section
 
-    def _all(self) -> dict[str, dict[str, Any]]:
-        return cast("dict[str, dict[str, Any]]", _io.read_json(self.path)) if self.path.exists() else {}
+    def _all(self) -> dict[str, dict[str, ShiftPoint]]:
+        if not self.path.exists():
+            return {}
+        kind = dict[str, dict[str, ShiftPoint]]
+        return _io.read_record(self.path, kind, remedy="Delete it, and its points are measured again.")
 
-    def _mine(self) -> dict[str, Any]:
+    def _mine(self) -> dict[str, ShiftPoint]:
         return self._all().get(self.section, {})
 
+    def _write(self, mine: dict[str, ShiftPoint]) -> None:
+        sections = {**self._all(), self.section: mine}
+        _io.write_json(self.path, {name: {k: p.to_json() for k, p in one.items()} for name, one in sections.items()})
+
     def __getitem__(self, key: str) -> ShiftPoint:
-        return ShiftPoint.from_json(self._mine()[key])
+        return self._mine()[key]
 
     def __setitem__(self, key: str, point: ShiftPoint) -> None:
-        _io.write_json(self.path, {**self._all(), self.section: {**self._mine(), key: point.to_json()}})
+        self._write({**self._mine(), key: point})
 
     def __delitem__(self, key: str) -> None:
-        _io.write_json(self.path, {**self._all(), self.section: {k: v for k, v in self._mine().items() if k != key}})
+        self._write({k: v for k, v in self._mine().items() if k != key})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._mine())

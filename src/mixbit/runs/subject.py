@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from mixbit import _io, models
 from mixbit import data as data_sets
-from mixbit import models
-from mixbit.errors import MixbitError
+from mixbit._settings import Seed, check
+from mixbit.errors import CaptureError, MixbitError
 from mixbit.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mixbit.data import DataSet
+    from mixbit.network import Network
 
-__all__ = ["Outcome", "Subject"]
+__all__ = ["Outcome", "Subject", "with_layers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +35,42 @@ class Subject:
             one, `digits?seed=3` chooses it.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
     model: str
     data: str | None = None
     weights: Path | None = None
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""
         return {**asdict(self), "weights": None if self.weights is None else str(self.weights)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Subject:
-        """What `to_json` gave."""
-        weights = values.get("weights")
-        return cls(**{**values, "weights": None if weights is None else Path(weights)})
+    def from_json(cls, values: object) -> Subject:
+        """What `to_json` gave.
+
+        Raises:
+            MixbitError: a missing or unknown key, or a value of another type.
+        """
+        return _io.as_record(values, cls, where="The subject of a run", remedy="Give what to_json() gave.")
+
+    def facts(self) -> dict[str, Any]:
+        """What `config.json` says of the subject: names as they were given, and digests of what lies behind them."""
+        return {"subject": self.to_json(), "content": self.content()}
+
+    def content(self) -> dict[str, str | None]:
+        """Digests of the files behind the weights and the data, for `config.json`; None where there are none.
+
+        A run that goes on must have the content that it began with, wherever that lies now.
+        """
+        return {
+            "weights": None if self.weights is None else _io.digest(self.weights),
+            "data": None if self.data is None else data_sets.digest(self.data),
+        }
 
     def load_data(self) -> DataSet:
         """The data set; an error if none was named."""
@@ -75,7 +99,24 @@ class Subject:
     def task(self) -> tuple[Task, DataSet]:
         """Model, data and captured network together."""
         found = self.load_data()
-        return Task(model=self.build(found), train=found.train, test=found.test), found
+        task = Task(model=self.build(found), train=found.train, test=found.test)
+        with_layers(task.network, self.model)
+        return task, found
+
+
+def with_layers(network: Network, model: str) -> Network:
+    """The network, if there is anything in it to choose bits for.
+
+    Raises:
+        CaptureError: it has no layer; the message says what was skipped.
+    """
+    if not network.layers:
+        left = "; ".join(f"{one.name} ({one.reason})" for one in network.skipped[:3])
+        raise CaptureError(
+            f"model {model!r} has no layer that can be quantized{f': {left}' if left else ''}. Legal: at least one "
+            "convolution or linear layer whose result reaches the output."
+        )
+    return network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

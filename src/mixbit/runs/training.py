@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from mixbit import _checkpoint, _distributed, _io
@@ -72,7 +72,13 @@ def train(
     options = read_options(settings, subject.seed)
     chosen = Policy.load(policy) if isinstance(policy, Path) else policy
     bits = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
-    facts = {"command": "train", "subject": subject.to_json(), "settings": dict(settings), "bits": bits}
+    facts = {
+        "command": "train",
+        "subject": subject.to_json(),
+        "content": subject.content(),
+        "settings": dict(settings),
+        "bits": bits,
+    }
     task = subject.task()[0] if task is None else task
     chosen = None if chosen is None else chosen.check(task.network)
     task = regularised(task, options.kurtosis, chosen)
@@ -111,8 +117,7 @@ def _write(run: Path, model: nn.Module, task: Task, policy: Policy | None) -> No
     _io.write_text(run / _folder.NETWORK, task.network.to_json())
     if policy is not None:
         policy.save(run / _folder.POLICY)
-    with _io.new_file(run / _folder.WEIGHTS) as temporary:
-        save_file(_checkpoint.unshared(model.state_dict()), temporary)
+    _io.write_bytes(run / _folder.WEIGHTS, save(_checkpoint.unshared(model.state_dict())))
 
 
 def _files(run: Path, policy: Policy | None) -> dict[Path, str]:

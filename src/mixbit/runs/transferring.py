@@ -91,6 +91,20 @@ class _Source:
     digest: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """The file of one accuracy."""
+
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calibrated(_Measured):
+    """The same, with the bits that it is of."""
+
+    bits: dict[str, list[int | None]]
+
+
 def transfer(
     source: Path,
     subject: Subject,
@@ -138,7 +152,14 @@ def transfer(
     facts = {"source": origin.digest, "method": origin.method, "method_settings": origin.settings, "own": own}
     _folder.begin(
         run,
-        {"command": "transfer", "subject": subject.to_json(), **facts, "budget": list(budget), "settings": tuning},
+        {
+            "command": "transfer",
+            "subject": subject.to_json(),
+            "content": subject.content(),
+            **facts,
+            "budget": list(budget),
+            "settings": tuning,
+        },
     )
     policies = {TRANSFERRED: _place(moved, task.network, budget, run / TRANSFERRED)}
     if own:
@@ -248,9 +269,9 @@ def _calibrated(policy: Policy, subject: Subject, task: Task, folder: Path) -> f
     bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
     path = folder / CALIBRATED
     if path.exists():
-        known = _io.read_json(path)
-        if known.get("bits") == bits:
-            return float(known["accuracy"])
+        known = _io.read_record(path, _Calibrated, remedy="Delete it, and it is measured again.")
+        if known.bits == bits:
+            return known.accuracy
     model = copy.deepcopy(task.model)
     put_policy_on(model, policy, task, seed=subject.seed)
     accuracy = evaluate(model, task.test, loss=task.objective).value
@@ -266,7 +287,7 @@ def _float_accuracy(task: Task, run: Path) -> float:
         if _distributed.rank() != 0:
             return accuracy
         _io.write_json(path, {"accuracy": accuracy})
-    return float(_io.read_json(path)["accuracy"])
+    return _io.read_record(path, _Measured, remedy="Delete it, and it is measured again.").accuracy
 
 
 def _agreement(moved: Scores | Policy, policies: Mapping[str, Policy], run: Path, network: Network) -> Agreement:

@@ -1,5 +1,6 @@
 """A trained network as C99 for microcontrollers: packed weights, a static arena, and the reference's integers."""
 
+from mixbit.export.c._manifest import MANIFEST, Manifest, read_manifest
 from mixbit.export.c._options import COptions
 from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.host import CVerification, verify_c
@@ -8,15 +9,18 @@ from mixbit.export.c.sizes import CLayer, Footprint, predict
 from mixbit.export.c.writer import CFolder, render_c, write_c
 
 __all__ = [
+    "MANIFEST",
     "CFolder",
     "CLayer",
     "COptions",
     "CVerification",
     "Footprint",
+    "Manifest",
     "MemoryPlan",
     "memory_table",
     "plan_memory",
     "predict",
+    "read_manifest",
     "render_c",
     "verify_c",
     "write_c",

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mixbit._io import read_json
 from mixbit.errors import ExportError
+from mixbit.export.c._manifest import read_manifest
 
 __all__ = ["SINGLE_ROUNDING", "Checkout", "Library", "library_of", "open_checkout"]
 
@@ -85,13 +84,12 @@ def library_of(folder: Path) -> Library | None:
     Raises:
         ExportError: the checkout is not where it was.
     """
-    manifest: dict[str, Any] = read_json(folder / "manifest.json", error=ExportError)
-    found = manifest.get("cmsis_nn")
-    if not found or not found["sources"]:
+    found = read_manifest(folder).cmsis_nn
+    if found is None or not found.sources:
         return None
-    path = Path(found["path"])
-    sources = tuple(path / "Source" / name for name in found["sources"])
+    path = Path(found.path)
+    sources = tuple(path / "Source" / name for name in found.sources)
     absent = [source for source in sources if not source.is_file()]
     if absent:
         raise ExportError(f"{absent[0]} is not there any more. Export again with --cmsis-nn and where CMSIS-NN is now.")
-    return Library(path / "Include", sources, (SINGLE_ROUNDING,) if found["rounding"] == "single" else ())
+    return Library(path / "Include", sources, (SINGLE_ROUNDING,) if found.rounding == "single" else ())

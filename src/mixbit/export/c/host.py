@@ -15,15 +15,15 @@ from typing import Literal
 
 import numpy as np
 
-from mixbit._io import read_json
 from mixbit.errors import ExportError
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
 from mixbit.export.c._cmsis_checkout import Library, library_of
+from mixbit.export.c._manifest import read_manifest
 from mixbit.export.c._options import COptions
 from mixbit.export.c._program import Program, build
 from mixbit.export.c._selftest import layer_bytes
-from mixbit.export.c.writer import MANIFEST, write_c
+from mixbit.export.c.writer import write_c
 from mixbit.export.graph import IntegerGraph
 
 __all__ = ["SANITIZERS", "WARNINGS", "CVerification", "compile_host", "compile_kernels", "read_options", "verify_c"]
@@ -123,12 +123,12 @@ def read_options(folder: Path, graph: IntegerGraph) -> COptions:
     Raises:
         ExportError: mixbit did not write it, or of another network.
     """
-    manifest = read_json(folder / MANIFEST, error=ExportError)
-    if manifest.get("fingerprint") != graph.fingerprint:
+    manifest = read_manifest(folder)
+    if manifest.fingerprint != graph.fingerprint:
         raise ExportError(
-            f"{folder} holds the network {manifest.get('fingerprint')}, not {graph.fingerprint}. Export this one again."
+            f"{folder} holds the network {manifest.fingerprint}, not {graph.fingerprint}. Export this one again."
         )
-    return COptions(**manifest["options"])
+    return manifest.c_options()
 
 
 def compile_host(

@@ -11,12 +11,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mixbit._io import filesystem
 from mixbit._version import __version__
 from mixbit.errors import ExportError
 from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
 from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
 from mixbit.export.c._cmsis_nn import HandedOver
+from mixbit.export.c._manifest import MANIFEST
 from mixbit.export.c._options import COptions
 from mixbit.export.c._program import Program, build
 from mixbit.export.c._readme import readme
@@ -25,9 +27,8 @@ from mixbit.export.c.memory import MemoryPlan, plan_program
 from mixbit.export.c.sizes import CLayer, Footprint, footprint, layers
 from mixbit.export.graph import IntegerGraph
 
-__all__ = ["MANIFEST", "CFolder", "render_c", "write_c"]
+__all__ = ["CFolder", "render_c", "write_c"]
 
-MANIFEST = "manifest.json"
 """Of a written folder: version, options, sizes, layers."""
 _TEMPLATES = ("Makefile", "host_main.c", "selftest.c", "selftest.h")
 _HEADERS = ("mixbit_inline.h", "mixbit_kernels.h")
@@ -165,8 +166,13 @@ def _write_folder(folder: Path, files: dict[str, str]) -> None:
     """A temporary sibling takes the folder's place."""
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} holds other things than a network of mixbit. Give a new or an empty folder.")
+    with filesystem(folder):
+        _replace_folder(folder, files)
+
+
+def _replace_folder(folder: Path, files: dict[str, str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:32]}."))
     try:
         new = temporary / "new"
         for name, text in files.items():
