@@ -46,10 +46,10 @@ EPSILON = 2.0**-23  # of float32
 def summation_error(terms: float, count: int) -> float:
     """How far two sums of the same float32 numbers may lie apart when they are added in another order.
 
-    Processors add in another order: eight numbers at once, sixteen, or one. The bound is `2 sqrt(count) eps terms`: errors
-    of `count` roundings of random sign, each at most eps of the sum of magnitudes (Higham and Mary, SIAM J. Sci. Comput.
-    41(5), 2019; the worst case has `count` for its root). It is relative to the terms and not to their sum, which may be
-    near zero.
+    Processors add in another order: eight numbers at once, sixteen, or one. The bound is `2 sqrt(count) eps terms`:
+    errors of `count` roundings of random sign, each at most eps of the sum of magnitudes (Higham and Mary, SIAM J.
+    Sci. Comput. 41(5), 2019; the worst case has `count` for its root). It is relative to the terms and not to their
+    sum, which may be near zero.
 
     Args:
         terms: sum of the magnitudes of what is added.
