@@ -16,11 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.errors import ExportError, MissingExtra
+from mixbit.export import executor, trace
 from mixbit.export import graph as g
-from mixbit.export import run, trace
 from mixbit.export._packing import PACKED_BITS
 from mixbit.export.arithmetic import Array, Grid, dequantize
-from mixbit.export.onnx import OnnxLayer, Packing, build_onnx, load_session, render_onnx, write_onnx
+from mixbit.export.onnx import (
+    PROMISES,
+    OnnxLayer,
+    Packing,
+    build_onnx,
+    load_session,
+    render_onnx,
+    write_onnx,
+    written_graph,
+)
 from tests.export.graphs import (
     NAMES,
     Builder,
@@ -53,9 +62,14 @@ def up_to(graph: g.IntegerGraph, operations: int) -> g.IntegerGraph:
     return dataclasses.replace(graph, ops=ops, output=ops[-1].output)
 
 
+def run(graph: g.IntegerGraph, x: Array) -> Array:
+    """The executor's output of what a file for any processor holds."""
+    return trace(written_graph(graph), x)[graph.output]
+
+
 def reference(graph: g.IntegerGraph, x: Array) -> Array:
-    """The executor's output as real numbers."""
-    found, of = trace(graph, x)[graph.output], graph.tensors[graph.output].grid
+    """The same as real numbers."""
+    found, of = run(graph, x), graph.tensors[graph.output].grid
     return found if of is None else dequantize(found, of)
 
 
@@ -297,29 +311,56 @@ def heavy(weight: int, *, groups: int = 1, per_group: int = 2, bits: int = 8) ->
     ],
 )
 def test_products_that_saturate_in_pairs_are_kept_exact(graph: g.IntegerGraph, container: str) -> None:
-    _, found = render_onnx(graph, Path("x.onnx"))
-    (layer,) = found.layers
-    assert layer.container == container
-    assert (layer.unsigned is not None) == (container == "uint8")
+    """By strict as uint8, by vnni as int8 with a warning, else on wider steps; exact here each time."""
     x = np.abs(images(graph)) * 10
+    (strict,), (fast,), (safe,) = (
+        render_onnx(graph, Path("x.onnx"), **options)[1].layers
+        for options in ({"strict": True}, {"cpu": "vnni"}, {"cpu": "any"})
+    )
+    assert strict.container == container and strict.narrowed is None and strict.needs_vnni is None
+    assert (strict.unsigned is not None) == (container == "uint8")
+    assert fast.container == safe.container == ("int8" if container == "uint8" else container)
+    assert fast.narrowed is fast.unsigned is safe.unsigned is safe.needs_vnni is None
+    assert (fast.needs_vnni is not None) == (safe.narrowed is not None) == (container == "uint8")
     np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+    content = build_onnx(graph, strict=True).SerializeToString()
+    wanted = dequantize(executor.run(graph, x), graph.grid(graph.output))
+    np.testing.assert_array_equal(load_session(content).run(None, {"input": x})[0], wanted)
 
 
-def test_the_reason_for_uint8_gives_the_numbers() -> None:
-    _, found = render_onnx(heavy(127), Path("x.onnx"))
-    assert found.layers[0].unsigned == (
+def test_the_reasons_give_the_numbers() -> None:
+    graph = heavy(127)
+    why = (
         "two products of one channel can reach 254 * 255, and as int8 their sum saturates at 16 bits on x86 "
         "processors without VNNI"
+    )
+    assert render_onnx(graph, Path("x.onnx"), strict=True)[1].layers[0].unsigned == why
+    assert render_onnx(graph, Path("x.onnx"), cpu="vnni")[1].layers[0].needs_vnni == why
+    assert render_onnx(graph, Path("x.onnx"))[1].layers[0].narrowed == (
+        "2 of 2 channels on steps up to 2.02 times as wide, so that no sum of products saturates on any x86 "
+        "processor; the weights change by 0.0% (limit 3%)"
     )
 
 
 def test_packed_weights_that_a_shift_makes_heavy_are_kept_exact() -> None:
     b = Builder((16, 6, 6), bits=8, signed=False)
     graph = b.finish(b.conv(b.first, 2, weight_bits=3, shift=5, weight=np.full((2, 16, 3, 3), 3)))
-    _, found = render_onnx(graph, Path("x.onnx"))
-    assert found.layers[0].container == "packed 3 bit" and found.layers[0].unsigned is not None
+    (layer,) = render_onnx(graph, Path("x.onnx"))[1].layers
+    assert layer.container == "packed 3 bit" and layer.unsigned is not None and layer.narrowed is None
     x = np.abs(images(graph)) * 10
     np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
+def test_files_for_vnni_hold_the_weights_of_the_network_as_int8() -> None:
+    graph = resnet_cifar(blocks=1, size=8, weight_bits=8)
+    _, found = render_onnx(graph, Path("x.onnx"), cpu="vnni")
+    assert {one.container for one in found.layers} == {"int8"} and found.cpu == "vnni"
+    assert written_graph(graph, cpu="vnni") is graph
+
+
+def test_an_unknown_processor_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"cpu='vnn' is unknown. Did you mean 'vnni'\? Legal: any, vnni"):
+        build_onnx(heavy(1), cpu="vnn")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ changes of scale
@@ -457,6 +498,10 @@ def test_files_are_valid_and_name_their_layers() -> None:
             "version": 1,
             "fingerprint": graph.fingerprint,
             "layers": [[op.name, op.weight_bits] for op in graph.weighted()],
+            "cpu": "any",
+            "promise": PROMISES["any"],
+            "narrowed": [],
+            "needs_vnni": [],
         }
 
 

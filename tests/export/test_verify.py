@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from tests.export.graphs import Builder
 pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
 
 from mixbit.export._float_onnx import float_onnx
+from mixbit.export._probe import runtime_saturates
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.onnx import load_session, write_onnx
 from mixbit.export.verify import numpy_batches, verify
@@ -77,7 +79,7 @@ def test_a_difference_is_told_in_steps_of_the_output(graph: IntegerGraph, tmp_pa
     assert isinstance(last, Linear)
     bias = last.bias.copy()
     bias[1] += 3 * 2**last.shift
-    write_onnx(replace(graph, ops=(*graph.ops[:-1], replace(last, bias=bias))), tmp_path / "net.onnx")
+    write_onnx(replace(graph, ops=(*graph.ops[:-1], replace(last, bias=bias))), tmp_path / "net.onnx", strict=True)
     found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
     assert found.largest_steps == pytest.approx(3, rel=1e-3)
     assert found.identical == 0.0
@@ -169,3 +171,69 @@ def test_calls_take_turns() -> None:
     assert turns[-6:] == ["a", "b"] * 3
     assert found["a"].rounds == 3 and found["a"].spread_ms >= 0
     assert Timing.of([2.0]) == Timing(median_ms=2.0, spread_ms=0.0, rounds=1)
+
+
+# ------------------------------------------------------------------------------------------------ processors
+
+
+def test_the_runtime_is_asked_whether_it_saturates_and_the_answer_is_kept(graph: IntegerGraph, tmp_path: Path) -> None:
+    file = write_onnx(graph, tmp_path / "net.onnx", cpu="vnni")
+    found = verify(file.path, graph, [(X.numpy(), None)], rounds=0)
+    assert found.runtime_saturates is runtime_saturates()
+    assert found.right or found.at_risk
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_a_file_for_vnni_names_its_layers_where_the_runtime_saturates(
+    graph: IntegerGraph, tmp_path: Path, saturates: bool
+) -> None:
+    file = write_onnx(graph, tmp_path / "net.onnx", cpu="vnni")
+    found = verify(file.path, graph, [(X.numpy(), None)], rounds=0, saturates=lambda: saturates)
+    assert found.cpu == "vnni" and found.needs_vnni == tuple(one.name for one in file.layers if one.needs_vnni)
+    assert found.needs_vnni and found.at_risk == (found.needs_vnni if saturates else ())
+    assert found.narrowed == () and found.unnarrowed_agreement is None
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_file_for_any_processor_is_never_at_risk(graph: IntegerGraph, tmp_path: Path, strict: bool) -> None:
+    file = write_onnx(graph, tmp_path / "net.onnx", strict=strict)
+    found = verify(file.path, graph, [(X.numpy(), labels(graph))], rounds=0, saturates=lambda: True)
+    assert found.right and found.identical == 1.0 and found.cpu == "any" and found.at_risk == ()
+    assert bool(found.narrowed) is not strict
+    # The network with its own weights is run beside it; of that one, the labels are the classes.
+    assert found.unnarrowed_accuracy == (None if strict else 1.0)
+    assert found.unnarrowed_agreement == (None if strict else found.accuracy)
+
+
+def _with_metadata(path: Path, text: str) -> Path:
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"mixbit": text})
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_that_says_nothing_of_processors_is_verified(graph: IntegerGraph, tmp_path: Path) -> None:
+    path = _with_metadata(write_onnx(graph, tmp_path / "net.onnx", strict=True).path, '{"version":1}')
+    found = verify(path, graph, [(X.numpy(), None)], rounds=0)
+    assert found.right and found.cpu is None and found.narrowed == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not what mixbit export writes"),
+        ("[]", "says nothing"),
+        ('{"cpu":"amd"}', "is not what mixbit export writes"),
+        ('{"cpu":"amd","layers":[],"narrowed":[],"needs_vnni":[]}', "cpu='amd' is unknown"),
+        ('{"cpu":"any","layers":[["a",8]],"narrowed":[1],"needs_vnni":[]}', "is not what mixbit export writes"),
+        ('{"cpu":"any","layers":[["a",8]],"narrowed":[true],"needs_vnni":[]}', "is not what mixbit export writes"),
+        ('{"cpu":"any","fingerprint":"","layers":[["a",8]],"narrowed":[0],"needs_vnni":[]}', "narrows the layer 'a'"),
+    ],
+)
+def test_metadata_that_cannot_be_are_refused(graph: IntegerGraph, tmp_path: Path, text: str, message: str) -> None:
+    path = _with_metadata(write_onnx(graph, tmp_path / "net.onnx", strict=True).path, text)
+    if message == "says nothing":
+        assert verify(path, graph, [(X.numpy(), None)], rounds=0).cpu is None
+        return
+    with pytest.raises(ExportError, match=message):
+        verify(path, graph, [(X.numpy(), None)], rounds=0)

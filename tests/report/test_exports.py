@@ -10,7 +10,7 @@ from mixbit.export.graph import Note
 from mixbit.export.onnx import OnnxFile, OnnxLayer
 from mixbit.export.qonnx import QonnxFile, QonnxLayer
 from mixbit.export.verify import Timing, Verification
-from mixbit.report import file_tables, lowering_notes_table, verification_table
+from mixbit.report import file_tables, lowering_notes_table, saturation_warning, verification_table
 
 LAYER = OnnxLayer(
     name="conv",
@@ -79,3 +79,32 @@ def test_notes_of_lowering() -> None:
     noted = replace(graph, notes=(Note(name="add", kind="calibrated", reason="read by a pool"),))
     table = lowering_notes_table(noted)
     assert table is not None and table.rows == (("add", "calibrated", "read by a pool"),)
+
+
+def test_why_a_layer_is_not_as_the_policy_has_it() -> None:
+    layers = [replace(LAYER, **{field: field}) for field in ("widened", "narrowed", "unsigned", "needs_vnni")]
+    table, _ = file_tables(replace(FILE, layers=(*layers, LAYER), cpu="vnni"))
+    assert [row[-1] for row in table.rows] == ["widened", "narrowed", "unsigned", "needs_vnni", ""]
+    assert table.notes[0].startswith("Processors: vnni, the policy's integers on processors with VNNI")
+
+
+def test_processors_and_wider_steps_are_told() -> None:
+    found = replace(
+        FOUND,
+        cpu="any",
+        runtime_saturates=True,
+        narrowed=("a", "b"),
+        unnarrowed_agreement=0.999,
+        unnarrowed_accuracy=0.902,
+    )
+    rows = dict(verification_table(found).rows)
+    assert rows["exact on processors"] == "any" and rows["sums of two products here"] == "saturate"
+    assert rows["layers with wider steps"] == "2" and rows["accuracy without wider steps"] == "90.20 %"
+    assert saturation_warning(found) is None
+
+
+def test_layers_that_can_saturate_here_are_named() -> None:
+    fast = replace(FOUND, cpu="vnni", needs_vnni=("conv1", "conv2"))
+    assert saturation_warning(replace(fast, runtime_saturates=False)) is None
+    warning = saturation_warning(replace(fast, runtime_saturates=True))
+    assert warning is not None and "conv1, conv2" in warning and "--cpu any" in warning

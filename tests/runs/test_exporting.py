@@ -92,3 +92,20 @@ def test_strict_refuses_what_a_byte_each_would_widen(trained: Path, tmp_path: Pa
     with pytest.raises(ExportError, match="widens to 8 bits"):
         runs.export(trained, out=tmp_path / "model.onnx", pack="none", strict=True)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_files_for_other_processors_are_told_apart(trained: Path, tmp_path: Path) -> None:
+    """Each is found to be what it is, and computes what its own weights give."""
+    kinds = {"any": {}, "vnni": {"cpu": "vnni"}, "strict": {"strict": True}}
+    for name, options in kinds.items():
+        done = runs.export(trained, out=tmp_path / f"{name}.onnx", images=0, **options)
+        again = runs.verify(tmp_path / f"{name}.onnx", trained, images=50, compare_float=False)
+        assert again.content == done.file
+        assert again.verification.cpu == ("vnni" if name == "vnni" else "any")
+        assert again.verification.right or again.verification.at_risk
+    assert (tmp_path / "any.onnx").read_bytes() != (tmp_path / "vnni.onnx").read_bytes()
+
+
+def test_a_processor_is_for_onnx(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cpu='vnni' is for the target onnx, and this is qonnx"):
+        runs.export(trained, "qonnx", out=tmp_path / "net.qonnx.onnx", cpu="vnni")

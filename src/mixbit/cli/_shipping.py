@@ -25,7 +25,17 @@ def export(
     pack: Annotated[
         Literal["fields", "none"], typer.Option(help="ONNX: weights packed at their bits, or one a byte")
     ] = "fields",
-    strict: Annotated[bool, typer.Option("--strict", help="refuse what the file would hold at more bits")] = False,
+    cpu: Annotated[
+        Literal["any", "vnni"],
+        typer.Option(
+            help="ONNX: any: the same integers on every x86 processor, for which layers of 8 bits may get wider steps; "
+            "vnni: the weights as they are, fastest with VNNI, and wrong without where sums saturate"
+        ),
+    ] = "any",
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="refuse what the file would hold at more bits; widen no steps for --cpu any"),
+    ] = False,
     images: Annotated[int, typer.Option(min=0, help="test images to verify the file with; 0 for none")] = 1000,
     kernels: Annotated[
         Literal["dsp", "plain"], typer.Option(help="C: also with two products an instruction, or C99 alone")
@@ -44,11 +54,13 @@ def export(
     from mixbit import report, runs
 
     if to == "c":
+        if cpu != "any":
+            raise MixbitError(f"--cpu {cpu} is for the target onnx. Leave it away for C, which has no such sums.")
         library = None if cmsis_nn is None else str(cmsis_nn.resolve())
         options = {"kernels": kernels, "pack_activations": pack_activations, "cmsis_nn": library}
         _export_c(run, out, options, rounding=rounding, flash=flash, ram=ram, strict=strict, images=images)
         return
-    done = runs.export(run, to, out, pack=pack, strict=strict, images=images)
+    done = runs.export(run, to, out, pack=pack, cpu=cpu, strict=strict, images=images)
     if (notes := report.lowering_notes_table(done.graph)) is not None:
         screen.show(notes)
     for table in report.file_tables(done.file):
@@ -121,9 +133,15 @@ def _verified(found: Verification | None) -> None:
     if found is None:
         return
     screen.show(report.verification_table(found))
+    if (warning := report.saturation_warning(found)) is not None:
+        screen.say(warning)
     if not found.right:
         raise MixbitError(
             f"{found.path} differs from the reference: same class for {found.top1_agreement:.2%} of {found.images} "
-            f"images, up to {found.largest_steps:.3g} output steps apart. Legal: 99.9 % and one step. Export it again "
-            "from the run folder, and report it if it stays so."
+            f"images, up to {found.largest_steps:.3g} output steps apart. Legal: 99.9 % and one step. "
+            + (_SATURATED if found.at_risk else _REPORT)
         )
+
+
+_SATURATED = "Sums of products saturate on this machine: export it with --cpu any, or run it on a processor with VNNI."
+_REPORT = "Export it again from the run folder, and report it if it stays so."

@@ -1,4 +1,4 @@
-"""How a runtime with 8-bit tensors holds the integers of the graph, and what is safe to multiply on which processor.
+"""How a runtime with 8-bit tensors holds the integers of the graph.
 
 An activation `q` is stored as the uint8 `q - base`. Its base is `qmin`, so that a signed 4-bit tensor is stored as 0 to
 15 with zero point 8. Where it saves a clamp it is `qmax - 255`: then the upper bound is that of uint8 itself.
@@ -16,7 +16,7 @@ from mixbit.export.arithmetic import Array, Grid, add, dequantize, quantize
 from mixbit.export.executor import apply
 from mixbit.export.graph import IntegerGraph
 
-__all__ = ["Container", "Rescaling", "container", "pair_sum", "rescaling", "saturates"]
+__all__ = ["Container", "Rescaling", "container", "rescaling"]
 
 _LARGEST = 255
 
@@ -122,37 +122,3 @@ def _rescale(stored: Array, source: Container, result: Container) -> Array:
 
 def _requantize(stored: Array, source: Container, result: Container) -> Array:
     return quantize(dequantize(stored, source.stored), result.stored)
-
-
-# ----------------------------------------------------------------------------------------- saturating products
-
-
-def pair_sum(op: g.Weighted) -> tuple[int, int]:
-    """Lowest and highest sum of two (shifted) weights of one output channel, or of one and zero.
-
-    >>> import numpy as np
-    >>> from types import SimpleNamespace
-    >>> pair_sum(SimpleNamespace(weight=np.array([[3, -1, 2], [0, -4, -4]]), shift=1))
-    (-16, 10)
-    """
-    rows = op.weight.astype(np.int64).reshape(len(op.weight), -1) << op.shift
-    padded = np.concatenate([rows, np.zeros((len(rows), 2), np.int64)], axis=1)
-    ordered = np.sort(padded, axis=1)
-    return int(ordered[:, :2].sum(axis=1).min(initial=0)), int(ordered[:, -2:].sum(axis=1).max(initial=0))
-
-
-def saturates(op: g.Weighted, largest: int) -> bool:
-    """Whether int8 weights can go wrong on x86 processors without VNNI.
-
-    Their instruction for uint8 times int8 adds two neighbouring products in int16, and saturates the sum: 255 * 127 * 2
-    becomes 32767. Which weights are neighbours is the runtime's affair, so the two largest of a channel count.
-    Depthwise convolutions are safe: their kernels add no neighbours.
-
-    Args:
-        op: a layer with weights.
-        largest: largest stored integer of its input.
-    """
-    if isinstance(op, g.Conv) and op.groups == len(op.weight) and op.weight.shape[1] == 1:
-        return False
-    low, high = pair_sum(op)
-    return low * largest < -(2**15) or high * largest >= 2**15

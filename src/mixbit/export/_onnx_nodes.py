@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +11,19 @@ import numpy as np
 
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
-from mixbit.export._containers import Container, container, rescaling, saturates
+from mixbit.export._containers import Container, container, rescaling
 from mixbit.export._onnx_functions import unpacker
 from mixbit.export._onnx_sheet import INPUT, Role, Sheet
+from mixbit.export._onnx_statement import METADATA_KEY, Statement
 from mixbit.export._packing import PACKED_BITS, fields, offset, pack
+from mixbit.export._processors import Cpu, saturates
 from mixbit.export.arithmetic import Array
 from mixbit.export.graph import IntegerGraph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["FORMAT_VERSION", "METADATA_KEY", "Printed", "PrintedLayer", "print_graph"]
-
-FORMAT_VERSION = 1
-METADATA_KEY = "mixbit"
+__all__ = ["Printed", "PrintedLayer", "print_graph"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +33,8 @@ class PrintedLayer:
     op: g.Weighted
     signed: bool
     """int8 when it runs, else uint8 with a zero point."""
+    needs_vnni: bool
+    """int8 with products that can saturate without VNNI."""
     packed: bool
     largest_input: int
     """Largest stored integer of its input."""
@@ -53,18 +53,20 @@ class Printed:
     roles: dict[str, Role]
 
 
-def print_graph(graph: IntegerGraph, *, packed: bool) -> Printed:
+def print_graph(graph: IntegerGraph, *, packed: bool, cpu: Cpu, narrowed: Collection[str] = ()) -> Printed:
     """The graph as a model.
 
     Args:
-        graph: the integer graph.
+        graph: the integer graph, with the weights that the file shall hold.
         packed: weights below 8 bits as packed bytes and functions that unpack them; else plain bytes and plain nodes.
+        cpu: where products may not saturate, see `mixbit.export._processors`.
+        narrowed: layers whose weights are not those of the network any more; the file says which.
 
     Raises:
         ExportError: an operation or a tensor has no form in ONNX; the message names it.
     """
     graph = _merge_slices(graph)
-    printer = _Printer(graph, packed=packed)
+    printer = _Printer(graph, packed=packed, cpu=cpu, narrowed=narrowed)
     for op in graph.ops:
         method = _PRINT.get(type(op))
         if method is None:
@@ -77,8 +79,9 @@ def print_graph(graph: IntegerGraph, *, packed: bool) -> Printed:
 class _Printer:
     """`values` maps tensors of the graph to those of the file."""
 
-    def __init__(self, graph: IntegerGraph, *, packed: bool) -> None:
+    def __init__(self, graph: IntegerGraph, *, packed: bool, cpu: Cpu, narrowed: Collection[str]) -> None:
         self.graph, self.packed, self.sheet = graph, packed, Sheet()
+        self.cpu, self.narrowed = cpu, narrowed
         self.values = {graph.input: INPUT}
         self.layers: list[PrintedLayer] = []
         self._containers: dict[str, Container] = {}
@@ -89,17 +92,22 @@ class _Printer:
         if graph.tensors[graph.output].grid is not None:
             output = self.sheet.node("DequantizeLinear", *self._quantized(graph.output))
         shapes = graph.tensors[graph.input].shape, graph.tensors[graph.output].shape
-        metadata = {METADATA_KEY: json.dumps(self._metadata(), separators=(",", ":"))}
-        model = self.sheet.model(output, shapes, metadata)
+        model = self.sheet.model(output, shapes, {METADATA_KEY: self._statement().to_json()})
         if not self.packed:
             from onnx import inliner
 
             model = inliner.inline_local_functions(model)
         return Printed(model=model, layers=tuple(self.layers), roles=self.sheet.roles)
 
-    def _metadata(self) -> dict[str, Any]:
-        layers = [[layer.op.name, layer.op.weight_bits] for layer in self.layers]
-        return {"version": FORMAT_VERSION, "fingerprint": self.graph.fingerprint, "layers": layers}
+    def _statement(self) -> Statement:
+        """What the file says of itself."""
+        return Statement(
+            fingerprint=self.graph.fingerprint,
+            layers={layer.op.name: layer.op.weight_bits for layer in self.layers},
+            cpu=self.cpu,
+            narrowed=tuple(layer.op.name for layer in self.layers if layer.op.name in self.narrowed),
+            needs_vnni=tuple(layer.op.name for layer in self.layers if layer.needs_vnni),
+        )
 
     # ------------------------------------------------------------------------------------------------ tensors
 
@@ -186,13 +194,15 @@ class _Printer:
         if op.weight_bits != 8 and op.weight_bits not in PACKED_BITS:
             raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 2 to 8 bits.")
         largest = self._container(op.x).largest
-        signed, packed = not saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
+        heavy, packed = saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
+        signed = not heavy or self.cpu == "vnni"
         blobs = self._blobs(op, signed=signed, packed=packed)
         known = set(self.sheet.roles)
         stored = [self.sheet.constant(blob, "weights") for blob in blobs]
         layer = PrintedLayer(
             op=op,
             signed=signed,
+            needs_vnni=heavy and signed,
             packed=packed,
             largest_input=largest,
             weight_bytes=sum(blob.nbytes for blob, name in zip(blobs, stored, strict=True) if name not in known),
@@ -235,7 +245,7 @@ class _Printer:
         """Whether its readers stay exact if the tensor is stored up to 255, and do not care that it is."""
         readers = self.graph.readers(name)
         return name != self.graph.output and all(
-            isinstance(op, g.Weighted) and not saturates(op, 255) for op in readers
+            isinstance(op, g.Weighted) and (self.cpu == "vnni" or not saturates(op, 255)) for op in readers
         )
 
     def average_pool(self, op: g.AveragePool) -> str:

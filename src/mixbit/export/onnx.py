@@ -13,16 +13,28 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from mixbit import _io
 from mixbit.errors import ExportError, MissingExtra, did_you_mean
-from mixbit.export._containers import pair_sum
 from mixbit.export._onnx_nodes import Printed, PrintedLayer, print_graph
 from mixbit.export._onnx_session import load_session
 from mixbit.export._onnx_sheet import Role
+from mixbit.export._processors import CPUS, NARROWED_ERROR, PROMISES, Cpu, Narrowed, adapted, check_cpu, pair_sum
 from mixbit.export.graph import IntegerGraph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["OnnxFile", "OnnxLayer", "Packing", "build_onnx", "load_session", "render_onnx", "write_onnx"]
+__all__ = [
+    "CPUS",
+    "PROMISES",
+    "Cpu",
+    "OnnxFile",
+    "OnnxLayer",
+    "Packing",
+    "build_onnx",
+    "load_session",
+    "render_onnx",
+    "write_onnx",
+    "written_graph",
+]
 
 Packing: TypeAlias = Literal["fields", "none"]
 """`fields` packs weights below 8 bits, see `mixbit.export._packing`; `none` stores each in a byte, for any runtime."""
@@ -45,6 +57,10 @@ class OnnxLayer:
     """Why the weights take more bits than the policy says; None if they do not."""
     unsigned: str | None
     """Why the weights are uint8 with a zero point when they are multiplied; None if they are int8."""
+    narrowed: str | None = None
+    """Why and by how much the weights differ from those of the network; None if they do not."""
+    needs_vnni: str | None = None
+    """Why the layer can go wrong on processors without VNNI; None if it cannot."""
     again: str | None = None
     """The earlier layer whose weights these are, where a layer is called again; the file holds them once."""
 
@@ -69,6 +85,8 @@ class OnnxFile:
     `shapes`, `functions`, `names`, `metadata`, and the rest of the `graph`. Their sum is `size_bytes`."""
     opset: int
     ir_version: int
+    cpu: Cpu = "any"
+    """Where the file gives the reference's numbers, see `PROMISES`."""
 
     @property
     def policy_bytes(self) -> int:
@@ -86,7 +104,9 @@ class OnnxFile:
         return self.size_bytes / max(self.policy_bytes, 1)
 
 
-def write_onnx(graph: IntegerGraph, path: Path, *, pack: Packing = "fields", strict: bool = False) -> OnnxFile:
+def write_onnx(
+    graph: IntegerGraph, path: Path, *, pack: Packing = "fields", cpu: Cpu = "any", strict: bool = False
+) -> OnnxFile:
     """Write an ONNX file, whole or not at all.
 
     Args:
@@ -94,7 +114,11 @@ def write_onnx(graph: IntegerGraph, path: Path, *, pack: Packing = "fields", str
         path: the file, by custom `.onnx`.
         pack: `fields` stores weights of 2 to 7 bits in as many bits, for ONNX Runtime; `none` in a byte each, without
             functions and unpacking nodes, for other runtimes.
-        strict: make layers that `pack` widens (`none`, and fewer than 8 bits) an error instead of a note.
+        cpu: `any` gives the same integers on every x86 processor. Layers of 8 bits that could saturate without VNNI
+            are narrowed for that (`OnnxLayer.narrowed`), or multiplied as uint8. `vnni` keeps all weights as they are,
+            as int8, the fastest on processors with VNNI; on others, layers in `OnnxLayer.needs_vnni` can be wrong.
+        strict: make layers that `pack` widens (`none`, and fewer than 8 bits) an error instead of a note, and narrow
+            none: for `any` they are multiplied as uint8 then, which is slower.
 
     Returns:
         What was written: bytes by layer and by kind.
@@ -104,13 +128,13 @@ def write_onnx(graph: IntegerGraph, path: Path, *, pack: Packing = "fields", str
         ExportError: an operation or a tensor has no ONNX form, or `strict` and a layer is widened; the message names
             it. No file is written then.
     """
-    content, found = render_onnx(graph, path, pack=pack, strict=strict)
+    content, found = render_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
     _io.write_bytes(path, content)
     return found
 
 
 def render_onnx(
-    graph: IntegerGraph, path: Path, *, pack: Packing = "fields", strict: bool = False
+    graph: IntegerGraph, path: Path, *, pack: Packing = "fields", cpu: Cpu = "any", strict: bool = False
 ) -> tuple[bytes, OnnxFile]:
     """What `write_onnx` writes, without writing it; the same graph gives the same bytes.
 
@@ -118,26 +142,42 @@ def render_onnx(
         graph: from `mixbit.export.lower`.
         path: goes into the description.
         pack: as in `write_onnx`.
+        cpu: as in `write_onnx`.
         strict: as in `write_onnx`.
 
     Raises:
         MissingExtra: onnx is not installed.
         ExportError: as in `write_onnx`.
     """
-    printed = _print(graph, pack, strict=strict)
+    printed, narrowed = _print(graph, pack, cpu, strict=strict)
     again = graph.called_again()
     content: bytes = printed.model.SerializeToString(deterministic=True)
     return content, OnnxFile(
         path=Path(path),
         size_bytes=len(content),
-        layers=tuple(_layer(layer, again.get(layer.op.output)) for layer in printed.layers),
+        layers=tuple(_layer(one, narrowed.get(one.op.name), again.get(one.op.output)) for one in printed.layers),
         items=_items(printed, len(content)),
         opset=next(opset.version for opset in printed.model.opset_import if not opset.domain),
         ir_version=printed.model.ir_version,
+        cpu=cpu,
     )
 
 
-def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", strict: bool = False) -> ModelProto:
+def written_graph(graph: IntegerGraph, *, cpu: Cpu = "any", strict: bool = False) -> IntegerGraph:
+    """The graph with the weights that a file holds: what the file computes, bit for bit.
+
+    Args:
+        graph: from `mixbit.export.lower`.
+        cpu: as in `write_onnx`; `vnni` is the graph itself, as `strict` is.
+        strict: as in `write_onnx`.
+
+    Raises:
+        ExportError: `cpu` is unknown.
+    """
+    return adapted(graph, check_cpu(cpu), strict=strict)[0]
+
+
+def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", cpu: Cpu = "any", strict: bool = False) -> ModelProto:
     """The same as a model in memory, which has passed the ONNX checker.
 
     Its input `input` and its output `output` are float32, with a symbolic batch size `N`. If the graph ends in a
@@ -146,6 +186,7 @@ def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", strict: bool = 
     Args:
         graph: from `mixbit.export.lower`.
         pack: as in `write_onnx`.
+        cpu: as in `write_onnx`.
         strict: as in `write_onnx`.
 
     Raises:
@@ -160,10 +201,10 @@ def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", strict: bool = 
     >>> [node.op_type for node in model.graph.node]
     ['QuantizeLinear', 'Clip', 'DequantizeLinear']
     """
-    return _print(graph, pack, strict=strict).model
+    return _print(graph, pack, cpu, strict=strict)[0].model
 
 
-def _print(graph: IntegerGraph, packing: Packing, *, strict: bool) -> Printed:
+def _print(graph: IntegerGraph, packing: Packing, cpu: Cpu, *, strict: bool) -> tuple[Printed, dict[str, Narrowed]]:
     try:
         from onnx import checker
     except ImportError as cause:
@@ -175,12 +216,13 @@ def _print(graph: IntegerGraph, packing: Packing, *, strict: bool) -> Printed:
     if strict and widened:
         names = ", ".join(f"{op.name} ({op.weight_bits} bits)" for op in widened)
         raise ExportError(f"pack='none' widens to 8 bits: {names}. Use pack='fields', or leave strict away.")
-    printed = print_graph(graph, packed=packing == "fields")
+    graph, narrowed = adapted(graph, check_cpu(cpu), strict=strict)
+    printed = print_graph(graph, packed=packing == "fields", cpu=cpu, narrowed=narrowed)
     checker.check_model(printed.model)
-    return printed
+    return printed, narrowed
 
 
-def _layer(layer: PrintedLayer, again: str | None) -> OnnxLayer:
+def _layer(layer: PrintedLayer, narrowed: Narrowed | None, again: str | None) -> OnnxLayer:
     bits, outputs = layer.op.weight_bits, len(layer.op.weight)
     container = f"packed {bits} bit" if layer.packed else "int8" if layer.signed else "uint8"
     return OnnxLayer(
@@ -192,17 +234,27 @@ def _layer(layer: PrintedLayer, again: str | None) -> OnnxLayer:
         scale_bytes=4 * outputs * layer.scale_vectors,
         bias_bytes=4 * outputs,
         widened=None if layer.packed or bits == 8 else f"{bits}-bit weights take a byte each with pack='none'",
-        unsigned=None if layer.signed else _why_unsigned(layer),
+        unsigned=None if layer.signed else _why_saturating(layer),
+        narrowed=None if narrowed is None else _why_narrowed(narrowed),
+        needs_vnni=_why_saturating(layer) if layer.needs_vnni else None,
         again=again,
     )
 
 
-def _why_unsigned(layer: PrintedLayer) -> str:
+def _why_saturating(layer: PrintedLayer) -> str:
     low, high = pair_sum(layer.op)
     worst = max(low, high, key=abs)
     return (
         f"two products of one channel can reach {worst} * {layer.largest_input}, and as int8 their sum saturates at 16 "
         "bits on x86 processors without VNNI"
+    )
+
+
+def _why_narrowed(found: Narrowed) -> str:
+    return (
+        f"{found.channels} of {found.of_channels} channels on steps up to {found.widest:.2f} times as wide, so that no "
+        f"sum of products saturates on any x86 processor; the weights change by {found.error:.1%} (limit "
+        f"{NARROWED_ERROR:.0%})"
     )
 
 

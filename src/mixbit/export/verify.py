@@ -15,10 +15,13 @@ from mixbit import _batch
 from mixbit.errors import ExportError, shown
 from mixbit.export import executor
 from mixbit.export._foreign import read_foreign
+from mixbit.export._onnx_statement import Statement
+from mixbit.export._probe import runtime_saturates
+from mixbit.export._processors import Cpu, narrow
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.arithmetic import Array
 from mixbit.export.graph import IntegerGraph, Linear, Softmax, Weighted
-from mixbit.export.onnx import load_session
+from mixbit.export.onnx import build_onnx, load_session
 from mixbit.export.qonnx import trace_qonnx
 
 if TYPE_CHECKING:
@@ -59,6 +62,22 @@ class Verification:
     """Wall time to open the file: for ONNX to create the session, unpacking included."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Name (`file`, `float32`, ...) -> CPU time of one inference of one sample."""
+    cpu: Cpu | None = None
+    """For which processors the file says that it is; None of a file that says nothing."""
+    runtime_saturates: bool | None = None
+    """Whether sums of two products saturate in this runtime on this machine; None of a file that is not run in it."""
+    needs_vnni: tuple[str, ...] = ()
+    """Layers of the file that can saturate where the runtime does."""
+    narrowed: tuple[str, ...] = ()
+    """Layers whose weights the file has on wider steps, see `mixbit.export.onnx.OnnxLayer.narrowed`."""
+    unnarrowed_agreement: float | None = None
+    """Part of the images for which the network names the same class without that; None if nothing is narrowed."""
+    unnarrowed_accuracy: float | None = None
+
+    @property
+    def at_risk(self) -> tuple[str, ...]:
+        """Layers that can be wrong on this machine."""
+        return self.needs_vnni if self.runtime_saturates else ()
 
     @property
     def right(self) -> bool:
@@ -74,17 +93,22 @@ def verify(
     float_model: bytes | None = None,
     threads: int = 1,
     rounds: int = 20,
+    saturates: Callable[[], bool] = runtime_saturates,
 ) -> Verification:
     """Run a file on real inputs beside the reference executor.
+
+    The reference has the weights that the file says that it has. If some are narrowed, the network without that is run
+    as well: what it costs is in the result.
 
     Args:
         path: an ONNX file of `mixbit.export.onnx`, or a QONNX file of `mixbit.export.qonnx`. The latter runs in the
             executor of the qonnx package, in Python, and is not timed.
-        graph: what it was printed from.
+        graph: what it was printed from, before layers were narrowed.
         batches: `(inputs (N, ...), labels (N,) or None)`.
         float_model: the float network as ONNX, to time beside it.
         threads: of the runtime.
         rounds: of timing; 0 leaves it out.
+        saturates: tells whether the runtime saturates on this machine; asked of the runtime unless given.
 
     Raises:
         ExportError: the file cannot be read, holds what no file of `mixbit export` holds, takes another input, gives
@@ -94,30 +118,28 @@ def verify(
     begin = time.perf_counter()
     session = None if looked.qonnx else load_session(path, threads=threads)
     created = (time.perf_counter() - begin) * 1e3
-    if session is not None:
-        _check_input(path, session, graph)
-    tally, example = _Tally(_Steps(graph)), None
+    said = None if session is None else _statement(path, session, graph)
+    narrowed = () if said is None else said.narrowed
+    plain = load_session(build_onnx(graph, strict=True).SerializeToString(), threads=threads) if narrowed else None
+    tally, other, example = _Tally(_Steps(graph)), _Tally(_Steps(graph)), None
+    held = narrow(graph, narrowed)
     for x, labels in batches:
         x = np.asarray(x, np.float32)
         example = x[:1] if example is None else example
         found = trace_qonnx(path, x)[looked.model.graph.output[0].name] if session is None else _run(path, session, x)
-        wanted = executor.run(graph, x)
+        wanted = executor.run(held, x)
         _check_output(path, found, wanted)
         tally.add(found, wanted, labels)
+        if plain is not None:
+            other.add(found, _run(path, plain, x), labels)
     if example is None:
         raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
-    timings = {}
-    if rounds and session is not None:
-        sessions = {"file": session}
-        if float_model is not None:
-            sessions["float32"] = load_session(float_model, threads=threads)
-        timings = time_sessions(sessions, example, rounds=rounds)
     return Verification(
         path=path,
         kind="qonnx" if looked.qonnx else "onnx",
         size_bytes=path.stat().st_size,
         session_ms=created,
-        timings=timings,
+        timings={} if session is None or not rounds else _timed(session, float_model, threads, example, rounds),
         images=tally.images,
         top1_agreement=tally.agreed / tally.images,
         identical=tally.identical / tally.images,
@@ -125,7 +147,28 @@ def verify(
         largest_steps=tally.steps,
         accuracy=tally.share(tally.right),
         reference_accuracy=tally.share(tally.reference_right),
+        cpu=None if said is None else said.cpu,
+        runtime_saturates=None if session is None else saturates(),
+        needs_vnni=() if said is None else said.needs_vnni,
+        narrowed=narrowed,
+        unnarrowed_agreement=other.agreed / other.images if other.images else None,
+        unnarrowed_accuracy=other.share(other.reference_right),
     )
+
+
+def _statement(path: Path, session: InferenceSession, graph: IntegerGraph) -> Statement | None:
+    """What the file says of itself, once it is one of a network with this input."""
+    _check_input(path, session, graph)
+    return Statement.read(session.get_modelmeta().custom_metadata_map, str(path))
+
+
+def _timed(
+    session: InferenceSession, float_model: bytes | None, threads: int, example: Array, rounds: int
+) -> dict[str, Timing]:
+    sessions = {"file": session}
+    if float_model is not None:
+        sessions["float32"] = load_session(float_model, threads=threads)
+    return time_sessions(sessions, example, rounds=rounds)
 
 
 def is_qonnx(path: Path) -> bool:

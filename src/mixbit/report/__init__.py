@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixbit.report.arena import arena_line, arena_table, arena_tables
 from mixbit.report.entropy import entropy_table
-from mixbit.report.exports import file_tables, lowering_notes_table, verification_table
+from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
 from mixbit.report.firmware import c_tables, c_verification_table, footprint_summary, instructions_table
 from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
@@ -82,6 +82,7 @@ __all__ = [
     "pareto_front",
     "pareto_plot",
     "percent",
+    "saturation_warning",
     "seconds",
     "shift_plot",
     "shift_summary_table",

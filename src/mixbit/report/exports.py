@@ -9,11 +9,11 @@ from mixbit.report.units import count, percent, size
 
 if TYPE_CHECKING:
     from mixbit.export import IntegerGraph
-    from mixbit.export.onnx import OnnxFile
+    from mixbit.export.onnx import OnnxFile, OnnxLayer
     from mixbit.export.qonnx import QonnxFile
     from mixbit.export.verify import Timing, Verification
 
-__all__ = ["file_tables", "lowering_notes_table", "verification_table"]
+__all__ = ["file_tables", "lowering_notes_table", "saturation_warning", "verification_table"]
 
 
 def file_tables(file: OnnxFile | QonnxFile) -> tuple[Table, ...]:
@@ -44,6 +44,8 @@ def _qonnx_table(file: QonnxFile) -> Table:
 
 def _layers_table(file: OnnxFile) -> Table:
     """Every layer as the file holds it: bits of the policy, container, bytes; and what was widened, with the reason."""
+    from mixbit.export.onnx import PROMISES
+
     rows = tuple(
         (
             one.name,
@@ -51,12 +53,19 @@ def _layers_table(file: OnnxFile) -> Table:
             one.container,
             size(one.weight_bytes),
             size(one.scale_bytes + one.bias_bytes),
-            (f"the weights of {one.again}" if one.again else "") or one.widened or one.unsigned or "",
+            (f"the weights of {one.again}" if one.again else "") or _why(one),
         )
         for one in file.layers
     )
     columns = ("layer", ">weight bits", "container", ">weight bytes", ">scales and biases", "why")
-    return Table(title="Layers in the file", columns=columns, rows=rows)
+    note = f"Processors: {file.cpu}, {PROMISES[file.cpu]}."
+    return Table(title="Layers in the file", columns=columns, rows=rows, notes=(note,))
+
+
+def _why(layer: OnnxLayer) -> str:
+    """Why a layer is not held or multiplied as the policy alone would have it."""
+    reasons = (layer.widened, layer.narrowed, layer.unsigned, layer.needs_vnni)
+    return next((reason for reason in reasons if reason), "")
 
 
 def _bytes_table(file: OnnxFile) -> Table:
@@ -85,6 +94,7 @@ def verification_table(found: Verification) -> Table:
     ]
     if found.accuracy is not None and found.reference_accuracy is not None:
         rows.append(("accuracy, file and reference", f"{percent(found.accuracy)}, {percent(found.reference_accuracy)}"))
+    rows += _processor_rows(found)
     rows.append(("session creation", f"{found.session_ms:.0f} ms"))
     rows += [(f"one inference, {name}", _time(one)) for name, one in found.timings.items()]
     notes = []
@@ -93,6 +103,31 @@ def verification_table(found: Verification) -> Table:
         notes.append(f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread).")
     verdict = "The file computes what the reference computes." if found.right else "THE FILE IS WRONG."
     return Table(title="Verification", columns=("what", ">found"), rows=tuple(rows), notes=(verdict, *notes))
+
+
+def _processor_rows(found: Verification) -> list[tuple[str, str]]:
+    """For which processors the file is, what this one does, and what the steps of narrowed layers cost."""
+    rows: list[tuple[str, str]] = []
+    if found.cpu is not None:
+        rows.append(("exact on processors", found.cpu))
+    if found.runtime_saturates is not None:
+        rows.append(("sums of two products here", "saturate" if found.runtime_saturates else "are exact"))
+    if found.unnarrowed_agreement is not None:
+        rows.append(("layers with wider steps", str(len(found.narrowed))))
+        rows.append(("same class as without wider steps", percent(found.unnarrowed_agreement)))
+    if found.unnarrowed_accuracy is not None:
+        rows.append(("accuracy without wider steps", percent(found.unnarrowed_accuracy)))
+    return rows
+
+
+def saturation_warning(found: Verification) -> str | None:
+    """What to do about layers that this machine can compute wrongly; None if there is none."""
+    if not found.at_risk:
+        return None
+    return (
+        f"Warning: {found.path} was exported for processors with VNNI, and on this one sums of two products saturate. "
+        f"These layers can be wrong: {', '.join(found.at_risk)}. Export it with --cpu any for this machine."
+    )
 
 
 def _time(one: Timing) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -10,7 +11,7 @@ from mixbit import _distributed
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import GraphRounding, IntegerGraph, lower
 from mixbit.export._float_onnx import float_onnx
-from mixbit.export.onnx import OnnxFile, Packing, render_onnx, write_onnx
+from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import QonnxFile, write_qonnx
 from mixbit.export.verify import Verification, is_qonnx, numpy_batches
 from mixbit.export.verify import verify as check
@@ -52,6 +53,7 @@ def export(
     out: Path | None = None,
     *,
     pack: Packing = "fields",
+    cpu: Cpu = "any",
     strict: bool = False,
     images: int = VERIFIED_IMAGES,
     compare_float: bool = True,
@@ -63,19 +65,26 @@ def export(
         target: onnx or qonnx.
         out: the file; default `model.onnx` or `model.qonnx.onnx` in the run folder.
         pack: of ONNX, see `mixbit.export.onnx`.
-        strict: refuse layers that the file holds at more bits than the policy says.
+        cpu: of ONNX: processors on which the file is exact, see `mixbit.export.onnx.write_onnx`.
+        strict: refuse layers that the file holds at more bits than the policy says, and narrow none.
         images: test images to verify with; 0 leaves it out.
         compare_float: time the float network beside the file.
 
     Raises:
-        ExportError: the run is one in float, the network has no integer form, or the target is unknown.
+        ExportError: the run is one in float, the network has no integer form, the target is unknown, or it is not
+            onnx and `cpu` is given.
     """
     kind = _target(target)
     if kind == "c":
         raise ExportError("C is a folder and no file. Call mixbit.runs.export_c.")
+    if kind != "onnx" and cpu != "any":
+        raise ExportError(f"cpu={cpu!r} is for the target onnx, and this is {kind}. Leave it away.")
     opened, graph = lowered(run, kind, strict)
     path = out or run / ("model.onnx" if kind == "onnx" else "model.qonnx.onnx")
-    written = write_onnx(graph, path, pack=pack, strict=strict) if kind == "onnx" else write_qonnx(graph, path)
+    if kind == "onnx":
+        written: OnnxFile | QonnxFile = write_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
+    else:
+        written = write_qonnx(graph, path)
     checked = _verified(path, graph, opened, images, compare_float) if images else None
     return Exported(
         run=run,
@@ -109,8 +118,13 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
 def _content(file: Path, graph: IntegerGraph) -> OnnxFile | None:
     """What is in the file, if it is byte for byte what is written of this graph."""
     found = file.read_bytes()
-    for pack in get_args(Packing):
-        content, described = render_onnx(graph, file, pack=pack)
+    for pack, cpu, strict in product(get_args(Packing), CPUS, (False, True)):
+        if strict and cpu == "vnni":  # nothing is narrowed anyway
+            continue
+        try:
+            content, described = render_onnx(graph, file, pack=pack, cpu=cpu, strict=strict)
+        except ExportError:  # strict refuses what this packing widens
+            continue
         if content == found:
             return described
     return None

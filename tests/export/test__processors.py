@@ -1,0 +1,138 @@
+"""No sum of two products leaves int16, whatever a processor without VNNI adds; and what that costs the weights."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixbit.export import executor
+from mixbit.export import graph as g
+from mixbit.export._processors import NARROWED_ERROR, adapted, narrow, products, saturates
+from mixbit.export.arithmetic import Array
+from tests.export.graphs import Builder, called_twice, resnet_cifar
+
+
+def one_conv(weight: Array, *, signed: bool = False, bits: int = 8) -> g.IntegerGraph:
+    """A pointwise convolution on inputs of `bits`, whose largest stored integer is `2^bits - 1`."""
+    b = Builder((weight.shape[1], 2, 2), bits=bits, signed=signed)
+    y = b.conv(b.first, len(weight), 1, weight_bits=8, weight=weight.reshape(*weight.shape, 1, 1), bits=8, signed=True)
+    return b.finish(y)
+
+
+def pmaddubsw(stored: Array, weights: Array) -> int:
+    """Sum of products as x86 has it without VNNI: neighbours in pairs, each pair saturated to int16, then in int32."""
+    pairs = (stored.astype(np.int64) * weights).reshape(-1, 2).sum(axis=1)
+    return int(np.clip(pairs, -(2**15), 2**15 - 1).sum())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([8, 20, 50, 200]), st.booleans())
+def test_narrowed_weights_are_exact_in_every_order(seed: int, spread: int, signed: bool) -> None:
+    random = np.random.default_rng(seed)
+    weight = np.clip(np.rint(random.normal(0, spread, (4, 12))), -128, 127)
+    graph = one_conv(weight, signed=signed)
+    (op,) = adapted(graph, "any")[0].weighted()
+    rows = op.weight.reshape(4, 12).astype(np.int64)
+    if saturates(op, 255):  # left as it is, and multiplied as uint8
+        np.testing.assert_array_equal(rows, graph.weighted()[0].weight.reshape(4, 12))
+        return
+    for row in rows:
+        # The worst input for some pair, in the worst order: largest beside largest, lowest beside lowest.
+        stored = np.where(random.random(12) < 0.5, 255, random.integers(0, 256, 12))
+        for order in (np.argsort(row), random.permutation(12)):
+            assert pmaddubsw(stored[order], row[order]) == int((stored * row).sum())
+        assert pmaddubsw(np.full(12, 255), np.sort(row)) == 255 * int(row.sum())
+
+
+def test_weights_of_8_bits_do_saturate_in_that_model() -> None:
+    assert pmaddubsw(np.array([255, 255]), np.array([127, 127])) == 32767
+    assert saturates(one_conv(np.full((1, 2), 127)).weighted()[0], 255)
+
+
+@pytest.mark.parametrize("largest", [15, 127, 128, 200, 255])
+def test_the_bound_is_that_of_all_pairs(largest: int) -> None:
+    """Against every pair of weights of one channel, and either input at both ends."""
+    random = np.random.default_rng(largest)
+    for _ in range(40):
+        weight = random.integers(-128, 128, (1, 4)) // random.integers(1, 4)
+        pairs = [(int(a), int(b)) for a, b in itertools.combinations([*weight[0], 0, 0], 2)]
+        reached = [a * x + b * y for a, b in pairs for x in (0, largest) for y in (0, largest)]
+        wrong = max(reached) >= 2**15 or min(reached) < -(2**15)
+        assert saturates(one_conv(weight).weighted()[0], largest) is wrong
+
+
+def test_what_fits_is_left_alone() -> None:
+    """A channel that cannot saturate keeps its weights, scale and bias; the others lose at most half a step each."""
+    random = np.random.default_rng(0)
+    weight = np.clip(np.rint(random.normal(0, 40, (6, 64))), -128, 127)
+    weight[3] = np.clip(weight[3], -60, 60)
+    graph = one_conv(weight)
+    (old,), new_graph = graph.weighted(), adapted(graph, "any")[0]
+    (new,) = new_graph.weighted()
+    np.testing.assert_array_equal(new.weight[3], old.weight[3])
+    assert new.weight_scale[3] == old.weight_scale[3] and new.bias[3] == old.bias[3]
+    factor = new.weight_scale / old.weight_scale
+    assert (factor[[0, 1, 2, 4]] > 1).all() and (factor < 2.04).all()
+    moved = (new.weight * factor[:, None, None, None] - old.weight).reshape(6, 64)
+    assert np.abs(moved).max() < factor.max()
+    # Behind a ReLU a sum that is off would move the channel, so that of the errors is half a step at most.
+    assert (np.abs(moved.sum(axis=1)) <= 0.51 * factor).all()
+    assert np.abs(new.bias * factor - old.bias).max() <= 0.5 * factor.max() + 1e-3
+    x = np.abs(random.standard_normal((8, 64, 2, 2))).astype(np.float32)
+    grid = graph.grid(graph.output)
+    apart = executor.run(graph, x).astype(np.float64) - executor.run(new_graph, x)
+    assert np.abs(apart).max() <= 0.02 * (grid.qmax - grid.qmin)
+
+
+def test_weights_that_would_lose_too_much_stay() -> None:
+    """One large pair among small weights: wider steps would round the small ones away."""
+    weight = np.tile([1, 2, 3, -2], (1, 16))
+    weight[0, :2] = 127
+    many = np.repeat(weight, 3, axis=0)
+    assert adapted(one_conv(many), "any")[1] == {}
+    random = np.random.default_rng(0)
+    found = adapted(one_conv(np.clip(np.rint(random.normal(0, 40, (3, 64))), -128, 127)), "any")[1]
+    (what,) = found.values()
+    assert 0 < what.error < NARROWED_ERROR and what.of_channels == 3
+
+
+def test_the_smallest_layers_stay() -> None:
+    graph = resnet_cifar(blocks=1, width=16, weight_bits=8, bits=8, size=16)
+    names = {op.name for op in graph.weighted()}
+    changed = adapted(graph, "any")[1].keys()
+    spared = [op for op in graph.weighted() if op.name not in changed]
+    total = sum(products(graph, op) for op in graph.weighted())
+    assert changed and changed < names
+    assert sum(products(graph, op) for op in spared) <= 0.02 * total
+    assert graph.weighted()[-1] in spared  # the classifier
+
+
+def test_products_of_a_layer() -> None:
+    b = Builder((3, 8, 8))
+    y = b.conv(b.first, 4, 3, stride=2, padding=1)
+    graph = b.finish(b.linear(b.flatten(y), 5))
+    assert [products(graph, op) for op in graph.weighted()] == [4 * 3 * 9 * 16, 64 * 5]
+
+
+def test_nothing_is_narrowed_for_vnni_or_by_strict() -> None:
+    graph = one_conv(np.full((2, 8), 100))
+    assert adapted(graph, "vnni") == (graph, {}) and adapted(graph, "any", strict=True) == (graph, {})
+
+
+def test_layers_by_name_are_narrowed_as_by_themselves() -> None:
+    graph = resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8)
+    changed, found = adapted(graph, "any")
+    again = narrow(graph, tuple(found))
+    for one, other in zip(changed.weighted(), again.weighted(), strict=True):
+        np.testing.assert_array_equal(one.weight, other.weight)
+        np.testing.assert_array_equal(one.weight_scale, other.weight_scale)
+
+
+def test_weights_that_are_used_twice_stay_one() -> None:
+    graph = called_twice(weight_bits=8)
+    changed = adapted(graph, "any")[0]
+    assert changed.called_again().keys() == graph.called_again().keys() != set()
