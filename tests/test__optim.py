@@ -74,3 +74,39 @@ def test_momentum_that_begins_late_is_that_of_plain_sgd() -> None:
         first.step()
         second.step()
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_adamw_moves_step_sizes_by_a_part_of_themselves(decay: float) -> None:
+    """Steps of any size shrink under a constant gradient and never turn negative; the first update is known exactly."""
+    model = model_of(QuantizeConfig())
+    steps = split_parameters(model)["steps"]
+    for power, parameter in enumerate(steps):
+        nn.init.constant_(parameter, 10.0**-power)
+    optimizer = make_optimizer(model, name="adamw", lr=0.03, step_lr=0.03, momentum=0.0, weight_decay=0.0)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = decay
+    for update in range(200):
+        for parameter in steps:
+            parameter.grad = torch.full_like(parameter, 0.7)
+        optimizer.step()
+        if not update:
+            for power, parameter in enumerate(steps):
+                kept = 10.0**-power * (1 - 0.03 * decay)
+                torch.testing.assert_close(
+                    parameter.detach(), torch.full_like(parameter, kept * 0.97), rtol=1e-5, atol=0
+                )
+    assert all(0 < float(p.detach().max()) < 10.0**-power * 0.97**190 for power, p in enumerate(steps))
+
+
+def test_adamw_moves_weights_as_it_does() -> None:
+    model, plain = model_of(QuantizeConfig()), nn.Linear(4, 5)
+    plain.load_state_dict({"weight": model[0].weight, "bias": model[0].bias})  # type: ignore[index, union-attr]
+    ours = make_optimizer(model, name="adamw", lr=0.01, step_lr=0.01, momentum=0.0, weight_decay=0.1)
+    other = torch.optim.AdamW([plain.weight], lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        for weight in (model[0].weight, plain.weight):  # type: ignore[index, union-attr]
+            weight.grad = torch.sin(weight.detach() * 9)  # type: ignore[union-attr, operator]
+        ours.step()
+        other.step()
+    torch.testing.assert_close(model[0].weight, plain.weight, rtol=1e-5, atol=1e-6)  # type: ignore[index, union-attr]

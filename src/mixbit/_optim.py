@@ -25,23 +25,60 @@ def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def make_optimizer(
     model: nn.Module, *, name: str, lr: float, step_lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; decay only where it belongs, step sizes with a rate of their own."""
+    """SGD with Nesterov momentum or AdamW; decay only where it belongs, step sizes with a rate of their own.
+
+    Under AdamW the rate of step sizes is a part of each step size; see `_RelativeSteps`.
+    """
     parts = split_parameters(model)
     groups: list[dict[str, Any]] = [
         {"params": parts["decay"], "weight_decay": weight_decay, "lr": lr, "peak": lr},
         {"params": parts["plain"], "weight_decay": 0.0, "lr": lr, "peak": lr},
     ]
     for decay, steps in _by_decay(model, parts["steps"]).items():
-        groups.append({"params": steps, "weight_decay": decay, "lr": step_lr, "peak": step_lr})
+        groups.append({"params": steps, "weight_decay": decay, "lr": step_lr, "peak": step_lr, "steps": True})
     groups = [g for g in groups if g["params"]]
     # Fused: one call for all parameters. Step sizes are many and tiny, so a call for each of them would be felt.
     if name == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
+        adamw = torch.optim.AdamW(groups, fused=True)
+        if parts["steps"]:
+            _RelativeSteps(adamw)
+        return adamw
     optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
     if momentum:
         _fill_momentum(optimizer)
         optimizer.register_load_state_dict_post_hook(_fill_momentum)
     return optimizer
+
+
+class _RelativeSteps:
+    """Makes AdamW's updates of step sizes relative: a rate of 0.001 moves each by about 0.1 %.
+
+    AdamW moves a number by about its rate, whatever the size of its gradient. Step sizes lie between 0.0001 and 1, so
+    one absolute rate for all of them is too slow for the large and takes the small ones through zero within a few
+    updates. Our completion, in first order that of training the logarithm of the step; weight decay stays as it is.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._held: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+        optimizer.register_step_pre_hook(self._hold)
+        optimizer.register_step_post_hook(self._scale)
+
+    @torch.no_grad()
+    def _hold(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Keep the step sizes as weight decay alone would leave them."""
+        self._held = []
+        for group in optimizer.param_groups:
+            steps = [p.detach() for p in group["params"] if p.grad is not None] if group.get("steps") else []
+            if steps:
+                kept = torch._foreach_mul(steps, 1 - group["lr"] * group["weight_decay"])
+                self._held.append((steps, list(kept)))
+
+    @torch.no_grad()
+    def _scale(self, *_: object) -> None:
+        for steps, kept in self._held:
+            moved = torch._foreach_sub(steps, kept)
+            torch._foreach_mul_(moved, torch._foreach_abs(kept))
+            torch._foreach_copy_(steps, torch._foreach_add(kept, moved))
 
 
 def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -62,7 +62,7 @@ class TrainConfig:
         batch_size: samples of one optimizer step, over all processes together.
         optimizer: "sgd" (Nesterov) or "adamw".
         lr: peak learning rate of weights, batch norm and biases.
-        step_lr: peak learning rate of step sizes; None takes `lr`.
+        step_lr: peak learning rate of step sizes; None takes `lr`. Under AdamW it is a part of each step size.
         momentum: of SGD.
         weight_decay: of weights with two dimensions and more; never of step sizes, batch norm and biases.
         warmup_epochs: linear warm-up at the start of the cosine; under schedule="epoch", an epoch's rate is that of
