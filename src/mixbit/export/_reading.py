@@ -263,6 +263,7 @@ class Reader:
                 scale=scale,
                 bias=bias,
                 window=window,
+                rounded=name in self._float_weights,
             ),
             node,
         )
@@ -307,15 +308,12 @@ class Reader:
         wire = self._x(node)
         if not isinstance(wire.step, Multiply | Affine):
             raise self._error(node, "it does not follow a convolution or linear layer directly, so it cannot be folded")
-        if isinstance(wire.step, Multiply) and wire.step.window is None and next(values(node)).dim() != 2:
-            raise self._error(
-                node, f"it normalises the first dimension of {wire.shape}, the layer's outputs are the last"
-            )
+        self._check_statistics(node, wire)
         gamma, beta, mean, var = (
             None if arg is None else self._array(node, arg, what)
             for arg, what in zip(node.args[1:5], _STATISTICS, strict=True)
         )
-        if mean is None or var is None or argument(node, 5, "training"):
+        if mean is None or var is None:
             raise self._error(node, "it has no running statistics")
         spread = var + float(argument(node, 7, "eps"))
         if (spread <= 0).any():
@@ -323,6 +321,15 @@ class Reader:
         scale = (1.0 if gamma is None else gamma) / np.sqrt(spread)
         shift = (0.0 if beta is None else beta) - mean * scale
         return self._put(Affine(name="", inputs=[wire], scale=scale, shift=shift), node)
+
+    def _check_statistics(self, node: fx.Node, wire: Wire) -> None:
+        """That a batch norm normalises the outputs of the layer before it, and by numbers that are known."""
+        if argument(node, 5, "training"):
+            raise self._error(node, "it has no running statistics, but takes those of the batch")
+        if isinstance(wire.step, Multiply) and wire.step.window is None and next(values(node)).dim() != 2:
+            raise self._error(
+                node, f"it normalises the first dimension of {wire.shape}, the layer's outputs are the last"
+            )
 
     # -- clamps
 

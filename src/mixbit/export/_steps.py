@@ -74,6 +74,8 @@ class Multiply(Clamped):
     bias: Array
     """float64 `(out,)`."""
     window: Window | None
+    rounded: bool = False
+    """Whether training left the weights in float, so that the integers are off by up to half a step."""
 
     def affine(self, scale: Array, shift: Array) -> None:
         """Fold `y = scale * y + shift` by channel in."""

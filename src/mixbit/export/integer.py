@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mixbit.data import inputs_of
 from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export._biases import units
+from mixbit.export._comparing import compare as compare_with
 from mixbit.export._constants import FLOAT_WEIGHT_BITS
 from mixbit.export._grids import Chosen, choose
 from mixbit.export._reading import Reader
@@ -54,6 +56,7 @@ def lower(
     *,
     rounding: GraphRounding = "single",
     strict: bool = False,
+    compare: bool = True,
 ) -> IntegerGraph:
     """The integer graph of a model that carries quantizers.
 
@@ -65,10 +68,13 @@ def lower(
         rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's. "litert" gives
             each operation the rounding of LiteRT's reference kernels, see `mixbit.export.graph.rounding_of`.
         strict: refuse layers that training left in float, instead of giving them 8 bits.
+        compare: check every operation against the fake-quantized model on two samples of the first batch, see
+            `docs/lowering.md`. False leaves it out, and a note says so.
 
     Raises:
         ExportError: the model carries no quantizers, several at once, or does something that has no integer form; the
-            message names the module.
+            message names the module. Or the integer graph and the model part by more than their grids explain: it
+            names the first layer where they do.
 
     >>> import torch
     >>> from torch import nn
@@ -112,7 +118,13 @@ def lower(
                 f"they get {FLOAT_WEIGHT_BITS} bits then."
             )
         chosen = choose(flow, program, samples, _floats(flow))
-    return _Printer(flow, chosen, rounding).graph(network.fingerprint)
+        printer = _Printer(flow, chosen, rounding)
+        graph = printer.graph(network.fingerprint)
+        if compare:
+            compare_with(graph, flow, printer.names, program, samples[0][:2])
+            return graph
+    note = Note(name=graph.output, kind="not compared", reason="compare=False: the fake-quantized model was not run")
+    return replace(graph, notes=(*graph.notes, note))
 
 
 def _one_tensor(inputs: Any) -> torch.Tensor:
@@ -174,7 +186,7 @@ class _Printer:
 
     def __init__(self, flow: Flow, chosen: Chosen, rounding: GraphRounding) -> None:
         self._flow, self._chosen, self._rounding = flow, chosen, rounding
-        self._names: dict[Wire, str] = {}
+        self.names: dict[Wire, str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._ops: list[g.Op] = []
         self._notes: list[Note] = list(chosen.notes)
@@ -190,7 +202,7 @@ class _Printer:
             self._notes.append(Note(name=name, kind="widened", reason=reason))
         found = IntegerGraph(
             input=self._input,
-            output=self._names[self._flow.output],
+            output=self.names[self._flow.output],
             tensors=self._tensors,
             ops=tuple(self._ops),
             fingerprint=fingerprint,
@@ -203,7 +215,7 @@ class _Printer:
         wire = self._flow.input
         self._tensors[self._input] = Tensor(name=self._input, shape=wire.shape, grid=None, source="float")
         name = self._free(f"{self._input}.quantized")
-        self._names[wire] = self._tensor(name, wire.shape, self._chosen.grids[wire], wire)
+        self.names[wire] = self._tensor(name, wire.shape, self._chosen.grids[wire], wire)
         self._ops.append(g.QuantizeInput(name=self._input, inputs=(self._input,), output=name))
 
     def _free(self, wanted: str) -> str:
@@ -220,10 +232,10 @@ class _Printer:
     def _common(self, step: Step) -> dict[str, Any]:
         """Name, inputs and output of an operation."""
         wire = step.output
-        inputs = tuple(self._names[one] for one in step.inputs)
+        inputs = tuple(self.names[one] for one in step.inputs)
         grid = self._chosen.grids.get(wire)
-        self._names[wire] = self._tensor(wire.name, wire.shape, grid, wire)
-        return {"name": step.name, "inputs": inputs, "output": self._names[wire]}
+        self.names[wire] = self._tensor(wire.name, wire.shape, grid, wire)
+        return {"name": step.name, "inputs": inputs, "output": self.names[wire]}
 
     def _clamp(self, step: Clamped) -> Bounds | None:
         """Real bounds on the grid of the result; None where the grid ends there anyhow."""
@@ -290,7 +302,7 @@ class _Printer:
         """Nothing where its input has its grid already, else a change of grid."""
         source = step.inputs[0]
         if self._chosen.grids[source] == step.grid:
-            self._names[step.output] = self._names[source]
+            self.names[step.output] = self.names[source]
             return
         self._requantize(step, None)
 

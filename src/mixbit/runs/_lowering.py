@@ -37,7 +37,7 @@ def lower_at(
         calibrate(one, [example])
         if apart:
             _move_apart(one)
-        return lower(one, network, [example], rounding=rounding)
+        return lower(one, network, [example], rounding=rounding, compare=False)
 
     return lowered
 

@@ -1,0 +1,212 @@
+"""Lowering holds its result against the fake-quantized model by itself: faults put in on purpose are named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixbit.errors import ExportError
+from mixbit.export import _biases, _folding, _reading, _steps, integer
+from mixbit.export import graph as g
+from mixbit.export.arithmetic import ROUNDINGS
+from mixbit.export.integer import lower
+from mixbit.network import Network, capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
+X = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+class Net(nn.Module):
+    """Nothing in it is symmetric: sizes, paddings, statistics, readers. `change` is for tests to set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, (2, 3), padding="same", dilation=(1, 2))
+        self.n = nn.BatchNorm2d(6, eps=0.3)
+        self.b = nn.Conv2d(6, 6, (3, 1), padding=(1, 0), groups=2)
+        self.c = nn.Conv2d(6, 6, 1)
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(144, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.n(self.a(x))
+        y = F.relu6(self.change(self.drop(y))) + self.b(y)
+        z = F.avg_pool2d(F.hardswish(self.c(y)), (1, 3), 1, (0, 1))
+        y = F.pad(torch.cat([y[:, 1:], z[:, :5]], 1), (0, 1, 1, 0))
+        return self.fc(F.max_pool2d(y, (3, 2), (3, 1), (1, 0))[:, :8].flatten(1))
+
+    def change(self, y: Tensor) -> Tensor:
+        return y
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, Network]:
+    torch.manual_seed(1)
+    model = Net().eval()
+    with torch.no_grad():
+        for values in (model.n.weight, model.n.bias, model.n.running_mean):
+            values.normal_(0.3, 1)
+        model.n.running_var.uniform_(0.2, 2)
+    return quantized(model, X, 8)
+
+
+def quantized(model: nn.Module, x: Tensor, bits: int) -> tuple[nn.Module, Network]:
+    network = capture(model.eval(), x)
+    quantize(model, Policy.uniform(network, bits, bits), network)
+    calibrate(model, [x], rule="minmax")
+    return model.eval(), network
+
+
+def test_what_is_right_passes_under_every_rounding(trained: tuple[nn.Module, Network]) -> None:
+    model, network = trained
+    for rounding in (*ROUNDINGS, "litert"):
+        assert not [n for n in lower(model, network, [X], rounding=rounding).notes if n.kind == "not compared"]
+
+
+def test_no_comparison_is_told(trained: tuple[nn.Module, Network]) -> None:
+    model, network = trained
+    assert lower(model, network, [X], compare=False).notes[-1].kind == "not compared"
+
+
+def _bounds_overwritten(step: Any, low: float, high: float) -> None:
+    step.bounds = (low / 2, high / 2)
+
+
+def _fold_whoever_reads(step: Any, last: Any) -> bool:
+    """All readers of what is clamped get the clamped values."""
+    if not isinstance(step, _steps.Limit):
+        return False
+    before = step.inputs[0]
+    before.step.clamp(*step.bounds)
+    for reader in before.readers:
+        reader.inputs = [step.output if wire is before else wire for wire in reader.inputs]
+    step.output.name, step.output.step, before.step.output = before.name, before.step, step.output
+    return True
+
+
+def _affine_reversed(step: Any, scale: np.ndarray, shift: np.ndarray) -> None:
+    step.scale, step.bias = step.scale * scale, step.bias * scale + shift[::-1]
+
+
+def _padded_before(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+    if value == "same":
+        reach = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+        return tuple((r - r // 2, r // 2) for r in reach)
+    return tuple((p, p) for p in _reading._spread(value, len(kernel)))
+
+
+def _shifted(of: Callable[..., g.IntegerGraph]) -> Callable[..., g.IntegerGraph]:
+    """Half a step of the result on one bias: no more than a rounding, but everywhere in a channel."""
+
+    def graph(printer: Any, fingerprint: str) -> g.IntegerGraph:
+        found = of(printer, fingerprint)
+        op = found.weighted()[2]
+        bias = op.bias.copy()
+        bias[3] += np.rint(0.5 * found.grid(op.output).scale / found.unit(op)[3]).astype(np.int32)
+        return dataclasses.replace(
+            found, ops=tuple(dataclasses.replace(op, bias=bias) if one is op else one for one in found.ops)
+        )
+
+    return graph
+
+
+FAULTS: dict[str, tuple[Any, str, Any, str]] = {
+    "a clamp folded past another reader": (_folding, "_fold_limit", _fold_whoever_reads, "b.input_quantizer"),
+    "a clamp with other bounds": (_steps.Clamped, "clamp", _bounds_overwritten, "relu6"),
+    "a batch norm's shifts in another order": (_steps.Multiply, "affine", _affine_reversed, "a"),
+    "padding on the other side": (_reading, "_padding", _padded_before, "a"),
+    "half a step on one channel's bias": (integer._Printer, "graph", _shifted(integer._Printer.graph), "c"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_of_lowering_are_found_and_named(
+    trained: tuple[nn.Module, Network], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place, attribute, wrong, layer = FAULTS[name]
+    model, network = trained
+    monkeypatch.setattr(place, attribute, wrong)
+    with pytest.raises(ExportError, match=rf"^{layer}: the integer network parts .* here first"):
+        lower(model, network, [X])
+    assert lower(model, network, [X], compare=False)
+
+
+UNSEEN: dict[str, tuple[Callable[[Tensor], Tensor], str, Any]] = {
+    "a transposition taken for nothing": (lambda y: y.mT, "_transpose", _reading.Reader._reshape),
+    "a cast to integers": (lambda y: y.int().float(), "_check_result", lambda self, node: None),
+    "dropout that is active": (lambda y: F.dropout(y, 0.5), "_dropout", lambda self, node: self._x(node)),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_operators_that_pass_unseen_are_found(
+    trained: tuple[nn.Module, Network], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    change, method, wrong = UNSEEN[name]
+    model, network = trained
+    monkeypatch.setattr(model, "change", change, raising=False)
+    monkeypatch.setattr(_reading.Reader, method, wrong)
+    with pytest.raises(ExportError, match=r"^relu6: the integer network parts .* here first"):
+        lower(model, network, [X])
+
+
+def test_a_batch_norm_over_tokens_that_passes_unseen_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(16, 3)), torch.randn(8, 4, 3)
+    nn.init.uniform_(model[1].weight, 0.2, 3)
+    model, network = quantized(model, x, 8)
+    monkeypatch.setattr(_reading.Reader, "_check_statistics", lambda *_: None)
+    with pytest.raises(ExportError, match=r"^0: the integer network parts"):
+        lower(model, network, [x])
+
+
+def test_a_channel_that_is_wrongly_held_for_constant_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bias is over 2^30 accumulator steps, and yet 4096 products move it, from 8.0 to 8.4."""
+    model, x = nn.Sequential(nn.Linear(4096, 2), nn.ReLU(), nn.Linear(2, 3)), torch.rand(8, 1) * torch.ones(8, 4096)
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 1e-4, 8.0
+    model, network = quantized(model, x, 8)
+    assert lower(model, network, [x])
+    monkeypatch.setattr(_biases, "_unmoved", lambda found, result, bounds: np.full(len(found.scale), True))
+    with pytest.raises(ExportError, match=r"^0: the integer network parts"):
+        lower(model, network, [x])
+
+
+def test_a_model_that_computes_nan(trained: tuple[nn.Module, Network]) -> None:
+    """Where nothing has to be calibrated, calibration sees nothing."""
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(4, 1, 2, 2)
+    model, network = quantized(model, x, 8)
+    with pytest.raises(ExportError, match="NaN or infinity"):
+        lower(model, network, [x * float("nan")])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_tokens_tables_and_layers_in_float_pass(bits: int) -> None:
+    """Inputs without a quantizer, weights rounded after training, steep tables: all within what their grids explain."""
+    torch.manual_seed(0)
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 7), nn.Linear(7, 7), nn.Linear(28, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.exp(2 * self.a(x))
+            return torch.softmax(self.c((self.b(y.transpose(1, 2).mT).half().float() + y.sigmoid()).flatten(1)), -1)
+
+    model, x = Odd(), torch.randn(8, 4, 5)
+    network = capture(model.eval(), x)
+    policy = Policy.uniform(network, bits, bits)
+    policy.layers["b"] = dataclasses.replace(policy.layers["b"], weight_bits=None, activation_bits=None)
+    quantize(model, policy, network)
+    calibrate(model, [x], rule="minmax")
+    assert lower(model.eval(), network, [x]).ops
