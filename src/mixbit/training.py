@@ -507,7 +507,7 @@ class _Loop:
         if self.folder is None or _distributed.rank() != 0:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= _checkpoint.optimizer_tensors(self.optimizer) | _checkpoint.random_state()
+        tensors |= _checkpoint.optimizer_tensors(self.optimizer) | _checkpoint.random_state(self.device)
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.shadow.items()}
         facts = {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
@@ -516,16 +516,18 @@ class _Loop:
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT if self.folder is not None else None
-        if path is None or not path.exists():
+        if path is None or not _distributed.first_decides(path.exists()):
             return
-        tensors, facts = _checkpoint.read(path)
-        _checkpoint.check_same(path, facts["settings"], json.loads(json.dumps(self._settings())))
-        _checkpoint.restore_model(self.model, tensors)
-        _checkpoint.restore_optimizer(self.optimizer, tensors)
-        if self.average is not None:
-            self.average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average/")})
-        _checkpoint.restore_random_state(tensors)
-        self.epoch, self.batch, self.history = facts["epoch"], facts["batch"], facts["history"]
+        if not _distributed.all_say(path.exists()):
+            raise MixbitError(f"{path} is not there for every process. Put the run folder where all of them read it.")
+        tensors, place = _checkpoint.read(path, self._settings(), epochs=self.config.epochs, per_epoch=self.per_epoch)
+        with _checkpoint.fitting(path):
+            _checkpoint.restore_model(self.model, tensors)
+            _checkpoint.restore_optimizer(self.optimizer, tensors)
+            if self.average is not None:
+                self.average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average/")})
+            _checkpoint.restore_random_state(tensors, self.device)
+        self.epoch, self.batch, self.history = place.epoch, place.batch, place.history
         self.ended = bool(self.history and self.history[-1].get("ended"))
 
 
