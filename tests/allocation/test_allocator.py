@@ -285,6 +285,16 @@ def test_a_table_without_a_limit_on_it_is_told() -> None:
     assert policy.notes == [*plain.notes, "latency: measured with paper 1.0 on a CPU, batch 1, threads 1"]
 
 
+def test_the_policy_says_for_which_processors_the_times_are() -> None:
+    net = chain((10, 100))
+    table = replace(latency_table(net, {"l0": {"W8A8": 5}}), cpu="vnni")
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={})
+    policy, _ = allocate(net, scores, Budget.parse(["latency=1us"]), latency=table)
+    assert policy.allocation["latency_cpu"] == "vnni"
+    assert policy.notes[-1].endswith("threads 1, files of mixbit export --cpu vnni")
+    assert "latency_cpu" not in allocate(net, scores, Budget.parse(["bitops=8x8"]))[0].allocation
+
+
 def test_what_the_table_says_of_its_times_stands_in_the_policy() -> None:
     net = chain((10, 100))
     table = latency_table(net, {"l0": {"W8A8": 5}}, notes=["fewer bits bring no speed"])

@@ -18,6 +18,7 @@ from mixbit.cost import Device, LatencyTable, LatencyUnit, LayerBits, Timing
 from mixbit.errors import BudgetError, ExportError, MissingExtra, MixbitError, StaleRun
 from mixbit.export import graph as g
 from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
+from mixbit.export._processors import CPUS
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.latency import (
     OVERHEAD,
@@ -315,6 +316,43 @@ def test_measurements_of_other_settings_are_refused(change: dict[str, Any], mess
         build(chain((1, 1)), small, Products(), **options)
 
 
+@dataclass
+class Processor(Products):
+    """Writes other files for other processors."""
+
+    cpu: str = "any"
+
+
+def test_a_table_knows_for_which_processors_its_files_were(tmp_path: Path) -> None:
+    table = build(NET, small, Processor(cpu="vnni"), options=BITS)
+    assert table.cpu == "vnni" and build(NET, small, Products(), options=BITS).cpu is None
+    assert LatencyTable.from_json(table.to_json()) == table
+    assert predict(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor(cpu="vnni")) > 0
+    with pytest.raises(ExportError, match="files with cpu='vnni', the target writes files with cpu='any'"):
+        predict(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor())
+
+
+def test_measurements_of_files_for_other_processors_are_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"options": BITS, "partial": tmp_path / "t.json.partial"}
+    with pytest.raises(Killed):
+        build(NET, small, Processor(), tell=kill_at("Whole networks"), **options)
+    with pytest.raises(StaleRun, match="with cpu='any', now cpu='vnni'"):
+        build(NET, small, Processor(cpu="vnni"), **options)
+
+
+def test_a_killed_build_goes_on_where_the_flags_are_known(tmp_path: Path) -> None:
+    """The file has lists where the device has tuples."""
+
+    @dataclass
+    class Known(Products):
+        device: ClassVar[Device] = Device(cpu="paper", cores=1, flags=("avx2", "avx512_vnni"))
+
+    options: dict[str, Any] = {"options": BITS, "partial": tmp_path / "t.json.partial"}
+    with pytest.raises(Killed):
+        build(NET, small, Known(), tell=kill_at("Whole networks"), **options)
+    assert build(NET, small, Known(), **options).device.flags == ("avx2", "avx512_vnni")
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"format": "mixbit-latency-partial", "version": 2}'])
 def test_a_foreign_partial_file_is_refused(content: str, tmp_path: Path) -> None:
     partial = tmp_path / "t.json.partial"
@@ -385,9 +423,24 @@ def test_a_table_of_a_real_runtime() -> None:
     assert table.layers["op2"].options["W4A4"] == table.layers["op2"].options["W8A4"]
     assert table.cost(checks["random"]) == table.checks[0].predicted > 0
     assert (table.target, table.unit, table.threads, table.batch) == ("onnxruntime", "ns", 1, 1)
-    assert table.runtime_version.count(".") == 2 and table.device.cpu
+    assert table.runtime_version.count(".") == 2 and table.device.cpu and table.cpu == "any"
     assert LatencyTable.from_json(table.to_json()) == table
     assert predict(table, small(checks["random"]), OnnxRuntimeTarget()) > 0
+
+
+def test_kernels_are_those_of_the_files_that_are_written() -> None:
+    """A heavy layer among small ones: for any processor as uint8 where it is one of the smallest, for vnni as int8."""
+    pytest.importorskip("onnxruntime")
+    b = Builder((16, 12, 12), bits=8, signed=False)
+    y = b.conv(b.first, 16, weight_bits=4, bits=8)
+    graph = b.finish(b.linear(b.flatten(b.average_pool(y)), 4, weight_bits=8, bits=None))
+    types = {}
+    for cpu in CPUS:
+        (found,) = OnnxRuntimeTarget(cpu).profile({"one": graph}, 1).values()
+        (kernel,) = (step.kernel for step in found.steps if step.kind == "QGemm")
+        types[cpu] = kernel.split()
+    assert not any(one.startswith("int8[") for one in types["any"])
+    assert any(one.startswith("int8[") for one in types["vnni"])
 
 
 def test_whole_networks_with_the_float_one() -> None:

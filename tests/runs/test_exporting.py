@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,18 @@ def test_files_for_other_processors_are_told_apart(trained: Path, tmp_path: Path
         assert again.verification.cpu == ("vnni" if name == "vnni" else "any")
         assert again.verification.right or again.verification.at_risk
     assert (tmp_path / "any.onnx").read_bytes() != (tmp_path / "vnni.onnx").read_bytes()
+
+
+def test_times_of_files_for_other_processors_are_told(trained: Path, tmp_path: Path) -> None:
+    """A policy that was allocated with times of files for vnni, and a file for any processor."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    policy = Policy.load(run / "policy.json")
+    replace(policy, allocation={**policy.allocation, "latency_cpu": "vnni"}).save(run / "policy.json")
+    note = runs.export(run, out=tmp_path / "any.onnx", images=0).note
+    assert note is not None and "times of files for cpu=vnni, and this file is for cpu=any" in note
+    assert runs.export(run, out=tmp_path / "vnni.onnx", cpu="vnni", images=0).note is None
+    assert runs.export(trained, out=tmp_path / "plain.onnx", images=0).note is None
 
 
 def test_a_processor_is_for_onnx(trained: Path, tmp_path: Path) -> None:

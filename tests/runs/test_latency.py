@@ -162,3 +162,9 @@ def test_instructions_of_an_emulated_core(subject: Subject, tmp_path: Path) -> N
     assert found.table.unit == "instructions" and found.table.float32 is None
     (check,) = found.table.checks
     assert check.predicted == pytest.approx(check.measured, rel=0.1)
+
+
+def test_a_processor_is_for_the_runtime(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match="cpu='vnni' is for the target onnxruntime, and this is cortex-m4"):
+        runs.build_latency(subject, "cortex-m4", tmp_path / "t.json", cpu="vnni", **QUICK)
+    assert not (tmp_path / "t.json").exists()

@@ -168,7 +168,8 @@ def notes(
 
 def _latency_notes(table: LatencyTable) -> list[str]:
     where = f"{table.runtime} {table.runtime_version} on {table.device.cpu}"
-    return [f"latency: measured with {where}, batch {table.batch}, threads {table.threads}", *table.notes]
+    files = f", files of mixbit export --cpu {table.cpu}" if table.cpu else ""
+    return [f"latency: measured with {where}, batch {table.batch}, threads {table.threads}{files}", *table.notes]
 
 
 def _not_shared(names: Sequence[str], options: Mapping[str, LayerOptions]) -> list[str]:

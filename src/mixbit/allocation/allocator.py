@@ -143,6 +143,7 @@ def allocate(
             "repair": repair,
             "slack": dict(budget.slack(found, limits)),
             **program_facts(program),
+            **({} if latency is None or latency.cpu is None else {"latency_cpu": latency.cpu}),
         },
         notes=notes(network, options, scores, groups, layers, ties=ties, latency=latency)
         + program_notes(scores, options, allocation),

@@ -145,6 +145,9 @@ def latency_build(
     bits: Annotated[
         str, typer.Option(metavar="B,B,...", help="bits of weights and activations; those of pins among them")
     ] = "2,3,4,5,6,8",
+    cpu: Annotated[
+        Literal["any", "vnni"], typer.Option(help="onnxruntime: measure files of mixbit export with the same --cpu")
+    ] = "any",
     repeats: Annotated[int, typer.Option(min=1, help="rounds that each time is the median of")] = 30,
     checks: Annotated[int, typer.Option(min=0, help="random policies to compare the sums with")] = 3,
 ) -> None:
@@ -155,6 +158,7 @@ def latency_build(
         runs.Subject(model=model, data=data),
         target,
         out,
+        cpu=cpu,
         bits=words.bit_list(bits),
         repeats=repeats,
         checks=checks,

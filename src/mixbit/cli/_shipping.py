@@ -66,6 +66,8 @@ def export(
     for table in report.file_tables(done.file):
         screen.show(table)
     screen.files(done.files)
+    if done.note is not None:
+        screen.say(f"Note: {done.note}.")
     _verified(done.verification)
     screen.next(report.after_export(next(iter(done.files)), run))
 

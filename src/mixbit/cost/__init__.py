@@ -3,7 +3,7 @@
 from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
 from mixbit.cost._budget import Budget
 from mixbit.cost._costs import ELSEWHERE_BITS, Costs, Macs, cost_table, costs, float_costs, layer_macs, tensor_bytes
-from mixbit.cost._latency import Device, LatencyCheck, LatencyTable, LatencyUnit, LayerLatency, Part, Timing
+from mixbit.cost._latency import Device, ExportCpu, LatencyCheck, LatencyTable, LatencyUnit, LayerLatency, Part, Timing
 from mixbit.cost._limit import Limit
 from mixbit.cost._memory import MemoryTable, RamStep
 
@@ -15,6 +15,7 @@ __all__ = [
     "Budget",
     "Costs",
     "Device",
+    "ExportCpu",
     "LatencyCheck",
     "LatencyTable",
     "LatencyUnit",

@@ -17,10 +17,12 @@ from mixbit.errors import BudgetError, did_you_mean
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["Device", "LatencyCheck", "LatencyTable", "LatencyUnit", "LayerLatency", "Part", "Timing"]
+__all__ = ["Device", "ExportCpu", "LatencyCheck", "LatencyTable", "LatencyUnit", "LayerLatency", "Part", "Timing"]
 
 LatencyUnit: TypeAlias = Literal["ns", "instructions"]
 """Nanoseconds of one core's time, or instructions that a microcontroller executes."""
+ExportCpu: TypeAlias = Literal["any", "vnni"]
+"""As `mixbit export --cpu`: processors that a file is written for, which decides its kernels."""
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 _OPTION = re.compile(rf"W([{MIN_BITS}-{MAX_BITS}]|{FLOAT_BITS})A([{MIN_BITS}-{MAX_BITS}]|{FLOAT_BITS})")
@@ -135,6 +137,8 @@ class Device:
     """Its model."""
     cores: int
     """That the machine has; `LatencyTable.threads` are used."""
+    flags: tuple[str, ...] = ()
+    """What its kernels can use, e.g. `avx2`, `avx512f`, `avx512_vnni`; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +188,8 @@ class LatencyTable:
     """How well the sums predict whole networks."""
     notes: tuple[str, ...] = ()
     """What a reader should know, e.g. that fewer bits bring no speed."""
+    cpu: ExportCpu | None = None
+    """Files for which processors were measured; None where there is no choice, and in tables of before there was."""
     kernels: dict[str, Timing] = field(default_factory=dict)
     """What each kernel of the runtime takes, by operation, types and shapes: layers of one geometry share theirs."""
 

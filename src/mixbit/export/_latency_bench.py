@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from mixbit import _io
 from mixbit.cost import LayerBits, Timing
 from mixbit.errors import ExportError, StaleRun
-from mixbit.export._latency_target import FloatModel, Measurement, Target
+from mixbit.export._latency_target import FloatModel, Measurement, Target, export_cpu
 from mixbit.export.graph import IntegerGraph
 from mixbit.network import Network
 
@@ -50,7 +50,9 @@ class Bench:
             "input": [list(layer.input_shape) for layer in self.network.layers],
             "target": self.target.name,
             "runtime": f"{self.target.runtime} {self.target.runtime_version}",
-            "device": asdict(self.target.device),
+            # With lists for tuples, as JSON gives it back.
+            "device": {**asdict(self.target.device), "flags": list(self.target.device.flags)},
+            "cpu": export_cpu(self.target),
             "threads": self.target.threads,
             "batch": self.target.batch,
             "repeats": self.repeats,

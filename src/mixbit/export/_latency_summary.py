@@ -10,7 +10,7 @@ from dataclasses import replace
 from mixbit.cost import LatencyCheck, LatencyTable, LayerBits, LayerLatency, Part, Timing
 from mixbit.errors import ExportError
 from mixbit.export._latency_bench import REFERENCE, WHOLE, Bench, texts
-from mixbit.export._latency_target import Measurement
+from mixbit.export._latency_target import Measurement, export_cpu
 from mixbit.network import Layer
 
 __all__ = ["Summary"]
@@ -68,6 +68,7 @@ class Summary:
             layers={layer.name: self._layer(layer) for layer in bench.network.layers},
             other=self._other(),
             float32=self._scaled(WHOLE, whole["float32"].whole) if "float32" in whole else None,
+            cpu=export_cpu(target),
             kernels=self._kernels,
         )
         done = tuple(

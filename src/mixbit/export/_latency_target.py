@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mixbit.cost import Device, LatencyUnit, Timing
+from mixbit.cost import Device, ExportCpu, LatencyUnit, Timing
 from mixbit.export.graph import IntegerGraph
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["OVERHEAD", "FloatModel", "Measurement", "Step", "Target"]
+__all__ = ["OVERHEAD", "FloatModel", "Measurement", "Step", "Target", "export_cpu"]
 
 OVERHEAD = "overhead"
 """Kind of the step that stands for what a run takes beyond its operations."""
@@ -54,7 +54,10 @@ class FloatModel:
 
 
 class Target(Protocol):
-    """A device with a runtime: what `build` needs of it."""
+    """A device with a runtime: what `build` needs of it.
+
+    A target that writes other files for other processors has an attribute `cpu` as well, see `export_cpu`.
+    """
 
     @property
     def name(self) -> str:
@@ -97,3 +100,9 @@ class Target(Protocol):
         Raises:
             ExportError: the target cannot run one of them.
         """
+
+
+def export_cpu(target: Target) -> ExportCpu | None:
+    """For which processors the files are that a target measures; None where there is no choice."""
+    found: ExportCpu | None = getattr(target, "cpu", None)
+    return found

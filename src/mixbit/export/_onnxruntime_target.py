@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import statistics
 import tempfile
 from collections import defaultdict
@@ -28,8 +27,10 @@ from mixbit.cost import Device, LatencyUnit, Timing
 from mixbit.errors import ExportError, MissingExtra
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export._latency_target import OVERHEAD, FloatModel, Measurement, Step
+from mixbit.export._machine import machine_flags, machine_name
 from mixbit.export._onnx_session import load_session
 from mixbit.export._onnxruntime_flow import Flow, tagged
+from mixbit.export._processors import Cpu, check_cpu
 from mixbit.export._timing import Timing as CpuTime
 from mixbit.export._timing import interleave
 from mixbit.export.graph import IntegerGraph
@@ -46,7 +47,14 @@ _EMPTY_OPERATIONS = 16
 
 
 class OnnxRuntimeTarget:
-    """One thread of ONNX Runtime's CPU provider, batch 1, with the files that `mixbit export` writes."""
+    """One thread of ONNX Runtime's CPU provider, batch 1, with the files that `mixbit export` writes.
+
+    Args:
+        cpu: as `--cpu` there; the kernels depend on it.
+
+    Raises:
+        ExportError: `cpu` is unknown.
+    """
 
     name: ClassVar[str] = "onnxruntime"
     unit: ClassVar[LatencyUnit] = "ns"
@@ -54,6 +62,9 @@ class OnnxRuntimeTarget:
     threads: ClassVar[int] = 1
     batch: ClassVar[int] = 1
     arithmetic: ClassVar[str] = "ONNX Runtime computes in 8-bit integers, whatever the bits"
+
+    def __init__(self, cpu: Cpu = "any") -> None:
+        self.cpu = check_cpu(cpu)
 
     @property
     def runtime_version(self) -> str:
@@ -67,12 +78,15 @@ class OnnxRuntimeTarget:
     @property
     def device(self) -> Device:
         """This machine."""
-        return Device(cpu=_cpu(), cores=os.cpu_count() or 1)
+        return Device(cpu=machine_name(), cores=os.cpu_count() or 1, flags=machine_flags())
 
     def profile(self, graphs: Mapping[str, IntegerGraph], repeats: int) -> dict[str, Measurement]:
         """Every network once with the profiler and once without, all in turn."""
         with tempfile.TemporaryDirectory() as folder:
-            runs = {name: _Profiled(graph, Path(folder) / str(at)) for at, (name, graph) in enumerate(graphs.items())}
+            runs = {
+                name: _Profiled(graph, Path(folder) / str(at), self.cpu)
+                for at, (name, graph) in enumerate(graphs.items())
+            }
             clock = _Clock(Path(folder) / "clock")
             calls: dict[str, Callable[[], object]] = {"empty": clock.plain, "clock": clock.profiled}
             for name, run in runs.items():
@@ -88,7 +102,7 @@ class OnnxRuntimeTarget:
     def time(self, networks: Mapping[str, IntegerGraph | FloatModel], repeats: int) -> dict[str, Timing]:
         """CPU time of whole networks, in turn."""
         calls = {
-            name: _float_call(one) if isinstance(one, FloatModel) else _integer_call(one)
+            name: _float_call(one) if isinstance(one, FloatModel) else _integer_call(one, self.cpu)
             for name, one in networks.items()
         }
         times = interleave(calls, rounds=repeats, least_ms=_LEAST_MS)
@@ -103,18 +117,11 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
-
-
 # ------------------------------------------------------------------------------------------------ whole networks
 
 
-def _integer_call(graph: IntegerGraph) -> Callable[[], object]:
-    return _call(load_session(build_onnx(graph).SerializeToString()), graph.tensors[graph.input].shape)
+def _integer_call(graph: IntegerGraph, cpu: Cpu) -> Callable[[], object]:
+    return _call(load_session(build_onnx(graph, cpu=cpu).SerializeToString()), graph.tensors[graph.input].shape)
 
 
 def _float_call(found: FloatModel) -> Callable[[], object]:
@@ -175,8 +182,8 @@ class _Recorded:
 class _Profiled(_Recorded):
     """A network in two sessions: as it is exported, and with the profiler."""
 
-    def __init__(self, graph: IntegerGraph, folder: Path) -> None:
-        model, shape = build_onnx(graph), graph.tensors[graph.input].shape
+    def __init__(self, graph: IntegerGraph, folder: Path, cpu: Cpu) -> None:
+        model, shape = build_onnx(graph, cpu=cpu), graph.tensors[graph.input].shape
         self._layers = [op.name for op in graph.weighted()]
         self.plain = _call(load_session(model.SerializeToString()), shape)
         super().__init__(tagged(model, len(self._layers)).SerializeToString(), shape, folder)

@@ -10,10 +10,11 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, cast, get_args
+from typing import TypeAlias, cast, get_args
 
 import numpy as np
 
+from mixbit.cost import ExportCpu
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import graph as g
 from mixbit.export._containers import container
@@ -34,9 +35,9 @@ __all__ = [
     "saturates",
 ]
 
-Cpu: TypeAlias = Literal["any", "vnni"]
+Cpu: TypeAlias = ExportCpu
 """Processors on which a file gives the numbers of the reference executor."""
-CPUS: tuple[Cpu, ...] = get_args(Cpu)
+CPUS: tuple[Cpu, ...] = get_args(ExportCpu)
 
 PROMISES: dict[Cpu, str] = {
     "any": "the same integers on every x86 processor",

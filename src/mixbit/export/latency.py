@@ -17,7 +17,7 @@ from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export._latency_bench import Bench, Lower
 from mixbit.export._latency_summary import Summary
-from mixbit.export._latency_target import OVERHEAD, FloatModel, Measurement, Step, Target
+from mixbit.export._latency_target import OVERHEAD, FloatModel, Measurement, Step, Target, export_cpu
 from mixbit.export.graph import IntegerGraph
 
 if TYPE_CHECKING:
@@ -133,8 +133,13 @@ def predict(table: LatencyTable, graph: IntegerGraph, target: Target) -> int:
         The sum over the steps of the network, in the unit of the table.
 
     Raises:
-        ExportError: the table lacks a kernel that the network needs.
+        ExportError: the table lacks a kernel that the network needs, or is of files for other processors.
     """
+    if table.cpu != export_cpu(target):
+        raise ExportError(
+            f"The latency table is of files with cpu={table.cpu!r}, the target writes files with "
+            f"cpu={export_cpu(target)!r}. Build a table with the same."
+        )
     (found,) = target.profile({graph.output: graph}, 1).values()
     needed = Counter(step.kernel for step in found.steps)
     missing = sorted(kernel for kernel in needed if kernel not in table.kernels)

@@ -83,4 +83,5 @@ def _notes(table: LatencyTable) -> list[str]:
     if table.float32 is not None:
         found.insert(0, f"The float32 network takes {amount(table.unit, table.float32.median)}.")
     where = f"{table.runtime} {table.runtime_version} on {device.cpu}, {table.threads} of {device.cores} cores"
-    return [f"{where}, batch {table.batch}, {table.repeats} repeats.", *found]
+    files = f", files for --cpu {table.cpu}" if table.cpu else ""
+    return [f"{where}, batch {table.batch}, {table.repeats} repeats{files}.", *found]

@@ -36,6 +36,8 @@ class Exported:
     file: OnnxFile | QonnxFile
     verification: Verification | None
     files: dict[Path, str]
+    note: str | None = None
+    """That the policy was chosen with times of other files than this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,18 @@ def export(
         file=written,
         verification=checked,
         files={path: _WHAT[kind]},
+        note=_latency_note(opened, cpu) if kind == "onnx" else None,
+    )
+
+
+def _latency_note(opened: TrainedRun, cpu: Cpu) -> str | None:
+    """The table behind a limit on latency is of files for some processors, which have kernels of their own."""
+    measured = None if opened.policy is None else opened.policy.allocation.get("latency_cpu")
+    if measured is None or measured == cpu:
+        return None
+    return (
+        f"the policy was allocated with times of files for cpu={measured}, and this file is for cpu={cpu}: it may take "
+        f"longer. Export with --cpu {measured}, or build the table with --cpu {cpu} and allocate again"
     )
 
 

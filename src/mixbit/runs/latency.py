@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixbit.cost import LatencyTable
+from mixbit.cost import ExportCpu, LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.export import Rounding
 from mixbit.export.latency import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
@@ -37,6 +37,7 @@ def build_latency(
     target: str,
     out: Path,
     *,
+    cpu: ExportCpu = "any",
     bits: Sequence[int] = DEFAULT_BITS,
     repeats: int = 30,
     checks: int = 3,
@@ -53,6 +54,7 @@ def build_latency(
         subject: the model; its data give the shape of the input and real inputs to calibrate with.
         target: see `LATENCY_TARGETS`.
         out: the table, as JSON.
+        cpu: of `onnxruntime`: files for which processors are measured, as `export` writes them.
         bits: of weights and activations. Pinned layers need theirs too: 8 by default.
         repeats: runs that each median is of.
         checks: random policies whose whole networks are measured, to compare the sums with.
@@ -61,11 +63,11 @@ def build_latency(
         tell: called with a line for every part of the work.
 
     Raises:
-        MixbitError: an unknown target, bits or shape.
+        MixbitError: an unknown target, bits or shape, or `cpu` for an emulated core.
         StaleRun: `out` has measurements beside it that were made with other settings.
         ExportError: the model has no integer form, or does not run on the target.
     """
-    device, options = _target(target), options_of(bits)
+    device, options = _target(target, cpu), options_of(bits)
     rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
@@ -85,13 +87,15 @@ def build_latency(
     return BuiltLatency(table=table, network=network, files={out: "what every layer takes at every option"})
 
 
-def _target(name: str) -> Target:
+def _target(name: str, cpu: ExportCpu) -> Target:
     if name not in LATENCY_TARGETS:
         raise MixbitError(
             f"target {name!r} is unknown.{did_you_mean(name, LATENCY_TARGETS)} Legal: {', '.join(LATENCY_TARGETS)}."
         )
+    if name in BOARDS and cpu != "any":
+        raise MixbitError(f"cpu={cpu!r} is for the target onnxruntime, and this is {name}. Leave it away.")
     if name in BOARDS:
         return BoardTarget(core=name)
     from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
 
-    return OnnxRuntimeTarget()
+    return OnnxRuntimeTarget(cpu)
