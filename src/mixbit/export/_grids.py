@@ -1,6 +1,7 @@
 """A grid for every tensor: the trained quantizers' where they suffice, else 8 bits from calibration.
 
-Tensors between which elements only move (max pool, reshape, slice, pad, concat) share one grid: a *family*. If all that
+Tensors between which elements only move (max pool, reshape, slice, pad, concat) share one grid: a *family*, unless
+`_concats` set an input of a concat apart. If all that
 read a family is quantizers of one grid, it takes that grid and nothing is lost. If anything else reads it as well (an
 add, a pool, a layer without a quantizer, or quantizers of two grids), it is kept at 8 bits on a calibrated grid, and
 every quantizer becomes a requantization.
@@ -40,8 +41,8 @@ class Chosen:
     notes: tuple[Note, ...]
 
 
-def families(flow: Flow) -> dict[Wire, Wire]:
-    """Wire -> the wire that stands for all between which elements only move."""
+def families(flow: Flow, *, concats: bool = True) -> dict[Wire, Wire]:
+    """Wire -> the wire that stands for all between which elements only move; `concats=False` stops at concats."""
     root: dict[Wire, Wire] = {flow.input: flow.input}
 
     def find(wire: Wire) -> Wire:
@@ -51,7 +52,7 @@ def families(flow: Flow) -> dict[Wire, Wire]:
 
     for step in flow.steps:
         root[step.output] = step.output
-        if isinstance(step, Move):
+        if isinstance(step, Move) and (concats or step.kind != "Concat"):
             for wire in step.inputs:
                 root[find(step.output)] = find(wire)
     return {wire: find(wire) for wire in root}
@@ -83,7 +84,7 @@ def choose(flow: Flow, program: Program, batches: Iterable[Tensor], floats: froz
             grids.update(dict.fromkeys(family, head.step.grid))
         elif not floats.intersection(family):
             _settle(flow, head, family, grids, left)
-    ranges = _observe(program, [wire for head in left for wire in members[head]], batches) if left else {}
+    ranges = observe(program, [wire for head in left for wire in members[head]], batches) if left else {}
     notes = []
     for head, reason in left.items():
         low = min(ranges[wire][0] for wire in members[head])
@@ -144,16 +145,19 @@ def spread(low: float, high: float, coarsest: float | None = None) -> Grid:
     return Grid(scale=scale, zero_point=zero, qmin=lowest, qmax=lowest + levels)
 
 
-def _observe(program: Program, wires: list[Wire], batches: Iterable[Tensor]) -> dict[Wire, tuple[float, float]]:
+def observe(program: Program, wires: list[Wire], batches: Iterable[Tensor]) -> dict[Wire, tuple[float, float]]:
     """Smallest and largest value of each wire over all batches, as the fake-quantized model computes them."""
-    wanted = {wire.node: wire for wire in wires}
+    wanted: dict[fx.Node, list[Wire]] = {}
+    for wire in wires:
+        wanted.setdefault(wire.node, []).append(wire)
     found: dict[Wire, tuple[float, float]] = {}
     for batch in batches:
         for node, value in interpret(program, batch):
             if node in wanted:
                 low, high = (float(v) for v in value.aminmax())
-                old = found.get(wanted[node], (low, high))
-                found[wanted[node]] = (min(old[0], low), max(old[1], high))
+                for wire in wanted[node]:
+                    old = found.get(wire, (low, high))
+                    found[wire] = (min(old[0], low), max(old[1], high))
     if wires and not found:
         names = ", ".join(dict.fromkeys(wire.name for wire in wires[:5]))
         raise ExportError(

@@ -98,7 +98,8 @@ class Reader:
         end = self._only(self._program.outputs, "outputs")
         last = self._wire(end, end)
         steps = fold(self._used(last), last, self._error, self._names)
-        return Flow(input=first, output=last, steps=steps, float_weights=self._float_weights)
+        weights, unique = self._float_weights, self._names.unique
+        return Flow(input=first, output=last, steps=steps, float_weights=weights, unique=unique)
 
     def _layer_name(self, name: str) -> str:
         """That name, or with a number after it where the layer is called again."""

@@ -143,5 +143,7 @@ class Flow:
     input: Wire
     output: Wire
     steps: list[Step]
-    float_weights: list[str] = field(default_factory=list)
+    float_weights: list[str]
     """Layers whose weights training left in float."""
+    unique: Callable[[str], str]
+    """A name that no step has."""

@@ -19,6 +19,7 @@ from mixbit.errors import ExportError
 from mixbit.export import graph as g
 from mixbit.export._biases import units
 from mixbit.export._comparing import compare as compare_with
+from mixbit.export._concats import separate
 from mixbit.export._constants import FLOAT_WEIGHT_BITS
 from mixbit.export._grids import Chosen, choose
 from mixbit.export._reading import Reader
@@ -57,6 +58,7 @@ def lower(
     rounding: GraphRounding = "single",
     strict: bool = False,
     compare: bool = True,
+    apart: bool = False,
 ) -> IntegerGraph:
     """The integer graph of a model that carries quantizers.
 
@@ -70,6 +72,8 @@ def lower(
         strict: refuse layers that training left in float, instead of giving them 8 bits.
         compare: check every operation against the fake-quantized model on two samples of the first batch, see
             `docs/lowering.md`. False leaves it out, and a note says so.
+        apart: copy every tensor that a concat shares with others to the concat's grid, whatever their ranges on these
+            batches: what is laid out so has room for whatever training makes of them.
 
     Raises:
         ExportError: the model carries no quantizers, several at once, or does something that has no integer form; the
@@ -117,8 +121,9 @@ def lower(
                 f"training left {', '.join(flow.float_weights)} in float. Give these layers bits, or leave strict out: "
                 f"they get {FLOAT_WEIGHT_BITS} bits then."
             )
+        copies = separate(flow, program, samples, always=apart)
         chosen = choose(flow, program, samples, _floats(flow))
-        printer = _Printer(flow, chosen, rounding)
+        printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *copies)), rounding)
         graph = printer.graph(network.fingerprint)
         if compare:
             compare_with(graph, flow, printer.names, program, samples[0][:2])
@@ -295,7 +300,11 @@ class _Printer:
         self._ops.append(g.Lookup(**self._common(step), function=step.function, table=table))
 
     def limit(self, step: Limit) -> None:
-        """A clamp of its own."""
+        """A clamp of its own, or a copy on another grid."""
+        grids = self._chosen.grids
+        if step.bounds is None and grids[step.inputs[0]] == grids[step.output]:
+            self.names[step.output] = self.names[step.inputs[0]]
+            return
         self._requantize(step, self._clamp(step))
 
     def fake_quantize(self, step: FakeQuantize) -> None:

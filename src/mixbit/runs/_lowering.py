@@ -27,7 +27,8 @@ def lower_at(
         opened: the model, and what capture learned of it.
         rounding: see `mixbit.export.lower`.
         apart: no two layers have one step for their inputs. Calibration gives the readers of a tensor the same step,
-            training does not, and then the device requantizes: what must fit after training is measured so.
+            training does not, and then the device requantizes: what must fit after training is measured so. Nor does a
+            concat share its grid with what others read.
     """
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
 
@@ -37,7 +38,7 @@ def lower_at(
         calibrate(one, [example])
         if apart:
             _move_apart(one)
-        return lower(one, network, [example], rounding=rounding, compare=False)
+        return lower(one, network, [example], rounding=rounding, compare=False, apart=apart)
 
     return lowered
 

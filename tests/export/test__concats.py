@@ -1,0 +1,89 @@
+"""Concats of wide and narrow tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixbit.export import _concats, executor
+from mixbit.export.graph import IntegerGraph
+from mixbit.export.integer import lower
+from mixbit.network import Network, capture
+from mixbit.policy import Policy
+from mixbit.quantize import calibrate, quantize
+
+X = torch.randn(12, 2, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+class Net(nn.Module):
+    """A narrow tensor `a` joined with one that is `ratio` times as wide, and read by `d` if it is `shared`."""
+
+    def __init__(self, ratio: float, *, shared: bool) -> None:
+        super().__init__()
+        self.a, self.big, self.c = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.d, self.fc, self.shared = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(144, 3), shared
+        with torch.no_grad():
+            self.big.weight *= ratio
+            self.big.bias *= ratio
+            self.c.weight[:, 4:] /= ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.a(x))
+        z = self.c(torch.cat([y[:, 0:], self.big(x)], 1))
+        return self.fc((self.d(y) + z if self.shared else z).flatten(1))
+
+
+class Prepared(NamedTuple):
+    model: nn.Module
+    network: Network
+
+    def lower(self, *, apart: bool = False) -> IntegerGraph:
+        return lower(self.model, self.network, [X], rounding="float32", apart=apart)
+
+
+def prepared(ratio: float, *, shared: bool = True) -> Prepared:
+    torch.manual_seed(4)
+    model = Net(ratio, shared=shared).eval()
+    network = capture(model, X)
+    quantize(model, Policy.uniform(network, 8, 8), network)
+    calibrate(model, [X], rule="minmax")
+    return Prepared(model, network)
+
+
+def copies(graph: IntegerGraph) -> list[str]:
+    return [note.name for note in graph.notes if note.kind == "requantized"]
+
+
+@pytest.mark.parametrize("ratio", [10.0, 100.0])
+def test_readers_of_a_narrow_tensor_keep_its_grid(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = prepared(ratio)
+    graph = found.lower()
+    assert copies(graph) == ["cat.requantize"]
+    with torch.no_grad():
+        highest = float(torch.relu(found.model.a(X)).max())  # the input as it is: its rounding moves little
+        wanted = found.model(X).numpy()
+    assert graph.grid("a").scale < 1.5 * highest / 255, "8 bits over its own range"
+    assert graph.grid("cat").scale > 2 * highest / 255
+    monkeypatch.setattr(_concats, "_WIDER", np.inf)
+    joint = found.lower()
+    assert not copies(joint)
+    apart, together = (np.abs(executor.run(one, X.numpy()) - wanted).mean() for one in (graph, joint))
+    assert apart < 0.5 * together
+
+
+def test_like_ranges_share_a_grid() -> None:
+    found = prepared(0.6)
+    assert not copies(found.lower())
+    assert copies(found.lower(apart=True)) == ["cat.requantize"], "room for what training makes of it"
+
+
+def test_what_the_concat_alone_reads_is_written_on_its_grid_at_once() -> None:
+    found = prepared(50.0, shared=False)
+    for apart in (False, True):
+        graph = found.lower(apart=apart)
+        assert not copies(graph)
+        assert graph.grid("a") == graph.grid("cat")
