@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -501,8 +502,20 @@ def test_float_layers_are_widened_and_listed_or_refused() -> None:
     assert ("0", "widened") in {(note.name, note.kind) for note in graph.notes}
     with torch.no_grad():
         assert distance(executor.run(graph, X.numpy()), model(X).numpy()) < 0.05
-    with pytest.raises(ExportError, match="training left 0 in float"):
+    with pytest.raises(ExportError, match="training left the weights of 0 and the inputs of 0 in float"):
         lower(model, network, [X], strict=True)
+
+
+def test_strict_refuses_inputs_in_float_as_well() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = capture(model, X[:2])
+    policy = Policy.uniform(network, 8, 8)
+    lower(prepared(copy.deepcopy(model), X)[0], network, [X], strict=True)
+    policy.layers["3"] = LayerBits(8, None)
+    quantize(model, policy, network)
+    calibrate(model, [X], rule="minmax")
+    with pytest.raises(ExportError, match="training left the inputs of 3 in float"):
+        lower(model.eval(), network, [X], strict=True)
 
 
 def test_calibration_that_meets_nan() -> None:

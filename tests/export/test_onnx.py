@@ -262,6 +262,18 @@ def test_no_name_of_a_module_matters(names: tuple[str, ...], pack: Packing) -> N
     assert np.array_equal(in_runtime(graph, x, pack), reference(every_printer(), x))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixels_that_are_no_numbers_are_the_lowest_integer(signed: bool) -> None:
+    """In the runtime as in the reference, whatever the vector width of the processor."""
+    b = Builder((77,), signed=signed, bits=5)
+    graph = b.finish(b.linear(b.first, 3, bits=None))
+    x = images(graph, 4)
+    x[0, ::3], x[1, 1], x[2] = np.nan, np.nan, np.nan
+    x[3, :2] = np.inf, -np.inf
+    assert (trace(graph, x)["xq"][2] == graph.grid("xq").qmin).all()
+    assert np.array_equal(in_runtime(graph, x), reference(graph, x))
+
+
 def test_the_batch_is_free() -> None:
     graph = resnet_cifar(blocks=1, size=16)
     session = load_session(build_onnx(graph).SerializeToString())

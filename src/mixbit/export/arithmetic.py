@@ -73,13 +73,16 @@ class Grid:
 
 
 def quantize(x: Array, grid: Grid) -> Array:
-    """Real numbers to integers: `clamp(round(x / scale) + zero_point)`, ties to even, in float32.
+    """Real numbers to integers: `clamp(round(x / scale) + zero_point)`, ties to even, in float32. NaN is the lowest.
 
-    >>> quantize(np.array([0.25, 0.75, 9.0], np.float32), Grid(scale=0.5, zero_point=0, qmin=0, qmax=15)).tolist()
-    [0, 2, 15]
+    That is what ONNX Runtime gives for NaN, and the C does the same: a broken pixel has one answer everywhere.
+
+    >>> quantize(np.array([0.25, 0.75, 9.0, np.nan], np.float32), Grid(scale=0.5, zero_point=0, qmin=0, qmax=15))
+    array([ 0,  2, 15,  0], dtype=int32)
     """
     q = np.rint(x.astype(np.float32) / np.float32(grid.scale)) + np.float32(grid.zero_point)
-    found: Array = np.clip(q, grid.qmin, grid.qmax).astype(np.int32)
+    # fmax takes the number where the other is NaN.
+    found: Array = np.minimum(np.fmax(q, np.float32(grid.qmin)), np.float32(grid.qmax)).astype(np.int32)
     return found
 
 

@@ -116,11 +116,8 @@ def lower(
             cause = error.__cause__ or error
             raise ExportError(f"the model cannot be exported: {str(cause).splitlines()[0]}") from error
         flow = Reader(program).flow()
-        if strict and flow.float_weights:
-            raise ExportError(
-                f"training left {', '.join(flow.float_weights)} in float. Give these layers bits, or leave strict out: "
-                f"they get {FLOAT_WEIGHT_BITS} bits then."
-            )
+        if strict:
+            _check_strict(flow)
         copies = separate(flow, program, samples, always=apart)
         chosen = choose(flow, program, samples, _floats(flow))
         printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *copies)), rounding)
@@ -170,6 +167,25 @@ def _check(model: nn.Module) -> None:
             f"{shifted[0]}: its quantized weights are shifted off their grid by mixbit.ptq.correct_bias. "
             "Call mixbit.ptq.fold_bias, which moves the shift into the bias."
         )
+
+
+def _check_strict(flow: Flow) -> None:
+    """Every layer has bits of its own, for its weights and for its input."""
+    inputs = [s.name for s in flow.steps if isinstance(s, Multiply) and not _is_quantized(s.inputs[0])]
+    sides = (("weights", flow.float_weights), ("inputs", inputs))
+    left = [f"the {side} of {', '.join(names)}" for side, names in sides if names]
+    if left:
+        raise ExportError(
+            f"training left {' and '.join(left)} in float. Give these layers bits, or leave strict out: "
+            f"they get {FLOAT_WEIGHT_BITS} bits then."
+        )
+
+
+def _is_quantized(wire: Wire) -> bool:
+    """Whether a quantizer made a tensor, elements of it moved or not."""
+    if isinstance(wire.step, Move):
+        return all(_is_quantized(one) for one in wire.step.inputs)
+    return isinstance(wire.step, FakeQuantize)
 
 
 def _floats(flow: Flow) -> frozenset[Wire]:

@@ -202,14 +202,17 @@ int main(void)
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_float_helpers_give_the_reference_logits(bits: int, tmp_path: Path) -> None:
-    """Ties of the input's rounding, values out of range, and units that differ from class to class."""
+    """Ties of the input's rounding, values out of range or none at all, and units that differ from class to class."""
     b = Builder((2, 3, 3), bits=bits, signed=False, zero_point=7, seed=4)
     graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, bits=8)), 3, bits=None)), "single")
     folder = write_c(graph, tmp_path / "net", options=COptions(pack_activations=bits == 4)).path
     (folder / "host_main.c").write_text(FLOATS)
-    program = compile_host(folder, flags=("-DMODEL_FLOAT", "-O0"))
+    flags = ("-DMODEL_FLOAT", "-O0", "-fsanitize=float-cast-overflow", "-fno-sanitize-recover=all")
+    program = compile_host(folder, flags=flags)
     scale = graph.grid("xq").scale
-    x = np.concatenate([inputs(graph, 6), np.full((1, 2, 3, 3), 2.5 * scale), np.full((1, 2, 3, 3), 1e9)])
+    constants = (2.5 * scale, 1e9, -1e9, np.nan, np.inf, -np.inf)
+    x = np.concatenate([inputs(graph, 6), *(np.full((1, 2, 3, 3), value) for value in constants)])
+    x[0, 1, 1, 2] = np.nan
     x = x.astype(np.float32)
     raw = subprocess.run([program], input=x.transpose(0, 2, 3, 1).tobytes(), capture_output=True, check=True).stdout
     found, wanted = np.frombuffer(raw, np.float32).reshape(len(x), 3).copy(), executor.run(graph, x)

@@ -338,11 +338,12 @@ def _floats(program: Program) -> Iterator[str]:
     packed = program.tensors[program.input].bits < 8
     yield from (
         "#ifdef MODEL_FLOAT",
-        "/* Adding and taking 1.5 * 2^23 rounds to the nearest, ties to even. */",
+        "/* Adding and taking 1.5 * 2^23 rounds to the nearest, ties to even. NaN becomes the lowest. */",
         "static int32_t nearest(float x)",
         "{",
         "    volatile float shifted;",
-        "    x = x < -1024.0f ? -1024.0f : x > 1024.0f ? 1024.0f : x;",
+        "    x = x > -4096.0f ? x : -4096.0f;",
+        "    x = x < 4096.0f ? x : 4096.0f;",
         "    shifted = x + 12582912.0f;",
         "    return (int32_t)(shifted - 12582912.0f);",
         "}",
