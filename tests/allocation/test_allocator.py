@@ -98,6 +98,20 @@ def test_ties_share_activation_bits_and_are_noted() -> None:
     assert any("ties off" in note for note in free.notes)
 
 
+def test_a_pin_that_breaks_a_tie_is_noted() -> None:
+    net = network([layer("stem", "x", "y"), layer("side", "x", "z"), layer("fc", "z", "out")])
+    scores = random_scores(net, (2, 4))
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]))
+    assert policy.layers["stem"].activation_bits == 8 != policy.layers["side"].activation_bits
+    bits = policy.layers["side"].activation_bits
+    (note,) = (note for note in policy.notes if "broken" in note)
+    assert note.startswith(f"tie broken by a pin: side at A{bits} read the tensor that stem A8 (pinned) reads")
+    alike, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]), pins={"stem": LayerBits(8, bits)})
+    assert not any("broken" in note for note in alike.notes)
+    untied, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]), ties=False)
+    assert not any("broken" in note for note in untied.notes)
+
+
 def test_first_and_last_are_pinned_by_default_and_counted() -> None:
     net = chain((10, 100), (10, 100), (10, 100))
     policy, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]))

@@ -158,12 +158,29 @@ def notes(
         if len(names) > 1:
             found.append(f"tied (read one tensor): {', '.join(names)} at A{layers[names[0]].activation_bits}")
             found += _not_shared(names, options)
+    found += _broken_ties(network, layers, pins) if ties else []
     if not ties:
         found.append("ties off: layers that read one tensor may have different activation bits")
     for name in layers:
         if name not in pins:
             found += (_left_out_coupled if options[name].coupled else _left_out)(name, options[name], scores)
     return found + uncounted_notes(network) + ([] if latency is None else _latency_notes(latency))
+
+
+def _broken_ties(network: Network, layers: Mapping[str, LayerBits], pins: Pins) -> list[str]:
+    """Free layers that read a tensor with other bits than a pinned reader of it: a pin is kept, also against a tie."""
+    found = []
+    for names in network.ties():
+        free = [name for name in names if name not in pins]
+        apart = [n for n in names if n in pins and free and pins[n].activation_bits != layers[free[0]].activation_bits]
+        if apart:
+            given = ", ".join(f"{name} A{width(pins[name].activation_bits)}" for name in apart)
+            shared = width(layers[free[0]].activation_bits)
+            found.append(
+                f"tie broken by a pin: {', '.join(free)} at A{shared} read the tensor that {given} (pinned) reads; "
+                "pin them alike if one quantized copy is to serve all"
+            )
+    return found
 
 
 def _latency_notes(table: LatencyTable) -> list[str]:

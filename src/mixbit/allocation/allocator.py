@@ -60,8 +60,8 @@ def allocate(
         pins: exact layer name -> bits; None pins the first and the last layer at 8 bits, `{}` pins nothing
             (`mixbit.policy.resolve_pins` makes them from patterns).
         ties: layers that read one tensor share its activation bits; the harm of sharing is the sum of their harms, over
-            the bits that all of them offer. Pinned layers keep their own bits. Off reproduces papers that give each
-            layer its own.
+            the bits that all of them offer. Pinned layers keep their own bits, with a note where that breaks a tie. Off
+            reproduces papers that give each layer its own.
         alpha: weight of the weight terms; None takes that of the scores.
         macs: "exact", or "limpq" for the counting of LIMPQ's released code.
         repair: what happens to options that look better than one with more bits, for each layer's weights and

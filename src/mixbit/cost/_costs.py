@@ -31,7 +31,8 @@ Macs: TypeAlias = Literal["exact", "limpq"]
 """How MACs are counted: exactly, or as LIMPQ's released code does (output area truncated as one product)."""
 
 ELSEWHERE_BITS = 8
-"""Bits of a tensor that an add, a pool or the caller reads as well: it is kept once, and layers requantize from it."""
+"""Bits of a tensor that several layers, an add, a pool or the caller read: it is kept once, and layers requantize from
+it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,22 +195,25 @@ def layer_macs(layer: Layer, macs: Macs) -> int:
 def tensor_bytes(tensor: Tensor, reader_bits: Collection[int | None]) -> int:
     """Bytes of one activation tensor of one sample.
 
-    A tensor that only quantizable layers read is kept once for each bit-width at which they read it: once for tied
-    layers, and once more for a pinned or untied layer with other bits. A tensor that anything else reads too is kept
-    once, at 8 bits, or in float32 if a layer needs it in float32.
+    A tensor that one quantizable layer alone reads is kept at that layer's bits. A tensor that several layers read, or
+    anything else, is kept once, at 8 bits, or in float32 if a layer needs it in float32: the readers' step sizes differ
+    after training, also at equal bits, so each of them requantizes what it reads.
 
     Args:
         tensor: the tensor.
         reader_bits: activation bits of the layers that read it; None is float32.
 
     >>> from mixbit.network import Tensor
-    >>> x = Tensor(name="x", shape=(3, 5), first_step=0, last_step=1, readers=("a", "b"), read_elsewhere=False)
-    >>> tensor_bytes(x, [3, 3]), tensor_bytes(x, [3, 4])         # 45 bits -> 6 bytes; and 60 bits -> 8 more
-    (6, 14)
+    >>> x = Tensor(name="x", shape=(3, 5), first_step=0, last_step=1, readers=("a",), read_elsewhere=False)
+    >>> tensor_bytes(x, [3])                                                      # 45 bits
+    6
+    >>> shared = Tensor(name="x", shape=(3, 5), first_step=0, last_step=1, readers=("a", "b"), read_elsewhere=False)
+    >>> tensor_bytes(shared, [3, 3]), tensor_bytes(shared, [3, None])
+    (15, 60)
     """
-    if tensor.read_elsewhere or not reader_bits:
+    if tensor.read_elsewhere or len(tensor.readers) != 1 or not reader_bits:
         return _bytes(tensor.numel, FLOAT_BITS if None in reader_bits else ELSEWHERE_BITS)
-    return sum(_bytes(tensor.numel, width(bits)) for bits in set(reader_bits))
+    return max(_bytes(tensor.numel, width(bits)) for bits in reader_bits)
 
 
 def _bytes(numel: int, bits: int) -> int:

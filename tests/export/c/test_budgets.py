@@ -17,6 +17,8 @@ from mixbit.export.c import COptions, memory_table, predict
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from mixbit.runs._lowering import lower_at
+from mixbit.runs.inspecting import OpenedModel
 
 
 class Again(nn.Module):
@@ -109,6 +111,31 @@ def test_a_width_of_depthwise_layers_alone_takes_no_code(keywords: Lowering) -> 
     assert table.flash(layers) == predict(keywords(layers), options=options).flash_bytes
     others = {name: LayerBits(6 if bits.weight_bits == 3 else 3, 8) for name, bits in layers.items()}
     assert table.flash(others) == predict(keywords(others), options=options).flash_bytes
+
+
+class Fork(nn.Module):
+    """Two convolutions read one tensor, the largest of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(8, 4)
+        self.a, self.b = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.cat([torch.relu(one(x)).mean((2, 3), True) for one in (self.a, self.b)], 1).flatten(1))
+
+
+def test_activation_bytes_are_what_is_laid_out_once_steps_differ() -> None:
+    torch.manual_seed(0)
+    model, x = Fork().eval(), torch.randn(2, 3, 12, 12)
+    network = capture(model, x)
+    bits = {one.name: LayerBits(4, 4) for one in network.layers}
+    lowered = lower_at(OpenedModel(model=model, network=network, example=x), "single", apart=True)(bits)
+    options = COptions(pack_activations=True)
+    live = predict(lowered, options=options).activation_bytes
+    assert live == 16 * 144 + 4 * 144 + 2, "16 channels at 8 bits, 4 at 8, and the first pool's 4 results at 4"
+    assert 0 <= costs(network, bits).activation_bytes - live <= 8
 
 
 def test_packed_activations_follow_the_bits(digits: Lowering) -> None:
