@@ -16,15 +16,15 @@ Signs = dict[fx.Node, bool]
 _NON_NEGATIVE = words(
     """
     _softmax abs bernoulli eq erfc exp ge gt hardsigmoid isfinite isinf isnan le logical_and logical_not logical_or lt
-    ne new_ones new_zeros norm one_hot ones ones_like rand rand_like relu relu6 rsqrt sigmoid softmax softplus sqrt
-    square std var zeros zeros_like
+    ne new_ones new_zeros norm one_hot ones ones_like rand rand_like relu relu6 rsqrt sigmoid softmax sqrt square std
+    var zeros zeros_like
     """
 )
 # Not negative if no tensor and no number among the arguments is.
 _KEEPS_SIGN = words(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _to_copy _unsafe_view adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add alpha_dropout amax amin
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d add amax amin
     avg_pool1d avg_pool2d avg_pool3d baddbmm bmm cat ceil celu channel_shuffle clone concat concatenate contiguous
     copy cumsum div divide dropout elu erf expm1 feature_dropout fill flip gather gelu getitem hardswish hstack im2col
     index index_add index_copy index_fill index_put index_select kthvalue leaky_relu lift_fresh_copy log1p masked_fill
@@ -37,7 +37,11 @@ _KEEPS_SIGN = words(
     """
 )
 # Among those, the operators whose plain numbers are values; elsewhere they are axes and sizes, where -1 is common.
-_NUMBERS_ARE_VALUES = words("add div divide fill index_fill masked_fill mul multiply true_divide where")
+_NUMBERS_ARE_VALUES = words(
+    "add baddbmm div divide fill index_fill masked_fill mul multiply nan_to_num true_divide where"
+)
+# In evaluation these hand on what they are given; in training they put a negative number for what they drop.
+_NEGATIVE_IN_TRAINING = words("alpha_dropout feature_alpha_dropout")
 
 
 def can_be_negative(program: Program, inputs_signed: Signs) -> Signs:
@@ -75,6 +79,9 @@ def example_negative(tensor: torch.Tensor) -> bool:
 
 def _visit(program: Program, node: fx.Node, signed: Signs) -> None:
     base = program.family[node]
+    if op_name(node) in _NEGATIVE_IN_TRAINING and argument(node, 1, "p") != 0:
+        signed[base] = signed[node] = True
+        return
     if base is not node:
         # A view has what its base has; a write into a view can make the base negative.
         if is_in_place(node):
@@ -106,6 +113,11 @@ def _negative(value: object) -> bool:
     return isinstance(value, int | float) and value < 0
 
 
+def _may_be_negative(value: object, signed: Signs) -> bool:
+    """Of an argument that is a number, a tensor or nothing."""
+    return signed.get(value, True) if isinstance(value, fx.Node) else _negative(value)
+
+
 def _first(node: fx.Node, signed: Signs) -> bool:
     return signed.get(node.all_input_nodes[0], True)
 
@@ -115,17 +127,29 @@ def _clamp(node: fx.Node, signed: Signs) -> bool:
     clips = op_name(node) == "hardtanh"
     low = argument(node, 1, "min_val" if clips else "min", -1.0 if clips else None)
     high = argument(node, 2, "max_val" if clips else "max", 1.0 if clips else None)
-    bounded = isinstance(low, int | float) and low >= 0
-    return _negative(high) or (not bounded and _first(node, signed))
+    bounded = low is not None and not _may_be_negative(low, signed)
+    return _may_be_negative(high, signed) or (not bounded and _first(node, signed))
 
 
 def _clamp_max(node: fx.Node, signed: Signs) -> bool:
-    return _first(node, signed) or _negative(argument(node, 1, "max"))
+    return _first(node, signed) or _may_be_negative(argument(node, 1, "max"), signed)
 
 
 def _power(node: fx.Node, signed: Signs) -> bool:
-    exponent = argument(node, 1, "exponent")
-    return not (isinstance(exponent, int | float) and exponent % 2 == 0) and _any(node, signed)
+    base, exponent = argument(node, 0, "self"), argument(node, 1, "exponent")
+    return not (isinstance(exponent, int | float) and exponent % 2 == 0) and _may_be_negative(base, signed)
+
+
+def _softplus(node: fx.Node, _signed: Signs) -> bool:
+    return _negative(argument(node, 1, "beta", 1))
+
+
+def _scatter(node: fx.Node, signed: Signs) -> bool:
+    return _any(node, signed) or _negative(argument(node, 3, "value"))
+
+
+def _index_add(node: fx.Node, signed: Signs) -> bool:
+    return _any(node, signed) or _negative(argument(node, 4, "alpha", 1))
 
 
 def _maximum(node: fx.Node, signed: Signs) -> bool:
@@ -161,9 +185,12 @@ _RULES: dict[str, Callable[[fx.Node, Signs], bool]] = {
     "full": _filled,
     "full_like": _filled,
     "hardtanh": _clamp,
+    "index_add": _index_add,
     "maximum": _maximum,
     "new_full": _filled,
     "pad": _padding,
     "pow": _power,
     "scaled_dot_product_attention": _attention,
+    "scatter": _scatter,
+    "softplus": _softplus,
 }
