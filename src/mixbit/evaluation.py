@@ -15,7 +15,7 @@ from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation, is_frozen
 from mixbit.data import Read, as_split
 from mixbit.errors import MixbitError
-from mixbit.metric import ACCURACY, LOSS, MetricLike, Tally
+from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
@@ -30,6 +30,7 @@ class Metrics:
             has no other metric.
         loss: its mean over the samples.
         samples: how many stand behind them.
+        info: name, unit and direction of the one that is compared.
 
     >>> found = Metrics(values={"accuracy": 0.75}, loss=0.5, samples=8)
     >>> found.value, found.accuracy, Metrics.from_json(found.to_json()) == found
@@ -39,6 +40,7 @@ class Metrics:
     values: Mapping[str, float]
     loss: float
     samples: int
+    info: MetricInfo = ACCURACY.info
 
     @property
     def value(self) -> float:
@@ -61,8 +63,12 @@ class Metrics:
         return {**self.values, LOSS.name: self.loss, "samples": self.samples}
 
     @classmethod
-    def from_json(cls, content: Any) -> Metrics:
+    def from_json(cls, content: Any, info: MetricInfo | None = None) -> Metrics:
         """What `to_json` gave, also in files that were written when there was accuracy alone.
+
+        Args:
+            content: plain values.
+            info: of the metric that is compared, which they do not hold; for accuracy and the loss it is known.
 
         Raises:
             MixbitError: something else.
@@ -71,9 +77,11 @@ class Metrics:
         if not legal or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in content.values()):
             raise MixbitError(f"{str(content)[:80]!r} are no metrics. Legal: numbers, among them loss and samples.")
         values = {key: value for key, value in content.items() if key not in (LOSS.name, "samples")}
-        return cls(
-            values=values or {LOSS.name: content[LOSS.name]}, loss=content[LOSS.name], samples=content["samples"]
-        )
+        values = values or {LOSS.name: content[LOSS.name]}
+        name = next(iter(values))
+        known = {one.name: one for one in (ACCURACY.info, LOSS)}
+        kind = info or known.get(name) or MetricInfo(name=name, larger_is_better=None)
+        return cls(values=values, loss=content[LOSS.name], samples=content["samples"], info=kind)
 
 
 @torch.no_grad()
@@ -166,7 +174,7 @@ class Count:
         names = [metric.name for metric in objective.metrics or ()]
         values = dict(zip(names, (tally.result() for tally in tallies), strict=True))
         loss = summed / samples
-        return Metrics(values=values or {LOSS.name: loss}, loss=loss, samples=int(samples))
+        return Metrics(values=values or {LOSS.name: loss}, loss=loss, samples=int(samples), info=objective.info)
 
     def _started(self, objective: Objective) -> list[Tally]:
         if self.tallies is None:

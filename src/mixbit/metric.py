@@ -67,6 +67,28 @@ class MetricInfo:
         if not self.name or self.name in _RESERVED:
             raise MixbitError(f"a metric cannot be called {self.name!r}. Give it another name.")
 
+    @property
+    def title(self) -> str:
+        """The name as a sentence begins with it.
+
+        >>> MetricInfo(name="mean IoU").title
+        'Mean IoU'
+        """
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
+    def axis(self) -> str:
+        """The name with its unit, for an axis of `scaled` values.
+
+        >>> MetricInfo(name="mean IoU", unit="%").axis
+        'mean IoU, %'
+        """
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def scaled(self, value: float) -> float:
+        """The value in its unit."""
+        return 100 * value if self.unit == "%" else value
+
     def text(self, value: float) -> str:
         """The value with its unit.
 

@@ -44,7 +44,7 @@ from mixbit.evaluation import (
     lay_out_channels_last,
     reestimate_batch_norm,
 )
-from mixbit.metric import MetricLike
+from mixbit.metric import MetricInfo, MetricLike
 from mixbit.quantizers import fuse_under_compile
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, divergence, objective_of
 
@@ -326,8 +326,16 @@ class _Loop:
         with progress_bar(self.label, total, done=done, quiet=self.quiet) as advance:
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
-        metrics = Metrics.from_json(self.history[-1]["test"]) if self.history and "test" in self.history[-1] else None
+        metrics = (
+            Metrics.from_json(self.history[-1]["test"], self._info())
+            if self.history and "test" in self.history[-1]
+            else None
+        )
         return TrainResult(metrics=metrics, history=self.history)
+
+    def _info(self) -> MetricInfo | None:
+        """Of the metric; None where it follows from targets that only an evaluation sees."""
+        return None if self.objective.metrics is None else self.objective.info
 
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         began = self.saved = time.perf_counter()

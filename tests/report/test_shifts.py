@@ -24,7 +24,7 @@ def test_models_side_by_side_with_a_star_at_the_trained_step() -> None:
 
 def test_notes_say_what_was_shifted_and_what_not() -> None:
     notes = shift_table({"plain": step_sweep({1.0: 0.9})}).notes
-    assert notes[0].startswith("Top-1 on 100 images")
+    assert notes[0].startswith("Accuracy on 100 images")
     assert notes[1:] == ("plain: with bias correction.", "plain: not shifted are fc (in float).")
 
 

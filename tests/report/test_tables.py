@@ -8,6 +8,7 @@ import pytest
 
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, Costs, LayerBits, costs, float_costs, uniform_bits
+from mixbit.metric import mean_absolute_error
 from mixbit.network import FloatParameter, Join, Network, Skipped
 from mixbit.policy import resolve_pins
 from mixbit.report import (
@@ -22,6 +23,7 @@ from mixbit.report import (
     layers_table,
     skipped_table,
 )
+from mixbit.runs import Outcome
 from tests.support import chain, latency_table, layer, network, random_scores
 
 # `a` and `b` read one tensor.
@@ -131,12 +133,20 @@ def test_comparison_has_one_row_a_network() -> None:
     full = Costs(bitops=1024, weight_bits=3200, activation_bytes=64, peak_step="fc")
     small = Costs(bitops=12, weight_bits=320, activation_bytes=8, peak_step="fc")
     rows: Any = [
-        SimpleNamespace(name="float32", accuracy=0.975, costs=full),
-        SimpleNamespace(name="limpq", accuracy=0.9612, costs=small),
+        Outcome(name="float32", accuracy=0.975, costs=full),
+        Outcome(name="limpq", accuracy=0.9612, costs=small),
     ]
     table = comparison_table(rows, full, title="Digits", notes=["seed 0"])
+    assert table.columns[1] == ">accuracy"
     assert table.rows == (
         ("float32", "97.50 %", "1.024 k", "400 B", "1.00x", "64 B"),
         ("limpq", "96.12 %", "12", "40 B", "10.00x", "8 B"),
     )
     assert table.notes == ("seed 0",)
+
+
+def test_comparison_is_of_the_metric_of_its_task() -> None:
+    used = Costs(bitops=12, weight_bits=320, activation_bytes=8, peak_step="fc")
+    row = Outcome(name="float32", accuracy=0.12345678, costs=used, metric=mean_absolute_error(unit="mm").info)
+    table = comparison_table([row], used)
+    assert table.columns[1] == ">mean absolute error" and table.rows[0][1] == "0.1235 mm"

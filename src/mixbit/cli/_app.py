@@ -22,8 +22,14 @@ app = typer.Typer(
 # Under torchrun every process runs the same command; the first one speaks.
 screen = Screen(silent=os.environ.get("RANK", "0") != "0")
 
-Model = Annotated[str, typer.Argument(help="zoo name (mixbit list models), package.module:factory, or FILE.py:factory")]
-Data = Annotated[str, typer.Option(help="digits, cifar10:DIR, fashion-mnist:DIR, imagefolder:DIR or hf:NAME")]
+Model = Annotated[
+    str,
+    typer.Argument(help="zoo name (mixbit list models), package.module:factory, or FILE.py:factory; or FILE.py:task"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="digits, cifar10:DIR, fashion-mnist:DIR, imagefolder:DIR or hf:NAME; a task brings its own"),
+]
 Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pth (read with weights_only=True)")]
 Run = Annotated[Path, typer.Option(help="folder of this run; the same command on it continues a killed run")]
 Seed = Annotated[int, typer.Option(min=0, help="of the data split, the order of training, and random draws")]

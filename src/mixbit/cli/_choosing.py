@@ -32,8 +32,8 @@ from mixbit.errors import MissingExtra
 def search(
     method: Annotated[str, typer.Argument(help="see mixbit list methods")],
     model: Model,
-    data: Data,
     run: Run,
+    data: Data = None,
     weights: Weights = None,
     seed: Seed = 0,
     epochs: Epochs = None,
@@ -175,7 +175,6 @@ def latency_build(
 @app.command()
 def compare(
     model: Model,
-    data: Data,
     run: Run,
     budget: Annotated[
         list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate; several limits with commas between")
@@ -183,6 +182,7 @@ def compare(
     methods: Annotated[
         str, typer.Option(metavar="M,M,...", help="limpq,hawq-v2,random?seed=1; uniform and random always take part")
     ],
+    data: Data = None,
     weights: Weights = None,
     seed: Annotated[int, typer.Option(min=0, help="of the searches that set none")] = 0,
     seeds: Annotated[str, typer.Option(metavar="S,S,...", help="of calibration and fine-tuning")] = "0",
@@ -231,9 +231,9 @@ def transfer(
         Path, typer.Argument(metavar="RUN|SCORES|POLICY", help="folder of a search, or its scores or a policy in one")
     ],
     model: Model,
-    data: Data,
     run: Run,
     budget: Annotated[list[str], typer.Option(metavar="KIND=VALUE", help="as for allocate, on the target")],
+    data: Data = None,
     weights: Weights = None,
     seed: Seed = 0,
     own: Annotated[bool, typer.Option(help="search the target in the same way, and compare")] = True,

@@ -35,7 +35,7 @@ def inspect(
     screen.show(report.costs_table(done.uniform, done.float32, notes=[note]))
     if json_out is not None:
         screen.files({json_out: "the captured network"})
-    screen.next(report.after_inspect(subject, done.input_shape))
+    screen.next(report.after_inspect(subject, done.input_shape, own_data=done.own_data))
 
 
 @app.command()

@@ -29,8 +29,8 @@ from mixbit.errors import MissingExtra
 @app.command()
 def train(
     model: Model,
-    data: Data,
     run: Run,
+    data: Data = None,
     policy: Annotated[Path | None, typer.Option(help="bits of every layer; without it, training in float32")] = None,
     weights: Weights = None,
     seed: Seed = 0,
@@ -66,12 +66,13 @@ def evaluate(
     weights: Weights = None,
     seed: Annotated[int | None, typer.Option(min=0, help="as for train; a run folder knows its own")] = None,
 ) -> None:
-    """Accuracy and costs of a trained run, or of a model with or without a policy."""
+    """The task's metric and costs of a trained run, or of a model with or without a policy."""
     from mixbit import report, runs
 
     done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
     screen.show(report.comparison_table([done.outcome], done.float32))
-    screen.say(f"Loss {done.metrics.loss:.4f} on {done.metrics.samples} test samples.")
+    others = "".join(f", {name} {value:.4g}" for name, value in list(done.metrics.values.items())[1:])
+    screen.say(f"Loss {done.metrics.loss:.4f}{others} on {done.metrics.samples} test samples.")
     screen.next(report.after_evaluate(done.subject, policy=done.policy, run=done.run))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixbit.models.digits import digits_resnet
-from mixbit.models.loading import load_model
+from mixbit.models.loading import load_model, load_object
 from mixbit.models.mlperf_tiny import autoencoder, dscnn, mobilenetv1
 from mixbit.models.mobilenet_v2 import mobilenetv2
 from mixbit.models.registry import ModelInfo, build, info, names, register
@@ -20,6 +20,7 @@ __all__ = [
     "dscnn",
     "info",
     "load_model",
+    "load_object",
     "load_weights",
     "mobilenetv1",
     "mobilenetv2",

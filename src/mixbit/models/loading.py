@@ -16,9 +16,9 @@ from mixbit import _io
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.models.registry import build, factory_parameters, names
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "load_object"]
 
-_USUAL_NAMES = ("build_model", "build", "make_model", "create_model", "model", "Model", "Net")
+_USUAL_NAMES = ("task", "build_task", "build_model", "build", "make_model", "create_model", "model", "Model", "Net")
 
 
 def load_model(spec: str, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
@@ -27,8 +27,9 @@ def load_model(spec: str, num_classes: int | None = None, in_channels: int | Non
     Args:
         spec: a zoo name (`resnet20`), `package.module:factory`, or `path/to/file.py` with or without `:factory`. A
             factory is a function or class that can be called without arguments and gives an `nn.Module`, or a module
-            that is ready. Without one, a file is searched for build_model, build, make_model, create_model, model,
-            Model, Net, in this order. A file is run as Python code: give only files that you trust.
+            that is ready. Without one, a file is searched for task, build_task, build_model, build, make_model,
+            create_model, model, Model, Net, in this order. A file is run as Python code: give only files that you
+            trust.
         num_classes: passed to the factory if it has a parameter of that name.
         in_channels: channels of the images, passed in the same way.
 
@@ -40,6 +41,17 @@ def load_model(spec: str, num_classes: int | None = None, in_channels: int | Non
     >>> load_model("resnet20", in_channels=1).conv1.weight.shape
     torch.Size([16, 1, 3, 3])
     """
+    made = load_object(spec, num_classes, in_channels)
+    if not isinstance(made, nn.Module):
+        raise MixbitError(
+            f"Model {spec!r} gives a {type(made).__name__}; it must give a torch.nn.Module. A task brings its own "
+            "data: leave --data out."
+        )
+    return made
+
+
+def load_object(spec: str, num_classes: int | None = None, in_channels: int | None = None) -> object:
+    """What a string names, as `load_model`, but of any type: a user's file may hold a task as well as a model."""
     known = {"num_classes": num_classes, "in_channels": in_channels}
     arguments = {key: value for key, value in known.items() if value is not None}
     place, factory = _split(spec)
@@ -92,17 +104,21 @@ def _import(name: str, spec: str) -> ModuleType:
         raise _failed(f"Model {spec!r}: importing {name!r} failed", cause) from cause
 
 
-def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping[str, int]) -> nn.Module:
+def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping[str, int]) -> object:
     found = _find(module, factory, spec)
-    made = found if isinstance(found, nn.Module) else _call(found, spec, arguments)
-    if not isinstance(made, nn.Module):
-        raise MixbitError(f"Model {spec!r} gives a {type(made).__name__}; it must give a torch.nn.Module.")
-    for name, value in (*made.named_parameters(), *made.named_buffers()):
+    ready = isinstance(found, nn.Module) or not callable(found)
+    made = found if ready else _call(found, spec, arguments)
+    if isinstance(made, nn.Module):
+        _check_numbers(made, spec)
+    return made
+
+
+def _check_numbers(model: nn.Module, spec: str) -> None:
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
         if value.is_meta:
             raise MixbitError(
                 f"Model {spec!r}: {name!r} is on the meta device and holds no numbers. Build it on the CPU."
             )
-    return made
 
 
 def _find(module: ModuleType, factory: str | None, spec: str) -> object:
@@ -125,8 +141,7 @@ def _is_factory(value: object, module: ModuleType) -> bool:
 def _call(factory: object, spec: str, arguments: Mapping[str, int]) -> object:
     if isinstance(factory, BuiltinFunctionType):  # such as sys.exit or os.abort: none of them makes a module
         raise MixbitError(f"Model {spec!r} is a built-in function; name a Python function, a class or a module.")
-    if not callable(factory):
-        raise MixbitError(f"Model {spec!r} is a {type(factory).__name__}; name a function, a class or a module.")
+    assert callable(factory)
     try:
         # The signature is only asked for where it matters: some callables have none.
         taken = set(inspect.signature(factory).parameters) if arguments else set()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.report.table import Table
-from mixbit.report.units import count, percent, seconds, size
+from mixbit.report.units import count, seconds, size
 
 if TYPE_CHECKING:
     from mixbit.runs import Comparison, Effort, Row, Standing
@@ -38,25 +39,32 @@ def arena_line(row: Row) -> str:
     if row.reason:
         return f"{row.budget}  {row.name}  seed {row.seed}: {row.reason}"
     known = {"calibrated": row.calibrated, "fine-tuned": row.tuned}
-    found = ", ".join(f"{key} {percent(value)}" for key, value in known.items() if value is not None)
+    found = ", ".join(f"{key} {row.metric.text(value)}" for key, value in known.items() if value is not None)
     return f"{row.budget}  {row.name}  seed {row.seed}: {found}"
 
 
 def arena_table(found: Comparison, budget: str) -> Table:
-    """The rows of one budget, the most accurate first, under the float network.
+    """The rows of one budget, the best first, under the float network.
 
-    Accuracies are means over the seeds, with the sample standard deviation where there are several. The effort of a
-    search is that of one search, whatever the number of budgets: training images read, and images passed through the
-    whole network in each direction, where a pass through a part counts as that part.
+    Values of the metric are means over the seeds, with the sample standard deviation where there are several. The
+    effort of a search is that of one search, whatever the number of budgets: training images read, and images passed
+    through the whole network in each direction, where a pass through a part counts as that part.
     """
     standings = found.standings(budget)
     start = found.float32
-    head = ("float32", "", "", percent(start.accuracy), count(start.costs.bitops), size(start.costs.weight_bytes))
-    rows = [(*head, *[""] * 5), *(_row(one) for one in standings)]
+    head = (
+        "float32",
+        "",
+        "",
+        found.metric.text(start.accuracy),
+        count(start.costs.bitops),
+        size(start.costs.weight_bytes),
+    )
+    rows = [(*head, *[""] * 5), *(_row(one, found.metric) for one in standings)]
     return Table(title=f"Within {budget}", columns=_COLUMNS, rows=tuple(rows), notes=tuple(_notes(found, standings)))
 
 
-def _row(one: Standing) -> tuple[str, ...]:
+def _row(one: Standing, metric: MetricInfo) -> tuple[str, ...]:
     if one.costs is None:
         costs = ("-", "-", "-")
     else:
@@ -64,17 +72,26 @@ def _row(one: Standing) -> tuple[str, ...]:
     calibrated = list(one.calibrated.values())
     return (
         one.name + (" (policy file)" if one.outside else ""),
-        _mean(one) if one.tuned else "-",
+        _mean(one, metric) if one.tuned else "-",
         str(len(one.calibrated)) if one.calibrated else "-",
-        percent(sum(calibrated) / len(calibrated)) if calibrated else "-",
+        metric.text(sum(calibrated) / len(calibrated)) if calibrated else "-",
         *costs,
         *_effort(one.effort),
     )
 
 
-def _mean(one: Standing) -> str:
-    spread = "" if one.spread is None else f" ± {100 * one.spread:.2f}"
-    return f"{100 * (one.accuracy or 0.0):.2f}{spread} %"
+def _mean(one: Standing, metric: MetricInfo) -> str:
+    """With its spread before the unit.
+
+    >>> from types import SimpleNamespace
+    >>> _mean(SimpleNamespace(accuracy=0.9123, spread=0.004), ACCURACY.info)
+    '91.23 ± 0.40 %'
+    """
+    if one.spread is None:
+        return metric.text(one.accuracy or 0.0)
+    form = ".2f" if metric.unit == "%" else ".4g"
+    value, spread = (format(metric.scaled(number), form) for number in (one.accuracy or 0.0, one.spread))
+    return f"{value} ± {spread} {metric.unit}".rstrip()
 
 
 def _slack(slack: dict[str, float]) -> str:
@@ -90,6 +107,8 @@ def _effort(effort: Effort | None) -> tuple[str, ...]:
 
 
 def _notes(found: Comparison, standings: tuple[Standing, ...]) -> Iterator[str]:
+    if found.metric != ACCURACY.info:
+        yield f"fine-tuned, calibrated: {found.metric.name}{_better(found.metric)}."
     yield "±: sample standard deviation over the seeds. images: of training, read by the search."
     yield "forward, backward: images through the whole network; a pass through a part counts as that part."
     told: set[str] = set()
@@ -103,3 +122,9 @@ def _notes(found: Comparison, standings: tuple[Standing, ...]) -> Iterator[str]:
     for one in standings:
         if one.reason:
             yield f"{one.name}: {one.reason}"
+
+
+def _better(metric: MetricInfo) -> str:
+    return {True: ", more is better", False: ", less is better", None: ", of which it is not known what is better"}[
+        metric.larger_is_better
+    ]

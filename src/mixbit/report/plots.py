@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mixbit import _io
 from mixbit.errors import MissingExtra
+from mixbit.report.units import hover
 
 if TYPE_CHECKING:
+    from mixbit.metric import MetricInfo
     from mixbit.runs import Comparison, Standing
 
 __all__ = ["pareto_front", "pareto_plot"]
@@ -18,26 +20,30 @@ __all__ = ["pareto_front", "pareto_plot"]
 _AXES = ((1, "BitOps", "bitops"), (2, "weight bytes", "weight_bytes"))
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other point beats in both cost and accuracy, by rising cost.
+def pareto_front(points: Sequence[tuple[float, float]], *, larger_is_better: bool = True) -> list[tuple[float, float]]:
+    """The points that no other point beats in both cost and metric, by rising cost.
 
     Args:
-        points: (cost, accuracy); less cost and more accuracy are better.
+        points: (cost, metric); less cost is better.
+        larger_is_better: of the metric.
 
     >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (3, 0.8)])
     [(1, 0.5), (3, 0.9)]
+    >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (3, 0.8)], larger_is_better=False)
+    [(1, 0.5), (2, 0.4)]
     """
+    sign = 1 if larger_is_better else -1
     front: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or accuracy > front[-1][1]:
-            front.append((cost, accuracy))
+    for cost, value in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not front or sign * value > sign * front[-1][1]:
+            front.append((cost, value))
     return front
 
 
 def pareto_plot(found: Comparison, path: Path) -> Path:
-    """Accuracy against BitOps and against weight bytes: one colour a method, bars of one standard deviation.
+    """The metric against BitOps and against weight bytes: one colour a method, bars of one standard deviation.
 
-    Accuracy is that after fine-tuning, or after calibration where there was none. A dotted line joins what nothing else
+    It is that after fine-tuning, or after calibration where there was none. A dotted line joins what nothing else
     beats; a dashed one is the float network.
 
     Args:
@@ -52,18 +58,22 @@ def pareto_plot(found: Comparison, path: Path) -> Path:
         from plotly.subplots import make_subplots
     except ImportError as cause:
         raise MissingExtra("The plot needs plotly: pip install 'mixbit[report]'.") from cause
-    figure = make_subplots(rows=1, cols=2, subplot_titles=[f"Accuracy against {title}" for _, title, _ in _AXES])
+    metric = found.metric
+    figure = make_subplots(rows=1, cols=2, subplot_titles=[f"{metric.title} against {title}" for _, title, _ in _AXES])
     standings = [one for budget in found.budgets for one in found.standings(budget) if one.accuracy is not None]
     for number, name in enumerate(sorted({one.name for one in standings})):
         mine = [one for one in standings if one.name == name]
         colour = qualitative.Dark24[number % len(qualitative.Dark24)]
         for column, title, key in _AXES:
-            figure.add_trace(_dots(mine, key, title, colour, column == 1), row=1, col=column)
+            figure.add_trace(_dots(mine, key, title, colour, metric, legend=column == 1), row=1, col=column)
     for column, title, key in _AXES:
-        figure.add_trace(_front(standings, key), row=1, col=column)
+        if metric.larger_is_better is not None:  # without a direction nothing beats anything
+            figure.add_trace(_front(standings, key, metric), row=1, col=column)
         figure.update_xaxes(title_text=title, row=1, col=column)
-    figure.add_hline(y=100 * found.float32.accuracy, line_dash="dash", line_color="#888888", annotation_text="float32")
-    figure.update_yaxes(title_text="top-1 accuracy, %", row=1, col=1)
+    figure.add_hline(
+        y=metric.scaled(found.float32.accuracy), line_dash="dash", line_color="#888888", annotation_text="float32"
+    )
+    figure.update_yaxes(title_text=metric.axis, row=1, col=1)
     figure.update_layout(
         template="plotly_white", title_text="Search methods at equal budgets", legend_title_text="method"
     )
@@ -71,15 +81,15 @@ def pareto_plot(found: Comparison, path: Path) -> Path:
     return path
 
 
-def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, legend: bool) -> Any:
+def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, metric: MetricInfo, *, legend: bool) -> Any:
     from plotly import graph_objects
 
     return graph_objects.Scatter(
         x=[getattr(one.costs, key) for one in mine],
-        y=[100 * (one.accuracy or 0.0) for one in mine],
-        error_y={"type": "data", "array": [100 * (one.spread or 0.0) for one in mine]},
+        y=[metric.scaled(one.accuracy or 0.0) for one in mine],
+        error_y={"type": "data", "array": [metric.scaled(one.spread or 0.0) for one in mine]},
         text=[f"within {one.budget}, {len(one.tuned or one.calibrated)} seeds" for one in mine],
-        hovertemplate="%{text}<br>" + title + " %{x}<br>%{y:.2f} %",
+        hovertemplate="%{text}<br>" + title + " %{x}<br>" + hover(metric),
         name=mine[0].name,
         legendgroup=mine[0].name,
         showlegend=legend,
@@ -88,10 +98,11 @@ def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, legend: b
     )
 
 
-def _front(standings: Sequence[Standing], key: str) -> Any:
+def _front(standings: Sequence[Standing], key: str, metric: MetricInfo) -> Any:
     from plotly import graph_objects
 
-    front = pareto_front([(getattr(one.costs, key), 100 * (one.accuracy or 0.0)) for one in standings])
-    x, y = [cost for cost, _ in front], [accuracy for _, accuracy in front]
+    points = [(getattr(one.costs, key), metric.scaled(one.accuracy or 0.0)) for one in standings]
+    front = pareto_front(points, larger_is_better=bool(metric.larger_is_better))
+    x, y = [cost for cost, _ in front], [value for _, value in front]
     line = {"color": "#888888", "dash": "dot"}
     return graph_objects.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip")

@@ -1,4 +1,4 @@
-"""Accuracy under shifted quantizers as curves, in one HTML file that needs no network."""
+"""The metric under shifted quantizers as curves, in one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixbit import _io
 from mixbit.errors import MissingExtra
+from mixbit.report.units import hover
 
 if TYPE_CHECKING:
     from mixbit.robustness.quantizer_shift import ShiftPoint, ShiftSweep
@@ -19,7 +20,7 @@ _FLOAT_AT = 9.5  # beyond 8 bits
 
 
 def shift_plot(steps: Mapping[str, ShiftSweep], path: Path, *, bits: Mapping[str, ShiftSweep] | None = None) -> Path:
-    """Accuracy over steps below the trained one, over steps above it, and over weight bits: one line a model.
+    """The metric over steps below the trained one, over steps above it, and over weight bits: one line a model.
 
     The two sides of 1 have a panel each, since what helps on one side may harm on the other; both have logarithmic axes
     and start at 1. A star marks the point of training.
@@ -37,26 +38,29 @@ def shift_plot(steps: Mapping[str, ShiftSweep], path: Path, *, bits: Mapping[str
         from plotly.subplots import make_subplots
     except ImportError as cause:
         raise MissingExtra("The plot needs plotly: pip install 'mixbit[report]'.") from cause
+    metric = next(iter([*steps.values(), *(bits or {}).values()])).metric
     panels = [_SMALLER, _LARGER, *([_BITS] if bits else [])]
     figure = make_subplots(rows=1, cols=len(panels), shared_yaxes=True, subplot_titles=panels, horizontal_spacing=0.03)
     names = list(dict.fromkeys([*steps, *(bits or {})]))
     for name in names:
         colour = qualitative.Dark24[names.index(name) % len(qualitative.Dark24)]
         for column, points, reference in _lines(name, steps, bits or {}):
-            figure.add_trace(_line(name, points, colour, legend=column == _first(name, steps)), row=1, col=column)
-            figure.add_trace(_star(name, reference, colour), row=1, col=column)
+            figure.add_trace(
+                _line(name, points, colour, hover(metric), legend=column == _first(name, steps)), row=1, col=column
+            )
+            figure.add_trace(_star(name, reference, colour, hover(metric)), row=1, col=column)
     for column in (1, 2):
         figure.update_xaxes(title_text="step / trained step", type="log", row=1, col=column, **_ticks(steps, column))
     if bits:
         figure.update_xaxes(title_text=_BITS, row=1, col=3, **_bit_ticks(bits))
-    figure.update_yaxes(title_text="top-1 accuracy, %", row=1, col=1)
+    figure.update_yaxes(title_text=metric.axis, row=1, col=1)
     figure.update_layout(template="plotly_white", title_text="Other quantizers than the trained ones")
     _io.write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     return path
 
 
 Line = tuple[int, list[tuple[float, float, str]], tuple[float, float] | None]
-"""Column, `(x, accuracy in percent, label)`, and where the star is."""
+"""Column, `(x, the metric in its unit, label)`, and where the star is."""
 
 
 def _lines(name: str, steps: Mapping[str, ShiftSweep], bits: Mapping[str, ShiftSweep]) -> list[Line]:
@@ -75,12 +79,12 @@ def _lines(name: str, steps: Mapping[str, ShiftSweep], bits: Mapping[str, ShiftS
 
 
 def _curve(points: Sequence[ShiftPoint]) -> list[tuple[float, float, str]]:
-    return [(_FLOAT_AT if p.value is None else p.value, 100 * p.accuracy, p.label) for p in points]
+    return [(_FLOAT_AT if p.value is None else p.value, p.metric.scaled(p.accuracy), p.label) for p in points]
 
 
 def _at(reference: ShiftPoint) -> tuple[float, float] | None:
     """Where the star is; the float model behind post-training quantization was not trained at any bits."""
-    return None if reference.value is None else (reference.value, 100 * reference.accuracy)
+    return None if reference.value is None else (reference.value, reference.metric.scaled(reference.accuracy))
 
 
 def _first(name: str, steps: Mapping[str, ShiftSweep]) -> int:
@@ -88,14 +92,14 @@ def _first(name: str, steps: Mapping[str, ShiftSweep]) -> int:
     return 1 if name in steps else 3
 
 
-def _line(name: str, points: Sequence[tuple[float, float, str]], colour: str, *, legend: bool) -> Any:
+def _line(name: str, points: Sequence[tuple[float, float, str]], colour: str, shown: str, *, legend: bool) -> Any:
     from plotly import graph_objects
 
     return graph_objects.Scatter(
         x=[x for x, _, _ in points],
         y=[y for _, y, _ in points],
         text=[label for _, _, label in points],
-        hovertemplate="%{text}: %{y:.2f} %",
+        hovertemplate=f"%{{text}}: {shown}",
         name=name,
         legendgroup=name,
         showlegend=legend,
@@ -105,13 +109,13 @@ def _line(name: str, points: Sequence[tuple[float, float, str]], colour: str, *,
     )
 
 
-def _star(name: str, at: tuple[float, float] | None, colour: str) -> Any:
+def _star(name: str, at: tuple[float, float] | None, colour: str, shown: str) -> Any:
     from plotly import graph_objects
 
     return graph_objects.Scatter(
         x=[] if at is None else [at[0]],
         y=[] if at is None else [at[1]],
-        hovertemplate="as trained: %{y:.2f} %",
+        hovertemplate=f"as trained: {shown}",
         name=name,
         legendgroup=name,
         showlegend=False,

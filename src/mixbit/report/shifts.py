@@ -1,4 +1,4 @@
-"""Accuracy under shifted quantizers, for one model or several side by side."""
+"""The metric under shifted quantizers, for one model or several side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mixbit.report.table import Table
-from mixbit.report.units import percent
 
 if TYPE_CHECKING:
     from mixbit.robustness.quantizer_shift import ShiftPoint, ShiftSummary, ShiftSweep
@@ -14,13 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["shift_summary_table", "shift_table"]
 
 _TITLES = {
-    "step-size": ("Accuracy with scaled steps", "step / trained step"),
-    "power-of-two": ("Accuracy with steps that are powers of two", "steps"),
-    "ptq-bits": ("Accuracy after post-training quantization", "bits"),
-    "qat-bits": ("Accuracy with weights at other bits", "weight bits"),
-    "bit-shift": ("Accuracy with more or fewer weight bits", "bits more"),
-    "rounding": ("Accuracy with other rounding", "rounding"),
-    "clipping": ("Accuracy with other clipping", "clipping"),
+    "step-size": ("with scaled steps", "step / trained step"),
+    "power-of-two": ("with steps that are powers of two", "steps"),
+    "ptq-bits": ("after post-training quantization", "bits"),
+    "qat-bits": ("with weights at other bits", "weight bits"),
+    "bit-shift": ("with more or fewer weight bits", "bits more"),
+    "rounding": ("with other rounding", "rounding"),
+    "clipping": ("with other clipping", "clipping"),
 }
 _SHOWN = 5
 
@@ -41,7 +40,9 @@ def shift_table(models: Mapping[str, ShiftSweep]) -> Table:
     title, axis = _TITLES[protocols[0]]
     labels = dict.fromkeys(point.label for sweep in models.values() for point in sweep.points)
     rows = [_row(label, models) for label in _ordered(labels, models)]
-    first = (next(iter(models.values())).reference.label, *(percent(s.reference.accuracy) for s in models.values()))
+    reference = next(iter(models.values())).reference
+    first = (reference.label, *(s.metric.text(s.reference.accuracy) for s in models.values()))
+    title = f"{reference.metric.title} {title}"
     columns = (axis, *(f">{name}" for name in models))
     return Table(title=title, columns=columns, rows=(first, *rows), notes=tuple(_notes(models)))
 
@@ -51,18 +52,24 @@ def shift_summary_table(models: Mapping[str, ShiftSummary]) -> Table:
     rows = tuple(
         (
             name,
-            percent(one.as_trained),
-            percent(one.step_mean),
-            percent(one.step_worst),
-            _cell(one.smaller_steps),
-            _cell(one.larger_steps),
-            _cell(one.power_of_two),
-            _cell(one.bits_area),
+            *(
+                "-" if value is None else one.metric.text(value)
+                for value in (
+                    one.as_trained,
+                    one.step_mean,
+                    one.step_worst,
+                    one.smaller_steps,
+                    one.larger_steps,
+                    one.power_of_two,
+                    one.bits_area,
+                )
+            ),
         )
         for name, one in models.items()
     )
     columns = ("model", ">as trained", ">steps, mean", ">steps within 10 %, worst", ">smaller steps", ">larger steps")
-    notes = ["Mean over steps times 0.8, 0.9, 1, 1.1, 1.25 and 1.5; area under the accuracy over 2 to 8 weight bits."]
+    name = next(iter(models.values())).metric.name
+    notes = [f"Mean over steps times 0.8, 0.9, 1, 1.1, 1.25 and 1.5; area under the {name} over 2 to 8 weight bits."]
     if len({one.factors for one in models.values()}) > 1:
         notes.append("The models were swept over different factors: their smaller and larger steps do not compare.")
     return Table(
@@ -88,13 +95,14 @@ def _row(label: str, models: Mapping[str, ShiftSweep]) -> tuple[str, ...]:
 
 def _starred(point: ShiftPoint, sweep: ShiftSweep) -> str:
     trained = point.value is not None and point.value == sweep.reference.value
-    return f"{percent(point.accuracy)} *" if trained else percent(point.accuracy)
+    return sweep.metric.text(point.accuracy) + (" *" if trained else "")
 
 
 def _notes(models: Mapping[str, ShiftSweep]) -> Iterator[str]:
     """Images, settings other than the usual, and layers that stayed."""
     samples = sorted({sweep.reference.samples for sweep in models.values()})
-    yield f"Top-1 on {', '.join(map(str, samples))} images. A star marks the point of training."
+    title = next(iter(models.values())).metric.title
+    yield f"{title} on {', '.join(map(str, samples))} images. A star marks the point of training."
     for name, sweep in models.items():
         if sweep.settings.get("bias_correction"):
             yield f"{name}: with bias correction."
@@ -104,7 +112,3 @@ def _notes(models: Mapping[str, ShiftSweep]) -> Iterator[str]:
             names = ", ".join(f"{one.name} ({one.reason})" for one in sweep.left[:_SHOWN])
             more = f" and {len(sweep.left) - _SHOWN} more" if len(sweep.left) > _SHOWN else ""
             yield f"{name}: not shifted are {names}{more}."
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else percent(value)

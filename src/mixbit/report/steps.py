@@ -40,14 +40,16 @@ def subject_words(subject: Subject, data: str | None = None) -> list[str]:
     >>> subject_words(SimpleNamespace(model="digits-resnet", data="digits", weights=None, seed=3))
     ['digits-resnet', '--data', 'digits', '--seed', '3']
     """
-    words = [subject.model, "--data", subject.data or data or "DATA"]
+    named = subject.data or data
+    # What comes this far without data is a task of the user's, which brings its own.
+    words = [subject.model] if named is None else [subject.model, "--data", named]
     words += [] if subject.weights is None else ["--weights", str(subject.weights)]
     return words if subject.seed == 0 else [*words, "--seed", str(subject.seed)]
 
 
-def after_inspect(subject: Subject, input_shape: Sequence[int]) -> list[str]:
-    """Search; the data are a guess from the shape of the input where none were named."""
-    guess = _USUAL_DATA.get(tuple(input_shape), "imagefolder:DIR")
+def after_inspect(subject: Subject, input_shape: Sequence[int], *, own_data: bool = False) -> list[str]:
+    """Search; the data are a guess from the shape of the input where none were named and the model has none."""
+    guess = None if own_data else _USUAL_DATA.get(tuple(input_shape), "imagefolder:DIR")
     return ["mixbit", "search", "limpq", *subject_words(subject, guess), "--run", "runs/search"]
 
 

@@ -11,7 +11,7 @@ from mixbit.errors import MissingExtra, MixbitError
 from mixbit.report.shift_plots import shift_plot
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.table import Table
-from mixbit.report.units import percent
+from mixbit.report.units import hover
 
 if TYPE_CHECKING:
     from mixbit.robustness import CorruptionReport, ShiftSweep
@@ -63,13 +63,14 @@ def corruption_table(reports: Mapping[str, CorruptionReport]) -> Table:
 def _severities(named: tuple[str, CorruptionReport]) -> Table:
     name, report = named
     empty = ("",) * len(report.severities)
-    rows = [("clean", *empty, percent(report.clean_accuracy))]
+    show, title = report.metric.text, report.metric.title
+    rows = [("clean", *empty, show(report.clean_accuracy))]
     for kind in report.kinds:
-        cells = (percent(report.cell(kind, severity).accuracy) for severity in report.severities)
-        rows.append((kind, *cells, percent(report.mean_accuracy_of(kind))))
-    rows.append(("mean of the kinds", *empty, percent(report.mean_accuracy)))
+        cells = (show(report.cell(kind, severity).accuracy) for severity in report.severities)
+        rows.append((kind, *cells, show(report.mean_accuracy_of(kind))))
+    rows.append(("mean of the kinds", *empty, show(report.mean_accuracy)))
     columns = ("corruption", *(f">{severity}" for severity in report.severities), ">mean")
-    return Table(title=f"Accuracy on bad data: {name}", columns=columns, rows=tuple(rows), notes=(_images(report),))
+    return Table(title=f"{title} on bad data: {name}", columns=columns, rows=tuple(rows), notes=(_images(report),))
 
 
 def _side_by_side(reports: Mapping[str, CorruptionReport]) -> Table:
@@ -80,12 +81,12 @@ def _side_by_side(reports: Mapping[str, CorruptionReport]) -> Table:
             f"the runs were stressed by different corruptions: {first.kinds} at {first.severities}, and "
             f"{alike[0].kinds} at {alike[0].severities}. Give the same --kinds and --severities for all."
         )
-    rows = [("clean", *(percent(one.clean_accuracy) for one in reports.values()))]
-    rows += [(kind, *(percent(one.mean_accuracy_of(kind)) for one in reports.values())) for kind in first.kinds]
-    rows.append(("mean of the kinds", *(percent(one.mean_accuracy) for one in reports.values())))
+    rows = [("clean", *(one.metric.text(one.clean_accuracy) for one in reports.values()))]
+    rows += [(kind, *(one.metric.text(one.mean_accuracy_of(kind)) for one in reports.values())) for kind in first.kinds]
+    rows.append(("mean of the kinds", *(one.metric.text(one.mean_accuracy) for one in reports.values())))
     rows.append(("mCE by the first", *(_error(one, first) for one in reports.values())))
     return Table(
-        title="Accuracy on bad data, mean over severities",
+        title=f"{first.metric.title} on bad data, mean over severities",
         columns=("corruption", *(f">{name}" for name in reports)),
         rows=tuple(rows),
         notes=(_images(first),),
@@ -114,10 +115,10 @@ def stress_plots(profiles: Sequence[Profile], folder: Path) -> dict[Path, str]:
     names = unique_names(profiles)
     files: dict[Path, str] = {}
     if reports := {n: p.corruption for n, p in zip(names, profiles, strict=True) if p.corruption is not None}:
-        files[corruption_plot(reports, folder / "corruptions.html")] = "accuracy on bad data, for a browser"
+        files[corruption_plot(reports, folder / "corruptions.html")] = "results on bad data, for a browser"
     if steps := _sweeps(names, profiles, "steps"):
         bits = _sweeps(names, profiles, "bits")
-        files[shift_plot(steps, folder / "shifts.html", bits=bits)] = "accuracy with other quantizers, for a browser"
+        files[shift_plot(steps, folder / "shifts.html", bits=bits)] = "results with other quantizers, for a browser"
     return files
 
 
@@ -142,8 +143,9 @@ def corruption_plot(reports: Mapping[str, CorruptionReport], path: Path) -> Path
         for place, kind in enumerate(kinds):
             line = _line(name, report, kind, colour, legend=place == 0)
             figure.add_trace(line, row=place // across + 1, col=place % across + 1)
-    figure.update_yaxes(title_text="top-1 accuracy, %", col=1)
-    figure.update_layout(template="plotly_white", title_text="Accuracy over severity of corruption")
+    metric = next(iter(reports.values())).metric
+    figure.update_yaxes(title_text=metric.axis, col=1)
+    figure.update_layout(template="plotly_white", title_text=f"{metric.title} over severity of corruption")
     _io.write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     return path
 
@@ -154,11 +156,11 @@ def _line(name: str, report: CorruptionReport, kind: str, colour: str, *, legend
     heights = [report.clean_accuracy, *(report.cell(kind, severity).accuracy for severity in report.severities)]
     return graph_objects.Scatter(
         x=[0, *report.severities],
-        y=[100 * height for height in heights],
+        y=[report.metric.scaled(height) for height in heights],
         name=name,
         legendgroup=name,
         showlegend=legend,
         mode="lines+markers",
         line={"color": colour},
-        hovertemplate=f"{kind} %{{x}}: %{{y:.2f}} %",
+        hovertemplate=f"{kind} %{{x}}: {hover(report.metric)}",
     )

@@ -151,19 +151,20 @@ def bits_table(layers: Mapping[str, LayerBits], *, pinned: Collection[str] = ())
 def comparison_table(
     outcomes: Sequence[Outcome], float32: Costs, *, title: str = "Result", notes: Sequence[str] = ()
 ) -> Table:
-    """Accuracy, BitOps and theoretical bytes of several networks.
+    """The task's metric, BitOps and theoretical bytes of several networks.
 
     Args:
-        outcomes: one row each, in this order.
+        outcomes: one row each, in this order, at least one; all of one metric.
         float32: costs of the network as it came; the compression of weights refers to it.
         title: line above the table.
         notes: lines below it.
     """
-    columns = ("network", ">accuracy", ">BitOps", ">weight bytes", ">compression", ">peak activation bytes")
+    metric = outcomes[0].metric
+    columns = ("network", f">{metric.name}", ">BitOps", ">weight bytes", ">compression", ">peak activation bytes")
     rows = tuple(_outcome_row(one, float32) for one in outcomes)
     return Table(title=title, columns=columns, rows=rows, notes=tuple(notes))
 
 
 def _outcome_row(one: Outcome, float32: Costs) -> tuple[str, ...]:
     label, *numbers, _ = _costs_row(one.name, one.costs, float32)
-    return label, percent(one.accuracy), *numbers
+    return label, one.metric.text(one.accuracy), *numbers

@@ -15,14 +15,14 @@ __all__ = ["agreement_table", "transfer_notes", "transfer_table"]
 
 
 def transfer_table(done: Transferred) -> Table:
-    """Accuracy on the target of float32 and of each policy, before and after fine-tuning, with its costs."""
-    first = done.float32
-    rows = [("float32", percent(first.accuracy), "", count(first.costs.bitops), size(first.costs.weight_bytes))]
+    """The task's metric on the target of float32 and of each policy, before and after fine-tuning, with its costs."""
+    first, show = done.float32, done.float32.metric.text
+    rows = [("float32", show(first.accuracy), "", count(first.costs.bitops), size(first.costs.weight_bytes))]
     for one in done.reached:
-        tuned = "" if one.trained is None else percent(one.trained)
+        tuned = "" if one.trained is None else show(one.trained)
         used = (count(one.costs.bitops), size(one.costs.weight_bytes))
-        rows.append((one.name, percent(one.calibrated), tuned, *used))
-    columns = ("policy", ">calibrated", ">fine-tuned", ">BitOps", ">weight bytes")
+        rows.append((one.name, show(one.calibrated), tuned, *used))
+    columns = ("policy", f">{first.metric.name}, calibrated", ">fine-tuned", ">BitOps", ">weight bytes")
     return Table(
         title=f"Transfer of {done.method}", columns=columns, rows=tuple(rows), notes=tuple(transfer_notes(done))
     )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "duration", "percent", "seconds", "size"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mixbit.metric import MetricInfo
+
+__all__ = ["count", "duration", "hover", "percent", "seconds", "size"]
 
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
@@ -48,6 +53,16 @@ def percent(part: float) -> str:
     '97.22 %'
     """
     return f"{100 * part:.2f} %"
+
+
+def hover(metric: MetricInfo) -> str:
+    """A height in a plot of a metric's scaled values, as a template of plotly.
+
+    >>> from mixbit.metric import ACCURACY
+    >>> hover(ACCURACY.info)
+    '%{y:.2f} %'
+    """
+    return f"%{{y:{'.2f' if metric.unit == '%' else '.4g'}}} {metric.unit}".rstrip()
 
 
 def seconds(value_s: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 from mixbit._io import as_record
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.evaluation import Metrics
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.network import Skipped
 
 __all__ = ["Protocol", "ShiftPoint", "ShiftSummary", "ShiftSweep", "summarise"]
@@ -41,12 +42,13 @@ class ShiftPoint:
     loss: float | None
     """Mean loss; None where it was not finite."""
     samples: int
+    metric: MetricInfo = ACCURACY.info
 
     @classmethod
     def of(cls, label: str, value: float | None, found: Metrics) -> ShiftPoint:
         """The point of an evaluation."""
         loss = found.loss if math.isfinite(found.loss) else None
-        return cls(label=label, value=value, accuracy=found.value, loss=loss, samples=found.samples)
+        return cls(label=label, value=value, accuracy=found.value, loss=loss, samples=found.samples, metric=found.info)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` reads them back to an equal object."""
@@ -85,6 +87,11 @@ class ShiftSweep:
     """What else was asked for."""
     left: tuple[Skipped, ...] = ()
     """Layers whose quantizers stayed as they were, with the reason."""
+
+    @property
+    def metric(self) -> MetricInfo:
+        """What all points are values of."""
+        return self.reference.metric
 
     def at(self, value: float) -> ShiftPoint:
         """The point at this place of the axis.
@@ -130,7 +137,7 @@ class ShiftSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShiftSummary:
-    """One number for each question of robustness; all are top-1 accuracies, 0 to 1. Made by `summarise`."""
+    """One number for each question of robustness; all are values of one metric. Made by `summarise`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -150,6 +157,8 @@ class ShiftSummary:
     """All steps to the nearest power of two."""
     bits_area: float | None = None
     """Area under the accuracy over weight bits 2, 3, 4, 5, 6 and 8, by trapezoids, divided by the width of 6 bits."""
+    metric: MetricInfo = ACCURACY.info
+    """By default top-1 accuracy, 0 to 1."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` reads them back to an equal object."""
@@ -192,12 +201,13 @@ def summarise(
     return ShiftSummary(
         as_trained=steps.reference.accuracy,
         step_mean=_mean([steps.at(x).accuracy for x in MEAN_FACTORS]) or 0.0,
-        step_worst=min(near),
+        step_worst=min(near, key=lambda one: steps.metric.gain(one, 0.0)),
         smaller_steps=_mean([p.accuracy for p in steps.points if p.value is not None and p.value < 1]),
         larger_steps=_mean([p.accuracy for p in steps.points if p.value is not None and p.value > 1]),
         factors=factors,
         power_of_two=None if power_of_two is None else _power_of_two(power_of_two),
         bits_area=None if bits is None else _area(bits),
+        metric=steps.metric,
     )
 
 

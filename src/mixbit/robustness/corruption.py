@@ -32,6 +32,7 @@ from mixbit.data.corruption import (
 from mixbit.data.order import samples_of
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.evaluation import evaluate
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.network import Network
 from mixbit.quantize import quantized_layers
 from mixbit.task import Loss, Objective, cross_entropy
@@ -62,10 +63,19 @@ class CorruptionCell:
     """Value of the task's metric, by default top-1 accuracy, 0 to 1."""
     loss: float
     bits: BitUse = BitUse()
+    metric: MetricInfo = ACCURACY.info
 
     @property
     def error(self) -> float:
-        """1 - accuracy."""
+        """1 - accuracy, or of another share of one; a metric of which less is better is an error as it is.
+
+        Raises:
+            MixbitError: any other metric.
+        """
+        if self.metric.larger_is_better is False:
+            return self.accuracy
+        if self.metric.unit != "%":
+            raise MixbitError(f"{self.metric.name!r} is no share of one, and no error either: there is no mCE of it.")
         return 1 - self.accuracy
 
 
@@ -125,6 +135,11 @@ class CorruptionReport:
         raise MixbitError(f"No cell {kind} {severity} in the report; its kinds are: {known}. Evaluate it first.")
 
     @property
+    def metric(self) -> MetricInfo:
+        """What all cells are values of."""
+        return self.cells[0].metric if self.cells else ACCURACY.info
+
+    @property
     def clean_accuracy(self) -> float:
         """Accuracy on the images as they are, 0 to 1."""
         return self.cell(CLEAN).accuracy
@@ -144,8 +159,8 @@ class CorruptionReport:
 
     @property
     def mean_error(self) -> float:
-        """The unnormalised mean corruption error: 1 - mean accuracy."""
-        return 1 - self.mean_accuracy
+        """The unnormalised mean corruption error: the mean of the kinds' mean errors, of accuracies 1 - their mean."""
+        return fmean(fmean(self.cell(k, s).error for s in self.severities) for k in self._complete().kinds)
 
     def mean_corruption_error(self, reference: CorruptionReport) -> float:
         """mCE, the mean over kinds of error by the reference's error; 1 is the reference (the paper writes 100 %).
@@ -288,7 +303,12 @@ def evaluate_corruptions(
         shown = MixedQuality(part, (kind,), (severity or SEVERITIES[0],), seed=seed, scale=report.scale)
         found = evaluate(model, shown, batch_size=batch_size, loss=loss)
         cell = CorruptionCell(
-            kind=kind, severity=severity, accuracy=found.value, loss=found.loss, bits=measure_bits(model)
+            kind=kind,
+            severity=severity,
+            accuracy=found.value,
+            loss=found.loss,
+            bits=measure_bits(model),
+            metric=found.info,
         )
         report = replace(report, cells=tuple(_ordered(report, (*report.cells, cell))))
         if on_cell is not None:

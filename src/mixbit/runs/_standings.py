@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from mixbit import _io
 from mixbit.cost import Costs
 from mixbit.errors import MixbitError
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.runs import _folder
 from mixbit.runs._metering import Effort
 from mixbit.runs.subject import Outcome
@@ -48,6 +49,8 @@ class Row:
     """Accuracy (0 to 1) of the float weights under the policy, activations calibrated."""
     tuned: float | None = None
     """Accuracy after fine-tuning; None if there was none."""
+    metric: MetricInfo = ACCURACY.info
+    """What the accuracies are values of, by default top-1 accuracy."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -125,7 +128,17 @@ class Comparison:
         found = [self._standing(rows) for rows in groups.values()]
         bits = {name: next((row.bits for row in rows if row.bits), None) for name, rows in groups.items()}
         found = [replace(one, twins=_twins(one.name, bits)) for one in found]
-        return tuple(sorted(found, key=lambda one: (one.accuracy is None, -(one.accuracy or 0.0), one.name)))
+        return tuple(sorted(found, key=self._place))
+
+    def _place(self, one: Standing) -> tuple[bool, float, str]:
+        """The best first; a metric of no known direction leaves them in the order of their names."""
+        known = one.accuracy is not None and self.metric.larger_is_better is not None
+        return one.accuracy is None, self.metric.gain(0.0, one.accuracy or 0.0) if known else 0.0, one.name
+
+    @property
+    def metric(self) -> MetricInfo:
+        """What all accuracies are values of, by default top-1 accuracy."""
+        return self.float32.metric
 
     def _standing(self, rows: list[Row]) -> Standing:
         done = [row for row in rows if not row.reason]
@@ -157,6 +170,7 @@ class _Float:
 
     accuracy: float
     costs: Costs
+    metric: MetricInfo = ACCURACY.info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +229,7 @@ def read_comparison(run: Path) -> Comparison:
     rows = [_io.read_record(path, Row, remedy=REMEASURE) for path in (run / ROWS).glob("*/*/seed-*.json")]
     start = _io.read_record(run / FLOAT, _Float, remedy=REMEASURE)
     return Comparison(
-        float32=Outcome(name="float32", accuracy=start.accuracy, costs=start.costs),
+        float32=Outcome(name="float32", accuracy=start.accuracy, costs=start.costs, metric=start.metric),
         rows=tuple(sorted(rows, key=lambda row: (row.budget, row.name, row.seed))),
         efforts={found.name: found.effort() for found in efforts},
         interrupted=tuple(found.name for found in efforts if found.interrupted),
@@ -237,6 +251,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
     return {
         "format": "mixbit-comparison",
         "version": 1,
+        "metric": found.metric.to_json(),
         "float": {"accuracy": found.float32.accuracy, "costs": asdict(found.float32.costs)},
         "settings": found.settings,
         "efforts": {name: effort.to_json() for name, effort in found.efforts.items()},

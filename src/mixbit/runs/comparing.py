@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from mixbit import _distributed, _io, methods
+import torch
+
+from mixbit import _batch, _distributed, _io, methods
 from mixbit._settings import read_pairs, read_value
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, costs, float_costs
@@ -30,7 +32,7 @@ from mixbit.runs._metering import Effort, Meter
 from mixbit.runs._options import quantize_config
 from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
-from mixbit.runs.subject import Subject
+from mixbit.runs.subject import Subject, metric_facts
 from mixbit.runs.training import put_policy_on, train
 from mixbit.task import Task
 from mixbit.training import CHECKPOINT, TrainConfig
@@ -122,7 +124,8 @@ def compare(
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
-    _folder.begin(run, {"command": "compare", **subject.facts(), "settings": plain})
+    facts = {"command": "compare", **subject.facts(), "settings": plain}
+    _folder.begin(run, facts | metric_facts(task))
     arena = _Arena(subject=subject, task=task, run=run, settings=plain, quiet=quiet)
     arena.evaluate_float()
     arena.warm_up()
@@ -199,11 +202,21 @@ class _Arena:
         path = self.run / _standings.FLOAT
         if not path.exists():
             found = evaluate(self.task.model, self.task.test, loss=self.task.objective, channels_last=True)
-            _io.write_json(path, {"accuracy": found.value, "costs": asdict(float_costs(self.task.network))})
+            _io.write_json(
+                path,
+                {
+                    "accuracy": found.value,
+                    "metric": found.info.to_json(),
+                    "costs": asdict(float_costs(self.task.network)),
+                },
+            )
 
     def warm_up(self) -> None:
         """One pass there and back, so that what a process does once is not put down to its first search."""
-        copy.deepcopy(self.task.model)(self.task.example()).sum().backward()
+        outputs = _batch.call(copy.deepcopy(self.task.model), self.task.example())
+        sums = [one.sum() for one in _batch.tensors(outputs) if one.requires_grad]
+        if sums:
+            torch.stack(sums).sum().backward()  # type: ignore[no-untyped-call]
 
     def work(self, parts: Sequence[_Part], tell: Callable[[Row], None] | None) -> None:
         """Do what no other process is at, then wait for the rest."""
@@ -223,7 +236,7 @@ class _Arena:
     def _row(self, part: _Part, wait: bool) -> Row | None:
         """The row, if it is new."""
         entrant, text, budget, seed = part
-        blank = Row(budget=text, name=entrant.name, seed=seed, outside=entrant.path is not None)
+        blank = Row(budget=text, name=entrant.name, seed=seed, outside=entrant.path is not None, metric=self.task.info)
         try:
             row = self._filled(blank, entrant, budget, wait)
         except Busy:

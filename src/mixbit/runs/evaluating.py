@@ -73,7 +73,7 @@ def _measure(
     used = float_costs(task.network) if policy is None else costs(task.network, policy.layers)
     name = "float32" if policy is None else policy.method
     return Evaluated(
-        outcome=Outcome(name=name, accuracy=metrics.value, costs=used),
+        outcome=Outcome(name=name, accuracy=metrics.value, costs=used, metric=task.info),
         metrics=metrics,
         float32=float_costs(task.network),
         subject=subject,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from mixbit import _io, models
+from mixbit import _batch, _io, models
 from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
 from mixbit.errors import MixbitError, shown
 from mixbit.network import Network, capture
 from mixbit.policy import resolve_pins
 from mixbit.runs.subject import Subject, with_layers
+from mixbit.task import Task
 
 __all__ = ["Inspected", "OpenedModel", "inspect", "open_model"]
 
@@ -31,6 +33,9 @@ class Inspected:
     uniform: dict[str, Costs]
     float32: Costs
     input_shape: tuple[int, ...]
+    """Of one sample; empty where the model takes several tensors."""
+    own_data: bool = False
+    """Whether it is a task that brings its own data."""
 
 
 def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out: Path | None = None) -> Inspected:
@@ -41,8 +46,11 @@ def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out
         _io.write_text(out, network.to_json())
     pins = resolve_pins(network)
     uniform = {f"W{b}A{b}": costs(network, uniform_bits(network, LayerBits(b, b), pins)) for b in (8, 4, 3, 2)}
-    shape = tuple(opened.example.shape[1:])
-    return Inspected(network=network, uniform=uniform, float32=float_costs(network), input_shape=shape)
+    inputs = _batch.tensors(opened.example)
+    shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
+    return Inspected(
+        network=network, uniform=uniform, float32=float_costs(network), input_shape=shape, own_data=opened.own_data
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +59,19 @@ class OpenedModel:
 
     model: nn.Module
     network: Network
-    example: torch.Tensor
-    """Two inputs: `(2, *shape)`, real ones where there are data of that shape."""
+    example: Any
+    """Inputs of two samples, see `mixbit.data.Batch`; real ones where there are data of that shape."""
+    own_data: bool = False
+    """Whether it is a task that brings its own data."""
 
 
 def open_model(subject: Subject, input_shape: tuple[int, ...] | None = None) -> OpenedModel:
     """Build the subject's model, and capture it at the shape given, or that of its data, or that of the zoo."""
     found = subject.load_data() if subject.data is not None else None
-    model = subject.build(found)
+    model = subject.build(found) if found is not None else subject.named()
+    if isinstance(model, Task):
+        with_layers(model.network, subject.model)
+        return _of_task(model, input_shape)
     shape = tuple(input_shape or (found.input_shape if found else _zoo_shape(subject.model)))
     if math.prod(shape) > LARGEST_INPUT:
         raise MixbitError(
@@ -71,6 +84,12 @@ def open_model(subject: Subject, input_shape: tuple[int, ...] | None = None) -> 
     example = next(found.test.batches(2))[0] if found is not None and real else torch.randn(2, *shape)
     network = with_layers(capture(model, example.to(device)), subject.model)
     return OpenedModel(model=model, network=network, example=example)
+
+
+def _of_task(task: Task, input_shape: tuple[int, ...] | None) -> OpenedModel:
+    if input_shape is not None:
+        raise MixbitError(f"--input {'x'.join(map(str, input_shape))}: a task brings its own inputs. Leave it out.")
+    return OpenedModel(model=task.model, network=task.network, example=task.example(), own_data=True)
 
 
 def _zoo_shape(model: str) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from mixbit.robustness import (
 )
 from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
+from mixbit.runs.subject import metric_facts
 
 __all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
 
@@ -139,7 +140,7 @@ def stress(
 def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str, Any]:
     """What every figure in the folder depends on; parts, kinds and bits may come later."""
     weights = _io.digest(run / _folder.WEIGHTS).partition(":")[2]  # as older folders have it
-    known = {"weights": weights, "images": settings.images, "noise_seed": settings.seed}
+    known = {"weights": weights, "images": settings.images, "noise_seed": settings.seed} | metric_facts(opened.task)
     return {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import copy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +13,7 @@ from mixbit import _io, models
 from mixbit import data as data_sets
 from mixbit._settings import Seed, check
 from mixbit.errors import CaptureError, MixbitError
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.task import Task
 
 if TYPE_CHECKING:
@@ -28,8 +30,9 @@ class Subject:
     """A model, its weights and its data, as the user named them.
 
     Attributes:
-        model: zoo name, `package.module:factory`, or a Python file.
-        data: data set, see `mixbit.data.load`; None where a command needs none.
+        model: zoo name, `package.module:factory`, or a Python file; it may name a `mixbit.Task`, or a function that
+            gives one, instead of a model.
+        data: data set, see `mixbit.data.load`; None where a command needs none, and for a task, which has its own.
         weights: `.safetensors`, or `.pth` read with `weights_only=True`.
         seed: of training order and draws. It never moves the split into training and test data: where data come without
             one, `digits?seed=3` chooses it.
@@ -75,7 +78,10 @@ class Subject:
     def load_data(self) -> DataSet:
         """The data set; an error if none was named."""
         if self.data is None:
-            raise MixbitError("This needs data. Give --data digits, cifar10:DIR, imagefolder:DIR or hf:NAME.")
+            raise MixbitError(
+                "This needs data. Give --data digits, cifar10:DIR, imagefolder:DIR or hf:NAME; or a FILE.py:task with "
+                "a mixbit.Task, which brings its own."
+            )
         if self.model not in models.names():
             return data_sets.load(self.data)
         zoo = models.info(self.model)  # pretrained networks are at home on inputs that were normalised as theirs were
@@ -92,12 +98,40 @@ class Subject:
         torch.manual_seed(self.seed)
         channels = found.input_shape[0] if found is not None and len(found.input_shape) == 3 else None
         model = models.load_model(self.model, None if found is None else found.num_classes, channels)
+        return self._placed(model)
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """The model with the subject's weights, on the first GPU where there is one."""
         if self.weights is not None:
             models.load_weights(model, self.weights)
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def task(self) -> tuple[Task, DataSet]:
-        """Model, data and captured network together."""
+    def named(self) -> Task | nn.Module:
+        """What `model` names without data: the user's own task, or a network."""
+        if self.model in models.names():
+            return self.build()
+        torch.manual_seed(self.seed)
+        found = models.load_object(self.model)
+        if isinstance(found, Task):
+            # A copy: the user's module may be imported once, and a network is quantized in place.
+            return replace(found, model=self._placed(copy.deepcopy(found.model)))
+        if not isinstance(found, torch.nn.Module):
+            raise MixbitError(
+                f"Model {self.model!r} gives a {type(found).__name__}; it must give a torch.nn.Module or a mixbit.Task."
+            )
+        return self._placed(found)
+
+    def task(self) -> tuple[Task, DataSet | None]:
+        """Model, data and captured network together, and the data set that was named.
+
+        Raises:
+            MixbitError: no data were named, and the model is no task that brings its own.
+        """
+        if self.data is None and self.model not in models.names():
+            own = self.named()
+            if isinstance(own, Task):
+                with_layers(own.network, self.model)
+                return own, None
         found = self.load_data()
         task = Task(model=self.build(found), train=found.train, test=found.test)
         with_layers(task.network, self.model)
@@ -121,11 +155,19 @@ def with_layers(network: Network, model: str) -> Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One row of a comparison: accuracy is 0 to 1, costs are those of one sample."""
+    """One row of a comparison."""
 
     name: str
     accuracy: float
+    """Value of the metric, by default top-1 accuracy, 0 to 1."""
     costs: Costs
+    """Of one sample."""
+    metric: MetricInfo = ACCURACY.info
+
+
+def metric_facts(task: Task) -> dict[str, Any]:
+    """What a run folder remembers of the metric: another one makes other numbers. Accuracy needs no word."""
+    return {} if task.info == ACCURACY.info else {"metric": task.info.to_json()}
 
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mixbit.quantize import QuantizeConfig, calibrate, quantize
 from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options, regularised, watched
-from mixbit.runs.subject import Outcome, Subject
+from mixbit.runs.subject import Outcome, Subject, metric_facts
 from mixbit.task import Task
 from mixbit.training import train as fit
 
@@ -82,7 +82,7 @@ def train(
     task = subject.task()[0] if task is None else task
     chosen = None if chosen is None else chosen.check(task.network)
     task = regularised(task, options.kurtosis, chosen)
-    _folder.begin(run, facts)  # after all that a typo can break: it must not claim the folder
+    _folder.begin(run, facts | metric_facts(task))  # after all that a typo can break: it must not claim the folder
     task, monitor = watched(task, options.kurtosis, run, subject.seed)
     model = copy.deepcopy(task.model)
     if chosen is not None:
@@ -97,7 +97,7 @@ def train(
     used = float_costs(task.network) if chosen is None else costs(task.network, chosen.layers)
     name = "float32" if chosen is None else chosen.method
     return Trained(
-        outcome=Outcome(name=name, accuracy=result.metrics.value, costs=used),
+        outcome=Outcome(name=name, accuracy=result.metrics.value, costs=used, metric=task.info),
         float32=float_costs(task.network),
         files=_files(run, chosen),
         trained=replace(subject, weights=run / _folder.WEIGHTS),

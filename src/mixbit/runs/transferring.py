@@ -28,7 +28,7 @@ from mixbit.policy import (
 from mixbit.runs import _folder
 from mixbit.runs.allocating import allocate, read_network
 from mixbit.runs.searching import search
-from mixbit.runs.subject import Outcome, Subject
+from mixbit.runs.subject import Outcome, Subject, metric_facts
 from mixbit.runs.training import put_policy_on, train
 from mixbit.task import Task
 
@@ -39,7 +39,7 @@ TRANSFERRED, OWN, RESULT, CALIBRATED = "transferred", "own", "transfer.json", "c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """What one policy reaches on the target's test data; accuracies are 0 to 1."""
+    """What one policy reaches on the target's test data; accuracies are values of the task's metric."""
 
     name: str
     """"transferred" or "own"."""
@@ -159,7 +159,8 @@ def transfer(
             **facts,
             "budget": list(budget),
             "settings": tuning,
-        },
+        }
+        | metric_facts(task),
     )
     policies = {TRANSFERRED: _place(moved, task.network, budget, run / TRANSFERRED)}
     if own:
@@ -167,7 +168,9 @@ def transfer(
         policies[OWN] = allocate(run / OWN, budget, run / OWN / _folder.POLICY).policy
     done = Transferred(
         method=origin.method,
-        float32=Outcome(name="float32", accuracy=_float_accuracy(task, run), costs=float_costs(task.network)),
+        float32=Outcome(
+            name="float32", accuracy=_float_accuracy(task, run), costs=float_costs(task.network), metric=task.info
+        ),
         reached=_reach_all(policies, subject, task, tuning, run, quiet=quiet),
         agreement=_agreement(moved, policies, run, task.network) if own else None,
         dropped=_dropped(moved),
@@ -339,6 +342,7 @@ def _summary(done: Transferred) -> dict[str, Any]:
     ]
     return {
         "method": done.method,
+        "metric": done.float32.metric.to_json(),
         "float_accuracy": done.float32.accuracy,
         "rows": rows,
         "dropped": done.dropped,
