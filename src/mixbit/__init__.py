@@ -8,7 +8,7 @@ mixbit.quantize(model, policy, task.network)
 
 from __future__ import annotations
 
-from mixbit import data, methods, models
+from mixbit import data, methods, metric, models
 from mixbit._version import __version__
 from mixbit.allocation import Allocation, allocate
 from mixbit.cost import Budget, Costs, LayerBits, costs
@@ -43,6 +43,7 @@ __all__ = [
     "evaluate",
     "freeze",
     "methods",
+    "metric",
     "models",
     "quantize",
     "resolve_pins",
