@@ -38,7 +38,7 @@ class UNet(nn.Module):
 
 
 def shapes(count: int, seed: int) -> TensorDataset:
-    """Images `(1, 16, 16)` and masks `(16, 16)`: 0 is background, 1 a square, 2 a disc, and the border is not counted."""
+    """Images `(1, 16, 16)` and masks `(16, 16)`: 0 is background, 1 a square, 2 a disc; the border is not counted."""
     random = torch.Generator().manual_seed(seed)
     images, masks = torch.randn(count, 1, SIZE, SIZE, generator=random) / 4, torch.zeros(count, SIZE, SIZE).long()
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")

@@ -1,4 +1,4 @@
-"""The networks of examples/, each through the whole way: captured, searched, allocated, trained, evaluated, exported."""
+"""The networks of examples/ go the whole way: captured, searched, allocated, trained, evaluated, exported."""
 
 from __future__ import annotations
 
