@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit.errors import MixbitError, PolicyError
+from mixbit.data import LoaderSplit
+from mixbit.errors import ExportError, MixbitError, PolicyError, WeightsError
+from mixbit.evaluation import evaluate
+from mixbit.export import lower
+from mixbit.models import load_weights
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy
 from mixbit.quantize import (
     QuantizeConfig,
     attach,
     calibrate,
+    check_calibrated,
     detach,
     freeze,
     quantize,
@@ -25,6 +33,7 @@ from mixbit.quantize import (
     quantizers,
     select,
 )
+from mixbit.training import TrainConfig, train
 
 
 class SameConv(nn.Conv2d):
@@ -341,3 +350,84 @@ def test_frozen_steps_of_a_fixed_kind_stay_frozen() -> None:
     quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(weights="dorefa"))
     freeze(model, frozen=False)
     assert not any(q.steps.requires_grad for q in quantizers(model).values() if not q.learned)
+
+
+def test_a_network_that_was_never_calibrated_is_refused_wherever_its_numbers_are_used() -> None:
+    model, network = small_net().eval(), small_network()
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
+    split = LoaderSplit([(X, torch.arange(8) % 3)], num_classes=3)
+    uses: list[Callable[[], object]] = [
+        lambda: check_calibrated(model),
+        lambda: evaluate(model, split),
+        lambda: train(model, split, None, TrainConfig(epochs=1, batch_size=8), quiet=True),
+        lambda: lower(model, network, [X]),
+    ]
+    for use in uses:
+        with pytest.raises(MixbitError, match=r"0\.input_quantizer.*[Cc]all mixbit.calibrate"):
+            use()
+    calibrate(model, [X])
+    for use in uses:
+        use()
+
+
+def test_rows_that_were_not_calibrated_are_refused_when_they_are_selected() -> None:
+    model, network = small_net(), small_network()
+    attach(model, network, {la.name: ((8, 4), (8, 4)) for la in network.layers})
+    calibrate(model, [X], every_row=False)
+    check_calibrated(model)
+    select(model, 4)
+    with pytest.raises(MixbitError, match="3 quantizers were never calibrated"):
+        check_calibrated(model)
+
+
+def test_steps_that_are_not_positive_are_not_lowered() -> None:
+    model = quantized(8).eval()
+    bank = quantized_layers(model)["3"].input_quantizer
+    assert bank is not None
+    with torch.no_grad():
+        bank.steps.neg_()
+    with pytest.raises(ExportError, match=r"3\.input_quantizer has 1 of 1 steps that are not positive"):
+        lower(model, small_network(), [X])
+
+
+def test_a_weights_file_of_other_bits_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    eight, three = quantized(8), quantized(3)
+    before = copy.deepcopy(three.state_dict())
+    save_file({name: tensor.contiguous() for name, tensor in eight.state_dict().items()}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"0\.weight_quantizer is of 3 bits signed here, and of 8 bits signed"):
+        load_weights(three, tmp_path / "w.safetensors")
+    assert all(torch.equal(before[key], value) for key, value in three.state_dict().items())
+    assert load_weights(quantized(8), tmp_path / "w.safetensors")
+
+
+def test_a_weights_file_of_the_first_version_is_still_read(tmp_path: Path) -> None:
+    model = quantized(4).eval()
+    later = ("qmins", "qmaxs", "ready")
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if k.rpartition(".")[2] not in later}
+    save_file(state, tmp_path / "w.safetensors")
+    other = small_net().eval()
+    quantize(other, Policy.uniform(small_network(), 4, 4, {}), small_network())
+    load_weights(other, tmp_path / "w.safetensors")
+    assert torch.equal(other(X), model(X))
+    check_calibrated(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_quantized_model_in_another_dtype_gives_the_same_numbers(dtype: torch.dtype) -> None:
+    model = quantized(8).eval()
+    want = model(X)
+    found = copy.deepcopy(model).to(dtype)(X.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), want, atol=0.05, rtol=0)
+
+
+def test_quantizing_under_another_default_dtype_gives_the_same_numbers() -> None:
+    want = quantized(8).eval()(X)
+    model, network = small_net(), small_network()
+    torch.set_default_dtype(torch.float64)
+    try:
+        quantize(model, Policy.uniform(network, 8, 8, {}), network)
+        calibrate(model, [X])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(model.eval()(X), want)

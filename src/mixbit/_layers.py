@@ -5,6 +5,8 @@ A module is turned by assigning its class, so its name, its parameters and its s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -208,6 +210,19 @@ def take_off(module: QuantizedLayer) -> None:
     for name in (*QUANTIZERS, *SHIFTS):
         delattr(module, name)
     module.__class__ = type(module).float_class  # type: ignore[attr-defined]
+
+
+@contextmanager
+def as_float(model: nn.Module) -> Iterator[None]:
+    """The user's own classes for a while: the float network, with the weights that it has now."""
+    turned = [(module, type(module)) for module in model.modules() if isinstance(module, QuantizedLayer)]
+    try:
+        for module, quantized in turned:
+            module.__class__ = quantized.float_class  # type: ignore[attr-defined]
+        yield
+    finally:
+        for module, quantized in turned:
+            module.__class__ = quantized
 
 
 _HOOK, _NESTED = "_mixbit_hook", "_mixbit_nested"

@@ -16,6 +16,7 @@ from mixbit._modes import in_evaluation, is_frozen
 from mixbit.data import Read, as_split
 from mixbit.errors import MixbitError
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
+from mixbit.quantize import check_calibrated
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
@@ -110,7 +111,8 @@ def evaluate(
         channels_last: memory layout of images.
 
     Raises:
-        MixbitError: an empty split, a metric that is no finite number, or processes that hold different weights.
+        MixbitError: quantizers that were never calibrated, an empty split, a metric that is no finite number, or
+            processes that hold different weights.
 
     >>> net = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.ones_(net.weight)
@@ -119,6 +121,7 @@ def evaluate(
     ({'loss': 1.0}, 2)
     """
     device = next(model.parameters()).device
+    check_calibrated(model)
     _distributed.check_equal(model.parameters(), "weights")
     objective = objective_of(loss, metric, output=output, class_axis=class_axis)
     count = Count(device)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _batch
+from mixbit._calibration import Watch, far_from_float, seeded
 from mixbit._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
-from mixbit._modes import in_training
+from mixbit._modes import in_evaluation, in_training
 from mixbit._settings import NotNegative, Positive, check
 from mixbit.data import Read, inputs_of
 from mixbit.errors import MixbitError, PolicyError
@@ -37,6 +38,7 @@ __all__ = [
     "QuantizeConfig",
     "attach",
     "calibrate",
+    "check_calibrated",
     "detach",
     "freeze",
     "quantize",
@@ -150,6 +152,12 @@ def _attach_layer(
     reason = why_not(model, layer.parameter)
     if reason is None and (weight_bits or activation_bits):
         weight = model.get_parameter(layer.parameter)
+        bad = int((~torch.isfinite(weight)).sum())
+        if bad:
+            raise MixbitError(
+                f"layer {layer.name!r}: {bad} of its {weight.numel()} weights are NaN or infinite. "
+                "Load weights that are finite before quantizing."
+            )
         put_on(module, _weight_bank(weight, weight_bits, config), _input_bank(layer, weight, activation_bits, config))
     if reason is not None or not (weight_bits and activation_bits):
         sides = [s for s, b in (("weight", weight_bits), ("input", activation_bits)) if reason is not None or not b]
@@ -252,12 +260,17 @@ def calibrate(
     every_row: bool = True,
     forward: Callable[[nn.Module, Any], object] | None = None,
     read: Read | None = None,
+    seed: int = 0,
 ) -> None:
     """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
 
     Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode,
     as in the first training step, with batch norms that the user froze still frozen; all statistics and modes are left
     as they were. Several batches are averaged, and so are ranks.
+
+    At the end the model runs once more on the first batch, in evaluation mode. Every quantizer must be called both
+    times: what is attached is used. Warnings tell of inputs below zero that an unsigned quantizer clips, and of a
+    network at 8 bits whose outputs are far from those in float.
 
     Args:
         model: with quantizers on.
@@ -267,23 +280,66 @@ def calibrate(
         every_row: False calibrates only the bit-widths that are selected now.
         forward: how to run the model on a batch; the default calls it with these arguments.
         read: how a batch is read that is neither, see `mixbit.data.read_keys`.
+        seed: of what the model draws meanwhile, such as dropout; the generators are then put back.
 
     Raises:
-        MixbitError: no batch, or one that is empty or that the model cannot take.
+        MixbitError: no batch, or one that is empty or that the model cannot take; numbers that are not finite; a
+            quantizer that was never called. The message names the layer.
     """
-    inputs = [m.input_quantizer for m in quantized_layers(model).values() if m.input_quantizer is not None]
+    layers = quantized_layers(model)
+    inputs = [m.input_quantizer for m in layers.values() if m.input_quantizer is not None]
     run = forward or _batch.call
     device = next(iter(model.parameters()), torch.empty(0)).device
     rounds, count = max((len(q.bits) for q in inputs), default=0) if every_row else 1, 0
-    with _calibrating(model, inputs, rule):
-        for batch in inputs_of(batches, model, read):
-            count += 1
-            for row in range(rounds):
-                if every_row:
-                    _select_row(model, row)
-                run(model, _batch.move(batch, device))
-    if not count and inputs:
-        raise MixbitError("calibration got no batch. Give at least one batch of inputs.")
+    first: Any = None
+    with seeded(device, seed), Watch(model, layers) as watch:
+        with _calibrating(model, inputs, rule):
+            for batch in inputs_of(batches, model, read):
+                watch.batch = _batch.move(batch, device)
+                first = watch.batch if not count else first
+                count += 1
+                for row in range(rounds):
+                    if every_row:
+                        _select_row(model, row)
+                    run(model, watch.batch)
+        if not count and inputs:
+            raise MixbitError("calibration got no batch. Give at least one batch of inputs.")
+        if not inputs:
+            return
+        watch.check_called("calibration")
+        _look_again(model, watch, lambda: run(model, first), seed)
+
+
+def _look_again(model: nn.Module, watch: Watch, run: Callable[[], object], seed: int) -> None:
+    """The first batch once more, in the mode in which the network will be evaluated."""
+
+    def same() -> object:
+        torch.manual_seed(seed)
+        return run()
+
+    watch.called.clear()
+    with in_evaluation(model):
+        same()
+        watch.check_called("evaluation mode")
+        told = (watch.negatives(), far_from_float(model, quantized_layers(model), same))
+    for text in told:
+        if text is not None:
+            warnings.warn(text, stacklevel=4)
+
+
+def check_calibrated(model: nn.Module) -> None:
+    """Raise if a bank in use was never calibrated: its steps would be those that it was made with.
+
+    Raises:
+        MixbitError: the message names the quantizers. A model without quantizers is fine.
+    """
+    never = [name for name, bank in quantizers(model).items() if not bank.bypass and bank.never_set]
+    if never:
+        more = f" and {len(never) - 3} more" if len(never) > 3 else ""
+        raise MixbitError(
+            f"{len(never)} quantizers were never calibrated: {', '.join(never[:3])}{more}. "
+            "Call mixbit.calibrate(model, batches), or load a state that was."
+        )
 
 
 def _select_row(model: nn.Module, row: int) -> None:

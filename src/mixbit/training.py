@@ -45,6 +45,7 @@ from mixbit.evaluation import (
     reestimate_batch_norm,
 )
 from mixbit.metric import MetricInfo, MetricLike
+from mixbit.quantize import check_calibrated
 from mixbit.quantizers import fuse_under_compile
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, divergence, objective_of
 
@@ -251,9 +252,11 @@ def train(
 
     Raises:
         MixbitError: a loss that does not depend on the parameters.
+        MixbitError: quantizers that were never calibrated.
         TrainingDiverged: the loss became NaN or infinite; the last checkpoint is kept.
         StaleRun: the run folder was begun with other settings.
     """
+    check_calibrated(model)
     _distributed.start()
     objective = objective_of(loss, metric, output=output, class_axis=class_axis, distill=distill)
     first, second = as_split(train_split, read), None if test_split is None else as_split(test_split, read)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixbit.errors import MixbitError
-from mixbit.quantizers import Quantizer, find_rule
+from mixbit.errors import MixbitError, WeightsError
+from mixbit.quantizers import WEIGHTS, Quantizer, find_rule
 
 
 def bank(**kwargs: object) -> Quantizer:
@@ -90,3 +90,116 @@ def test_illegal_bits(bits: list[int]) -> None:
 def test_select_of_other_bits_names_the_legal_ones() -> None:
     with pytest.raises(MixbitError, match=r"bits=7 is not in this bank. Legal: \[6, 5, 4, 3, 2\]"):
         bank().select(7)
+
+
+def saved(bits: list[int], signed: bool = True, kind: type[Quantizer] = Quantizer) -> dict[str, torch.Tensor]:
+    quantizer = kind(bits, signed=signed)
+    with torch.no_grad():
+        quantizer.initialise(torch.randn(64).abs(), find_rule("minmax"))
+    return dict(quantizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "match"),
+    [
+        ([8], True, "of 3 bits signed here, and of 8 bits signed in the state"),
+        ([3], False, "of 3 bits signed here, and of 3 bits unsigned in the state"),
+        ([4, 3], True, "of 3 bits signed here, and of 4 bits signed and 3 bits signed in the state"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_of_other_bits_or_sign_is_refused(bits: list[int], signed: bool, match: str, strict: bool) -> None:
+    model = torch.nn.Sequential(Quantizer([3], signed=True))
+    state = {f"0.{key}": value for key, value in saved(bits, signed).items()}
+    with pytest.raises(WeightsError, match=f"0 is {match}.*Quantize the model with the policy"):
+        model.load_state_dict(state, strict=strict)
+
+
+def test_rows_in_another_order_are_refused() -> None:
+    with pytest.raises(WeightsError, match="2 bits signed and 4 bits signed here, and of 4 bits signed and 2 bits"):
+        Quantizer([2, 4], signed=True).load_state_dict(saved([4, 2]))
+
+
+def test_a_state_without_ranges_is_still_read() -> None:
+    """As states of the first version are; what was set is seen by the steps."""
+    state = {key: value for key, value in saved([4, 2]).items() if key in ("steps", "zero_points", "index")}
+    quantizer = Quantizer([4, 2], signed=True)
+    quantizer.load_state_dict(state)
+    assert torch.equal(quantizer.steps, state["steps"]) and quantizer.ready.tolist() == [True, True]
+    fresh = {key: value for key, value in bank().state_dict().items() if key in state}
+    other = bank()
+    other.load_state_dict(fresh)
+    assert other.never_set
+
+
+def test_whether_steps_were_set_is_known_and_saved() -> None:
+    quantizer = bank()
+    assert quantizer.never_set and quantizer.fault() == "was never calibrated"
+    quantizer.rule = find_rule("minmax")
+    quantizer.select(4)
+    quantizer(torch.tensor([-8.0, 3.0]))  # 8 / 2^3: the very step that a bank is made with
+    assert quantizer.steps[2].item() == 1 and not quantizer.never_set and quantizer.fault() is None
+    other = bank()
+    other.load_state_dict(quantizer.state_dict())
+    assert not other.never_set
+    other.select(5)
+    assert other.never_set
+
+
+def test_steps_that_were_set_by_hand_count() -> None:
+    quantizer = bank()
+    with torch.no_grad():
+        quantizer.steps.fill_(0.5)
+    assert quantizer.fault() is None
+    with torch.no_grad():
+        quantizer.steps[0] = -0.5
+    assert quantizer.fault() == "has 1 of 1 steps that are not positive (-0.5)"
+    with torch.no_grad():
+        quantizer.steps[0] = float("nan")
+    assert quantizer.fault() == "has 1 of 1 steps that are not finite (nan)"
+
+
+def test_steps_below_a_clamp_are_no_fault() -> None:
+    """They are clamped before use, as LIMPQ's released code does."""
+    quantizer = bank(step_range=(1e-5, 1.0))
+    with torch.no_grad():
+        quantizer.steps.fill_(-0.5)
+    assert quantizer.fault() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_another_dtype_of_the_model_leaves_the_bank_as_it_was(dtype: torch.dtype) -> None:
+    """bfloat16 has no 1023, and would round every step to eight bits."""
+    quantizer = Quantizer([10], signed=False)
+    quantizer.initialise(torch.rand(64), find_rule("minmax"))
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    model = torch.nn.Sequential(quantizer, torch.nn.Linear(2, 2)).to(dtype)
+    assert model[1].weight.dtype == dtype
+    assert all(torch.equal(before[k], v) and before[k].dtype == v.dtype for k, v in quantizer.state_dict().items())
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_reach_the_bank(default: torch.dtype) -> None:
+    torch.set_default_dtype(default)
+    try:
+        quantizer = bank()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {v.dtype for v in (quantizer.steps, quantizer.zero_points, quantizer.qmins, quantizer.qmaxs)} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize("kind", list(WEIGHTS.values()))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_kind_gives_back_the_dtype_that_it_was_given(kind: type[Quantizer], dtype: torch.dtype) -> None:
+    quantizer = kind([4], signed=True)
+    quantizer.initialise(torch.randn(4, 4), find_rule("minmax"))
+    assert quantizer(torch.randn(4, 4).to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("rule", ["lsq", "lsq+", "minmax", "minmax-affine", "mse"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_rules_refuse_numbers_that_are_not_finite(rule: str, bad: float) -> None:
+    with pytest.raises(MixbitError, match="NaN or infinity"):
+        bank().initialise(torch.tensor([0.5, bad, -1.0]), find_rule(rule))

@@ -183,7 +183,7 @@ def calibrate_indicators(model: nn.Module, task: Task, settings: Settings, after
     x = _batch.move(_batch.first_samples(batches, settings.batch_size)[0], device)
     for bits in settings.bits:
         _select_uniform(model, after, settings.bits, bits)
-        calibrate(model, [x], "lsq", every_row=False)
+        calibrate(model, [x], "lsq", every_row=False, seed=settings.seed)
 
 
 def _select_uniform(model: nn.Module, after: Mapping[str, str], options: Sequence[int], bits: int) -> None:

@@ -33,7 +33,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     state = read_weights(path)
     own = model.state_dict()
-    problems = _mismatches(own, state) or _non_finite(state)
+    for path, module in model.named_modules():
+        for key in getattr(module, "later_state", ()):  # a state of the first version is read without them
+            if (name := f"{path}.{key}".removeprefix(".")) not in state:
+                own.pop(name, None)
+    problems = _mismatches(own, state) or _misfits(model, state) or _non_finite(state)
     if problems:
         raise WeightsError(f"{str(path)!r} does not fit {type(model).__name__}: " + "; ".join(problems) + ".")
     model.load_state_dict(state, strict=False)
@@ -120,6 +124,16 @@ def _mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
     return [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What the model's own modules say against a state of the right shapes, such as one of other bits."""
+    found = []
+    for path, module in model.named_modules():
+        misfit = getattr(module, "misfit", None)
+        problem = misfit(state, f"{path}." if path else "") if callable(misfit) else None
+        found += [str(problem)] if problem else []
+    return found[:1] + ([f"{len(found) - 1} more of the kind"] if len(found) > 1 else [])
 
 
 def _non_finite(state: Mapping[str, Tensor]) -> list[str]:

@@ -23,6 +23,7 @@ class _Fixed(Quantizer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steps.requires_grad_(False)
+        self.ready.fill_(True)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, rule: Rule) -> None:

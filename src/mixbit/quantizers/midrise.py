@@ -39,7 +39,7 @@ class MidRise(Quantizer):
     def _fake_quantize(self, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
         step = scale_gradient(step, self._factor(x, qmax))
         half = per_slice(step, x) / 2
-        return fake_quantize(x - half, step, zero_point, qmin, qmax) + half
+        return (fake_quantize(x - half, step, zero_point, qmin, qmax) + half).to(x.dtype)
 
     def _factor(self, x: Tensor, qmax: Tensor) -> Tensor | float:
         """What the gradient of a step is multiplied by."""
@@ -75,13 +75,13 @@ class LsqClip(MidRise):
 def _minmax(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """`alpha = max |x|`: the smallest step of which nothing is clipped."""
     step = rows.abs().amax(dim=1) / (qmax + 0.5)
-    return step.clamp_min(1e-8), torch.zeros_like(step)
+    return rules._positive(step), torch.zeros_like(step)
 
 
 def _mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """The step of least squared error among 80 fractions of the min-max step."""
     widest, zero = _minmax(rows, qmin, qmax)
-    low, high = (torch.full((1,), float(bound), device=rows.device) for bound in (qmin, qmax))
+    low, high = (torch.full((1,), bound, dtype=torch.float32, device=rows.device) for bound in (qmin, qmax))
     best, least = widest.clone(), torch.full_like(widest, float("inf"))
     for part in torch.linspace(0.0125, 1.0, 80).tolist():
         moved = rows - per_slice(widest * part, rows) / 2

@@ -52,6 +52,7 @@ class Pact(Quantizer):
         if alpha is not None:
             with torch.no_grad():
                 self.steps.copy_((alpha / self.qmaxs)[:, None])
+                self.ready.fill_(True)
 
     def _by_rule(self, x: Tensor, rule: Rule, row: int) -> tuple[Tensor, Tensor]:
         step, zero_point = super()._by_rule(x, rule, row)

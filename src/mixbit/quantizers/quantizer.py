@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mixbit import _distributed
-from mixbit.errors import MixbitError
+from mixbit.errors import MixbitError, WeightsError
 from mixbit.quantizers.operator import fake_quantize
 from mixbit.quantizers.rules import Rule, integer_range
 
 __all__ = ["GradientScale", "Quantizer"]
+
+_UNSET = 1.0
+"""The step that rows are made with."""
 
 GradientScale = Literal["features", "numel", "none"]
 
@@ -24,8 +28,12 @@ class Quantizer(nn.Module):
     Tensor data, with `n` bit-widths and `C` channels (1 if per tensor):
         steps: parameter `(n, C)`, step sizes in the order of `bits`.
         zero_points: buffer `(n, C)`.
-        qmins, qmaxs: buffers `(n,)`, the integer ranges. They are tensors so that switching bits recompiles nothing.
+        qmins, qmaxs: buffers `(n,)`, the integer ranges. They are tensors so that switching bits recompiles nothing,
+            and in the state, so that it cannot be loaded at other bits.
+        ready: buffer `(n,)` of bool, which rows were set.
         index: buffer `(1,)`, which row is in use.
+
+    All of them stay float32 (and whole numbers) when the model is moved to another dtype.
 
     Args:
         bits: candidate bit-widths, in the order of the rows.
@@ -51,10 +59,13 @@ class Quantizer(nn.Module):
     """Whether training may move the steps."""
     no_integers: ClassVar[str | None] = None
     """Why this kind of quantizer cannot be lowered to integers of its bits, or None."""
+    later_state: ClassVar[tuple[str, ...]] = ("qmins", "qmaxs", "ready")
+    """Keys that states of the first version lack."""
 
     qmins: Tensor
     qmaxs: Tensor
     zero_points: Tensor
+    ready: Tensor
     index: Tensor
 
     def __init__(
@@ -77,10 +88,11 @@ class Quantizer(nn.Module):
         self.bypass = False
         self.decay = 0.0
         self._seen = [0] * len(bits)
-        self.steps = nn.Parameter(torch.ones(len(bits), channels))
-        self.register_buffer("zero_points", torch.zeros(len(bits), channels))
-        self.register_buffer("qmins", torch.tensor([float(low) for low, _ in ranges]), persistent=False)
-        self.register_buffer("qmaxs", torch.tensor([float(high) for _, high in ranges]), persistent=False)
+        self.steps = nn.Parameter(torch.full((len(bits), channels), _UNSET, dtype=torch.float32))
+        self.register_buffer("zero_points", torch.zeros(len(bits), channels, dtype=torch.float32))
+        self.register_buffer("qmins", torch.tensor([low for low, _ in ranges], dtype=torch.float32))
+        self.register_buffer("qmaxs", torch.tensor([high for _, high in ranges], dtype=torch.float32))
+        self.register_buffer("ready", torch.zeros(len(bits), dtype=torch.bool))
         self.register_buffer("index", torch.zeros(1, dtype=torch.long))
 
     def extra_repr(self) -> str:
@@ -97,6 +109,28 @@ class Quantizer(nn.Module):
         if bits not in self.bits:
             raise MixbitError(f"bits={bits!r} is not in this bank. Legal: {list(self.bits)}.")
         self.index.fill_(self.bits.index(bits))
+
+    @property
+    def never_set(self) -> bool:
+        """Whether the steps in use are still those that the bank was made with: neither a rule nor a hand set them."""
+        row = int(self.index)
+        return not bool(self.ready[row]) and bool((self.steps[row] == _UNSET).all())
+
+    def fault(self) -> str | None:
+        """What is wrong with the steps in use, in words, or None.
+
+        >>> Quantizer([4], signed=True).fault()
+        'was never calibrated'
+        """
+        if self.never_set:
+            return "was never calibrated"
+        steps = self.steps.detach()[int(self.index)]
+        if self.step_range is not None:
+            steps = steps.clamp(*self.step_range)
+        for bad, what in ((~torch.isfinite(steps), "not finite"), (steps <= 0, "not positive")):
+            if bad.any():
+                return f"has {int(bad.sum())} of {steps.numel()} steps that are {what} ({float(steps[bad][0]):.3g})"
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` with the row in use; any shape."""
@@ -171,7 +205,59 @@ class Quantizer(nn.Module):
     def _set_row(self, row: int, step: Tensor, zero_point: Tensor) -> None:
         self.steps[row].copy_(step)
         self.zero_points[row].copy_(zero_point)
+        self.ready[row] = True
 
     def forget(self) -> None:
         """Start calibration anew: the batches seen so far no longer count."""
         self._seen = [0] * len(self.bits)
+
+    # -- state and places
+
+    def misfit(self, state: Mapping[str, Any], prefix: str = "") -> str | None:
+        """Why a saved state is not one of this bank, in words, or None; one without ranges cannot be told.
+
+        Args:
+            state: names to tensors.
+            prefix: what stands before `qmins` and `qmaxs` in the names.
+        """
+        low, high = state.get(prefix + "qmins"), state.get(prefix + "qmaxs")
+        if not isinstance(low, Tensor) or not isinstance(high, Tensor):
+            return None
+        theirs = list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=False))
+        ours = list(zip(self.qmins.tolist(), self.qmaxs.tolist(), strict=True))
+        if theirs == ours:
+            return None
+        return (
+            f"{prefix.rstrip('.') or 'the quantizer'} is of {_shown(ours)} here, and of {_shown(theirs)} in the state. "
+            "Quantize the model with the policy that the state was saved with"
+        )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        problem = self.misfit(state_dict, prefix)
+        if problem is not None:
+            raise WeightsError(f"the state does not fit: {problem}.")
+        steps = state_dict.get(prefix + "steps")
+        if isinstance(steps, Tensor) and steps.shape == self.steps.shape:
+            known = (steps != _UNSET).any(dim=1) | self.ready.to(steps.device) & (not self.learned)
+            older = {"qmins": self.qmins, "qmaxs": self.qmaxs, "ready": known}
+            state_dict = {**{prefix + key: value for key, value in older.items()}, **state_dict}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
+        """Moves to devices reach the bank; other dtypes do not, in which its steps and ranges would be rounded."""
+
+        def in_own_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(in_own_dtype, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def _shown(ranges: Sequence[tuple[float, float]]) -> str:
+    """Bits and signs of integer ranges."""
+    words = []
+    for low, high in ranges:
+        bits = math.log2(high - low + 1) if 0 < high - low < math.inf else math.nan
+        words.append(f"{bits:g} bits {'signed' if low < 0 else 'unsigned'}")
+    return " and ".join(words) or "no bits"

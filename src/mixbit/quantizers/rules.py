@@ -83,7 +83,7 @@ def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     tensor([0.0875])
     """
     widest, zero = minmax(rows, qmin, qmax)
-    low, high = (torch.full((1,), float(bound), device=rows.device) for bound in (qmin, qmax))
+    low, high = (torch.full((1,), bound, dtype=torch.float32, device=rows.device) for bound in (qmin, qmax))
     best, least = widest.clone(), torch.full_like(widest, float("inf"))
     for part in torch.linspace(0.0125, 1.0, 80).tolist():
         step = widest * part
@@ -100,12 +100,18 @@ def constant(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     tensor([0.0333])
     """
     bits = (qmax - qmin).bit_length()
-    step = torch.full((rows.shape[0],), 0.1 / bits, device=rows.device)
+    step = torch.full((rows.shape[0],), 0.1 / bits, dtype=torch.float32, device=rows.device)
     return step, torch.zeros_like(step)
 
 
 def _positive(step: Tensor) -> Tensor:
-    """A tensor of zeros would give step 0, by which nothing can be divided."""
+    """A tensor of zeros would give step 0, by which nothing can be divided; one NaN or infinity no step at all."""
+    if not torch.isfinite(step).all():
+        bad = float(step[~step.isfinite()][0])
+        raise MixbitError(
+            f"the rule gives a step of {bad}: the numbers hold NaN or infinity, or are too large. "
+            "Check the weights and the data."
+        )
     return torch.where(step > 1e-8, step, torch.full_like(step, 1e-8))
 
 

@@ -45,7 +45,7 @@ def put_policy_on(
     """Quantize `model` in place and calibrate its activations on training samples."""
     config = QuantizeConfig() if config is None else config
     quantize(model, policy, task.network, config)
-    calibrate(model, [task.calibration(CALIBRATION_SAMPLES, seed)], config.activation_rule)
+    calibrate(model, [task.calibration(CALIBRATION_SAMPLES, seed)], config.activation_rule, seed=seed)
 
 
 def train(
