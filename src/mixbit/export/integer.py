@@ -149,13 +149,6 @@ def _check(model: nn.Module) -> None:
             "the model carries no quantizers: there is nothing to lower. Quantize and train it first "
             "(mixbit train --policy), or call mixbit.quantize and mixbit.calibrate."
         )
-    faults = {name: fault for name, bank in banks.items() if (fault := bank.fault()) is not None}
-    if faults:
-        name, fault = next(iter(faults.items()))
-        raise ExportError(
-            f"{name} {fault}; {len(faults)} of {len(banks)} quantizers have steps that cannot be lowered. Call "
-            "mixbit.calibrate(model, batches) before training and lowering, or load a state that was calibrated."
-        )
     several = [name for name, bank in banks.items() if len(bank.bits) > 1]
     if several:
         raise ExportError(
@@ -167,6 +160,13 @@ def _check(model: nn.Module) -> None:
         raise ExportError(
             f"{without[0]}: {banks[without[0]].no_integers}, so it has no integers of its bits ({len(without)} "
             "quantizers are such). Quantize with weights='lsq'."
+        )
+    faults = {name: fault for name, bank in banks.items() if (fault := bank.fault()) is not None}
+    if faults:
+        name, fault = next(iter(faults.items()))
+        raise ExportError(
+            f"{name} {fault}; {len(faults)} of {len(banks)} quantizers have steps that cannot be lowered. Call "
+            "mixbit.calibrate(model, batches) before training and lowering, or load a state that was calibrated."
         )
     shifted = [name for name, layer in quantized_layers(model).items() if layer.weight_shift is not None]
     if shifted:
