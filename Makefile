@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py
 
 QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo setup-mcu test check pytest bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu test check pytest fuzz bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ test: check pytest  ## everything CI runs: make check, tests, doctests, README c
 pytest: .venv/.dev
 	$(if $(ISA),$(or $(ISA_VARIABLES_$(ISA)),$(error ISA=$(ISA) is not known. Legal: avx2, default, or nothing for the processor's own))) \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+fuzz: .venv/.dev  ## all malformed commands, settings and files: each must be refused with one message
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "fuzz or not bench" -q tests/fuzz
 
 check: .venv/.dev  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .

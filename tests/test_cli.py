@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from mixbit import cli
+from mixbit import cli, runs
 from mixbit._version import __version__
 
 
@@ -307,3 +308,37 @@ def test_other_processes_of_a_distributed_run_print_nothing() -> None:
     code = "import os; os.environ['RANK'] = '1'; from mixbit import cli; cli.main(['list', 'methods'])"
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.json"),
+            "Error: 'a.json': No space left on device. Free",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "b"),
+            "Error: 'b': Permission denied. Give a place",
+        ),
+        (MemoryError("of 24 TB"), "Error: Out of memory: 'of 24 TB'. Take smaller"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "Error: Out of memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_message(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "inspect", refuse)
+    assert message in run(capsys, "inspect", "digits-resnet", code=2)
+
+
+def test_a_runtime_error_of_another_kind_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(runs, "inspect", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["inspect", "digits-resnet"])

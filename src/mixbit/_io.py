@@ -42,6 +42,8 @@ __all__ = [
 Record = TypeVar("Record")
 
 _READ_WHOLE = 2**30
+_PATH = 1000
+"""Characters of a path in a message."""
 
 _REMEDIES = {
     "Free some space, or write elsewhere.": ("ENOSPC", "EDQUOT", "EFBIG"),
@@ -62,7 +64,7 @@ def file_error(cause: OSError, path: str | os.PathLike[str] | None = None) -> Fi
     FileError("'runs/a.json': No such file or directory. Check the path.")
     """
     names = {getattr(errno, name, None): remedy for remedy, codes in _REMEDIES.items() for name in codes}
-    where = shown(os.fspath(path)) if path is not None else shown(cause.filename or "a file")
+    where = _named(path) if path is not None else shown(cause.filename or "a file", _PATH)
     remedy = names.get(cause.errno, "Give another path, or mend what the system says.")
     return FileError(f"{where}: {cause.strerror or cause}. {remedy}")
 
@@ -148,6 +150,11 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _named(path: str | os.PathLike[str]) -> str:
+    """A path for a message: its end, the name, must be seen."""
+    return shown(os.fspath(path), _PATH)
+
+
 def read_bytes(path: str | os.PathLike[str], *, error: type[MixbitError] = MixbitError) -> bytes:
     """Read a whole file.
 
@@ -158,16 +165,16 @@ def read_bytes(path: str | os.PathLike[str], *, error: type[MixbitError] = Mixbi
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise error(f"Cannot read {shown(str(path))}: it is a folder. Give a file.")
+            raise error(f"Cannot read {_named(path)}: it is a folder. Give a file.")
         if not stat.S_ISREG(mode):
-            raise error(f"Cannot read {shown(str(path))}: it is a pipe or a device. Give a regular file.")
+            raise error(f"Cannot read {_named(path)}: it is a pipe or a device. Give a regular file.")
         return Path(path).read_bytes()
     except FileNotFoundError as cause:
-        raise error(f"No file at {shown(str(path))}.") from cause
+        raise error(f"No file at {_named(path)}.") from cause
     except OSError as cause:
         raise error(f"Cannot read {file_error(cause, path)}") from cause
     except ValueError as cause:  # a zero byte
-        raise error(f"{shown(str(path))} is no path: {cause}.") from cause
+        raise error(f"{_named(path)} is no path: {cause}.") from cause
 
 
 def read_text(path: str | os.PathLike[str], *, error: type[MixbitError] = MixbitError) -> str:
@@ -179,7 +186,7 @@ def read_text(path: str | os.PathLike[str], *, error: type[MixbitError] = Mixbit
     try:
         return read_bytes(path, error=error).decode("utf-8")
     except UnicodeDecodeError as cause:
-        raise error(f"{shown(str(path))} is not UTF-8 text; expected a JSON file.") from cause
+        raise error(f"{_named(path)} is not UTF-8 text; expected a JSON file.") from cause
 
 
 def read_json(path: str | os.PathLike[str], *, error: type[MixbitError] = MixbitError) -> Any:
@@ -190,7 +197,7 @@ def read_json(path: str | os.PathLike[str], *, error: type[MixbitError] = Mixbit
             the file and, for malformed JSON, line and column. A key that occurs twice is malformed as well, and so are
             numbers that are not finite or have thousands of digits.
     """
-    return parse_json(read_text(path, error=error), where=shown(str(path)), error=error)
+    return parse_json(read_text(path, error=error), where=_named(path), error=error)
 
 
 def parse_json(text: str, *, where: str = "The text", error: type[MixbitError] = MixbitError) -> Any:
@@ -217,7 +224,7 @@ def read_record(
     path: str | os.PathLike[str], kind: type[Record], *, remedy: str, error: type[MixbitError] = MixbitError
 ) -> Record:
     """Read a JSON file as the dataclass (or other type) that it was written from; see `as_record`."""
-    return as_record(read_json(path, error=error), kind, where=shown(str(path)), remedy=remedy, error=error)
+    return as_record(read_json(path, error=error), kind, where=_named(path), remedy=remedy, error=error)
 
 
 def as_record(

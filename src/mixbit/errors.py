@@ -26,8 +26,6 @@ __all__ = [
     "shown",
 ]
 
-_SHOWN = 80
-
 
 class MixbitError(Exception):
     """Root of all errors that mixbit raises on purpose."""
@@ -103,8 +101,8 @@ def did_you_mean(word: str, legal: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def shown(value: object) -> str:
-    """A received value for a message: as Python writes it, or its kind where that is long.
+def shown(value: object, most: int = 80) -> str:
+    """A received value for a message: as Python writes it, or its kind where that is longer than `most` characters.
 
     >>> shown("bitops"), shown(10**5000), shown([0] * 100)
     ("'bitops'", 'a whole number of 16610 bits', 'a list of 100')
@@ -115,8 +113,8 @@ def shown(value: object) -> str:
         text = repr(value)
     except (RecursionError, ValueError):
         text = ""
-    if text and len(text) <= _SHOWN:
+    if text and len(text) <= most:
         return text
     if isinstance(value, list | tuple | dict):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    return f"{text[: _SHOWN - 3]}..." if text else f"a {type(value).__name__}"
+    return f"{text[: most - 3]}..." if text else f"a {type(value).__name__}"

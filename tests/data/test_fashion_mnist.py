@@ -86,3 +86,11 @@ def test_any_shape_is_read_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.arange(np.prod(shape)).reshape(shape)
     (tmp_path / "x").write_bytes(idx(array))
     assert np.array_equal(read_idx(tmp_path / "x"), array)
+
+
+@pytest.mark.parametrize("shape", [(2**16,) * 4, (2**31, 2**31, 4)])
+def test_a_head_that_promises_more_than_can_be_counted(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """The product of the sizes is 0 in 64 bits."""
+    (tmp_path / "a").write_bytes(struct.pack(f">I{len(shape)}I", 8 << 8 | len(shape), *shape))
+    with pytest.raises(DataError, match="its head .* promises"):
+        read_idx(tmp_path / "a")

@@ -112,5 +112,12 @@ def test_options_that_cannot_be(options: dict[str, float]) -> None:
 
 
 def test_channels_are_three() -> None:
-    with pytest.raises(DataError, match="three numbers"):
+    with pytest.raises(DataError, match="3 channels need as many numbers"):
         ImageSplit(picture, str, torch.zeros(1), 1, (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize("shape", [(60_000, 1), (1, 60_000)])
+def test_an_image_too_narrow_to_be_resized_is_named(shape: tuple[int, int]) -> None:
+    """It would become millions of pixels wide."""
+    with pytest.raises(ValueError, match="60000.* pixels would be resized to .*cut it, or leave it out"):
+        centre_crop(Image.new("RGB", shape), 32)

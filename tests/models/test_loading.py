@@ -129,3 +129,52 @@ def test_factories_that_take_channels_get_those_of_the_images(file: str) -> None
     # Others are made as they are: their own error, at the first image, says what does not fit.
     assert models.load_model("mobilenetv2", in_channels=1).features[0][0].in_channels == 3
     assert models.load_model(f"{file}:make", num_classes=6, in_channels=1).fc.out_features == 6
+
+
+LEAVING = """
+import sys
+from torch import nn
+
+class Own(BaseException):
+    pass
+
+def leaves(): sys.exit(0)
+def raises_own(): raise Own("mine")
+def generator(): raise GeneratorExit
+def interrupted(): raise KeyboardInterrupt
+def meta(): return nn.Linear(1, 1, device="meta")
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("leaves", "the factory failed: SystemExit: 0"),
+        ("raises_own", "the factory failed: Own: mine"),
+        ("generator", "the factory failed: GeneratorExit"),
+        ("meta", "'weight' is on the meta device and holds no numbers"),
+    ],
+)
+def test_a_factory_cannot_end_the_command(tmp_path: Path, factory: str, message: str) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    with pytest.raises(MixbitError, match=message):
+        models.load_model(f"{tmp_path / 'leaving.py'}:{factory}")
+
+
+def test_an_interruption_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    with pytest.raises(KeyboardInterrupt):
+        models.load_model(f"{tmp_path / 'leaving.py'}:interrupted")
+
+
+def test_a_file_cannot_end_the_command(tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)")
+    with pytest.raises(MixbitError, match="running .* failed: SystemExit"):
+        models.load_model(f"{tmp_path / 'exits.py'}:net")
+
+
+@pytest.mark.parametrize("spec", ["sys:exit", "os:abort", "torch:zeros"])
+def test_built_in_functions_are_not_called(spec: str) -> None:
+    """They make no module, and some end the process."""
+    with pytest.raises(MixbitError, match="is a built-in function"):
+        models.load_model(spec, num_classes=3)

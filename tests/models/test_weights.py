@@ -143,3 +143,17 @@ def test_files_without_a_state_dict(tmp_path: Path, net: nn.Module, content: obj
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=message):
         models.load_weights(net, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta"])
+def test_tensors_of_other_layouts_are_refused(tmp_path: Path, net: nn.Module, kind: str) -> None:
+    state = dict(net.state_dict())
+    name, value = next((key, value) for key, value in state.items() if value.dim() > 1)
+    state[name] = {
+        "sparse": lambda: value.to_sparse(),
+        "quantized": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        "meta": lambda: value.to("meta"),
+    }[kind]()
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=f"sparse, quantized, or on the meta device: {name}|not a readable PyTorch"):
+        models.load_weights(net, tmp_path / "a.pth")

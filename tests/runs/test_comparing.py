@@ -274,3 +274,16 @@ def test_entries_are_read_from_text() -> None:
 def test_rows_survive_their_file(calls: Calls, arena: Any) -> None:
     for row in arena(["test-a"], [LOW, "bitops=10"]).rows:
         assert Row.from_json(row.to_json()) == row
+
+
+def test_files_that_nobody_wrote_are_errors_with_the_remedy(calls: Calls, arena: Any) -> None:
+    found = arena(["test-a"], [LOW], fine_tune=False)
+    for pattern in ("float.json", "rows/*/*/seed-*.json", "search/*/effort.json"):
+        (path,) = found.folder.glob(pattern)
+        written = path.read_text()
+        for text in ("[]", "null", "3", "{}", "NaN", "[" * 100_000, "1" * 5000, '{"name": 5}'):
+            path.write_text(text)
+            with pytest.raises(MixbitError, match=rf"{path.name}' (is not|is nested|holds)"):
+                read_comparison(found.folder)
+        path.write_text(written)
+    assert read_comparison(found.folder).rows == found.rows

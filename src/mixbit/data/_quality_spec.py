@@ -9,7 +9,7 @@ from typing import Any, cast
 from mixbit.data.base import DataSet
 from mixbit.data.corruption import SEVERITIES, Scale, check_severity
 from mixbit.data.mixed_quality import DEFAULT_KINDS, MixedQuality, Mode
-from mixbit.errors import DataError, did_you_mean
+from mixbit.errors import DataError, did_you_mean, shown
 
 __all__ = ["OPTIONS", "QualitySpec", "split_options"]
 
@@ -59,13 +59,13 @@ def split_options(options: Mapping[str, str], spec: str) -> tuple[QualitySpec | 
     if not own:
         return None, left
     if ("corrupt" in own) == ("quality" in own):
-        raise DataError(f"{spec!r} has {', '.join(own)}; say either corrupt=KIND or quality=mixed, and not both.")
+        raise DataError(f"{shown(spec)} has {', '.join(own)}; say either corrupt=KIND or quality=mixed, and not both.")
     _check_partners("corrupt" if "corrupt" in own else "quality", own, spec)
     try:
         return (_fixed(own) if "corrupt" in own else _mixed(own, spec)), left
     except ValueError as cause:
         raise DataError(
-            f"{spec!r}: severity, severities, weights and quality_seed are numbers, with commas between."
+            f"{shown(spec)}: severity, severities, weights and quality_seed are numbers, with commas between."
         ) from cause
 
 
@@ -73,7 +73,7 @@ def _check_partners(head: str, own: Mapping[str, str], spec: str) -> None:
     for option in own:
         if option != head and option not in _OF[head]:
             legal = ", ".join(_OF[head])
-            raise DataError(f"{spec!r}: {option} does not go with {head}=; there are: {legal}.")
+            raise DataError(f"{shown(spec)}: {option} does not go with {head}=; there are: {legal}.")
 
 
 def _fixed(own: Mapping[str, str]) -> QualitySpec:
@@ -86,7 +86,7 @@ def _mixed(own: Mapping[str, str], spec: str) -> QualitySpec:
     named = own["quality"]
     if named not in _MODES:
         near = did_you_mean(named, _MODES)
-        raise DataError(f"{spec!r}: quality is {named!r}; there are: {', '.join(_MODES)}.{near}")
+        raise DataError(f"{shown(spec)}: quality is {named!r}; there are: {', '.join(_MODES)}.{near}")
     return QualitySpec(
         kinds=tuple(own["kinds"].split(",")) if "kinds" in own else DEFAULT_KINDS,
         severities=tuple(int(one) for one in own["severities"].split(",")) if "severities" in own else SEVERITIES,

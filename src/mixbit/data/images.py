@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixbit._settings import Range, Side, check_value
 from mixbit.data.base import Batch, IndexedSplit, PixelChange
-from mixbit.data.memory import normalise
+from mixbit.data.memory import normalisation, normalise
 from mixbit.data.order import BatchPlan, key
 from mixbit.errors import DataError, MissingExtra
 
@@ -78,12 +78,10 @@ class ImageSplit(IndexedSplit):
         )
         for name, value, kind in settings:
             check_value(name, value, kind, room=source, error=DataError)
-        if not len(mean) == len(std) == 3:
-            raise DataError(f"{source}: mean {mean} and std {std} need three numbers each; images are read as RGB.")
+        self.mean, self.std = normalisation(mean, std, 3, f"{source}, read as RGB")
         self.read, self.describe = read, describe
         self.size, self.crop = size, crop
         self.workers = workers or min(8, os.cpu_count() or 1)
-        self.mean, self.std = torch.tensor(mean).mul(255).view(3, 1, 1), torch.tensor(std).mul(255).view(3, 1, 1)
 
     def _produce(
         self, plans: Iterator[BatchPlan], *, augment: bool, change: PixelChange | None = None

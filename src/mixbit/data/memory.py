@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixbit._settings import Positive, check_value
 from mixbit.data.base import Batch, IndexedSplit, PixelChange
 from mixbit.data.order import BatchPlan, generator
 from mixbit.errors import DataError
 
-__all__ = ["TensorSplit", "crop_and_flip", "normalise"]
+__all__ = ["TensorSplit", "crop_and_flip", "normalisation", "normalise"]
 
 _AUGMENT = 3
 
@@ -55,12 +56,10 @@ class TensorSplit(IndexedSplit):
             raise DataError(f"{source}: images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}.")
         if len(images) != len(labels):
             raise DataError(f"{source}: {len(images)} images but {len(labels)} labels.")
-        if not len(mean) == len(std) == images.shape[1]:
-            raise DataError(f"{source}: {images.shape[1]} channels need as many numbers in mean {mean} and std {std}.")
         super().__init__(labels, num_classes, source)
         self.images = images
         self.pad, self.flip = pad, flip
-        self.mean, self.std = torch.tensor(mean).mul(255).view(-1, 1, 1), torch.tensor(std).mul(255).view(-1, 1, 1)
+        self.mean, self.std = normalisation(mean, std, images.shape[1], source)
 
     def to(self, device: str | torch.device) -> TensorSplit:
         """The same split with its images on `device`, which then does the pixel work; batches hold the same numbers."""
@@ -117,6 +116,25 @@ def crop_and_flip(pixels: Tensor, pad: int, top: Tensor, left: Tensor, mirrored:
     flat = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1).to(pixels.device)
     padded = F.pad(pixels, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, flat[:, None, :].expand(-1, channels, -1)).view(count, channels, height, width)
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float], channels: int, source: str) -> tuple[Tensor, Tensor]:
+    """What `normalise` takes, (C, 1, 1) each, from numbers on the scale of pixel / 255.
+
+    Raises:
+        DataError: not one number a channel, or one that is not finite, or a `std` that is not above 0.
+
+    >>> [float(value) for value in normalisation((0.5,), (0.2,), 1, "images")]
+    [127.5, 51.0]
+    """
+    if not len(mean) == len(std) == channels:
+        raise DataError(f"{source}: {channels} channels need as many numbers in mean {mean} and std {std}.")
+    for name, values, kind in (("mean", mean, float), ("std", std, Positive)):
+        for value in values:
+            check_value(name, value, kind, room=source, error=DataError)
+    found = (torch.tensor([float(value) for value in values]) for values in (mean, std))
+    scaled_mean, scaled_std = (values.mul(255).view(-1, 1, 1) for values in found)
+    return scaled_mean, scaled_std
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

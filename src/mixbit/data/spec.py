@@ -105,12 +105,12 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, str]]:
     name, colon, argument = body.partition(":")
     if name not in _SOURCES:
         legal = ", ".join(f"{kind}:{source.argument}".rstrip(":") for kind, source in _SOURCES.items())
-        raise DataError(f"Unknown data {spec!r}; there are: {legal}.{did_you_mean(name, _SOURCES)}")
+        raise DataError(f"Unknown data {shown(spec)}; there are: {legal}.{did_you_mean(name, _SOURCES)}")
     wanted = _SOURCES[name].argument
     if wanted and not argument:
-        raise DataError(f"{spec!r} names no data; write {name}:{wanted}.")
+        raise DataError(f"{shown(spec)} names no data; write {name}:{wanted}.")
     if colon and not wanted:
-        raise DataError(f"{spec!r}: {name} is embedded and takes nothing behind a colon; write {name}.")
+        raise DataError(f"{shown(spec)}: {name} is embedded and takes nothing behind a colon; write {name}.")
     return name, argument, _options(spec, tail)
 
 
@@ -132,5 +132,5 @@ def _typed(function: Callable[..., DataSet], options: Mapping[str, str], spec: s
     for option in options:
         if option not in legal:
             known, near = ", ".join(sorted(legal)), did_you_mean(option, [*legal, *_quality_spec.OPTIONS])
-            raise DataError(f"{spec!r}: unknown option {option!r}; there are: {known}.{near}")
+            raise DataError(f"{shown(spec)}: unknown option {option!r}; there are: {known}.{near}")
     return read_options(function, options, where=shown(spec), error=DataError)
