@@ -20,11 +20,12 @@ from onnx import numpy_helper as nh
 
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export import IntegerGraph
-from mixbit.export._foreign import QONNX_DOMAIN, read_foreign
-from mixbit.export.onnx import render_onnx, write_onnx
+from mixbit.export._foreign import _OPERATORS, QONNX_DOMAIN, read_foreign
+from mixbit.export._onnx_functions import _bodies, functions
+from mixbit.export.onnx import Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import build_qonnx, trace_qonnx, write_qonnx
 from mixbit.export.verify import is_qonnx, verify
-from tests.export.graphs import Builder
+from tests.export.graphs import Builder, every_printer, random_graph
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 WEIGHT = nh.from_array(np.full((8, 3), 0.1, np.float32), "w")
@@ -103,6 +104,24 @@ def huge(kind: str) -> bytes:
     if kind == "a shape":
         size = nh.from_array(np.array([10**6, 10**6]), "size")
         return model(helper.make_node("ConstantOfShape", ["size"], ["output"]), tensors=(size,), output=(FLOAT, None))
+    if kind == "the input":
+        size = helper.make_node("Cast", ["input"], ["size"], to=INT64)
+        flat = helper.make_node("Reshape", ["size", "all"], ["flat"])
+        node = helper.make_node("ConstantOfShape", ["flat"], ["output"])
+        every = nh.from_array(np.array([-1]), "all")
+        return model(size, flat, node, tensors=(every,), output=(FLOAT, None))
+    if kind == "a function":
+        of = helper.make_node("Constant", [], ["size"])
+        given = helper.make_attribute("value_ints", [1])
+        del given.ints[:]
+        given.ref_attr_name = "shape"
+        of.attribute.append(given)
+        made = helper.make_node("ConstantOfShape", ["size"], ["b"])
+        inner = helper.make_function(
+            "mixbit", "Ones", ["a"], ["b"], [of, made], [helper.make_opsetid("", 17)], attributes=["shape"]
+        )
+        node = helper.make_node("Ones", ["input"], ["output"], domain="mixbit", shape=[10**6, 10**6])
+        return model(node, tensors=(), output=(FLOAT, None), domains=("mixbit",), functions=(inner,))
     pads = nh.from_array(np.array([0, 0, 0, 10**12]), "pads")
     return model(helper.make_node("Pad", ["input", "pads"], ["output"]), tensors=(pads,), output=(FLOAT, None))
 
@@ -130,7 +149,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "weights in the parent folder": (lambda: external("../../etc/passwd"), "keeps the tensor 'w' in another file"),
     "weights in a device": (lambda: external("/dev/zero"), "keeps the tensor 'w' in another file"),
     "weights beside it": (lambda: external("w.bin"), "keeps the tensor 'w' in another file"),
-    "a shape without end": (lambda: huge("a shape"), "has the operator 'ConstantOfShape'"),
+    "a shape without end": (lambda: huge("a shape"), "of 1000000000000 elements"),
+    "a shape without end in a function": (lambda: huge("a function"), "of 1000000000000 elements"),
+    "a size that inputs decide": (lambda: huge("the input"), "of a size that cannot be told"),
     "padding without end": (lambda: huge("padding"), "elements"),
     "no nodes": (lambda: model(), "is truncated or damaged"),
     "nothing": (lambda: b"", "is no ONNX model"),
@@ -253,6 +274,20 @@ def test_a_file_that_is_larger_than_any_model(graph: IntegerGraph, tmp_path: Pat
         file.truncate(2**31 + 5)  # takes no space
     with pytest.raises(ExportError, match=r"has 2147483653 bytes. Legal: at most 2147483647"):
         read_foreign(path)
+
+
+@pytest.mark.parametrize("pack", ["fields", "none"])
+def test_every_operator_that_we_write_is_read(pack: Packing, tmp_path: Path) -> None:
+    """Networks with every operation, packed weights of every width, and the functions that no small network calls."""
+    for seed in range(3):
+        for spatial in (1, 2):
+            write_onnx(random_graph(seed, spatial=spatial), tmp_path / "net.onnx", pack=pack)
+            assert not read_foreign(tmp_path / "net.onnx").qonnx
+    write_onnx(every_printer(), tmp_path / "net.onnx", pack=pack)
+    read_foreign(tmp_path / "net.onnx")
+    for body in functions(_bodies()):
+        for node in body.node:
+            assert node.op_type in _OPERATORS
 
 
 def test_files_of_ours_are_read(graph: IntegerGraph, tmp_path: Path) -> None:

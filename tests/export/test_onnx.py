@@ -262,6 +262,16 @@ def test_no_name_of_a_module_matters(names: tuple[str, ...], pack: Packing) -> N
     assert np.array_equal(in_runtime(graph, x, pack), reference(every_printer(), x))
 
 
+@pytest.mark.parametrize("ratio", [900.0, 1024.0, 1e7])
+def test_global_pools_beyond_the_runtimes_factors_are_windows(ratio: float) -> None:
+    """From 256 times the step of the result a map of four pixels, ONNX Runtime's kernel fails at the first image."""
+    b = Builder((4, 2, 2), signed=False)
+    b.tensors[b.first] = dataclasses.replace(b.tensors[b.first], grid=grid(8, scale=1.0))
+    graph = b.finish(b.average_pool(b.first, 2, stride=2, padding=0, scale=1 / ratio))
+    x = images(graph, 5) / 2
+    assert np.array_equal(in_runtime(graph, x), reference(graph, x))
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_pixels_that_are_no_numbers_are_the_lowest_integer(signed: bool) -> None:
     """In the runtime as in the reference, whatever the vector width of the processor."""

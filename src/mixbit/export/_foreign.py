@@ -31,14 +31,15 @@ _LARGEST_TENSOR = 2**28
 _FIRST_BYTE = b"\x08"
 """A serialized model starts with the field of its IR version."""
 
-# Without branches and loops, and none that makes a tensor of a size that a number in the file gives.
+# Without branches and loops. A tensor of constants has a size that a number in the file gives: see `_check_sizes`.
 _OPERATORS = words(
-    "Abs Add AveragePool BatchNormalization BitShift BitwiseAnd BitwiseOr Cast Ceil Clip Concat Constant Conv"
-    " ConvInteger DequantizeLinear Div Dropout Elu Equal Erf Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool"
-    " GlobalMaxPool Greater HardSigmoid HardSwish Identity LayerNormalization LeakyRelu Less Log LogSoftmax MatMul"
-    " MatMulInteger Max MaxPool Min Mish Mod Mul Neg Not PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear"
-    " Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Round Selu Shape Sigmoid Sign Slice Softmax"
-    " Softplus Softsign Split Sqrt Squeeze Sub Sum Swish Tanh Transpose Unsqueeze Where"
+    "Abs Add AveragePool BatchNormalization BitShift BitwiseAnd BitwiseOr Cast Ceil Clip Concat Constant"
+    " ConstantOfShape Conv ConvInteger DequantizeLinear Div Dropout Elu Equal Erf Exp Flatten Floor Gather"
+    " GatherElements Gelu Gemm GlobalAveragePool GlobalMaxPool Greater HardSigmoid HardSwish Identity"
+    " LayerNormalization LeakyRelu Less Log LogSoftmax MatMul MatMulInteger Max MaxPool Min Mish Mod Mul Neg Not"
+    " PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum"
+    " Relu Reshape Round Selu Shape Sigmoid Sign Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish"
+    " Tanh Transpose Unsqueeze Where"
 )
 _QONNX_OPERATORS = frozenset(("Quant", "BipolarQuant", "Trunc"))
 
@@ -135,17 +136,25 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _check_sizes(name: str, model: ModelProto) -> None:
-    """Tensors of one sample, as far as shapes can be told beforehand."""
-    from onnx import shape_inference
+    """Tensors of one sample, as far as shapes can be told beforehand; those of constants always."""
+    from onnx import inliner, shape_inference
 
     try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+        whole = inliner.inline_local_functions(model) if model.functions else model
+        graph = shape_inference.infer_shapes(whole, data_prop=True).graph
     except Exception as cause:  # whatever the C++ of onnx makes of a damaged model
         raise _refused(name, f"has no consistent shapes ({str(cause).strip().splitlines()[0]})") from cause
+    known = set()
     for value in (*graph.value_info, *graph.output, *graph.input):
-        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        shape = value.type.tensor_type.shape
+        sizes = [dim.dim_value for dim in shape.dim if dim.HasField("dim_value")]
         if math.prod(sizes) > _LARGEST_TENSOR or any(size < 0 for size in sizes):
             raise _refused(name, f"makes the tensor {shown(value.name)} of {math.prod(sizes)} elements")
+        if value.type.tensor_type.HasField("shape") and len(sizes) == len(shape.dim):
+            known.add(value.name)
+    unknown = [one for one in graph.node if one.op_type == "ConstantOfShape" and one.output[0] not in known]
+    if unknown:
+        raise _refused(name, f"makes the tensor {shown(unknown[0].output[0])} of a size that cannot be told")
 
 
 def _refused(name: str, what: str) -> ExportError:

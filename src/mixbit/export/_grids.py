@@ -87,18 +87,28 @@ def choose(flow: Flow, program: Program, batches: Iterable[Tensor], floats: froz
     ranges = observe(program, [wire for head in left for wire in members[head]], batches) if left else {}
     notes = []
     for head, reason in left.items():
-        low = min(ranges[wire][0] for wire in members[head])
-        high = max(ranges[wire][1] for wire in members[head])
+        low, high = (0.0, 0.0) if _unread(members[head]) else _range(ranges, members[head])
         grids.update(dict.fromkeys(members[head], spread(low, high, coarsest=_coarsest(members[head]))))
         notes.append(Note(name=head.name, kind="calibrated", reason=f"{reason}: 8 bits from {low:.4g} to {high:.4g}"))
     calibrated = frozenset(wire for head in left for wire in members[head])
     return Chosen(grids=grids, calibrated=calibrated, notes=tuple(notes))
 
 
+def _range(ranges: dict[Wire, tuple[float, float]], family: list[Wire]) -> tuple[float, float]:
+    """Smallest and largest value of a family."""
+    return min(ranges[wire][0] for wire in family), max(ranges[wire][1] for wire in family)
+
+
+def _unread(family: list[Wire]) -> bool:
+    """Whether quantizers that let nothing through are all that reads a family."""
+    readers = [step for wire in family for step in wire.readers if not isinstance(step, Move)]
+    return bool(readers) and all(isinstance(step, FakeQuantize) and step.dead for step in readers)
+
+
 def _settle(flow: Flow, head: Wire, family: list[Wire], grids: dict[Wire, Grid], left: dict[Wire, str]) -> None:
     """Give a family its quantizers' grid, or put it down for calibration with the reason."""
     readers = [step for wire in family for step in wire.readers if not isinstance(step, Move)]
-    trained = {step.grid for step in readers if isinstance(step, FakeQuantize)}
+    trained = {step.grid for step in readers if isinstance(step, FakeQuantize) and not step.dead}
     others = [step for step in readers if not isinstance(step, FakeQuantize)]
     if len(trained) == 1 and not others and flow.output not in family:
         grids.update(dict.fromkeys(family, trained.pop()))
@@ -106,6 +116,8 @@ def _settle(flow: Flow, head: Wire, family: list[Wire], grids: dict[Wire, Grid],
         left[head] = f"read by {', '.join(dict.fromkeys(step.name for step in others))} without a quantizer"
     elif flow.output in family:
         left[head] = "the output, which no layer makes"
+    elif _unread(family):
+        left[head] = "zero in calibration"
     else:
         left[head] = f"read by {len(trained)} quantizers with different step sizes"
 
@@ -113,7 +125,7 @@ def _settle(flow: Flow, head: Wire, family: list[Wire], grids: dict[Wire, Grid],
 def _coarsest(family: list[Wire]) -> float | None:
     """Largest step size of the quantizers that read a family."""
     readers = (step for wire in family for step in wire.readers)
-    return max((step.grid.scale for step in readers if isinstance(step, FakeQuantize)), default=None)
+    return max((step.grid.scale for step in readers if isinstance(step, FakeQuantize) and not step.dead), default=None)
 
 
 def spread(low: float, high: float, coarsest: float | None = None) -> Grid:

@@ -252,7 +252,8 @@ class _Printer:
         """A global pool, or a depthwise convolution with weights of 1."""
         shape = self.graph.tensors[op.x].shape
         operands, result = self._quantized(op.x), self._scale(op.output)
-        if op.kernel == shape[1:] and not any(map(any, op.padding)):
+        factor = self.graph.grid(op.x).scale / (self.graph.grid(op.output).scale * math.prod(op.kernel))
+        if op.kernel == shape[1:] and not any(map(any, op.padding)) and _POOLS[0] <= factor < _POOLS[1]:
             return self._clip(self.sheet.call("GlobalPool", *operands, *result), op)
         share = self.sheet.number(float(self._share(op)), np.float32)
         window = {**_window(op, None), "group": shape[0], "shape": (shape[0], 1, *op.kernel)}
@@ -316,6 +317,10 @@ class _Printer:
     def softmax(self, op: g.Softmax) -> str:
         """Of float32."""
         return self.sheet.node("Softmax", self.values[op.x], axis=-1)
+
+
+_POOLS = (2.0**-32, 2.0**8)
+"""Factors that ONNX Runtime's quantized global pool takes; it fails at the first image beyond them."""
 
 
 def _merge_slices(graph: IntegerGraph) -> IntegerGraph:

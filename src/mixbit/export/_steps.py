@@ -129,6 +129,8 @@ class FakeQuantize(Step):
     """A quantizer of the trained network."""
 
     grid: Grid
+    dead: bool = False
+    """Whether nothing passes: see `_dead`."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

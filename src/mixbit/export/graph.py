@@ -44,7 +44,9 @@ __all__ = [
 Bounds: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 Source: TypeAlias = Literal["trained", "calibrated", "float"]
-Kind: TypeAlias = Literal["calibrated", "widened", "dead channels", "coarse channels", "requantized", "not compared"]
+Kind: TypeAlias = Literal[
+    "calibrated", "widened", "dead channels", "dead input", "coarse channels", "requantized", "not compared"
+]
 GraphRounding: TypeAlias = Rounding | Literal["litert"]
 GRAPH_ROUNDINGS: tuple[GraphRounding, ...] = (*ROUNDINGS, "litert")
 """How a whole graph rounds: all operations alike, or each as LiteRT does it."""

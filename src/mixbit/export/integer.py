@@ -21,6 +21,7 @@ from mixbit.export._biases import units
 from mixbit.export._comparing import compare as compare_with
 from mixbit.export._concats import separate
 from mixbit.export._constants import FLOAT_WEIGHT_BITS
+from mixbit.export._dead import mark_dead
 from mixbit.export._grids import Chosen, choose
 from mixbit.export._reading import Reader
 from mixbit.export._steps import (
@@ -118,9 +119,10 @@ def lower(
         flow = Reader(program).flow()
         if strict:
             _check_strict(flow)
+        dead = mark_dead(flow, program, samples)
         copies = separate(flow, program, samples, always=apart)
         chosen = choose(flow, program, samples, _floats(flow))
-        printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *copies)), rounding)
+        printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *dead, *copies)), rounding)
         graph = printer.graph(network.fingerprint)
         if compare:
             compare_with(graph, flow, printer.names, program, samples[0][:2])
@@ -332,11 +334,11 @@ class _Printer:
 
     def fake_quantize(self, step: FakeQuantize) -> None:
         """Nothing where its input has its grid already, else a change of grid."""
-        source = step.inputs[0]
-        if self._chosen.grids[source] == step.grid:
+        source, zero = step.inputs[0], step.grid.zero_point
+        if self._chosen.grids[source] == step.grid and not step.dead:
             self.names[step.output] = self.names[source]
             return
-        self._requantize(step, None)
+        self._requantize(step, (zero, zero) if step.dead else None)
 
     def _requantize(self, step: Step, clamp: Bounds | None) -> None:
         rounding = rounding_of(g.Requantize, self._rounding)
