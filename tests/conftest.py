@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
 import torch
+
+# What inductor compiled for one instruction set does not build for another, and its cache does not tell them apart.
+if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{isa}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 
 # Tests run side by side on few cores: one thread each. Two thread pools on the same cores wait for each other at
 # every step.

@@ -44,14 +44,23 @@ class MethodCases:
         """The scores of a fresh search."""
         return self.method(seed).search(self.task(), quiet=True)
 
+    @classmethod
+    def shared_scores(cls) -> Scores:
+        """The scores of one search with seed 0, which the cases that only read them share."""
+        if "_shared" not in cls.__dict__:  # of this class alone, not of one that it inherits from
+            cls._shared = cls().scores()
+        return cls._shared
+
+    _shared: Scores
+
     def test_every_free_layer_is_scored(self) -> None:
-        task, scores = self.task(), self.scores()
+        task, scores = self.task(), self.shared_scores()
         free = {layer.name for layer in task.network.layers} - set(resolve_pins(task.network))
         assert free <= set(scores.layers)
         scores.check(task.network)
 
     def test_same_seed_same_scores(self) -> None:
-        assert self.scores(3).layers == self.scores(3).layers
+        assert self.scores().layers == self.shared_scores().layers
 
     def test_the_model_is_left_alone(self) -> None:
         task = self.task()
@@ -61,7 +70,7 @@ class MethodCases:
         assert all(torch.equal(before[key], value) for key, value in task.model.state_dict().items())
 
     def test_policies_meet_their_budget(self) -> None:
-        network, scores = self.task().network, self.scores()
+        network, scores = self.task().network, self.shared_scores()
         for text in self.budgets:
             budget = Budget.parse([text])
             try:
@@ -71,11 +80,11 @@ class MethodCases:
             budget.check(costs(network, policy.layers), budget.resolve(network, resolve_pins(network)))
 
     def test_more_budget_is_never_worse(self) -> None:
-        network, scores = self.task().network, self.scores()
+        network, scores = self.task().network, self.shared_scores()
         found = [allocate(network, scores, Budget.parse([f"bitops={b}x{b}"]))[1].objective for b in (3, 4, 5)]
         assert found[0] >= found[1] >= found[2]
 
     def test_scores_survive_their_file(self, tmp_path: Path) -> None:
-        scores = self.scores()
+        scores = self.shared_scores()
         scores.save(tmp_path / "scores.json")
         assert Scores.load(tmp_path / "scores.json") == scores
