@@ -52,6 +52,16 @@ def test_no_end_is_promised_where_none_is_known(total: int | None) -> None:
     assert len(said) == 3 and "left" not in said[1]
 
 
+@pytest.mark.parametrize(("seconds", "count"), [(4.0, 0), (6.0, 3)])
+def test_brief_work_is_silent_unless_it_takes_long(seconds: float, count: int) -> None:
+    clock, said = Clock(), list[str]()
+    lines = Lines("verify", 2, brief=True, write=said.append, clock=clock)
+    clock.now += seconds
+    lines.advance(2, "")
+    lines.end("done")
+    assert len(said) == count
+
+
 def test_long_times_have_hours() -> None:
     assert "in 2:00:00, 4 days" in lines_of(50, 0, [7200.0])[1]
 

@@ -26,7 +26,9 @@ _open_bars: list[str] = []
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
+def progress_bar(
+    label: str, total: int | None, *, done: int = 0, quiet: bool = False, brief: bool = False
+) -> Iterator[Advance]:
     """Show how far a piece of work is.
 
     Args:
@@ -34,6 +36,7 @@ def progress_bar(label: str, total: int | None, *, done: int = 0, quiet: bool = 
         total: number of steps; None where it is not known before the end.
         done: steps that an earlier process did, which say nothing of the time that is left.
         quiet: show nothing.
+        brief: often done within seconds; a log file gets no line before the first interval is over.
 
     Yields:
         `advance(steps, text)`.
@@ -44,7 +47,7 @@ def progress_bar(label: str, total: int | None, *, done: int = 0, quiet: bool = 
         with _bar(label, total, done) as advance:
             yield advance
     else:
-        lines = Lines(label, total, done)
+        lines = Lines(label, total, done, brief=brief)
         try:
             yield lines.advance
         except BaseException:
@@ -76,7 +79,7 @@ class Lines:
     """The lines of one piece of work: when it begins, at intervals from 5 s up to 30 s, and when it ends.
 
     Args:
-        label, total, done: see `progress_bar`.
+        label, total, done, brief: see `progress_bar`.
         write: takes a line without its end.
         clock: gives seconds.
 
@@ -97,6 +100,7 @@ class Lines:
         total: int | None,
         done: int = 0,
         *,
+        brief: bool = False,
         write: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -106,7 +110,14 @@ class Lines:
         self._begun = clock()
         self._due = self._begun + self._interval
         steps = "begins" if total is None else f"{total} steps"
-        self._write(f"{label}: {steps}" + (f", {done} of them done before" if done else ""))
+        self._opening = f"{label}: {steps}" + (f", {done} of them done before" if done else "")
+        if not brief:
+            self._open()
+
+    def _open(self) -> None:
+        if self._opening:
+            self._write(self._opening)
+        self._opening = ""
 
     def advance(self, steps: int, text: str) -> None:
         """So many steps more are done."""
@@ -114,12 +125,15 @@ class Lines:
         now = self._clock()
         if now < self._due:
             return
+        self._open()
         self._write(f"{self.label}: {self._share()} in {_spell(now - self._begun)}{self._left(now)}{self._said()}")
         self._interval = min(2 * self._interval, LONGEST_SECONDS)
         self._due = now + self._interval
 
     def end(self, how: str) -> None:
         """The last line; `how` is "done", "ended" (before the last step) or "stopped" (by an error)."""
+        if self._opening:
+            return
         self._write(f"{self.label}: {how}, {self._count()} in {_spell(self._clock() - self._begun)}{self._said()}")
 
     def _count(self) -> str:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation, is_frozen
+from mixbit._progress import progress_bar, watched
 from mixbit.data import Read, as_split
 from mixbit.errors import MixbitError
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
@@ -97,6 +98,7 @@ def evaluate(
     output: Output | None = None,
     class_axis: int | None = None,
     channels_last: bool = False,
+    label: str | None = None,
 ) -> Metrics:
     """Loss and metrics of `model` in eval mode over a whole split; its modes are put back.
 
@@ -109,6 +111,7 @@ def evaluate(
         loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metrics and rules along.
         metric, read, output, class_axis: see `mixbit.Task`.
         channels_last: memory layout of images.
+        label: what progress on standard error calls this evaluation; None for none.
 
     Raises:
         MixbitError: quantizers that were never calibrated, an empty split, a metric that is no finite number, or
@@ -125,9 +128,11 @@ def evaluate(
     _distributed.check_equal(model.parameters(), "weights")
     objective = objective_of(loss, metric, output=output, class_axis=class_axis)
     count = Count(device)
-    given = as_split(split, read).batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size())
-    with in_evaluation(model):
-        for x, y in given:
+    whole = as_split(split, read)
+    given = whole.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size())
+    total = None if label is None else whole.num_batches(batch_size)
+    with in_evaluation(model), progress_bar(label or "", total, quiet=label is None, brief=True) as advance:
+        for x, y in watched(given, advance, lambda _: 1):
             samples = _batch.samples(x)
             if not samples:
                 continue

@@ -120,8 +120,9 @@ def test_every_method_budget_and_seed_has_a_row(calls: Calls, arena: Any, tmp_pa
     assert (tmp_path / "arena" / "compare.csv").read_text().count("\n") == 9
 
 
-def test_same_bits_share_one_training_and_say_so(calls: Calls, arena: Any) -> None:
-    found = arena(["test-a", "test-b"])
+def test_same_bits_share_one_training_and_say_so(calls: Calls, arena: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = arena(["test-a", "test-b"], quiet=False)
+    assert f"compare: part 2 of 2: test-b, {LOW}, seed 0\n" in capsys.readouterr().err
     one, two = found.standings(LOW)
     assert (calls["search"], calls["train"]) == (2, 1)
     assert one.tuned == two.tuned and (one.twins, two.twins) == (("test-b",), ("test-a",))

@@ -29,8 +29,9 @@ def trained(float_run: runs.Trained, tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
-def test_the_file_is_right_and_as_small_as_its_policy(trained: Path) -> None:
+def test_the_file_is_right_and_as_small_as_its_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = runs.export(trained, images=200, compare_float=False)
+    assert "export: part 3 of 3: the file on 200 images\n" in capsys.readouterr().err
     found = done.verification
     assert found is not None and found.right and found.images == 200
     assert found.accuracy == pytest.approx(runs.evaluate(str(trained)).outcome.accuracy, abs=0.05)

@@ -52,7 +52,7 @@ def test_the_table_is_written_and_of_this_network(built: BuiltLatency) -> None:
     assert [one.name for one in path.parent.iterdir()] == ["t.json"], "finished measurements were left behind"
 
 
-def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path) -> None:
+def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
 
     def kill(line: str) -> None:
@@ -72,6 +72,9 @@ def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path) -> None:
     done = runs.build_latency(subject, "onnxruntime", out, **quick)
     assert any(kernel.endswith("as measured before") for kernel in done.table.kernels)
     assert [one.name for one in tmp_path.iterdir()] == ["t.json"]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latency: ")]
+    assert said[0] == "latency: 2 steps" and said[1].startswith("latency: stopped, 1/2")
+    assert said[-1].startswith("latency: done, 2/2 in ")
 
 
 FORK = """

@@ -66,7 +66,9 @@ def test_profile_is_written(profile: Profile) -> None:
     assert len(content["corruption"]["cells"]) == 5
 
 
-def test_nothing_is_measured_twice(quantized_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_twice(
+    quantized_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = StressSettings(images=40, kinds=("contrast",), severities=(1,))
     first = runs.stress(quantized_folder, settings, out=tmp_path)
 
@@ -77,6 +79,9 @@ def test_nothing_is_measured_twice(quantized_folder: Path, tmp_path: Path, monke
     monkeypatch.setattr("mixbit.robustness.corruption.evaluate", never)
     again = runs.stress(quantized_folder, settings, out=tmp_path)
     assert again.to_json() == first.to_json()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stress: corruption")]
+    assert said[0] == "stress: corruption: 2 steps" and said[1].startswith("stress: corruption: done, 2/2 in ")
+    assert said[2] == "stress: corruption: 2 steps, 2 of them done before"
 
 
 def test_a_broken_profile_goes_on(quantized_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from mixbit import _batch, _distributed, _io, methods
+from mixbit._progress import announce
 from mixbit._settings import read_pairs, read_value
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, costs, float_costs
 from mixbit.errors import MixbitError, shown
-from mixbit.evaluation import evaluate
+from mixbit.evaluation import Metrics, evaluate
 from mixbit.methods import CostClass
 from mixbit.policy import Policy, resolve_pins
 from mixbit.runs import _folder, _standings
@@ -197,11 +199,15 @@ class _Arena:
     failed: dict[str, str] = field(default_factory=dict)
     """Name -> reason of a search that failed in this call: it is not tried again for every budget and seed."""
 
+    def _evaluated(self, model: nn.Module) -> Metrics:
+        label = None if self.quiet else "evaluate"
+        return evaluate(model, self.task.test, loss=self.task.objective, channels_last=True, label=label)
+
     def evaluate_float(self) -> None:
         """Accuracy and costs of the network as it came."""
         path = self.run / _standings.FLOAT
         if not path.exists():
-            found = evaluate(self.task.model, self.task.test, loss=self.task.objective, channels_last=True)
+            found = self._evaluated(self.task.model)
             _io.write_json(
                 path,
                 {
@@ -223,7 +229,9 @@ class _Arena:
         left = list(parts)
         for wait in (False, True):
             busy = []
-            for part in left:
+            for at, part in enumerate(left):
+                if not self.quiet:
+                    announce("compare", at, len(left), f"{part[0].name}, {part[1]}, seed {part[3]}")
                 try:
                     row = self._row(part, wait)
                 except Busy:
@@ -330,7 +338,7 @@ class _Arena:
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)
         put_policy_on(model, policy, self.task, seed=seed, config=quantize_config(self.settings or {}))
-        yield "calibrated", evaluate(model, self.task.test, loss=self.task.objective, channels_last=True).value
+        yield "calibrated", self._evaluated(model).value
         if self.settings is not None:
             subject = replace(self.subject, seed=seed)
             done = train(subject, policy, self.settings, folder, task=self.task, quiet=self.quiet)

@@ -69,7 +69,7 @@ def evaluate(
 def _measure(
     task: Task, subject: Subject, policy: Policy | None, path: Path | None, run: Path | None = None
 ) -> Evaluated:
-    metrics = measure(task.model, task.test, loss=task.objective)
+    metrics = measure(task.model, task.test, loss=task.objective, label="evaluate")
     used = float_costs(task.network) if policy is None else costs(task.network, policy.layers)
     name = "float32" if policy is None else policy.method
     return Evaluated(

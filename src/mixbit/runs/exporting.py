@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from mixbit import _distributed
+from mixbit._progress import announce, progress_bar, watched
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import GraphRounding, IntegerGraph, lower
 from mixbit.export._float_onnx import float_onnx
@@ -81,12 +82,17 @@ def export(
         raise ExportError("C is a folder and no file. Call mixbit.runs.export_c.")
     if kind != "onnx" and cpu != "any":
         raise ExportError(f"cpu={cpu!r} is for the target onnx, and this is {kind}. Leave it away.")
+    parts = 3 if images else 2
+    announce("export", 0, parts, "the integer network")
     opened, graph = lowered(run, kind, strict)
     path = out or run / ("model.onnx" if kind == "onnx" else "model.qonnx.onnx")
+    announce("export", 1, parts, str(path))
     if kind == "onnx":
         written: OnnxFile | QonnxFile = write_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
     else:
         written = write_qonnx(graph, path)
+    if images:
+        announce("export", 2, parts, f"the file on {images} images")
     checked = _verified(path, graph, opened, images, compare_float) if images else None
     return Exported(
         run=run,
@@ -171,4 +177,6 @@ def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, 
         images, compare_float = min(images, QONNX_IMAGES), False
     batches: Any = opened.task.test.batches(min(images, CALIBRATION_SAMPLES))
     plain = float_onnx(opened.task.model, opened.task.example()) if compare_float else None
-    return check(path, graph, numpy_batches(batches, images), float_model=plain)
+    with progress_bar("verify", images, brief=True) as advance:
+        given = watched(numpy_batches(batches, images), advance, lambda batch: len(batch[0]), "images")
+        return check(path, graph, given, float_model=plain)

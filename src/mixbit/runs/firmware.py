@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from mixbit._progress import announce
 from mixbit.cost import Limit
 from mixbit.cost._limit import BYTES
 from mixbit.errors import ExportError, did_you_mean
@@ -91,15 +92,19 @@ def export_c(
     Raises:
         ExportError: a float run, an operation without a kernel, or a limit that does not hold.
     """
+    parts = 3 if images else 2
+    announce("export", 0, parts, "the integer network")
     opened, graph = lowered(run, "c", strict=strict, rounding=rounding)
     options = COptions(kernels="dsp") if options is None else options
     _check_limits(graph, options, flash, ram)
     path = out or run / "c"
+    announce("export", 1, parts, f"C in {path}")
     folder = write_c(graph, path, options=options, samples=_samples(opened, options.vectors))
     checked, note = None, "not asked for"
     if images and shutil.which(compiler) is None:
         note = f"the compiler {compiler!r} is not there"
     elif images:
+        announce("export", 2, parts, f"the C on {images} images")
         checked = verify_c(graph, _samples(opened, images), options=options, compiler=compiler)
     return ExportedC(
         run=run,
@@ -133,8 +138,10 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
         raise ExportError(f"target {target!r} is unknown.{did_you_mean(target, names)} Legal: {', '.join(names)}.")
     manifest = read_manifest(folder)
     options = manifest.c_options()
+    announce("verify", 0, 2, "the integer network")
     opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest.roundings))
     _same(folder, render_c(graph, options=options, samples=_samples(opened, options.vectors)))
+    announce("verify", 1, 2, f"the C on {target}")
     if target == HOST:
         checked = verify_c(graph, _samples(opened, images), options=options)
         return VerifiedC(path=folder, checked=checked, counts=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixbit._progress import progress_bar
 from mixbit.cost import ExportCpu, LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.export import Rounding
@@ -71,18 +72,30 @@ def build_latency(
     rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
+    floating = FloatModel(model=model, example=example[:1]) if compare_float and target not in BOARDS else None
+    parts = len({option.activation_bits for option in options}) + 1  # and whole networks
 
-    table = build(
-        network,
-        lower_at(opened, rounding, apart=True),
-        device,
-        options=options,
-        repeats=repeats,
-        checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
-        float_model=FloatModel(model=model, example=example[:1]) if compare_float and target not in BOARDS else None,
-        partial=out.with_name(f"{out.name}.partial"),
-        tell=tell,
-    )
+    with progress_bar("latency", parts) as advance:
+        begun: list[str] = []
+
+        def begin(line: str) -> None:
+            advance(1 if begun else 0, line)
+            begun.append(line)
+            if tell is not None:
+                tell(line)
+
+        table = build(
+            network,
+            lower_at(opened, rounding, apart=True),
+            device,
+            options=options,
+            repeats=repeats,
+            checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
+            float_model=floating,
+            partial=out.with_name(f"{out.name}.partial"),
+            tell=begin,
+        )
+        advance(1, "")
     table.save(out)
     return BuiltLatency(table=table, network=network, files={out: "what every layer takes at every option"})
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixbit import _io
+from mixbit._progress import Advance, progress_bar
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.data import IndexedSplit
-from mixbit.data.corruption import SEVERITIES, STANDARD_KINDS
+from mixbit.data.corruption import CLEAN, SEVERITIES, STANDARD_KINDS
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy, resolve_pins
 from mixbit.ptq import PTQConfig, ptq
@@ -147,8 +148,8 @@ def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str,
 class _Points(MutableMapping[str, ShiftPoint]):
     """Points of one model in a file that several share; written whole at each new one."""
 
-    def __init__(self, path: Path, section: str) -> None:
-        self.path, self.section = path, section
+    def __init__(self, path: Path, section: str, advance: Advance) -> None:
+        self.path, self.section, self.advance = path, section, advance
 
     def _all(self) -> dict[str, dict[str, ShiftPoint]]:
         if not self.path.exists():
@@ -168,6 +169,7 @@ class _Points(MutableMapping[str, ShiftPoint]):
 
     def __setitem__(self, key: str, point: ShiftPoint) -> None:
         self._write({**self._mine(), key: point})
+        self.advance(1, key)
 
     def __delitem__(self, key: str) -> None:
         self._write({k: v for k, v in self._mine().items() if k != key})
@@ -192,8 +194,13 @@ class _Stress:
         """All parts that were asked for."""
         parts = self.settings.parts
         corruption = self._corruption() if "corruption" in parts else None
-        steps, powers = self._steps() if "steps" in parts else (None, None)
-        bits = self._bits() if "bits" in parts else None
+        steps, powers, bits = None, None, None
+        if "steps" in parts:
+            with progress_bar("stress: steps", None) as advance:
+                steps, powers = self._steps(advance)
+        if "bits" in parts:
+            with progress_bar("stress: bits", None) as advance:
+                bits = self._bits(advance)
         return Profile(
             run=self.run,
             quantized=self.policy is not None,
@@ -212,8 +219,8 @@ class _Stress:
                 f"8 bits; steps are scaled at W{bits}."
             )
 
-    def _points(self, section: str) -> _Points:
-        return _Points(self.folder / POINTS, section)
+    def _points(self, section: str, advance: Advance) -> _Points:
+        return _Points(self.folder / POINTS, section, advance)
 
     def _corruption(self) -> CorruptionReport:
         path, test = self.folder / CORRUPTIONS, self.task.test
@@ -222,31 +229,41 @@ class _Stress:
                 f"the images of a {type(test).__name__} have no bytes to corrupt. Leave the part corruption out."
             )
         count = len(test) if self.settings.images is None else min(self.settings.images, len(test))
-        return evaluate_corruptions(
-            self.task.model,
-            test,
-            kinds=self.settings.kinds,
-            severities=self.settings.severities,
-            seed=self.settings.seed,
-            fraction=count / len(test),
-            loss=self.task.objective,
-            measure_bits=partial(static_bits, network=self.task.network),
-            known=CorruptionReport.load(path) if path.exists() else None,
-            on_cell=lambda report: report.save(path),
-        )
+        known = CorruptionReport.load(path) if path.exists() else None
+        asked = {(kind, severity) for kind in self.settings.kinds for severity in self.settings.severities}
+        asked = {pair for pair in asked if pair[0] != CLEAN} | {(CLEAN, 0)}  # which is always measured
+        done = 0 if known is None else sum((cell.kind, cell.severity) in asked for cell in known.cells)
+        with progress_bar("stress: corruption", len(asked), done=done) as advance:
 
-    def _steps(self) -> tuple[ShiftSweep, ShiftSweep]:
+            def keep(report: CorruptionReport) -> None:
+                report.save(path)
+                advance(1, "")
+
+            return evaluate_corruptions(
+                self.task.model,
+                test,
+                kinds=self.settings.kinds,
+                severities=self.settings.severities,
+                seed=self.settings.seed,
+                fraction=count / len(test),
+                loss=self.task.objective,
+                measure_bits=partial(static_bits, network=self.task.network),
+                known=known,
+                on_cell=keep,
+            )
+
+    def _steps(self, advance: Advance) -> tuple[ShiftSweep, ShiftSweep]:
         model, section = self.task.model, "as trained"
         if self.policy is None:
             bits, config = self.settings.weight_bits, self.settings.ptq_config()
             policy = Policy.uniform(self.task.network, bits, None, dict.fromkeys(self.edges, LayerBits(8, None)))
             model, section = ptq(self.task, policy, config, quiet=True).model, f"W{bits} by {config.method}"
-        points = self._points(section)
+        points = self._points(section, advance)
         return step_sweep(model, self.evaluate, cache=points), power_of_two(model, self.evaluate, cache=points)
 
-    def _bits(self) -> ShiftSweep:
+    def _bits(self, advance: Advance) -> ShiftSweep:
         if self.policy is None:
             config = self.settings.ptq_config()
-            return ptq_bit_sweep(self.task, images=self.evaluate, config=config, cache=self._points("float"))
-        points = self._points("as trained")
+            return ptq_bit_sweep(self.task, images=self.evaluate, config=config, cache=self._points("float", advance))
+        points = self._points("as trained", advance)
         return qat_bit_sweep(self.task.model, self.evaluate, pinned=self.edges, cache=points)

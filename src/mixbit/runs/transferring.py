@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbit import _distributed, _io, methods
+from mixbit._progress import announce
 from mixbit.cost import Budget, Costs, LayerBits, costs, float_costs
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.evaluation import evaluate
@@ -164,8 +165,12 @@ def transfer(
     )
     policies = {TRANSFERRED: _place(moved, task.network, budget, run / TRANSFERRED)}
     if own:
+        if not quiet:
+            announce("transfer", 0, 2, f"{origin.method} on the target")
         search(subject, origin.method, origin.settings, run / OWN, task=task, quiet=quiet)
         policies[OWN] = allocate(run / OWN, budget, run / OWN / _folder.POLICY).policy
+    if not quiet:
+        announce("transfer", 1, 2, " and ".join(policies) + " on the target")
     done = Transferred(
         method=origin.method,
         float32=Outcome(
