@@ -105,6 +105,13 @@ def test_a_broken_profile_goes_on(quantized_folder: Path, tmp_path: Path, monkey
     assert runs.stress(quantized_folder, settings, out=tmp_path / "broken").to_json() == whole.to_json()
 
 
+@pytest.mark.parametrize("text", ["[]", '{"as trained": {"1": 5}}', '{"as trained": {"1": {"label": "1"}}}'])
+def test_points_that_nobody_wrote(quantized_folder: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "points.json").write_text(text)
+    with pytest.raises(MixbitError, match=r"points.json' is not what mixbit wrote: .* Delete it, and its points"):
+        runs.stress(quantized_folder, StressSettings(images=20, parts=("steps",)), out=tmp_path)
+
+
 def test_other_images_are_refused(quantized_folder: Path, tmp_path: Path) -> None:
     runs.stress(quantized_folder, StressSettings(images=20, parts=("steps",)), out=tmp_path)
     with pytest.raises(StaleRun, match="images=20, now images=30"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mixbit import _distributed, _io
 from mixbit.data import Split
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.metric import MetricInfo
+from mixbit.models import read_weights
 from mixbit.robustness.kurtosis import KurtosisPenalty
 from mixbit.task import Objective, objective_of
 
@@ -79,7 +80,7 @@ class KurtosisMonitor:
             self.kept = f"the last epoch: in every one the {info.name} was more than {_amount(info, drop)} the start"
             return
         _distributed.barrier()
-        model.load_state_dict(load_file(self.path) if self.path is not None else self._best)
+        model.load_state_dict(read_weights(self.path) if self.path is not None else self._best)
         self.kept = f"epoch {best}, nearest to the target"
 
     def _best_epoch(self) -> int | None:
@@ -101,8 +102,7 @@ class KurtosisMonitor:
         if self.path is None:
             self._best = state
         elif _distributed.rank() == 0:
-            with _io.new_file(self.path) as temporary:
-                save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+            _io.write_bytes(self.path, save({name: tensor.contiguous() for name, tensor in state.items()}))
 
 
 def _amount(info: MetricInfo, drop: float) -> str:
