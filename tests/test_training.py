@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mixbit.data import TensorSplit, read_keys
+from mixbit.data import LoaderSplit, TensorSplit, read_keys
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
 from mixbit.evaluation import evaluate
 from mixbit.metric import mean_absolute_error
@@ -386,3 +386,16 @@ def test_distilled_loss_does_not_guess_the_axis_of_the_classes() -> None:
     found = distilled_loss(outputs, teacher, torch.tensor(0.0), weight=1.0, temperature=1.0, class_axis=2)
     flat = (one.flatten(0, 1) for one in (outputs, teacher))
     torch.testing.assert_close(found, distilled_loss(*flat, torch.tensor(0.0), weight=1.0, temperature=1.0))
+
+
+def test_steps_that_a_rate_would_take_through_zero_are_held_and_told() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(32, 4)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
+    calibrate(model, [x])
+    data = LoaderSplit([(x, (x[:, 0] > 0).long())], num_classes=2)
+    config = TrainConfig(epochs=4, batch_size=8, lr=0.01, step_lr=30.0, bn_samples=0)
+    with pytest.warns(UserWarning, match=r"step sizes were cut short .*lower step_lr"):
+        train(model, data, None, config, quiet=True)
+    assert all(bool((bank.steps > 0).all()) for bank in quantizers(model).values())

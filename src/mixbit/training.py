@@ -46,7 +46,7 @@ from mixbit.evaluation import (
 )
 from mixbit.metric import MetricInfo, MetricLike
 from mixbit.quantize import check_calibrated
-from mixbit.quantizers import fuse_under_compile
+from mixbit.quantizers import PositiveSteps, fuse_under_compile
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, divergence, objective_of
 
 __all__ = ["Monitor", "Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
@@ -299,6 +299,7 @@ class _Loop:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
+        self.guard = PositiveSteps(model, self.optimizer)
         self.per_epoch = train_split.num_batches(config.batch_size, drop_last=True, fraction=config.fraction)
         if not self.per_epoch:
             raise MixbitError(
@@ -329,6 +330,9 @@ class _Loop:
         with progress_bar(self.label, total, done=done, quiet=self.quiet) as advance:
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
+        told = self.guard.told() if _distributed.rank() == 0 else None
+        if told is not None:
+            warnings.warn(told, stacklevel=4)
         metrics = (
             Metrics.from_json(self.history[-1]["test"], self._info())
             if self.history and "test" in self.history[-1]

@@ -5,6 +5,7 @@ from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, Weight
 from mixbit.quantizers.midrise import LsqClip, MidRise
 from mixbit.quantizers.operator import fake_quantize, fuse_under_compile
 from mixbit.quantizers.pact import Pact
+from mixbit.quantizers.positive import PositiveSteps
 from mixbit.quantizers.quantizer import GradientScale, Quantizer
 from mixbit.quantizers.rules import RULES, Rule, RuleName, find_rule, integer_range
 
@@ -19,6 +20,7 @@ __all__ = [
     "LsqClip",
     "MidRise",
     "Pact",
+    "PositiveSteps",
     "Quantizer",
     "Rule",
     "RuleName",
