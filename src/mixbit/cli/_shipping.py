@@ -137,6 +137,8 @@ def _verified(found: Verification | None) -> None:
     screen.show(report.verification_table(found))
     if (warning := report.saturation_warning(found)) is not None:
         screen.say(warning)
+    if found.parting is not None:
+        raise MixbitError(f"{found.path} differs from the reference, first in {found.parting}. {_REPORT}")
     if not found.right:
         raise MixbitError(
             f"{found.path} differs from the reference: same class for {found.top1_agreement:.2%} of {found.images} "
