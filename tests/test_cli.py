@@ -342,3 +342,71 @@ def test_a_runtime_error_of_another_kind_is_a_bug(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runs, "inspect", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["inspect", "digits-resnet"])
+
+
+# ------------------------------------------------------------------------------------------ a task of the user's own
+
+TABLE = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+import mixbit
+
+
+def rows(count, seed):
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, generator=random)
+    return TensorDataset(x, x[:, :1] - 2 * x[:, 1:2])
+
+
+def task():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+    metric = mixbit.metric.mean_absolute_error(unit="mm")
+    return mixbit.Task(model=model, train=rows(64, 0), test=rows(32, 1), loss=nn.functional.mse_loss, metric=metric)
+
+
+nothing = 3
+"""
+
+
+def test_a_task_of_a_file_goes_through_all_commands_without_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.py").write_text(TABLE)
+    fast = ["--epochs", "1", "--set", "bn_samples=0", "--batch-size", "16"]
+    assert "Next: mixbit search limpq table.py:task --run" in run(capsys, "inspect", "table.py:task")
+    found = run(capsys, "train", "table.py:task", "--run", "float", "--lr", "0.05", *fast)
+    assert "mean absolute error" in found and " mm" in found and "accuracy" not in found
+    (weights,) = [path for path in written(found) if path.suffix == ".safetensors"]
+    subject = ["table.py:task", "--weights", weights]
+    run(capsys, "search", "fit", *subject, "--run", "search", "--set", "images=8")
+    found = run(capsys, "allocate", "search", "--budget", "bitops=6x6", "--out", "policy.json")
+    assert next_command(found)[:3] == ["train", "table.py:task", "--weights"]
+    run(capsys, *next_command(found)[:-1], "trained", *fast, "--lr", "0.01")
+    found = run(capsys, "evaluate", "trained")
+    assert re.search(r"mean absolute error.*\n.*\n.* mm", found) and "on 32 test samples" in found
+    run(capsys, "export", "trained", "--images", "8")
+    assert "differs" not in run(capsys, "verify", "trained/model.onnx", "--run", "trained", "--images", "8")
+    found = run(capsys, "stress", "trained", "--parts", "steps", "--images", "8")
+    assert "Mean absolute error with scaled steps" in found
+    found = run(
+        capsys, "compare", *subject, "--run", "cmp", "--budget", "bitops=6x6", "--methods", "fit?images=8", *fast[:4]
+    )
+    assert "mean absolute error, less is better" in found
+    found = run(capsys, "transfer", "search", *subject, "--run", "moved", "--budget", "bitops=6x6", "--no-own")
+    assert "mean absolute error, calibrated" in found
+
+
+def test_what_of_a_file_is_no_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.py").write_text(TABLE)
+    spec = f"{tmp_path / 'table.py'}"
+    assert "it must give a torch.nn.Module or a mixbit.Task" in run(
+        capsys, "train", f"{spec}:nothing", "--run", tmp_path / "run", code=2
+    )
+    assert "A task brings its own data: leave --data out" in run(
+        capsys, "train", f"{spec}:task", "--data", "digits", "--run", tmp_path / "run", code=2
+    )
+    assert "FILE.py:task" in run(capsys, "train", "digits-resnet", "--run", tmp_path / "run", code=2)
+    assert "a task brings its own inputs" in run(capsys, "inspect", f"{spec}:task", "--input", "4", code=2)
+    assert not (tmp_path / "run").exists()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from mixbit import methods
 from mixbit.data import TensorSplit, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import evaluate
@@ -158,6 +159,27 @@ def test_dicts_in_and_out_by_rules() -> None:
         evaluate(task.model, loader, read=read, loss=lambda o, _y: o["age"].mean())
     with pytest.raises(MixbitError, match="output='logit'.*Its keys: logits, age"):
         evaluate(task.model, loader, read=read, output="logit")
+
+
+def test_a_dict_may_be_the_models_one_argument() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Two()
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.inner(batch["image"], batch["meta"])["logits"]  # type: ignore[no-any-return]
+
+    loader, read = DataLoader(SAMPLES, batch_size=6), read_keys(["image", "meta"], "label")  # type: ignore[arg-type]
+    task = Task(model=One(), train=loader, test=loader, read=read)
+    assert len(task.network.layers) == 3  # the head for the age is not reached
+    whole = task.example(6)
+    torch.testing.assert_close(
+        evaluate(task.model, task.test).loss,
+        F.cross_entropy(task.model(whole), torch.tensor([0, 1] * 3)).item(),
+    )
+    scores = methods.make("sqnr", {"images": 6, "first_last": True}).search(task, quiet=True)
+    assert set(scores.layers) == {layer.name for layer in task.network.layers}
 
 
 def test_an_output_may_be_named_by_place_attribute_or_function() -> None:

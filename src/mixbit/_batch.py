@@ -7,6 +7,7 @@ sample, such as the boxes of each image; it is never a structure, which is what 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -28,11 +29,36 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     >>> call(lambda x, y: x + y, (torch.tensor(1), torch.tensor(2))), call(lambda a: 2 * a, {"a": torch.tensor(3)})
     (tensor(3), tensor(6))
     """
-    if isinstance(inputs, tuple):
-        return model(*inputs)
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(inputs)
+    given = as_arguments(model, inputs)
+    if isinstance(given, tuple):
+        return model(*given)
+    if isinstance(given, Mapping):
+        return model(**given)
+    return model(given)
+
+
+def as_arguments(model: Callable[..., Any], inputs: Inputs) -> Inputs:
+    """The inputs, but for a dict whose keys the model has no parameters for, and which it can take as one argument.
+
+    >>> as_arguments(lambda batch: batch, {"image": 1}), as_arguments(lambda image: image, {"image": 1})
+    (({'image': 1},), {'image': 1})
+    """
+    if not isinstance(inputs, Mapping):
+        return inputs
+    try:
+        signature = inspect.signature(getattr(model, "forward", model))
+    except (TypeError, ValueError):  # written in C: nothing is known of it
+        return inputs
+    named, single = (_binds(signature, args, kwargs) for args, kwargs in (((), inputs), ((inputs,), {})))
+    return (inputs,) if single and not named else inputs
+
+
+def _binds(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def tensors(tree: Any) -> list[Tensor]:

@@ -301,7 +301,7 @@ def _export(model: nn.Module, x: Any) -> tuple[Program, Any, bool]:
 
     with evaluating(model):
         try:
-            exported, sizes = export(model, read_inputs(x))
+            exported, sizes = export(model, read_inputs(_batch.as_arguments(model, x)))
             program = read_program(model, exported, sizes)
         except (DataDependent, ExportFailed) as error:
             raise Unsupported(f"torch.export cannot follow it ({error.__cause__ or error})") from error

@@ -52,6 +52,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
     >>> [tensor.name for tensor in network.tensors]
     ['input', '0', '3']
     """
+    from mixbit._batch import as_arguments
     from mixbit.network._errors import cannot_export, running
     from mixbit.network._export import ExportFailed, evaluating, export, is_data_dependent
     from mixbit.network._hooks import observe
@@ -60,7 +61,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
     from mixbit.network._sizes import DataDependent
 
     _check_model(model)
-    inputs = read_inputs(example_inputs)
+    inputs = read_inputs(as_arguments(model, example_inputs))
     with evaluating(model):
         try:
             exported, sizes = export(model, inputs)
