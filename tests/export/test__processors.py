@@ -16,10 +16,11 @@ from mixbit.export.arithmetic import Array
 from tests.export.graphs import Builder, called_twice, resnet_cifar
 
 
-def one_conv(weight: Array, *, signed: bool = False, bits: int = 8) -> g.IntegerGraph:
-    """A pointwise convolution on inputs of `bits`, whose largest stored integer is `2^bits - 1`."""
-    b = Builder((weight.shape[1], 2, 2), bits=bits, signed=signed)
-    y = b.conv(b.first, len(weight), 1, weight_bits=8, weight=weight.reshape(*weight.shape, 1, 1), bits=8, signed=True)
+def one_conv(weight: Array, *, signed: bool = False) -> g.IntegerGraph:
+    """A convolution on inputs of 8 bits; a pointwise one where the weights are a matrix."""
+    b = Builder((weight.shape[1], 4, 4), bits=8, signed=signed)
+    whole = weight if weight.ndim == 4 else weight[..., None, None]
+    y = b.conv(b.first, len(whole), whole.shape[-1], weight_bits=8, weight=whole, bits=8, signed=True)
     return b.finish(y)
 
 
@@ -82,10 +83,24 @@ def test_what_fits_is_left_alone() -> None:
     # Behind a ReLU a sum that is off would move the channel, so that of the errors is half a step at most.
     assert (np.abs(moved.sum(axis=1)) <= 0.51 * factor).all()
     assert np.abs(new.bias * factor - old.bias).max() <= 0.5 * factor.max() + 1e-3
-    x = np.abs(random.standard_normal((8, 64, 2, 2))).astype(np.float32)
+    x = np.abs(random.standard_normal((8, 64, 4, 4))).astype(np.float32)
     grid = graph.grid(graph.output)
     apart = executor.run(graph, x).astype(np.float64) - executor.run(new_graph, x)
     assert np.abs(apart).max() <= 0.02 * (grid.qmax - grid.qmin)
+
+
+def test_the_errors_of_a_kernel_and_of_a_channel_cancel() -> None:
+    """On a constant image the result moves by less than it would if every weight were only rounded to the nearest."""
+    weight = np.clip(np.rint(np.random.default_rng(0).normal(0, 40, (8, 16, 3, 3))), -128, 127)
+    graph = one_conv(weight)
+    (old,), (new,) = graph.weighted(), adapted(graph, "any")[0].weighted()
+    factor = (new.weight_scale / old.weight_scale)[:, None, None, None]
+    moved = (new.weight * factor - old.weight)[:-1] / factor[:-1]
+    assert np.abs(moved).max() < 1
+    assert np.abs(moved.sum(axis=(2, 3))).max() < 1  # of a kernel
+    assert np.abs(moved.sum(axis=(1, 2, 3))).max() <= 0.5 + 1e-4  # of a channel
+    nearest = np.rint(old.weight / factor) - old.weight / factor
+    assert np.abs(nearest.sum(axis=(2, 3))).max() > 1.5 and np.abs(nearest.sum(axis=(1, 2, 3))).max() > 2
 
 
 def test_weights_that_would_lose_too_much_stay() -> None:

@@ -209,8 +209,7 @@ def _narrowed(op: g.Weighted, largest: int) -> tuple[g.Weighted, Narrowed]:
     """Channels that could saturate on steps that are just wide enough, `w' = round(w / f)` and `scale' = f scale`.
 
     Rounding moves each weight by less than one new step, so `f` brings the largest sum of two to two steps below what
-    fits. The errors of a channel then sum up to nearly nothing: behind a ReLU all inputs are positive, and a sum that
-    is off would move the whole channel.
+    fits.
     """
     rows = _rows(op)
     low, high = _pair_sums(rows)
@@ -218,8 +217,8 @@ def _narrowed(op: g.Weighted, largest: int) -> tuple[g.Weighted, Narrowed]:
     wide = (low < lowest) | (high > highest)
     factor = np.where(wide, np.maximum(low / (lowest + 2), high / (highest - 2)), 1.0)
     integers = rows.copy()
-    for at in np.flatnonzero(wide):
-        integers[at] = _rounded(rows[at] / factor[at])
+    kernels = rows.reshape(len(rows), op.weight.shape[1], -1)
+    integers[wide] = _rounded_kernels(kernels[wide] / factor[wide, None, None]).reshape(-1, rows.shape[1])
     changed = replace(
         op,
         weight=integers.reshape(op.weight.shape).astype(np.int8),
@@ -234,18 +233,34 @@ def _narrowed(op: g.Weighted, largest: int) -> tuple[g.Weighted, Narrowed]:
     return changed, what
 
 
-def _rounded(x: Array) -> Array:
-    """Whole numbers whose sum is that of `x` but for a half: the nearest, but those next to a tie the other way.
+def _rounded_kernels(x: Array) -> Array:
+    """Whole numbers near `x` whose sums over a kernel and over a channel are right but for rounding.
 
-    >>> _rounded(np.array([0.4, 0.45, 0.3, 1.0])).tolist()                     # the sum is 2.15, and would be 1
+    Neighbouring pixels are alike, and behind a ReLU all are positive: what the errors of a kernel sum up to moves the
+    result far more than what they are one by one.
+
+    Args:
+        x: `(channels, inputs, taps)`.
+    """
+    sums = x.sum(axis=-1)
+    return _rounded(x, _rounded(sums, np.rint(sums.sum(axis=-1))))
+
+
+def _rounded(x: Array, total: Array) -> Array:
+    """Whole numbers of that sum along the last axis: the nearest, but those next to a tie the other way.
+
+    Args:
+        x: `(..., n)`.
+        total: whole numbers `(...)`, each less than one from the sum of `x`; so no number moves by one or more.
+
+    >>> _rounded(np.array([0.4, 0.45, 0.3, 1.0]), np.array(2)).tolist()        # the nearest have the sum 1
     [0, 1, 0, 1]
     """
-    found = np.rint(x)
-    error = found - x
-    surplus = round(float(error.sum()))
-    if surplus:
-        # Rounded up by most comes first where too much was rounded up, and the other way round.
-        order = np.argsort(-error if surplus > 0 else error, kind="stable")
-        found[order[: abs(surplus)]] -= math.copysign(1, surplus)
-    result: Array = found.astype(np.int64)
-    return result
+    nearest = np.rint(x)
+    error = nearest - x
+    surplus = np.rint(nearest.sum(axis=-1) - total)[..., None]
+    # Place of each in the order of what was rounded most, up where too much was rounded up, else down.
+    order = np.argsort(np.where(surplus > 0, -error, error), axis=-1, kind="stable")
+    place = np.argsort(order, axis=-1, kind="stable")
+    found: Array = (nearest - np.sign(surplus) * (place < np.abs(surplus))).astype(np.int64)
+    return found
