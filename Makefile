@@ -90,6 +90,7 @@ bench-arena: .venv/.dev  ## all methods side by side on ResNet-20 and CIFAR-10, 
 
 bench-export: .venv/.dev  ## exported files (bytes, speed, exactness) and latency tables, hours on a CPU; needs MIXBIT_DATA
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_onnx.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_cpu.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/latency.py
 
 bench-mcu: .venv/.dev  ## kernels and MLPerf Tiny on emulated microcontrollers, an hour; needs make setup-mcu, MIXBIT_DATA

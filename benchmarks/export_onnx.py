@@ -28,6 +28,7 @@ from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.export import executor, lower
 from mixbit.export._float_onnx import float_onnx
+from mixbit.export._machine import machine_flags, machine_name
 from mixbit.export.onnx import OnnxFile, load_session, write_onnx
 from mixbit.export.verify import numpy_batches, time_sessions, verify
 from mixbit.network import Network, capture
@@ -89,6 +90,11 @@ def sizes() -> Iterator[dict[str, Any]]:
                 yield row
 
 
+def processor() -> dict[str, Any]:
+    """What speed depends on; rows of other processors stay."""
+    return {"cpu": machine_name(), "flags": list(machine_flags())}
+
+
 def speed(rounds: int) -> Iterator[dict[str, Any]]:
     """CPU time of one inference, float32 beside the packed and the plain file, interleaved."""
     for name in NETWORKS:
@@ -105,7 +111,7 @@ def speed(rounds: int) -> Iterator[dict[str, Any]]:
                 sessions[kind] = load_session(source)
                 created[kind] = 1e3 * (time.perf_counter() - begin)
             found = time_sessions(sessions, x.numpy(), rounds=rounds)
-            row = {"network": name, "policy": policy, "session_ms": created}
+            row = {"network": name, "policy": policy, "processor": processor(), "session_ms": created}
             row |= {kind: {"median_ms": one.median_ms, "spread_ms": one.spread_ms} for kind, one in found.items()}
             row["speedup"] = found["float32"].median_ms / found["fields"].median_ms
             row["against_plain"] = found["fields"].median_ms / found["none"].median_ms
@@ -201,7 +207,8 @@ def main() -> None:
     if "sizes" in given.parts:
         parts["sizes"] = list(sizes())
     if "speed" in given.parts:
-        parts["speed"] = list(speed(given.rounds))
+        others = [row for row in parts["speed"] if row["processor"] != processor()]
+        parts["speed"] = [*others, *speed(given.rounds)]
     if "exact" in given.parts:
         folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
         folders = folders or {name: trained(name, given.epochs) for name in ("limpq-4x4", "limpq-3x3", "W8A8")}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import tables_cpu
 import tables_kure
 import tables_mcu
 import tables_ptq
@@ -271,6 +272,7 @@ def export_speed() -> str:
         (
             row["network"],
             row["policy"],
+            f"{row['processor']['cpu']} ({', '.join(row['processor']['flags'])})",
             *(f"{row[kind]['median_ms']:.3f} ms" for kind in ("float32", "none", "fields")),
             f"{row['speedup']:.2f}",
             f"{row['against_plain']:.3f}",
@@ -281,6 +283,7 @@ def export_speed() -> str:
     columns = (
         "network",
         "policy",
+        "processor",
         ">float32",
         ">plain",
         ">packed",
@@ -442,6 +445,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_export": peers_export,
     "shift_curvature": shift_curvature,
     "shift_theory": shift_theory,
+    **tables_cpu.TABLES,
     **tables_kure.TABLES,
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ from mixbit.export import executor
 from mixbit.export import graph as g
 from mixbit.export._processors import NARROWED_ERROR, adapted, narrow, products, saturates
 from mixbit.export.arithmetic import Array
+from mixbit.export.onnx import write_onnx, written_graph
 from tests.export.graphs import Builder, called_twice, resnet_cifar
 
 
@@ -151,3 +158,39 @@ def test_weights_that_are_used_twice_stay_one() -> None:
     graph = called_twice(weight_bits=8)
     changed = adapted(graph, "any")[0]
     assert changed.called_again().keys() == graph.called_again().keys() != set()
+
+
+# ------------------------------------------------------------------------------------------ an emulated processor
+
+EMULATOR = shutil.which("qemu-x86_64")
+RUN = """
+import sys
+import numpy as np
+import onnxruntime as ort
+folder = sys.argv[1]
+for name in ("any", "strict", "vnni"):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = ort.InferenceSession(f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"])
+    np.save(f"{folder}/{name}.npy", session.run(None, {"input": np.load(f"{folder}/x.npy")})[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64 (apt-get install qemu-user)")
+def test_a_processor_without_vnni_gives_the_reference(tmp_path: Path) -> None:
+    """Haswell has AVX2 and no VNNI: files for any processor are right there, and the one for vnni is not."""
+    pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+    graph = resnet_cifar(blocks=1, width=16, weight_bits=8, bits=8, size=8)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    options: dict[str, dict[str, Any]] = {"any": {}, "strict": {"strict": True}, "vnni": {"cpu": "vnni"}}
+    for name, how in options.items():
+        write_onnx(graph, tmp_path / f"{name}.onnx", **how)
+    command = [str(EMULATOR), "-cpu", "Haswell", sys.executable, "-c", RUN, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    same = {
+        name: np.array_equal(np.load(tmp_path / f"{name}.npy"), executor.run(written_graph(graph, **how), x))
+        for name, how in options.items()
+    }
+    assert same == {"any": True, "strict": True, "vnni": False}
