@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation.allocator import allocate
-from mixbit.cost import Budget, LayerBits, costs
+from mixbit.cost import Budget, LayerBits, MemoryTable, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
-from mixbit.network import FloatParameter
+from mixbit.network import FloatParameter, Network
 from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores, resolve_pins
 from tests.support import (
     best_by_enumeration,
@@ -205,6 +205,36 @@ def test_repair_of_scores_that_fall_with_fewer_bits(how: str, bits: int) -> None
         assert policy.layers["l0"].weight_bits == bits
     forbidden = [note for note in policy.notes if "forbidden" in note]
     assert forbidden == (["l0: weight bits 4 forbidden, they score better than more bits"] if how == "forbid" else [])
+
+
+def falling() -> tuple[Network, Scores]:
+    """Three layers whose scores call 3 bits better than 4: the repair takes them away."""
+    net = chain((10, 100), (10, 100), (10, 100))
+    noisy = LayerScores(weight={4: 1.0, 3: 0.5}, activation={4: 1.0, 3: 0.5})
+    layers = dict.fromkeys((one.name for one in net.layers), noisy)
+    return net, Scores(fingerprint=net.fingerprint, method="m", layers=layers)
+
+
+def test_bits_that_the_repair_took_away_are_named_with_the_remedy() -> None:
+    net, scores = falling()
+    budget = Budget.parse(["bitops=3x3"])
+    with pytest.raises(InfeasibleBudget, match=r"took away l0: weight bits 3; l0: activation bits 3;") as caught:
+        allocate(net, scores, budget, pins={})
+    assert "and 1 more, which score better" in str(caught.value) and "--repair isotonic" in str(caught.value)
+    assert allocate(net, scores, budget, pins={}, repair="isotonic")[0].layers["l0"] == LayerBits(3, 3)
+
+
+def test_the_uniform_network_takes_the_place_of_nothing() -> None:
+    net, scores = falling()
+    policy, found = allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={}, or_uniform=True)
+    assert set(policy.layers.values()) == {LayerBits(3, 3)}
+    assert (found.objective, found.solver, found.proven) == (pytest.approx(3.0), "uniform", False)
+    assert found.bound <= found.objective
+    assert "the uniform W3A3 is taken instead" in policy.notes[-1]
+    kept, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]), pins={}, or_uniform=True)
+    assert set(kept.layers.values()) == {LayerBits(4, 4)}, "what the repair leaves comes first"
+    with pytest.raises(InfeasibleBudget, match="took away"):
+        allocate(net, scores, Budget.parse(["bitops=2x2"]), pins={}, or_uniform=True)
 
 
 def test_limpq_counting_is_used_on_both_sides() -> None:
@@ -419,22 +449,24 @@ def test_every_broken_limit_is_named() -> None:
 
 
 def test_limits_that_clash_only_together() -> None:
-    """Reading at the pinned layer's 8 bits saves its buffer, but costs BitOps."""
-    net = network(
-        [layer("a", "x", "y"), layer("b", "y", "p", weights=1, macs=10), layer("c", "y", "q")],
-        sizes={"y": 1000, "x": 1, "p": 1, "q": 1},
-        until={"y": "c"},
+    """Fewer bits save BitOps, but the code of their width takes more flash than they free."""
+    net = chain((10, 100), (10, 100))
+    weights = {one.name: {2: 25, 8: 100} for one in net.layers}
+    memory = MemoryTable(
+        fingerprint=net.fingerprint, target="t", weights=weights, code={2: 400, 8: 0}, rest=10, steps=()
     )
-    scores, pins = random_scores(net, (2, 8)), {"b": EIGHT}
-    bitops, memory = "bitops=2x2", "activation-bytes=1.1kB"
-    for alone in (bitops, memory):
-        allocate(net, scores, Budget.parse([alone]), pins=pins)
+    curve = LayerScores({2: 1.0, 8: 0.0}, {8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
+    limits = ["bitops=8000", "flash=450B"]
+    for alone in limits:
+        allocate(net, scores, Budget.parse([alone]), pins={}, memory=memory)
     with pytest.raises(InfeasibleBudget) as caught:
-        allocate(net, scores, Budget.parse([bitops, memory]), pins=pins)
+        allocate(net, scores, Budget.parse(limits), pins={}, memory=memory)
     assert "each limit can be met, but not all together" in str(caught.value)
-    for kind, other in (("bitops", memory), ("activation-bytes", bitops)):
-        raised = f"{kind}={caught.value.nearest[kind]:.0f}"
-        allocate(net, scores, Budget.parse([raised, other]), pins=pins)
+    assert "With the others as they are, bitops=12.8k or flash=460B can." in str(caught.value)
+    assert caught.value.nearest == {"bitops": 12_800, "flash": 460}
+    for raised, other in (("bitops=12.8k", limits[1]), ("flash=460B", limits[0])):
+        allocate(net, scores, Budget.parse([raised, other]), pins={}, memory=memory)
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mixbit.allocation._groups import Group, LayerOptions
+from mixbit.allocation._nearest import Reach, Reached
 from mixbit.allocation._rows import Row
 from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, Macs, MemoryTable, Pins, float_costs, layer_macs
 from mixbit.cost._bits import width
@@ -17,7 +18,7 @@ from mixbit.policy._policy import pin_note, uncounted_notes
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["infeasible", "jointly_infeasible", "notes"]
+__all__ = ["dropped", "infeasible", "infeasible_in_order", "jointly_infeasible", "notes"]
 
 BLOCKERS = 5
 _BY_STEP = ("activation_bytes", "ram_bytes")
@@ -35,32 +36,36 @@ _REST = {
 def infeasible(
     network: Network,
     budget: Budget,
-    groups: Sequence[Group],
-    rows: Sequence[Row],
+    limits: Mapping[str, int],
+    reach: Reach,
     pins: Pins,
     macs: Macs,
     latency: LatencyTable | None = None,
-    memory: MemoryTable | None = None,
-) -> InfeasibleBudget:
-    """The error for limits that even the cheapest options exceed, each limit taken by itself."""
+) -> InfeasibleBudget | None:
+    """The error for limits that cannot be met even alone, each taken by itself; None where all can."""
     full = float_costs(network, macs=macs, latency=latency)
     parts: list[str] = []
     nearest: dict[str, float] = {}
     blocking: list[str] = []
     for limit in budget.limits:
-        row = max((row for row in rows if row.key == limit.key), key=lambda row: row.least)
-        nearest[limit.kind] = _in_unit(limit, row.least)
-        if row.least > row.limit:
-            uses = _largest_uses(network, groups, row, macs, latency, memory)
-            parts.append(_broken(limit, row, getattr(full, limit.key) or 0, uses, pins))
+        found = reach.least(limit.key, {})
+        if found is None:
+            continue
+        nearest[limit.kind] = _in_unit(limit, found.value)
+        if found.value > limits[limit.key]:
+            uses = _largest_uses(network, found.groups, found.row, macs, latency, reach.memory)
+            parts.append(_broken(limit, found, getattr(full, limit.key) or 0, uses, pins))
             blocking += [name for name, _ in uses if name not in blocking]
+    if not parts:
+        return None
     advice = "Raise the limit, pin fewer layers or at fewer bits, or score lower bits."
     return InfeasibleBudget(f"{'; '.join(parts)}. {advice}", nearest=nearest, blocking=blocking)
 
 
-def _broken(limit: Limit, row: Row, full: int, uses: Sequence[tuple[str, int]], pins: Pins) -> str:
+def _broken(limit: Limit, found: Reached, full: int, uses: Sequence[tuple[str, int]], pins: Pins) -> str:
+    row = found.row
     word = "largest" if limit.unit == "x" else "smallest"
-    shown, plain = limit.show(row.least, full), show_amount(limit.kind, row.least)
+    shown, plain = limit.show(found.value, full), show_amount(limit.kind, found.value)
     place = f" at step {row.name.partition(' at ')[2]}" if row.key in _BY_STEP else ""
     text = f"{limit.kind}={limit.text} cannot be met: the {word} is {shown}"
     # On a device fewer bits are not always faster.
@@ -109,12 +114,32 @@ def _largest_uses(
 
 
 def jointly_infeasible(
-    budget: Budget, rows: Sequence[Row], error: InfeasibleBudget, *, ordered: bool = False
+    budget: Budget, limits: Mapping[str, int], reach: Reach, error: InfeasibleBudget
 ) -> InfeasibleBudget:
-    """The solver's error in the user's words: limits that can be met one by one, but not together.
+    """The error for limits that can be met one by one, but not together; each is raised with the others as they are.
 
-    Where the layers are `ordered`, the order may be what keeps even one limit from being met.
+    The `error` itself where they can: then something else is in the way, and it says what.
     """
+    nearest: dict[str, float] = {}
+    ways: list[str] = []
+    for limit in budget.limits:
+        others = {key: value for key, value in limits.items() if key != limit.key}
+        found, alone = reach.least(limit.key, others), reach.least(limit.key, {})
+        if found is not None and found.value <= limits[limit.key]:
+            return error
+        if found is not None:
+            ways.append(f"{limit.kind}={show_amount(limit.kind, found.value)}")
+        value = found or alone
+        if value is not None:
+            nearest[limit.kind] = _in_unit(limit, value.value)
+    shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
+    remedy = f"With the others as they are, {' or '.join(ways)} can." if ways else "Raise several of them."
+    text = f"{shown}: each limit can be met, but not all together. {remedy}"
+    return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
+
+
+def infeasible_in_order(budget: Budget, rows: Sequence[Row], error: InfeasibleBudget) -> InfeasibleBudget:
+    """The error where the order of the layers may be what keeps even one limit from being met."""
     nearest: dict[str, float] = {}
     ways = []
     for limit in budget.limits:
@@ -126,9 +151,11 @@ def jointly_infeasible(
     if not ways:
         return error  # the search ended without a proof, and says so
     shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
-    together = "in the order of the layers that the scores ask for" if ordered else "all together"
     others = "With the others as they are, " if len(budget.limits) > 1 else ""
-    text = f"{shown}: each limit can be met, but not {together}. {others}{' or '.join(ways)} can."
+    text = (
+        f"{shown}: each limit can be met, but not in the order of the layers that the scores ask for. "
+        f"{others}{' or '.join(ways)} can."
+    )
     return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
 
 
@@ -194,6 +221,16 @@ def _not_shared(names: Sequence[str], options: Mapping[str, LayerOptions]) -> li
     offered = [dict(options[name].activation) for name in names]
     lost = sorted({bits for one in offered for bits in one if not all(bits in other for other in offered)})
     return [f"{', '.join(names)}: activation bits {', '.join(map(str, lost))} are not open to all"] if lost else []
+
+
+def dropped(options: Mapping[str, LayerOptions], scores: Scores) -> list[str]:
+    """Layers with the bits that the repair took away, as `conv1: weight bits 3`."""
+    found = []
+    for name, one in options.items():
+        if not one.pinned:
+            lines = (_left_out_coupled if one.coupled else _left_out)(name, one, scores)
+            found += [line.partition(" forbidden")[0] for line in lines if " forbidden" in line]
+    return found
 
 
 def _left_out(name: str, one: LayerOptions, scores: Scores) -> list[str]:

@@ -14,7 +14,7 @@ from mixbit.allocation.solver import Allocation
 from mixbit.cost import LayerBits, MemoryTable
 from mixbit.errors import InfeasibleBudget
 
-__all__ = ["Solve", "Solved", "solve_with_code"]
+__all__ = ["Solve", "Solved", "only_widths", "solve_with_code"]
 
 Solved: TypeAlias = tuple[Sequence[Group], Allocation]
 Solve: TypeAlias = Callable[[Mapping[str, LayerOptions], MemoryTable], Solved]
@@ -71,7 +71,7 @@ def solve_with_code(
     numbers, nodes = count(), list[_Node]()
 
     def enter(paid: frozenset[int], allowed: frozenset[int]) -> None:
-        kept = _only(options, paid | allowed, memory)
+        kept = only_widths(options, paid | allowed, memory)
         if kept is None:
             return
         try:
@@ -103,7 +103,7 @@ def _smallest(
     """The set of widths with which the network can take least flash, and that flash."""
 
     def flash(widths: frozenset[int]) -> float:
-        kept = _only(options, widths, memory)
+        kept = only_widths(options, widths, memory)
         if kept is None:
             return math.inf
         least = (min(memory.weight_bytes(name, bits) for bits, _ in one.weight) for name, one in kept.items())
@@ -115,7 +115,7 @@ def _smallest(
     return smallest, sizes[smallest]
 
 
-def _only(
+def only_widths(
     options: Mapping[str, LayerOptions], widths: Collection[int], memory: MemoryTable
 ) -> dict[str, LayerOptions] | None:
     """Options of these widths, None where a layer has none left; pinned layers and those without code keep theirs."""

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mixbit.allocation._box import solve_box
-from mixbit.allocation._explain import infeasible, jointly_infeasible, notes
-from mixbit.allocation._groups import Group, LayerOptions, build_groups
-from mixbit.allocation._layouts import solve_with_layouts
-from mixbit.allocation._ordered import solve_ordered
-from mixbit.allocation._programs import chains, joint_harms, program_facts, program_notes
-from mixbit.allocation._rows import Row, build_rows
-from mixbit.allocation._widths import Solved, solve_with_code
-from mixbit.allocation.quadratic import solve_pairs
-from mixbit.allocation.repair import RepairHow, repair_monotone
-from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, cost_table, costs, layer_macs
-from mixbit.cost._bits import width
-from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError, did_you_mean
-from mixbit.policy import LayerScores, Policy, Program, Scores, resolve_pins
+from mixbit.allocation._assignment import Assignment, layer_options
+from mixbit.allocation._explain import notes
+from mixbit.allocation._groups import Group
+from mixbit.allocation._programs import program_facts, program_notes
+from mixbit.allocation.repair import RepairHow
+from mixbit.allocation.solver import Allocation, SolverName
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, cost_table, costs
+from mixbit.errors import BudgetError, did_you_mean
+from mixbit.policy import Policy, Scores, resolve_pins
 
 if TYPE_CHECKING:
-    from mixbit.network import Layer, Network
+    from mixbit.network import Network
 
-__all__ = ["allocate"]
+__all__ = ["allocate", "layer_options"]
 
 
 def allocate(
@@ -42,6 +36,7 @@ def allocate(
     exact: bool = False,
     latency: LatencyTable | None = None,
     memory: MemoryTable | None = None,
+    or_uniform: bool = False,
 ) -> tuple[Policy, Allocation]:
     """The policy of least total harm that meets every limit of the budget, in exact integers.
 
@@ -71,6 +66,8 @@ def allocate(
         exact: prove the optimum of a program with pairs (small networks), where a local search is the default.
         latency: measured times of this network; limits on `latency` need them, and the policy tells its own.
         memory: a device's flash and RAM; limits on `flash` and `ram` need it, and the policy tells its own.
+        or_uniform: where the repair took away so many bits that nothing is left within the budget, take the best
+            uniform network that is within it by the scores as they are, with a note, as `mixbit allocate` does.
 
     Returns:
         The policy, and how the solver came to it (its groups are sets of layers that are decided together).
@@ -98,33 +95,25 @@ def allocate(
     alpha = _checked_alpha(scores.alpha if alpha is None else alpha)
     program = scores.program
     repair = "none" if program.pairs else repair
-    options = layer_options(network, scores, pins, alpha=alpha, repair=repair)
     limits = budget.resolve(network, pins, macs, latency, memory)
-    times = latency if "latency" in limits else None
-    device = memory if not limits.keys().isdisjoint(("flash_bytes", "ram_bytes")) else None
-    keep_all = bool(program.order or program.box or program.pairs)
-
-    def solved(choices: Mapping[str, LayerOptions], device: MemoryTable | None) -> Solved:
-        groups = build_groups(
-            network, choices, tied=ties, macs=macs, limited=limits, keep_all=keep_all, latency=times, memory=device
-        )
-        rows = build_rows(network, groups, limits, 0 if times is None else times.rest, device)
-        if any(row.least > row.limit for row in rows):
-            raise infeasible(network, budget, groups, rows, pins, macs, times, device)
-        try:
-            return groups, _solve(network, groups, rows, program, choices, solver, macs=macs, exact=exact)
-        except InfeasibleBudget as error:
-            raise jointly_infeasible(budget, rows, error, ordered=bool(program.order)) from error
-
-    def sums(choices: Mapping[str, LayerOptions], device: MemoryTable | None) -> Solved:
-        if device is not None and "flash_bytes" in limits:
-            return solve_with_code(choices, device, limits["flash_bytes"], solved)
-        return solved(choices, device)
-
-    if device is not None and device.layouts:
-        groups, allocation = solve_with_layouts(network, options, device, limits, sums, tied=ties)
-    else:
-        groups, allocation = sums(options, device)
+    assignment = Assignment(
+        network=network,
+        scores=scores,
+        budget=budget,
+        limits=limits,
+        pins=pins,
+        ties=ties,
+        alpha=alpha,
+        macs=macs,
+        repair=repair,
+        solver=solver,
+        exact=exact,
+        latency=latency,
+        memory=memory,
+        or_uniform=or_uniform,
+    )
+    groups, allocation, instead = assignment.best()
+    options = assignment.options
     layers = _chosen(network, groups, allocation)
     found = costs(network, layers, macs=macs, latency=latency, memory=memory)
     budget.check(found, limits)
@@ -146,7 +135,8 @@ def allocate(
             **({} if latency is None or latency.cpu is None else {"latency_cpu": latency.cpu}),
         },
         notes=notes(network, options, scores, groups, layers, ties=ties, latency=latency)
-        + program_notes(scores, options, allocation),
+        + program_notes(scores, options, allocation)
+        + instead,
     )
     return policy, allocation
 
@@ -167,90 +157,6 @@ def _checked_alpha(alpha: float) -> float:
     if not (math.isfinite(alpha) and alpha >= 0):
         raise BudgetError(f"alpha {alpha!r} is not legal. Legal: a finite number from 0 up.")
     return alpha
-
-
-def layer_options(
-    network: Network, scores: Scores, pins: Pins, *, alpha: float, repair: RepairHow
-) -> dict[str, LayerOptions]:
-    """What every layer may choose from, after repair: harm of weights times alpha, and harm of activations.
-
-    Raises:
-        PolicyError: a layer is neither pinned nor in the table.
-    """
-    missing = [layer.name for layer in network.layers if layer.name not in pins and layer.name not in scores.layers]
-    if missing:
-        raise PolicyError(
-            f"There are no scores for {len(missing)} layers that are not pinned: {', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}. Score them, or pin them."
-        )
-    free = _coupled if scores.program.coupled else _free
-    return {
-        layer.name: _pinned(layer, pins[layer.name])
-        if layer.name in pins
-        else free(layer, scores.layers[layer.name], alpha, repair)
-        for layer in network.layers
-    }
-
-
-def _pinned(layer: Layer, bits: LayerBits) -> LayerOptions:
-    weight, activation = [(width(bits.weight_bits), 0.0)], [(width(bits.activation_bits), 0.0)]
-    return LayerOptions(layer=layer, weight=weight, activation=activation, pinned=True)
-
-
-def _free(layer: Layer, table: LayerScores, alpha: float, repair: RepairHow) -> LayerOptions:
-    weight = [(bits, alpha * harm) for bits, harm in _repaired(table.weight, repair)]
-    return LayerOptions(layer=layer, weight=weight, activation=_repaired(table.activation, repair))
-
-
-def _coupled(layer: Layer, table: LayerScores, alpha: float, repair: RepairHow) -> LayerOptions:
-    """One decision for both sides: the bits that both offer, at the sum of their harms.
-
-    The sum stands on the side of the weights alone: a choice of equal bits never takes one side without the other.
-    """
-    curve = {bits: harm + alpha * table.weight[bits] for bits, harm in table.activation.items() if bits in table.weight}
-    if not curve:
-        raise PolicyError(
-            f"{layer.name}: weight and activation must have the same bits, but are scored at {sorted(table.weight)} "
-            f"and {sorted(table.activation)}. Score both sides at the same bits, or pin the layer."
-        )
-    weight = _repaired(curve, repair)
-    activation = [(bits, 0.0) for bits, _ in weight]
-    return LayerOptions(layer=layer, weight=weight, activation=activation, coupled=True)
-
-
-def _repaired(curve: Mapping[int, float], repair: RepairHow) -> list[tuple[int, float]]:
-    """The curve after repair, without forbidden options."""
-    harms = repair_monotone(list(curve), list(curve.values()), repair)
-    return [(bits, float(harm)) for bits, harm in zip(curve, harms, strict=True) if math.isfinite(harm)]
-
-
-def _solve(
-    network: Network,
-    groups: Sequence[Group],
-    rows: Sequence[Row],
-    program: Program,
-    options: Mapping[str, LayerOptions],
-    solver: SolverName,
-    *,
-    macs: Macs,
-    exact: bool,
-) -> Allocation:
-    """By the solver that the program asks for."""
-    if program.box:
-        counts: dict[str, dict[str, int]] = {
-            "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
-            "weight_bits": {layer.name: layer.weights for layer in network.layers},
-        }
-        return solve_box(groups, rows, counts, chains(groups, options, program.order))
-    costs = {row.name: row.costs for row in rows}
-    limits = {row.name: row.limit for row in rows}
-    names, scores = [group.name for group in groups], [group.score for group in groups]
-    if program.pairs:
-        own, joint = joint_harms(groups, program.pairs)
-        return solve_pairs(own, joint, costs, limits, names=names, exact=exact)
-    if program.order:
-        return solve_ordered(scores, costs, limits, chains(groups, options, program.order), names=names)
-    return solve(scores, costs, limits, names=names, solver=solver)
 
 
 def _chosen(network: Network, groups: Sequence[Group], allocation: Allocation) -> dict[str, LayerBits]:

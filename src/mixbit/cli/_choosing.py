@@ -191,6 +191,7 @@ def compare(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="a policy from elsewhere that takes part")
     ] = None,
     baselines: Annotated[bool, typer.Option(help="add uniform and random")] = True,
+    repair: Annotated[Repair, typer.Option(help="scores that improve with fewer bits, as in allocate")] = "forbid",
     settings: Setting = None,
 ) -> None:
     """Search methods side by side: same data, budgets, fine-tuning and seeds, and what each search took.
@@ -211,6 +212,7 @@ def compare(
         seeds=words.seeds(seeds),
         policies=words.once("--policy", map(words.named_file, policy or ())),
         baselines=baselines,
+        repair=repair,
         tell=lambda row: screen.say(report.arena_line(row)),
     )
     note_weights(weights)

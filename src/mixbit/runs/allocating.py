@@ -64,7 +64,8 @@ def allocate(
         out: the policy file.
         pins: layer name or `re:` pattern -> bits.
         first_last: bits of the first and the last layer, or None to search them too.
-        ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`.
+        ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`. Where the repair leaves nothing within the
+            budget, the best uniform network is taken, with a note.
         latency: a table of measured times, for limits on them; see `mixbit.runs.build_latency`.
         c_options: how the network will be written as C, for limits on `flash` and `ram`; default as `export_c`.
         rounding: how the C will round, for the same limits.
@@ -94,6 +95,7 @@ def allocate(
             exact=exact,
             latency=table,
             memory=memory,
+            or_uniform=only is None,
         )
 
     memory, footprint = None, None

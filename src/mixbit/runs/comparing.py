@@ -22,7 +22,7 @@ from torch import nn
 from mixbit import _batch, _distributed, _io, methods
 from mixbit._progress import announce
 from mixbit._settings import read_pairs, read_value
-from mixbit.allocation import allocate
+from mixbit.allocation import RepairHow, allocate
 from mixbit.cost import Budget, costs, float_costs
 from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate
@@ -84,6 +84,7 @@ def compare(
     policies: Mapping[str, Path] | None = None,
     efforts: Mapping[str, Effort] | None = None,
     baselines: bool = True,
+    repair: RepairHow = "forbid",
     task: Task | None = None,
     quiet: bool = False,
     tell: Callable[[Row], None] | None = None,
@@ -106,6 +107,8 @@ def compare(
             all. A policy over the budget gets a row that says so.
         efforts: name -> what the search of such a policy took, as far as it is known.
         baselines: add the methods `uniform` and `random` where they are not among the entries.
+        repair: of scores that improve with fewer bits, for all methods, see `mixbit.allocation.allocate`. Where nothing
+            is left within a budget, the best uniform network is taken, with a note in its policy.
         task: the subject's, if it is at hand already.
         quiet: no progress bars.
         tell: called with every row that this call made or renewed.
@@ -126,9 +129,9 @@ def compare(
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
-    facts = {"command": "compare", **subject.facts(), "settings": plain}
-    _folder.begin(run, facts | metric_facts(task))
-    arena = _Arena(subject=subject, task=task, run=run, settings=plain, quiet=quiet)
+    facts = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)
+    _folder.begin(run, facts if repair == "forbid" else {**facts, "repair": repair})
+    arena = _Arena(subject=subject, task=task, run=run, settings=plain, repair=repair, quiet=quiet)
     arena.evaluate_float()
     arena.warm_up()
     for name, effort in (efforts or {}).items():
@@ -195,6 +198,7 @@ class _Arena:
     task: Task
     run: Path
     settings: dict[str, Any] | None
+    repair: RepairHow
     quiet: bool
     failed: dict[str, str] = field(default_factory=dict)
     """Name -> reason of a search that failed in this call: it is not tried again for every budget and seed."""
@@ -310,7 +314,7 @@ class _Arena:
         except Exception as error:
             self.failed[entry.name] = self._reason(error, entry.name)
             raise
-        return allocate(self.task.network, scores, budget)[0]
+        return allocate(self.task.network, scores, budget, repair=self.repair, or_uniform=True)[0]
 
     def _metered(self, entry: Entry, folder: Path) -> Any:
         done, begun = (folder / _folder.SCORES).exists(), _has_state(folder)
