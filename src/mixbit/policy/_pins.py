@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, did_you_mean
+from mixbit.policy._patterns import matching
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -24,13 +24,13 @@ def resolve_pins(
 
     Args:
         network: the captured network.
-        patterns: an exact layer name, or `re:` and a regular expression that must match the whole name -> bits. An
-            exact name wins over an expression.
+        patterns: an exact layer name; a glob such as `block*.conv1`; or `re:` and a regular expression that must match
+            the whole name -> bits. An exact name wins over a pattern.
         first_last: bits of the first and the last layer in execution order, unless `patterns` says otherwise; None pins
             neither.
 
     Raises:
-        BudgetError: a pattern matches no layer or is no regular expression, or two expressions give a layer different
+        BudgetError: a pattern matches no layer or is no regular expression, or two patterns give a layer different
             bits.
 
     >>> from types import SimpleNamespace
@@ -43,7 +43,7 @@ def resolve_pins(
     pins = {name: first_last for name in names[:1] + names[-1:] if first_last is not None}
     pins.update(_by_expression(names, patterns or {}))
     for pattern, bits in (patterns or {}).items():
-        if not pattern.startswith("re:"):
+        if not _is_pattern(pattern, names):
             if pattern not in names:
                 raise _no_match(pattern, names)
             pins[pattern] = bits
@@ -53,9 +53,9 @@ def resolve_pins(
 def _by_expression(names: list[str], patterns: Mapping[str, LayerBits]) -> dict[str, LayerBits]:
     found: dict[str, tuple[str, LayerBits]] = {}
     for pattern, bits in patterns.items():
-        if not pattern.startswith("re:"):
+        if not _is_pattern(pattern, names):
             continue
-        matched = [name for name in names if _compiled(pattern).fullmatch(name)]
+        matched = matching(pattern, names)
         if not matched:
             raise _no_match(pattern, names)
         for name in matched:
@@ -63,21 +63,19 @@ def _by_expression(names: list[str], patterns: Mapping[str, LayerBits]) -> dict[
             if earlier != bits and name not in patterns:
                 raise BudgetError(
                     f"The layer {name!r} is pinned at {earlier} by {other!r} and at {bits} by {pattern!r}. "
-                    "Pin it by its exact name, which wins over expressions, or narrow one of the two."
+                    "Pin it by its exact name, which wins over patterns, or narrow one of the two."
                 )
     return {name: bits for name, (_, bits) in found.items()}
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern.removeprefix("re:"))
-    except (re.error, OverflowError, RecursionError) as cause:
-        raise BudgetError(f"The pin {pattern[:80]!r} is no regular expression: {cause}.") from cause
+def _is_pattern(pattern: str, names: list[str]) -> bool:
+    return pattern.startswith("re:") or (pattern not in names and any(mark in pattern for mark in "*?["))
 
 
 def _no_match(pattern: str, names: list[str]) -> BudgetError:
     near = did_you_mean(pattern.removeprefix("re:"), names)
     return BudgetError(
-        f"The pin {pattern[:80]!r} matches no layer.{near} Legal: an exact layer name, or 're:' and a regular "
-        f"expression that matches a whole name; the network has {len(names)} layers ({', '.join(names[:3])}, ...)."
+        f"The pin {pattern[:80]!r} matches no layer.{near} Legal: an exact layer name, a glob ('block*.conv1'), or "
+        f"'re:' and a regular expression that matches a whole name; the network has {len(names)} layers "
+        f"({', '.join(names[:3])}, ...)."
     )
