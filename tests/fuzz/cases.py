@@ -201,6 +201,7 @@ MODELS = {
     "exit 0": "@/models.py:leaves_well",
     "exit with text": "@/models.py:leaves_with_text",
     "own BaseException": "@/models.py:raises_own",
+    "KeyboardInterrupt": "@/models.py:interrupts",
     "GeneratorExit": "@/models.py:raises_generator_exit",
     "no model": "@/models.py:gives_five",
     "no layers": "@/models.py:NoLayers",
@@ -223,6 +224,7 @@ def leaves(): sys.exit(7)
 def leaves_well(): sys.exit(0)
 def leaves_with_text(): raise SystemExit("bye")
 def raises_own(): raise Own("x")
+def interrupts(): raise KeyboardInterrupt
 def raises_generator_exit(): raise GeneratorExit
 def gives_five(): return 5
 
@@ -263,6 +265,10 @@ def of_words() -> Iterator[Case]:
     for text in ("bitops", "bitops=", "bitops=-1", "bitops=nan", "bitops=1e999", "zz=1", "bitops=" + "9" * 5000):
         words = ("allocate", "%/search", "--budget", text, "--out", "@/policy.json")
         yield Case(group="budget", name=text[:24], words=words)
+    build = ("latency", "build", "digits-resnet", "--target", "onnxruntime", "--out", "@/l.json")
+    for option in ("--repeats", "--checks"):
+        yield Case(group="latency build", name=option, words=(*build, option, "9" * 30))
+    yield Case(group="latency build", name="bits", words=(*build, "--bits", "9"))
     for option, text in product(("--seeds",), ("x", "1.5", "", "9" * 5000)):
         words = ("compare", *SEARCH, "--budget", "bitops=3x3", "--methods", "fit", option, text)
         yield Case(group="seeds", name=text[:24], words=words)

@@ -132,6 +132,7 @@ def test_factories_that_take_channels_get_those_of_the_images(file: str) -> None
 
 
 LEAVING = """
+import signal
 import sys
 from torch import nn
 
@@ -141,7 +142,8 @@ class Own(BaseException):
 def leaves(): sys.exit(0)
 def raises_own(): raise Own("mine")
 def generator(): raise GeneratorExit
-def interrupted(): raise KeyboardInterrupt
+def interrupts(): raise KeyboardInterrupt
+def interrupted(): signal.raise_signal(signal.SIGINT)
 def meta(): return nn.Linear(1, 1, device="meta")
 """
 
@@ -151,6 +153,7 @@ def meta(): return nn.Linear(1, 1, device="meta")
     [
         ("leaves", "the factory failed: SystemExit: 0"),
         ("raises_own", "the factory failed: Own: mine"),
+        ("interrupts", "the factory failed: KeyboardInterrupt"),
         ("generator", "the factory failed: GeneratorExit"),
         ("meta", "'weight' is on the meta device and holds no numbers"),
     ],
@@ -161,7 +164,7 @@ def test_a_factory_cannot_end_the_command(tmp_path: Path, factory: str, message:
         models.load_model(f"{tmp_path / 'leaving.py'}:{factory}")
 
 
-def test_an_interruption_stays_one(tmp_path: Path) -> None:
+def test_an_interruption_from_the_keyboard_stays_one(tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text(LEAVING)
     with pytest.raises(KeyboardInterrupt):
         models.load_model(f"{tmp_path / 'leaving.py'}:interrupted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import importlib
 import importlib.util
 import inspect
@@ -152,11 +153,19 @@ def _call(factory: object, spec: str, arguments: Mapping[str, int]) -> object:
         raise _failed(f"Model {spec!r}: the factory failed", cause) from cause
 
 
+def _by_statement(cause: BaseException) -> bool:
+    """Whether a `raise` of some code made it; the keyboard interrupts between other instructions."""
+    last = cause.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+
+
 def _failed(what: str, cause: BaseException) -> BaseException:
     """As an error, whatever the user's code raised: an exit in it must not end the command as if all were done.
 
-    An interruption stays what it is: nobody can tell whether it came from the keyboard.
+    An interruption from the keyboard stays one.
     """
-    if isinstance(cause, KeyboardInterrupt):
+    if isinstance(cause, KeyboardInterrupt) and not _by_statement(cause):
         return cause
     return MixbitError(f"{what}: {type(cause).__name__}: {cause}.")

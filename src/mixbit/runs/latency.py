@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from mixbit._progress import progress_bar
+from mixbit._settings import Range, check_value
 from mixbit.cost import ExportCpu, LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.export import Rounding
@@ -22,6 +24,9 @@ __all__ = ["LATENCY_TARGETS", "BuiltLatency", "build_latency"]
 
 LATENCY_TARGETS = ("onnxruntime", *BOARDS)
 """What can be measured: times on this CPU, or instructions of an emulated core."""
+
+
+MOST_REPEATS, MOST_CHECKS = 10_000, 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,8 @@ def build_latency(
         StaleRun: `out` has measurements beside it that were made with other settings.
         ExportError: the model has no integer form, or does not run on the target.
     """
+    check_value("repeats", repeats, Annotated[int, Range(least=1, most=MOST_REPEATS)])
+    check_value("checks", checks, Annotated[int, Range(least=0, most=MOST_CHECKS)])
     device, options = _target(target, cpu), options_of(bits)
     rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
