@@ -46,5 +46,6 @@ def test_taking_the_average_out_gives_every_number_back() -> None:
     average.put_into(model)
     assert float(model[1].running_mean.abs().max()) == 0.0  # type: ignore[operator, union-attr]
     model[1].running_var.fill_(7.0)  # type: ignore[operator, union-attr]
+    model[1].num_batches_tracked.fill_(99)  # type: ignore[operator, union-attr]
     average.take_out(model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

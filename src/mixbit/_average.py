@@ -42,20 +42,26 @@ class Average:
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
         """Give the model the average; `take_out` gives it its own weights back."""
-        self._raw = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self._raw = {name: tensor.detach().clone() for name, tensor in _held(model)}
         for name, tensor in _averaged(model):
             tensor.copy_(self.shadow[name])
 
     @torch.no_grad()
     def take_out(self, model: nn.Module) -> None:
-        """Undo `put_into`, with all that changed in the state since."""
-        model.load_state_dict(self._raw)
+        """Undo `put_into`, with all that changed in parameters and buffers since."""
+        for name, tensor in _held(model):
+            tensor.copy_(self._raw[name])
         self._raw = {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from the average of a checkpoint, `shadow` by name."""
         for name, shadow in self.shadow.items():
             shadow.copy_(tensors[name])
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    yield from model.named_buffers()
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

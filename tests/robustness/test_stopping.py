@@ -104,3 +104,17 @@ def test_without_the_rule_it_only_records() -> None:
     assert len(result.history) == 2 and "ended" not in result.history[-1]
     assert result.history[1]["kurtosis"]["gap"] < result.history[0]["kurtosis"]["gap"]
     assert set(result.history[0]["kurtosis"]) == {"mean", "gap", "peak"}
+
+
+def test_the_epoch_that_is_kept_is_one_of_the_average() -> None:
+    """With `ema` the rule judges the moving average and keeps it, not the weights behind it."""
+
+    def run(ema: float | None) -> torch.Tensor:
+        task = wide_task()
+        penalty, watch = monitor(task, None)
+        config = replace(QUICK, epochs=2, ema=ema)
+        train(task.model, task.train, None, config, penalty=penalty, monitor=watch, quiet=True)
+        assert "nearest to the target" in watch.kept
+        return task.model[2].weight.detach().clone()  # type: ignore[index, union-attr, operator]
+
+    assert not torch.equal(run(None), run(0.9))
