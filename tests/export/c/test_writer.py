@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph
+from mixbit.export import IntegerGraph, executor
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid
+from mixbit.export.arithmetic import Grid, dequantize
 from mixbit.export.c import COptions, render_c, write_c
+from mixbit.export.c._program import build
 from mixbit.export.c.writer import MANIFEST
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
 
@@ -167,3 +168,45 @@ def test_make_test(tmp_path: Path) -> None:
     found = subprocess.run(["make", "-s", "test", "OPT=-O0"], cwd=tmp_path / "net", capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "as recorded" in found.stdout
+
+
+TWO = """\
+#include <stdio.h>
+#include "kws.h"
+#include "vad.h"
+int main(void)
+{
+    static int32_t a[KWS_OUTPUT_SIZE], b[VAD_OUTPUT_SIZE];
+    uint32_t i;
+    for (i = 0; i < KWS_INPUT_BYTES; i++) kws_input()[i] = (int8_t)(i * 7u);
+    for (i = 0; i < VAD_INPUT_BYTES; i++) vad_input()[i] = (int8_t)(i * 5u);
+    if (kws_invoke(kws_input(), a) || vad_invoke(vad_input(), b)) return 1;
+    for (i = 0; i < KWS_OUTPUT_SIZE; i++) printf("%d ", (int)a[i]);
+    for (i = 0; i < VAD_OUTPUT_SIZE; i++) printf("%d ", (int)b[i]);
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(any(shutil.which(tool) is None for tool in ("gcc", "make", "objcopy")), reason="needs gcc and make")
+def test_two_networks_in_one_program(tmp_path: Path) -> None:
+    """Of one kernel in two variants: both have all symbols but those of their interface to themselves."""
+    b = Builder((6,), seed=2)
+    graphs = {"kws": small(), "vad": rounded(b.finish(b.linear(b.first, 4, weight_bits=8, bits=None)), "double")}
+    wanted = []
+    for (name, graph), factor in zip(graphs.items(), (7, 5), strict=True):
+        folder = write_c(graph, tmp_path / name).path
+        subprocess.run(["make", "-s", "object", f"PREFIX={name}", "OPT=-O0"], cwd=folder, check=True)
+        program = build(graph, COptions())
+        x = program.tensors[program.input]
+        raw = (np.arange(x.size_bytes) * factor).astype(np.int8).tobytes()
+        values = executor.trace(graph, dequantize(x.from_bytes(raw), x.grid)[None])
+        last = executor.accumulate(graph, program.last, values[program.last.x]).ravel()
+        wanted += last[program.output_order()].tolist()
+    (tmp_path / "main.c").write_text(TWO)
+    ends = [str(tmp_path / name / "build") for name in graphs]
+    objects = [f"{end}/{name}.o" for end, name in zip(ends, graphs, strict=True)]
+    command = ["gcc", "-Wall", "-Werror", *(f"-I{end}" for end in ends), "-o", "two", "main.c", *objects]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = subprocess.run([tmp_path / "two"], capture_output=True, text=True, check=True).stdout
+    assert [int(text) for text in found.split()] == wanted

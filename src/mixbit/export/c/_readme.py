@@ -24,6 +24,7 @@ and no library but memcpy and memset. -DMODEL_FLOAT adds helpers that quantize a
     make test                                                          the self-test on this machine
     make library CROSS=arm-none-eabi- CPU="-mcpu=cortex-m4 -mthumb"    libmodel.a
     make size    CROSS=arm-none-eabi- CPU="-mcpu=cortex-m4 -mthumb"    its bytes
+    make object PREFIX=kws CROSS=... CPU=...                           build/kws.o and kws.h, to link several networks
 
 selftest.c runs recorded inputs and compares every layer's checksum and all outputs with those of mixbit's reference
 executor; model_selftest() returns 0, or 1 + the first layer that differs. Call it on the board: compile everything with
