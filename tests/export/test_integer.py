@@ -132,9 +132,9 @@ FORWARDS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, nn.Mo
         {"Lookup"},
     ),
     "mean and average pool": (
-        lambda m, x: m.fc(nn.functional.avg_pool2d(m.a(x).relu(), 2).mean((2, 3))),
+        lambda m, x: m.fc(torch.tanh(nn.functional.avg_pool2d(m.a(x).relu(), 2).mean((2, 3)))),
         {"a": nn.Conv2d(3, 4, 3, padding="same"), "fc": nn.Linear(4, 5)},
-        {"AveragePool"},
+        {"AveragePool", "Reshape", "Lookup"},
     ),
     "transpose": (
         lambda m, x: m.fc(m.a(x).relu().permute(0, 2, 3, 1).flatten(1)),
