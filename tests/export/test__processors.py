@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,10 +116,12 @@ def test_weights_that_would_lose_too_much_stay() -> None:
     weight = np.tile([1, 2, 3, -2], (1, 16))
     weight[0, :2] = 127
     many = np.repeat(weight, 3, axis=0)
-    assert adapted(one_conv(many), "any")[1] == {}
+    found = adapted(one_conv(many), "any")
+    assert found.narrowed == {} and found.kept.keys() == {"op1"}
+    assert re.fullmatch(r"wider steps would change its weights by \d+\.\d%, limit 3%", found.kept["op1"])
     random = np.random.default_rng(0)
-    found = adapted(one_conv(np.clip(np.rint(random.normal(0, 40, (3, 64))), -128, 127)), "any")[1]
-    (what,) = found.values()
+    found = adapted(one_conv(np.clip(np.rint(random.normal(0, 40, (3, 64))), -128, 127)), "any")
+    (what,) = found.narrowed.values()
     assert 0 < what.error < NARROWED_ERROR and what.of_channels == 3
 
 
@@ -131,6 +134,7 @@ def test_the_smallest_layers_stay() -> None:
     assert changed and changed < names
     assert sum(products(graph, op) for op in spared) <= 0.02 * total
     assert graph.weighted()[-1] in spared  # the classifier
+    assert all("one of the smallest" in why for why in adapted(graph, "any").kept.values())
 
 
 def test_products_of_a_layer() -> None:
@@ -142,12 +146,13 @@ def test_products_of_a_layer() -> None:
 
 def test_nothing_is_narrowed_for_vnni_or_by_strict() -> None:
     graph = one_conv(np.full((2, 8), 100))
-    assert adapted(graph, "vnni") == (graph, {}) and adapted(graph, "any", strict=True) == (graph, {})
+    assert adapted(graph, "vnni") == (graph, {}, {})
+    assert adapted(graph, "any", strict=True) == (graph, {}, {"op1": "strict widens no steps"})
 
 
 def test_layers_by_name_are_narrowed_as_by_themselves() -> None:
     graph = resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8)
-    changed, found = adapted(graph, "any")
+    changed, found, _ = adapted(graph, "any")
     again = narrow(graph, tuple(found))
     for one, other in zip(changed.weighted(), again.weighted(), strict=True):
         np.testing.assert_array_equal(one.weight, other.weight)

@@ -356,7 +356,7 @@ def test_the_reasons_give_the_numbers() -> None:
         "two products of one channel can reach 254 * 255, and as int8 their sum saturates at 16 bits on x86 "
         "processors without VNNI"
     )
-    assert render_onnx(graph, Path("x.onnx"), strict=True)[1].layers[0].unsigned == why
+    assert render_onnx(graph, Path("x.onnx"), strict=True)[1].layers[0].unsigned == why + "; strict widens no steps"
     assert render_onnx(graph, Path("x.onnx"), cpu="vnni")[1].layers[0].needs_vnni == why
     assert render_onnx(graph, Path("x.onnx"))[1].layers[0].narrowed == (
         "2 of 2 channels on steps up to 2.02 times as wide, so that no sum of products saturates on any x86 "
@@ -368,7 +368,8 @@ def test_packed_weights_that_a_shift_makes_heavy_are_kept_exact() -> None:
     b = Builder((16, 6, 6), bits=8, signed=False)
     graph = b.finish(b.conv(b.first, 2, weight_bits=3, shift=5, weight=np.full((2, 16, 3, 3), 3)))
     (layer,) = render_onnx(graph, Path("x.onnx"))[1].layers
-    assert layer.container == "packed 3 bit" and layer.unsigned is not None and layer.narrowed is None
+    assert layer.container == "packed 3 bit" and layer.narrowed is None
+    assert layer.unsigned is not None and layer.unsigned.endswith("weights of 3 bits are not rounded again")
     x = np.abs(images(graph)) * 10
     np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
 

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast, get_args
+from typing import NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = [
     "CPUS",
     "NARROWED_ERROR",
     "PROMISES",
+    "Adapted",
     "Cpu",
     "Narrowed",
     "adapted",
@@ -121,7 +122,17 @@ class Narrowed:
     """Root mean square of what the weights changed by, over that of the weights."""
 
 
-def adapted(graph: IntegerGraph, cpu: Cpu, *, strict: bool = False) -> tuple[IntegerGraph, dict[str, Narrowed]]:
+class Adapted(NamedTuple):
+    """A graph with the weights that a file holds, and what was done about the layers that could saturate."""
+
+    graph: IntegerGraph
+    narrowed: dict[str, Narrowed]
+    """By layer."""
+    kept: dict[str, str]
+    """Layer that could saturate and keeps its weights -> why they are not narrowed."""
+
+
+def adapted(graph: IntegerGraph, cpu: Cpu, *, strict: bool = False) -> Adapted:
     """The graph with the weights that a file for `cpu` holds.
 
     For `any`, 8-bit layers that could saturate are narrowed: the fast kernels then are exact on every processor. Layers
@@ -132,19 +143,28 @@ def adapted(graph: IntegerGraph, cpu: Cpu, *, strict: bool = False) -> tuple[Int
         graph: the integer graph.
         cpu: see `Cpu`.
         strict: narrow nothing.
-
-    Returns:
-        The graph, and what was narrowed, by layer.
     """
-    if cpu == "vnni" or strict:
-        return graph, {}
     calls = _calls(graph)
     heavy = {name: ops for name, ops in calls.items() if saturates(ops[0], _largest(graph, ops))}
-    spared = _smallest(graph, heavy)
-    fitting = [ops for name, ops in heavy.items() if name not in spared and ops[0].weight_bits == 8]
-    found = {op.name: _narrowed(op, _largest(graph, ops)) for ops in fitting for op in ops}
-    kept = {name: one for name, one in found.items() if one[1].error <= NARROWED_ERROR}
-    return _replaced(graph, kept), {name: what for name, (_, what) in kept.items()}
+    if cpu == "vnni" or strict:
+        kept = {op.name: "strict widens no steps" for ops in heavy.values() for op in ops if strict}
+        return Adapted(graph, {}, kept)
+    spared, kept, found = _smallest(graph, heavy), {}, {}
+    for name, ops in heavy.items():
+        for op in ops:
+            if op.weight_bits != 8:
+                kept[op.name] = f"weights of {op.weight_bits} bits are not rounded again"
+            elif name in spared:
+                kept[op.name] = "it is one of the smallest layers, and wider steps would gain little"
+            else:
+                found[op.name] = _narrowed(op, _largest(graph, ops))
+    much = {name: what.error for name, (_, what) in found.items() if what.error > NARROWED_ERROR}
+    kept |= {
+        name: f"wider steps would change its weights by {error:.1%}, limit {NARROWED_ERROR:.0%}"
+        for name, error in much.items()
+    }
+    chosen = {name: one for name, one in found.items() if name not in much}
+    return Adapted(_replaced(graph, chosen), {name: what for name, (_, what) in chosen.items()}, kept)
 
 
 def narrow(graph: IntegerGraph, names: Collection[str]) -> IntegerGraph:

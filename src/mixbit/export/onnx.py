@@ -16,7 +16,17 @@ from mixbit.errors import ExportError, MissingExtra, did_you_mean
 from mixbit.export._onnx_nodes import Printed, PrintedLayer, print_graph
 from mixbit.export._onnx_session import load_session
 from mixbit.export._onnx_sheet import Role
-from mixbit.export._processors import CPUS, NARROWED_ERROR, PROMISES, Cpu, Narrowed, adapted, check_cpu, pair_sum
+from mixbit.export._processors import (
+    CPUS,
+    NARROWED_ERROR,
+    PROMISES,
+    Adapted,
+    Cpu,
+    Narrowed,
+    adapted,
+    check_cpu,
+    pair_sum,
+)
 from mixbit.export.graph import IntegerGraph
 
 if TYPE_CHECKING:
@@ -149,13 +159,13 @@ def render_onnx(
         MissingExtra: onnx is not installed.
         ExportError: as in `write_onnx`.
     """
-    printed, narrowed = _print(graph, pack, cpu, strict=strict)
+    printed, held = _print(graph, pack, cpu, strict=strict)
     again = graph.called_again()
     content: bytes = printed.model.SerializeToString(deterministic=True)
     return content, OnnxFile(
         path=Path(path),
         size_bytes=len(content),
-        layers=tuple(_layer(one, narrowed.get(one.op.name), again.get(one.op.output)) for one in printed.layers),
+        layers=tuple(_layer(one, held, again.get(one.op.output)) for one in printed.layers),
         items=_items(printed, len(content)),
         opset=next(opset.version for opset in printed.model.opset_import if not opset.domain),
         ir_version=printed.model.ir_version,
@@ -174,7 +184,7 @@ def written_graph(graph: IntegerGraph, *, cpu: Cpu = "any", strict: bool = False
     Raises:
         ExportError: `cpu` is unknown.
     """
-    return adapted(graph, check_cpu(cpu), strict=strict)[0]
+    return adapted(graph, check_cpu(cpu), strict=strict).graph
 
 
 def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", cpu: Cpu = "any", strict: bool = False) -> ModelProto:
@@ -204,7 +214,7 @@ def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", cpu: Cpu = "any
     return _print(graph, pack, cpu, strict=strict)[0].model
 
 
-def _print(graph: IntegerGraph, packing: Packing, cpu: Cpu, *, strict: bool) -> tuple[Printed, dict[str, Narrowed]]:
+def _print(graph: IntegerGraph, packing: Packing, cpu: Cpu, *, strict: bool) -> tuple[Printed, Adapted]:
     try:
         from onnx import checker
     except ImportError as cause:
@@ -216,14 +226,15 @@ def _print(graph: IntegerGraph, packing: Packing, cpu: Cpu, *, strict: bool) -> 
     if strict and widened:
         names = ", ".join(f"{op.name} ({op.weight_bits} bits)" for op in widened)
         raise ExportError(f"pack='none' widens to 8 bits: {names}. Use pack='fields', or leave strict away.")
-    graph, narrowed = adapted(graph, check_cpu(cpu), strict=strict)
-    printed = print_graph(graph, packed=packing == "fields", cpu=cpu, narrowed=narrowed)
+    held = adapted(graph, check_cpu(cpu), strict=strict)
+    printed = print_graph(held.graph, packed=packing == "fields", cpu=cpu, narrowed=held.narrowed)
     checker.check_model(printed.model)
-    return printed, narrowed
+    return printed, held
 
 
-def _layer(layer: PrintedLayer, narrowed: Narrowed | None, again: str | None) -> OnnxLayer:
-    bits, outputs = layer.op.weight_bits, len(layer.op.weight)
+def _layer(layer: PrintedLayer, held: Adapted, again: str | None) -> OnnxLayer:
+    bits, outputs, name = layer.op.weight_bits, len(layer.op.weight), layer.op.name
+    narrowed, kept = held.narrowed.get(name), held.kept.get(name)
     container = f"packed {bits} bit" if layer.packed else "int8" if layer.signed else "uint8"
     return OnnxLayer(
         name=layer.op.name,
@@ -234,7 +245,7 @@ def _layer(layer: PrintedLayer, narrowed: Narrowed | None, again: str | None) ->
         scale_bytes=4 * outputs * layer.scale_vectors,
         bias_bytes=4 * outputs,
         widened=None if layer.packed or bits == 8 else f"{bits}-bit weights take a byte each with pack='none'",
-        unsigned=None if layer.signed else _why_saturating(layer),
+        unsigned=None if layer.signed else _why_saturating(layer) + (f"; {kept}" if kept else ""),
         narrowed=None if narrowed is None else _why_narrowed(narrowed),
         needs_vnni=_why_saturating(layer) if layer.needs_vnni else None,
         again=again,
