@@ -175,6 +175,28 @@ def test_a_budget_that_nothing_meets_is_a_row_with_the_reason(calls: Calls, aren
     assert not found.standings(LOW)[0].reason and calls["search"] == 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Two bits look better than four, so that the default repair leaves eight and four."""
+
+    seed: int = 0
+
+    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+        curve = LayerScores(weight={8: 0.0, 4: 1.0, 2: 0.5}, activation={8: 0.0, 4: 1.0, 2: 0.5})
+        layers = dict.fromkeys((layer.name for layer in task.network.layers), curve)
+        return Scores(fingerprint=task.network.fingerprint, method="noise", layers=layers)
+
+
+def test_a_uniform_network_is_left_where_the_repair_leaves_nothing(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    registry.register("test-noise", "test-noise", source="ours", cost="none")(Noise)  # type: ignore[arg-type]
+    (row,) = arena(["test-noise"], ["bitops=2x2"], fine_tune=False).rows
+    assert not row.reason and [2, 2] in row.bits.values()
+    saved = Policy.load(next((tmp_path / "arena").glob("**/policies/*.json")))
+    assert "the uniform W2A2 is taken instead" in saved.notes[-1]
+    with pytest.raises(StaleRun, match="repair"):
+        arena(["test-noise"], ["bitops=2x2"], fine_tune=False, repair="isotonic")
+
+
 def test_calibration_alone(calls: Calls, arena: Any) -> None:
     (one,) = arena(["test-a"], fine_tune=False).standings(LOW)
     assert one.tuned == {} and one.accuracy == one.calibrated[0] and one.spread is None
