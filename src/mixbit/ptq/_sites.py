@@ -125,6 +125,7 @@ class Judge:
         """Give every quantizer its steps `(C,)`."""
         for site, step in zip(self.sites, steps, strict=True):
             site.bank.steps.copy_(step.view(1, -1))
+            site.bank.ready.fill_(True)
         if self._correct:
             correct_bias(self.model)
 
