@@ -162,3 +162,18 @@ def test_what_a_metric_is_goes_into_files_and_back() -> None:
     with pytest.raises(MixbitError, match="cannot be called"):
         MetricInfo(name="samples")
     assert ACCURACY.text(0.5) == "50.00 %" and info.text(0.123456) == "0.1235 mm"
+
+
+def test_sums_of_several_processes_add_to_those_of_one() -> None:
+    outputs, targets = pixels()
+    for metric in (
+        mean_iou(4),
+        accuracy(ignore_index=255),
+        average(lambda o, _t: float(o.mean()), larger_is_better=True),
+    ):
+        whole, first, second = (metric.tally(CPU) for _ in range(3))
+        whole.add(outputs, targets, 6)
+        first.add(outputs[:2], targets[:2], 2)
+        second.add(outputs[2:], targets[2:], 4)
+        first.sums += second.sums
+        assert first.result() == pytest.approx(whole.result(), rel=1e-6, abs=1e-7)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+from mixbit.metric import mean_absolute_error
 from mixbit.report import arena_line, arena_table, arena_tables
 from mixbit.runs import Row
 from tests.report.arenas import comparison
@@ -57,3 +59,19 @@ def test_lines_of_a_log() -> None:
     assert arena_line(replace(row, tuned=None)).endswith("seed 0: calibrated 25.00 %")
     failed = Row(budget="bitops=1", name="fit", seed=2, reason="cannot be met")
     assert arena_line(failed) == "bitops=1  fit  seed 2: cannot be met"
+
+
+def test_where_less_is_better_the_least_stands_first_and_the_tables_say_of_what() -> None:
+    metric = mean_absolute_error(unit="mm").info
+    found = comparison()
+    rows = tuple(replace(row, metric=metric) for row in found.rows)
+    found = replace(found, float32=replace(found.float32, metric=metric), rows=rows)
+    names = [one.name for one in found.standings("bitops=3x3")]
+    assert names == ["mct", "sqnr", "fit", "clado"]  # 0.88, 0.90, 0.91, and none
+    table = arena_table(found, "bitops=3x3")
+    assert table.notes[0] == "fine-tuned, calibrated: mean absolute error, less is better."
+    assert table.rows[0][3] == "0.97 mm" and table.rows[3][1] == "0.91 \u00b1 0.01414 mm"
+    assert arena_line(rows[0]) == "bitops=3x3  fit  seed 0: calibrated 0.25 mm, fine-tuned 0.9 mm"
+    unknown = replace(found, float32=replace(found.float32, metric=replace(metric, larger_is_better=None)))
+    assert [one.name for one in unknown.standings("bitops=3x3")] == ["fit", "mct", "sqnr", "clado"]
+    assert Row.from_json(json.loads(json.dumps(rows[0].to_json()))) == rows[0]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mixbit.errors import MixbitError
+from mixbit.metric import ACCURACY, mean_absolute_error
 from mixbit.robustness.quantizer_shift import ShiftPoint, ShiftSummary, ShiftSweep, summarise
 
 
@@ -65,3 +66,17 @@ def test_summary_names_what_is_missing() -> None:
 def test_json_that_is_no_sweep(values: object) -> None:
     with pytest.raises(MixbitError, match="no ShiftSweep"):
         ShiftSweep.from_json(values)
+
+
+def test_the_worst_step_is_the_largest_error_where_less_is_better() -> None:
+    info = mean_absolute_error(unit="mm").info
+    curve = {0.8: 3.0, 0.9: 2.0, 1.0: 1.0, 1.1: 1.5, 1.25: 4.0, 1.5: 5.0}
+    points = [
+        ShiftPoint(label=f"{x:g}", value=x, accuracy=y, loss=None, samples=9, metric=info) for x, y in curve.items()
+    ]
+    sweep = ShiftSweep(protocol="step-size", reference=points[2], points=tuple(points))
+    found = summarise(sweep)
+    assert found.step_worst == 2.0 and found.metric == info
+    assert ShiftSweep.from_json(sweep.to_json()) == sweep and ShiftSummary.from_json(found.to_json()) == found
+    old = {key: value for key, value in points[0].to_json().items() if key != "metric"}
+    assert ShiftPoint.from_json(old).metric == ACCURACY.info  # written when there was accuracy alone

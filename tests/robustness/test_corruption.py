@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mixbit.data import LoaderSplit, MixedQuality, TensorSplit
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.evaluation import evaluate
+from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 from mixbit.robustness.corruption import (
@@ -288,3 +289,13 @@ def test_splits_that_cannot_be_corrupted() -> None:
         evaluate_corruptions(Threshold(), loader)
     with pytest.raises(DataError, match="corrupted already"):
         evaluate_corruptions(Threshold(), MixedQuality(bright_or_dark(4)))
+
+
+def test_errors_of_a_metric_are_errors_in_its_direction() -> None:
+    def cell(info: MetricInfo) -> CorruptionCell:
+        return CorruptionCell(kind="jpeg", severity=1, accuracy=0.75, loss=0.0, metric=info)
+
+    assert cell(ACCURACY.info).error == 0.25
+    assert cell(MetricInfo(name="mean squared error", larger_is_better=False)).error == 0.75
+    with pytest.raises(MixbitError, match="no share of one"):
+        _ = cell(MetricInfo(name="signal to noise", unit="dB")).error

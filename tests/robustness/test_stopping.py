@@ -12,8 +12,9 @@ from torch import nn
 
 from mixbit.data import TensorSplit
 from mixbit.errors import TrainingDiverged
+from mixbit.metric import average
 from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
-from mixbit.task import Task
+from mixbit.task import Task, objective_of
 from mixbit.training import TrainConfig, train
 from tests.tasks import tiny_task
 
@@ -118,3 +119,31 @@ def test_the_epoch_that_is_kept_is_one_of_the_average() -> None:
         return task.model[2].weight.detach().clone()  # type: ignore[index, union-attr, operator]
 
     assert not torch.equal(run(None), run(0.9))
+
+
+@pytest.mark.parametrize(("larger", "kept"), [(True, 2), (False, 1)])
+def test_what_must_not_drop_is_the_tasks_metric_in_its_direction(larger: bool, kept: int) -> None:
+    """Epoch 1 has the metric at 0.2, epoch 2 at 0.8, and the start was 0.5; the nearest to the target is not asked."""
+    task = wide_task()
+    penalty = KurtosisPenalty(task, KurtosisConfig(stop=True, max_drop=0.01))
+    values = iter([0.2, 0.8])
+    value = next(values)
+
+    def measured(_outputs: Any, _targets: Any) -> float:
+        return value
+
+    objective = objective_of(metric=average(measured, larger_is_better=larger, name="made up"))
+    watch = KurtosisMonitor(penalty, task.test, 0.5, None, objective)
+    history: list[dict[str, Any]] = []
+    for epoch in (1, 2):
+        record: dict[str, Any] = {"epoch": epoch}
+        watch.after_epoch(task.model, record, history)
+        history.append(record)
+        value = next(values, value)
+    assert [one["held_out"]["made up"] for one in history] == [0.2, 0.8]
+    watch.at_end(task.model)
+    assert watch.kept == f"epoch {kept}, nearest to the target"
+    strict = KurtosisMonitor(penalty, task.test, 0.9 if larger else 0.1, None, objective)
+    strict.after_epoch(task.model, {"epoch": 1}, [])
+    strict.at_end(task.model)
+    assert "the made up was more than 0.01 " + ("below" if larger else "above") in strict.kept
