@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
-from mixbit.data import Part, TensorSplit, hold_out
+from mixbit.data import Part, TensorSplit, as_split, hold_out
 from mixbit.errors import DataError
 
 
@@ -60,3 +61,15 @@ def test_foreign_splits_are_refused() -> None:
 
     with pytest.raises(DataError, match="derive it from mixbit.data.IndexedSplit"):
         hold_out(Foreign(), 0.5)  # type: ignore[arg-type]
+
+
+def test_samples_of_a_dataset_and_of_data_with_a_rule() -> None:
+    data = TensorDataset(torch.arange(10.0)[:, None], torch.arange(10))
+    for whole in (as_split(data), as_split(as_split(data), lambda batch: (batch[0], batch[1]))):
+        kept, out = hold_out(whole, 0.3, seed=1)
+        assert (len(kept), len(out)) == (7, 3)
+        found = [next(part.batches(10)) for part in (kept, out)]
+        assert sorted(number for _, y in found for number in y.tolist()) == list(range(10))
+        assert all(x.flatten().tolist() == y.tolist() for x, y in found)
+    with pytest.raises(DataError, match="give a Dataset"):
+        hold_out(as_split([(torch.zeros(4, 1), torch.zeros(4))]), 0.5)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, Protocol
 
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
 from mixbit import _batch
 from mixbit.data.base import Batch
@@ -115,6 +115,11 @@ class DatasetSplit:
             made = numbers or plan.samples[:1].tolist()
             inputs, targets = self._read([self._sample(one, key(_DATASET, seed, epoch, one)) for one in made])
             yield (inputs, targets) if numbers else _batch.cut(inputs, targets, 1, slice(0, 0))
+
+    def subset(self, numbers: Sequence[int]) -> DatasetSplit:
+        """Some of the samples, by their numbers, read in the same way."""
+        part = Subset(self.dataset, numbers)  # type: ignore[arg-type,var-annotated]
+        return DatasetSplit(part, num_classes=self.num_classes, read=self.read, collate=self.collate)
 
     def _sample(self, number: int, seed: int) -> Any:
         with OwnRandom(seed):

@@ -32,23 +32,23 @@ class ReadSplit:
     """
 
     def __init__(self, split: Split, read: Read) -> None:
-        self._split, self.read = split, read
+        self.split, self.read = split, read
 
     @property
     def num_classes(self) -> int | None:
         """See `Split.num_classes`."""
-        return self._split.num_classes
+        return self.split.num_classes
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self.split)
 
     def num_batches(self, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:
         """Number of batches of a whole epoch."""
-        return self._split.num_batches(batch_size, drop_last=drop_last, fraction=fraction)
+        return self.split.num_batches(batch_size, drop_last=drop_last, fraction=fraction)
 
     def batches(self, batch_size: int, **how: Any) -> Iterator[Batch]:
         """One pass over the samples; see `Split.batches`."""
-        return (read_batch(batch, self.read, "The split") for batch in self._split.batches(batch_size, **how))
+        return (read_batch(batch, self.read, "The split") for batch in self.split.batches(batch_size, **how))
 
 
 def as_split(given: object, read: Read | None = None) -> Split:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mixbit.data.base import Batch, IndexedSplit, PixelChange, Split
+from mixbit.data.dataset import DatasetSplit
+from mixbit.data.given import ReadSplit
 from mixbit.data.order import BatchPlan, generator
 from mixbit.errors import DataError
 
@@ -40,7 +42,7 @@ class Part(IndexedSplit):
         return self.split._located(self.samples[samples])
 
 
-def hold_out(split: Split, share: float, *, seed: int = 0) -> tuple[Part, Part]:
+def hold_out(split: Split, share: float, *, seed: int = 0) -> tuple[Split, Split]:
     """Cut a split in two at random: what is left to train on, and what is held out.
 
     Args:
@@ -56,13 +58,19 @@ def hold_out(split: Split, share: float, *, seed: int = 0) -> tuple[Part, Part]:
     >>> [len(part) for part in hold_out(split, 0.2)]
     [8, 2]
     """
-    if not isinstance(split, IndexedSplit):
+    if isinstance(split, ReadSplit):
+        first, second = hold_out(split.split, share, seed=seed)
+        return ReadSplit(first, split.read), ReadSplit(second, split.read)
+    if not isinstance(split, IndexedSplit | DatasetSplit):
         raise DataError(
-            f"Cannot hold samples out of a {type(split).__name__}; derive it from mixbit.data.IndexedSplit."
+            f"Cannot hold samples out of a {type(split).__name__}; give a Dataset, or derive it from "
+            "mixbit.data.IndexedSplit."
         )
     count = max(1, round(share * len(split)))
     if not 0 < share < 1 or count >= len(split):
         raise DataError(f"share={share} of {len(split)} samples cannot be held out. Legal: above 0 and below 1.")
     order = torch.randperm(len(split), generator=generator(_HOLD_OUT, seed))
     kept, out = order[count:].sort().values, order[:count].sort().values
+    if isinstance(split, DatasetSplit):
+        return split.subset(kept.tolist()), split.subset(out.tolist())
     return Part(split, kept, "training part"), Part(split, out, "held-out part")
