@@ -102,7 +102,13 @@ def test_files_for_other_processors_are_told_apart(trained: Path, tmp_path: Path
     for name, options in kinds.items():
         done = runs.export(trained, out=tmp_path / f"{name}.onnx", images=0, **options)
         again = runs.verify(tmp_path / f"{name}.onnx", trained, images=50, compare_float=False)
-        assert again.content == done.file
+        assert isinstance(done.file, OnnxFile) and again.content is not None
+        # Where nothing is narrowed, strict gives the same file, with another reason for uint8.
+        plain, found = (
+            replace(file, layers=tuple(replace(layer, unsigned=None) for layer in file.layers))
+            for file in (done.file, again.content)
+        )
+        assert plain == found
         assert again.verification.cpu == ("vnni" if name == "vnni" else "any")
         assert again.verification.right or again.verification.at_risk
     assert (tmp_path / "any.onnx").read_bytes() != (tmp_path / "vnni.onnx").read_bytes()
