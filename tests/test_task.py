@@ -172,7 +172,7 @@ def test_a_dict_may_be_the_models_one_argument() -> None:
 
     loader, read = DataLoader(SAMPLES, batch_size=6), read_keys(["image", "meta"], "label")  # type: ignore[arg-type]
     task = Task(model=One(), train=loader, test=loader, read=read)
-    assert len(task.network.layers) == 3  # the head for the age is not reached
+    assert len(task.network.layers) == 4
     whole = task.example(6)
     torch.testing.assert_close(
         evaluate(task.model, task.test).loss,
