@@ -29,6 +29,16 @@ def test_finished_search_is_only_read(searched: tuple[Subject, Path]) -> None:
     assert again.scores == Scores.load(folder / "scores.json")
 
 
+def test_an_older_network_file_is_written_anew_and_nothing_is_searched(searched: tuple[Subject, Path]) -> None:
+    subject, folder = searched
+    stamp, text = (folder / "scores.json").stat().st_mtime_ns, (folder / "network.json").read_text()
+    older = json.loads(text) | {"version": 1}
+    (folder / "network.json").write_text(json.dumps(older))
+    runs.search(subject, "limpq-init", {"bits": [4, 3, 2]}, folder, quiet=True)
+    assert (folder / "network.json").read_text() == text
+    assert (folder / "scores.json").stat().st_mtime_ns == stamp
+
+
 def test_other_settings_are_refused_by_name(searched: tuple[Subject, Path]) -> None:
     subject, folder = searched
     with pytest.raises(StaleRun, match=r"settings.bits=\[4, 3, 2\], now settings.bits=\[4, 2\]"):

@@ -71,12 +71,13 @@ def search(
         },
     )
     path = run / _folder.SCORES
-    if not path.exists():
-        found = chosen.search(task, run=run, quiet=quiet)
-        if _distributed.rank() == 0:
-            _io.write_text(run / _folder.NETWORK, task.network.to_json())
+    found = None if path.exists() else chosen.search(task, run=run, quiet=quiet)
+    if _distributed.rank() == 0:
+        # Also where the search is done: the file may be of an older version, or may count less than today's capture.
+        _io.write_text(run / _folder.NETWORK, task.network.to_json())
+        if found is not None:
             found.save(path)  # last: its presence says that the search is done
-        _distributed.barrier()
+    _distributed.barrier()
     scores = Scores.load(path)
     scores.check(task.network)
     return Searched(scores=scores, network=task.network, files=_files(run))
