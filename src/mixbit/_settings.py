@@ -66,6 +66,7 @@ class Range:
 
 
 Count = Annotated[int, Range(least=1, most=LARGEST_COUNT)]
+Amount = Annotated[int, Range(least=0, most=LARGEST_COUNT)]
 Epochs = Annotated[int, Range(least=1, most=LARGEST_EPOCHS)]
 Seed = Annotated[int, Range(least=0, most=LARGEST)]
 Side = Annotated[int, Range(least=1, most=LARGEST_SIDE)]

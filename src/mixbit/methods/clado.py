@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixbit._perturbation import Perturbation, searched_layers
-from mixbit._settings import Bits, Count, Seed, check
+from mixbit._settings import Amount, Bits, Count, Seed, check
 from mixbit._suffix import State
 from mixbit.cost import LayerBits
 from mixbit.methods._baseline import ladder, make_scores
@@ -94,7 +94,7 @@ class Clado:
     project: bool = True
     diagonal: bool = False
     batch_size: Count = 128
-    cache_mib: Count = 1024
+    cache_mib: Amount = 1024
     per_channel: bool = True
     rule: RuleName = "mse"
     step_images: Count = 32

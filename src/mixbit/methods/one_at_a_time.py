@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mixbit._perturbation import Perturbation, searched_layers
-from mixbit._settings import Bits, Count, Seed, check
+from mixbit._settings import Amount, Bits, Count, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods._measuring import (
     Chunk,
@@ -70,7 +70,7 @@ class OneAtATime:
     images: Count = 1024
     measure: Measure = "loss"
     batch_size: Count = 128
-    cache_mib: Count = 1024
+    cache_mib: Amount = 1024
     per_channel: bool = True
     rule: RuleName = "mse"
     step_images: Count = 32
