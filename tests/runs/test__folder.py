@@ -72,6 +72,20 @@ def test_data_in_files_are_known_by_content(tmp_path: Path) -> None:
         _folder.begin(tmp_path / "run", facts(of[one]))
 
 
+def test_other_code_in_a_file_is_told_and_goes_on(tmp_path: Path) -> None:
+    """A run that fell by a mistake in that file must be able to go on; what is finished must not pass as new."""
+    file = tmp_path / "mine.py"
+    subject = Subject(model=f"{file}:task")
+    file.write_text("classes = 3")
+    _folder.begin(tmp_path / "run", facts(subject))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _folder.begin(tmp_path / "run", facts(subject))
+    file.write_text("classes = 4")
+    with pytest.warns(UserWarning, match="mine.py:task' is not the code that .*run was begun with"):
+        _folder.begin(tmp_path / "run", facts(subject))
+
+
 def test_folders_without_digests_are_still_read_and_that_is_told(tmp_path: Path) -> None:
     subject = Subject(model="digits-resnet", data="digits", weights=weights(tmp_path / "a.safetensors", 0))
     old = {key: value for key, value in facts(subject).items() if key != "content"}

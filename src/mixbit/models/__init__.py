@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixbit.models.digits import digits_resnet
-from mixbit.models.loading import load_model, load_object
+from mixbit.models.loading import load_model, load_object, source_file
 from mixbit.models.mlperf_tiny import autoencoder, dscnn, mobilenetv1
 from mixbit.models.mobilenet_v2 import mobilenetv2
 from mixbit.models.registry import ModelInfo, build, info, names, register
@@ -32,5 +32,6 @@ __all__ = [
     "resnet32",
     "resnet50",
     "resnet56",
+    "source_file",
     "vit_tiny",
 ]

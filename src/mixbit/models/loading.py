@@ -17,7 +17,7 @@ from mixbit import _io
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.models.registry import build, factory_parameters, names
 
-__all__ = ["load_model", "load_object"]
+__all__ = ["load_model", "load_object", "source_file"]
 
 _USUAL_NAMES = ("task", "build_task", "build_model", "build", "make_model", "create_model", "model", "Model", "Net")
 
@@ -64,6 +64,18 @@ def load_object(spec: str, num_classes: int | None = None, in_channels: int | No
         legal = f"a zoo name ({', '.join(names())}), package.module:factory or FILE.py:factory"
         raise MixbitError(f"No model {spec!r}; write {legal}.{did_you_mean(spec, names())}")
     return build(spec, **{key: value for key, value in arguments.items() if key in factory_parameters(spec)})
+
+
+def source_file(spec: str) -> Path | None:
+    """The Python file that a string names, or None for a zoo name or an installed module.
+
+    >>> source_file("tasks/mine.py:task").name
+    'mine.py'
+    >>> source_file("resnet20") is None
+    True
+    """
+    place, _ = _split(spec)
+    return Path(place) if place.endswith(".py") else None
 
 
 def _split(spec: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from mixbit.runs.subject import Subject
 CONFIG, NETWORK, SCORES, POLICY = "config.json", "network.json", "scores.json", "policy.json"
 WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
 CONTENT = "content"
-"""Key of the digests of weights and data."""
+"""Key of the digests of weights, data and code."""
 
 _FORMAT = {"format": "mixbit-run", "version": 1}
 
@@ -104,7 +104,13 @@ def _by_content(
             )
         return old, new
     subject = dict(new["subject"])
-    for part in [key for key, digest in now.items() if digest and was.get(key)]:
+    if now.get("code") and was.get("code", now["code"]) != now["code"]:
+        warnings.warn(
+            f"{shown(subject['model'])} is not the code that {run} was begun with; what is finished there is of the "
+            "older one. Where the change moves results, begin anew in another --run folder.",
+            stacklevel=4,
+        )
+    for part in [key for key in ("weights", "data") if now.get(key) and was.get(key)]:
         if was[part] != now[part]:
             raise StaleRun(
                 f"{run} was begun with other {part}: those of {shown(str(subject[part]))} now have the content "

@@ -66,11 +66,14 @@ class Subject:
         return {"subject": self.to_json(), "content": self.content()}
 
     def content(self) -> dict[str, str | None]:
-        """Digests of the files behind the weights and the data, for `config.json`; None where there are none.
+        """Digests of the files behind the weights, the data and the code, for `config.json`; None where there are none.
 
-        A run that goes on must have the content that it began with, wherever that lies now.
+        A run that goes on must have the weights and data that it began with, wherever they lie now. A user's file with
+        other code is told of and goes on: it may have been mended to do so.
         """
+        code = models.source_file(self.model)
         return {
+            "code": None if code is None else _io.digest(code),
             "weights": None if self.weights is None else _io.digest(self.weights),
             "data": None if self.data is None else data_sets.digest(self.data),
         }
