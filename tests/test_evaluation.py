@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
@@ -51,6 +54,43 @@ def test_empty_split_is_an_error() -> None:
 
     with pytest.raises(MixbitError, match="empty"):
         evaluate(Brightness(), Empty())  # type: ignore[arg-type]
+
+
+class Itself(nn.Module):
+    """Gives its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.zero
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_what_pytorchs_loss_ignores_counts_neither_as_wrong_nor_in_the_loss(ignored: int, batch_size: int) -> None:
+    scores = torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(28).reshape(7, 4) % 3
+    targets[0], targets[1, 1:], targets[4, 2] = ignored, ignored, ignored
+    left = targets != ignored
+    probabilities = scores.double().softmax(1).movedim(1, 2)[left]
+    loss = -probabilities.gather(1, targets[left][:, None]).log().mean()
+    right = (probabilities.argmax(1) == targets[left]).double().mean()
+    for given in (nn.CrossEntropyLoss(ignore_index=ignored), partial(F.cross_entropy, ignore_index=ignored)):
+        if ignored == -100 and isinstance(given, nn.Module):
+            given = nn.CrossEntropyLoss()
+        found = evaluate(Itself(), [(scores, targets)], batch_size=batch_size, loss=given)
+        assert found.loss == pytest.approx(float(loss), rel=1e-5)
+        assert found.accuracy == pytest.approx(float(right)) and found.samples == 7
+
+
+def test_outputs_that_are_nan_have_no_accuracy() -> None:
+    data = [(torch.full((4, 3), float("nan")), torch.tensor([0, 0, 1, 2]))]
+    with pytest.raises(MixbitError, match="loss of the evaluation is nan.*outputs"):
+        evaluate(Itself(), data)
+    with pytest.raises(MixbitError, match="not ignored"):
+        evaluate(Itself(), [(torch.zeros(2, 3), torch.full((2,), -100))])
 
 
 def test_batch_norm_statistics_become_the_plain_mean() -> None:

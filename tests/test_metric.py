@@ -64,6 +64,13 @@ def test_mean_iou_names_a_class_that_there_is_not() -> None:
         counted(mean_iou(4), outputs, torch.full_like(targets, 255), 6)
 
 
+@pytest.mark.parametrize("wrong", [1.5, True, "3", float("nan"), 0, -1, 10**9 + 1])
+def test_counts_are_whole_numbers(wrong: Any) -> None:
+    for metric, name in ((top_k, "k"), (mean_iou, "classes")):
+        with pytest.raises(MixbitError, match=rf"^{name}=.*a whole number from"):
+            metric(wrong)
+
+
 def test_accuracies_over_any_axis() -> None:
     outputs, targets = pixels()
     right = [(s == t) for s, t in zip(outputs.argmax(1).flatten(), targets.flatten(), strict=True) if t != 255]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Metrics:
     Attributes:
         values: metric name -> value, the one that is compared first; shares are 0 to 1. The loss alone, where the task
             has no other metric.
-        loss: its mean over the samples.
+        loss: its mean over the samples; of PyTorch's losses over classes that over all targets that they do not ignore.
         samples: how many stand behind them.
         info: name, unit and direction of the one that is compared.
 
@@ -114,7 +115,7 @@ def evaluate(
         label: what progress on standard error calls this evaluation; None for none.
 
     Raises:
-        MixbitError: quantizers that were never calibrated, an empty split, a metric that is no finite number, or
+        MixbitError: quantizers that were never calibrated, an empty split, a loss or a metric that is no number, or
             processes that hold different weights.
 
     >>> net = nn.Linear(1, 1, bias=False)
@@ -153,13 +154,17 @@ class Count:
     def __init__(self, device: torch.device) -> None:
         # Apple's accelerator has no float64; there the sums are kept on the CPU.
         self.device = torch.device("cpu") if device.type == "mps" else device
-        self.totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.tallies: list[Tally] | None = None
 
     def add(self, objective: Objective, outputs: Any, targets: Any, samples: int) -> None:
         """Count a batch."""
         loss = objective.loss(outputs, targets).detach().to(self.totals)
-        self.totals += torch.stack([loss * samples, torch.full_like(loss, samples)])
+        weight = objective.loss.weight(targets, samples)
+        if weight:  # a mean over nothing is NaN
+            self.totals += torch.stack([loss * weight, torch.full_like(loss, weight), torch.full_like(loss, samples)])
+        else:
+            self.totals[2] += samples
         chosen = objective.chosen(outputs)
         for tally in self._started(objective):
             tally.add(chosen, targets, samples)
@@ -176,12 +181,18 @@ class Count:
             MixbitError: nothing was added, or the result is no finite number.
         """
         tallies = self._started(objective)
-        summed, samples = self.totals.tolist()
+        summed, weight, samples = self.totals.tolist()
         if not samples:
             raise MixbitError("the split to evaluate on is empty. Give a data set with at least one sample.")
+        if not weight or math.isnan(summed):
+            # Of outputs that are NaN, a highest score can still be told: the first.
+            raise MixbitError(
+                "the loss of the evaluation is nan. Check the outputs and the data for NaN, and that there is a target "
+                "that is not ignored."
+            )
         names = [metric.name for metric in objective.metrics or ()]
         values = dict(zip(names, (tally.result() for tally in tallies), strict=True))
-        loss = summed / samples
+        loss = summed / weight
         return Metrics(values=values or {LOSS.name: loss}, loss=loss, samples=int(samples), info=objective.info)
 
     def _started(self, objective: Objective) -> list[Tally]:

@@ -20,12 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from mixbit import _batch, _distributed
+from mixbit._settings import Count, Range, check_value
 from mixbit.errors import MixbitError
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 _RESERVED = ("samples",)
+_MOST_CLASSES = 10_000
+"""Of a confusion matrix: it has 800 MB then."""
 Info = TypeVar("Info", bound="MetricInfo")
 
 
@@ -356,8 +359,7 @@ def top_k(k: int, class_axis: int | None = None) -> Metric:
     >>> metric.result(metric.sums(torch.tensor([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1]]), torch.tensor([1, 2])))
     0.5
     """
-    if k < 1:
-        raise MixbitError(f"k={k} is illegal. Legal: a whole number from 1.")
+    check_value("k", k, Count)
     name = f"top-{k} accuracy"
 
     def sums(outputs: Any, targets: Any) -> Tensor:
@@ -375,12 +377,11 @@ def mean_iou(classes: int, *, ignore_index: int | None = 255, class_axis: int | 
     the classes that occur in the targets or in what was said (Everingham et al. 2015).
 
     Args:
-        classes: how many there are.
+        classes: how many there are, from 2.
         ignore_index: target of pixels that are not counted.
         class_axis: see `accuracy`.
     """
-    if classes < 2:
-        raise MixbitError(f"classes={classes} is illegal. Legal: a whole number from 2.")
+    check_value("classes", classes, Annotated[int, Range(least=2, most=_MOST_CLASSES)])
 
     def sums(outputs: Any, targets: Any) -> Tensor:
         scores, axis = class_logits(outputs, targets, class_axis, "mean IoU")

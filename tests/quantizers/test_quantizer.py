@@ -115,6 +115,24 @@ def test_a_state_of_other_bits_or_sign_is_refused(bits: list[int], signed: bool,
         model.load_state_dict(state, strict=strict)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("index", 2, r"0 has 2 bit-widths, and row \[2\] is in use"),
+        ("index", -1, r"0 has 2 bit-widths, and row \[-1\] is in use"),
+        ("zero_points", 0.5, "0 has zero points in the state that are no whole numbers"),
+    ],
+)
+def test_a_state_of_a_row_that_there_is_not_or_of_half_a_zero_point_is_refused(
+    key: str, value: float, match: str
+) -> None:
+    state = saved([4, 2])
+    state[key] = torch.full_like(state[key], value)
+    model = torch.nn.Sequential(Quantizer([4, 2], signed=True))
+    with pytest.raises(WeightsError, match=match):
+        model.load_state_dict({f"0.{name}": tensor for name, tensor in state.items()})
+
+
 def test_rows_in_another_order_are_refused() -> None:
     with pytest.raises(WeightsError, match="2 bits signed and 4 bits signed here, and of 4 bits signed and 2 bits"):
         Quantizer([2, 4], signed=True).load_state_dict(saved([4, 2]))

@@ -220,17 +220,22 @@ class Quantizer(nn.Module):
             state: names to tensors.
             prefix: what stands before `qmins` and `qmaxs` in the names.
         """
+        name = prefix.rstrip(".") or "the quantizer"
         low, high = state.get(prefix + "qmins"), state.get(prefix + "qmaxs")
-        if not isinstance(low, Tensor) or not isinstance(high, Tensor):
-            return None
-        theirs = list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=False))
-        ours = list(zip(self.qmins.tolist(), self.qmaxs.tolist(), strict=True))
-        if theirs == ours:
-            return None
-        return (
-            f"{prefix.rstrip('.') or 'the quantizer'} is of {_shown(ours)} here, and of {_shown(theirs)} in the state. "
-            "Quantize the model with the policy that the state was saved with"
-        )
+        if isinstance(low, Tensor) and isinstance(high, Tensor):
+            theirs = list(zip(low.flatten().tolist(), high.flatten().tolist(), strict=False))
+            ours = list(zip(self.qmins.tolist(), self.qmaxs.tolist(), strict=True))
+            if theirs != ours:
+                return (
+                    f"{name} is of {_shown(ours)} here, and of {_shown(theirs)} in the state. "
+                    "Quantize the model with the policy that the state was saved with"
+                )
+        row, zeros = state.get(prefix + "index"), state.get(prefix + "zero_points")
+        if isinstance(row, Tensor) and not all(one in range(len(self.bits)) for one in row.flatten().tolist()):
+            return f"{name} has {len(self.bits)} bit-widths, and row {row.flatten().tolist()} is in use in the state"
+        if isinstance(zeros, Tensor) and bool((zeros != zeros.round()).logical_and(zeros.isfinite()).any()):
+            return f"{name} has zero points in the state that are no whole numbers"
+        return None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         problem = self.misfit(state_dict, prefix)

@@ -19,6 +19,8 @@ Loss: TypeAlias = Callable[..., Any]
 """`(outputs, targets) -> scalar`, the mean over the batch. One that takes `label_smoothing` by that name gets it."""
 
 _SMOOTHING = "label_smoothing"
+_IGNORED = -100
+"""Target that PyTorch's losses over classes leave out where nothing is said."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -51,6 +53,8 @@ class LossFunction:
     Attributes:
         over_classes: it is one of PyTorch's losses over classes, which have these on axis 1.
         of_differences: it is one of PyTorch's losses of differences.
+        ignore_index: target that PyTorch's losses over classes leave out, as it was given or as they have it by
+            themselves; None for all other losses.
 
     Raises:
         MixbitError: no function, or one that cannot be called with outputs and targets.
@@ -72,6 +76,7 @@ class LossFunction:
         self.over_classes, self.of_differences = (
             _is_one_of(inner, known) for known in (_OVER_CLASSES, _OF_DIFFERENCES)
         )
+        self.ignore_index = _ignored(function) if self.over_classes else None
         self._by_name, self._required = self._takes_smoothing(function)
 
     def _takes_smoothing(self, function: Loss) -> tuple[bool, bool]:
@@ -108,6 +113,15 @@ class LossFunction:
             )
         return found.reshape(())
 
+    def weight(self, targets: Any, samples: int) -> int:
+        """What the loss of a batch counts in the mean over batches: its samples, or the targets that it is a mean of.
+
+        >>> LossFunction(nn.CrossEntropyLoss(ignore_index=255)).weight(torch.tensor([[0, 255, 1]]), 1)
+        2
+        """
+        numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
+        return int((targets != self.ignore_index).sum()) if self.ignore_index is not None and numbers else samples
+
     def _call(self, outputs: Any, targets: Any, label_smoothing: float) -> Any:
         if self._required or (self._by_name and label_smoothing):
             return self.function(outputs, targets, label_smoothing=label_smoothing)
@@ -125,6 +139,13 @@ class LossFunction:
 
 def _is_one_of(function: object, known: tuple[Any, ...]) -> bool:
     return any(function is one or (isinstance(one, type) and type(function) is one) for one in known)
+
+
+def _ignored(function: Loss) -> int:
+    """Of one of PyTorch's losses over classes, or of a `functools.partial` of one."""
+    given = function.keywords if isinstance(function, functools.partial) else vars(function)
+    found: int = given.get("ignore_index", _IGNORED)
+    return found
 
 
 def _binds(signature: inspect.Signature, named: dict[str, float]) -> bool:

@@ -129,7 +129,7 @@ def objective_of(
     read = as_loss(loss, rule)
     metrics = _metrics(metric)
     if metrics is None and read.over_classes:
-        metrics = (accuracy(class_axis),)
+        metrics = (accuracy(class_axis, ignore_index=read.ignore_index),)  # what the loss leaves out is not wrong
     if metrics is None and read.of_differences:
         metrics = ()
     return Objective(loss=read, metrics=metrics, output=read.output, class_axis=class_axis, distill=distill)
