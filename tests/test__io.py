@@ -125,6 +125,18 @@ def test_json_that_python_reads_and_a_file_must_not_hold(tmp_path: Path, text: s
         _io.read_json(tmp_path / "a.json", error=PolicyError)
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Nor is a device: whoever may write to its folder would lose it for everybody."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(FileError, match="pipe or a device. Give the name of a regular file"):
+            _io.write_text(path, "x")
+    assert stat.S_ISFIFO(pipe.lstat().st_mode) and link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     """It would be read for ever."""
     os.mkfifo(tmp_path / "pipe")

@@ -96,7 +96,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     the temporary file is removed and an older `path` stays as it was.
 
     Raises:
-        FileError: the system refuses it: a full disk, a folder that must not be written, a name too long.
+        FileError: the system refuses it: a full disk, a folder that must not be written, a name too long; or a pipe or
+            a device is there, which would be replaced.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -109,6 +110,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     with filesystem(path):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if target.exists() and not target.is_file():  # a rename would put a file in the place of /dev/null
+            raise FileError(f"Cannot write {_named(path)}: it is a pipe or a device. Give the name of a regular file.")
         target.parent.mkdir(parents=True, exist_ok=True)
         # A short name: that of the target may be as long as the system allows already.
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.", suffix=".tmp")
