@@ -408,6 +408,17 @@ def test_a_batch_norm_over_tokens_is_refused_and_one_over_features_is_folded(tok
         both(Block(lambda m, x: m.fc(m.n(m.a(x)).relu().flatten(1)), **parts, n=nn.BatchNorm1d(tokens)), x)
 
 
+@pytest.mark.parametrize("before", [nn.Identity(), nn.BatchNorm2d(4)])
+@pytest.mark.parametrize("rows", [4, 6])
+def test_a_batch_norm_over_the_rows_of_folded_channels_is_refused(before: nn.Module, rows: int) -> None:
+    def over_rows(m: nn.Module, x: Tensor) -> Tensor:
+        return m.fc(m.n(m.before(m.a(x)).flatten(0, 1)).relu().unflatten(0, (-1, 4)).flatten(1))
+
+    parts = {"a": nn.Conv2d(3, 4, 1), "before": before, "n": nn.BatchNorm1d(rows), "fc": nn.Linear(16 * rows, 5)}
+    with pytest.raises(ExportError, match="n: batch_norm .* folded into one dimension"):
+        both(Block(over_rows, **parts), torch.randn(8, 3, rows, 4, generator=torch.Generator().manual_seed(0)))
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
 def test_a_learned_scalar_is_a_number(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -65,6 +66,18 @@ def test_constants_and_a_tensor_with_itself_are_no_join() -> None:
         return torch.cat([self.token.expand(x.shape[0], -1, -1, -1), y], 1)
 
     assert joins(Call(forward, a=conv(), token=token)) == []
+
+
+@pytest.mark.parametrize("like", ["expand_as", "view_as", "reshape_as", "type_as"])
+def test_a_constant_in_the_shape_of_an_activation_stays_a_constant(like: str) -> None:
+    token = nn.Parameter(torch.zeros(1, 4, 6, 6))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.b(y + getattr(self.token, like)(y.mean(0, keepdim=True)))
+
+    network = capture(Call(forward, a=conv(), b=conv(), token=token), torch.randn(2, 4, 6, 6))
+    assert network.joins == ()
 
 
 def test_the_way_up_ends_at_products_and_skipped_operations() -> None:

@@ -327,10 +327,13 @@ class Reader:
         """That a batch norm normalises the outputs of the layer before it, and by numbers that are known."""
         if argument(node, 5, "training"):
             raise self._error(node, "it has no running statistics, but takes those of the batch")
-        if isinstance(wire.step, Multiply) and wire.step.window is None and next(values(node)).dim() != 2:
+        dims, linear = next(values(node)).dim(), isinstance(wire.step, Multiply) and wire.step.window is None
+        if linear and dims != 2:
             raise self._error(
                 node, f"it normalises the first dimension of {wire.shape}, the layer's outputs are the last"
             )
+        if not linear and dims != next(values(wire.node)).dim():
+            raise self._error(node, "batch and outputs of the layer before it were folded into one dimension")
 
     # -- clamps
 

@@ -37,6 +37,8 @@ _DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropo
 _SHAPE_ONLY = words(
     "new_empty new_empty_strided new_full new_ones new_zeros sym_numel sym_size sym_storage_offset sym_stride"
 )
+# Of their second tensor, only the shape or the type is read.
+_LIKE_ANOTHER = words("expand_as reshape_as type_as view_as")
 # Annotated as views in their schema, but they copy, or may.
 _COPIES = {"contiguous", "to", "type_as"}
 
@@ -80,6 +82,13 @@ def is_shape_only(node: fx.Node) -> bool:
     """Whether the operator reads no value of its tensors: sizes, factories like another tensor, assertions."""
     name = op_name(node)
     return name in _SHAPE_ONLY or name.endswith("_like") or name.startswith("_assert")
+
+
+def read_nodes(node: fx.Node) -> list[fx.Node]:
+    """Nodes whose values the operator reads: not those that lend it a shape or a type."""
+    if is_shape_only(node):
+        return []
+    return list(node.all_input_nodes)[: 1 if op_name(node) in _LIKE_ANOTHER else None]
 
 
 def is_elementwise(node: fx.Node, live_inputs: int) -> bool:

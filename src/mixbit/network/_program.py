@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from mixbit.network._ops import is_in_place, is_item, is_shape_only, is_view, values
+from mixbit.network._ops import is_in_place, is_item, is_view, read_nodes, values
 from mixbit.network._sizes import DataDependent, Sizes
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class Program:
 
     def live_inputs(self, node: fx.Node) -> list[fx.Node]:
         """Families of the tensors that a node reads and that depend on the user's inputs, each once, in order."""
-        if is_shape_only(node):
-            return []
-        read = (self.family[arg] for arg in node.all_input_nodes if arg in self.live)
+        read = (self.family[arg] for arg in read_nodes(node) if arg in self.live)
         return list(dict.fromkeys(read))
 
     def path(self, node: fx.Node) -> str:
@@ -174,8 +172,7 @@ def _live(
     while before != len(live):
         before = len(live)
         for node in calls:
-            reads = not is_shape_only(node) and any(arg in live for arg in node.all_input_nodes)
-            if reads or family[node] in families:
+            if any(arg in live for arg in read_nodes(node)) or family[node] in families:
                 live.add(node)
                 families.add(family[node])
                 if is_in_place(node):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from mixbit.network._names import Names
-from mixbit.network._ops import is_elementwise, is_in_place, is_item, is_shape_only, is_view, values
+from mixbit.network._ops import is_elementwise, is_in_place, is_item, is_view, read_nodes, values
 from mixbit.network._program import Program
 from mixbit.network._records import Tensor
 
@@ -78,8 +78,8 @@ class Schedule:
         readers: dict[fx.Node, set[fx.Node]] = {}
         family = self._program.family
         for node in self._program.calls:
-            if not (is_shape_only(node) or is_view(node) or is_item(node)):
-                for arg in node.all_input_nodes:
+            if not (is_view(node) or is_item(node)):
+                for arg in read_nodes(node):
                     if family[arg] is not family[node]:
                         readers.setdefault(family[arg], set()).add(node)
         for node in self._program.outputs:
