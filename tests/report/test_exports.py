@@ -68,6 +68,7 @@ def test_verification_says_what_it_found() -> None:
     table = verification_table(FOUND)
     text = table.plain()
     assert "The file computes what the reference computes." in text and "2.50 times" in text
+    assert "same output but for the last digits of a float32" in dict(table.rows)
     wrong = verification_table(replace(FOUND, top1_agreement=0.5, accuracy=None, timings={}))
     assert wrong.notes == ("THE FILE IS WRONG.",)
     assert not any(row[0].startswith("accuracy") for row in wrong.rows)

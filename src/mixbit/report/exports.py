@@ -89,7 +89,7 @@ def verification_table(found: Verification) -> Table:
     rows = [
         ("images", str(found.images)),
         ("same class as the reference", percent(found.top1_agreement)),
-        ("same output to the last digit", percent(found.identical)),
+        ("same output but for the last digits of a float32", percent(found.identical)),
         ("largest difference", f"{found.largest_difference:.3g} ({found.largest_steps:.3g} output steps)"),
     ]
     if found.accuracy is not None and found.reference_accuracy is not None:
