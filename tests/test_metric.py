@@ -98,6 +98,22 @@ def test_the_wrong_axis_is_an_error_and_so_is_one_that_cannot_be_told() -> None:
         ACCURACY.sums((torch.randn(2, 3), [1, 2]), torch.tensor([0, 1]))
 
 
+def test_one_score_is_no_classification_and_no_class_is_no_wrong_answer() -> None:
+    for metric in (ACCURACY, accuracy(-1), top_k(1), mean_iou(2)):
+        with pytest.raises(MixbitError, match=r"two classes or more, and outputs \(4, 1\) have one .*metric="):
+            metric.sums(torch.randn(4, 1), torch.tensor([0, 1, 0, 0]))
+    with pytest.raises(MixbitError, match=r"two classes or more.*metric="):
+        ACCURACY.sums(torch.randn(4, 1), torch.tensor([[0], [1], [0], [0]]))
+    scores = torch.tensor([[4.0, 3.0, 2.0]]).expand(4, 3)
+    for label in (3, -1, 255):
+        targets = torch.tensor([0, label, 1, label])
+        for metric in (ACCURACY, top_k(2), accuracy(ignore_index=77)):
+            with pytest.raises(MixbitError, match=rf"over 3 classes: a target is {label}. Legal: 0 to 2"):
+                metric.sums(scores, targets)
+        assert counted(accuracy(ignore_index=label), scores, targets, 1, 3) == 0.5
+        assert counted(top_k(2, ignore_index=label), scores, targets, 4) == 1.0
+
+
 @pytest.mark.parametrize(("metric", "power"), [(mean_squared_error(), 2), (mean_absolute_error(), 1)])
 def test_errors_are_means_over_all_elements(metric: Metric, power: int) -> None:
     outputs, targets = torch.randn(5, 2, 3), torch.randn(5, 2, 3)

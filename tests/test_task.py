@@ -112,6 +112,27 @@ def test_what_is_no_loss(loss: Any, message: str) -> None:
         evaluate(Scalar(), DATA, loss=loss)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, F.cross_entropy, nn.CrossEntropyLoss(), F.mse_loss, nn.BCELoss()])
+def test_pytorchs_losses_of_several_outputs_ask_which(loss: Any) -> None:
+    class Heads(Scalar):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x), x
+
+    with pytest.raises(MixbitError, match=r"needs one tensor, and the model gives \(.*Say which it is: output="):
+        evaluate(Heads(), CLASSES, loss=loss)
+    if loss is cross_entropy:
+        assert evaluate(Heads(), CLASSES, loss=loss, output=0).loss == evaluate(Scalar(), CLASSES).loss
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, partial(F.cross_entropy), nn.NLLLoss(), nn.CrossEntropyLoss()])
+def test_fewer_outputs_than_classes_are_named_with_the_label(loss: Any) -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    for scores, targets in ((torch.randn(4, 2), labels), (torch.randn(4, 2, 3), labels[:, None].expand(4, 3))):
+        with pytest.raises(MixbitError, match="over 2 classes: a target is 2. Legal: 0 to 1.*an output for every"):
+            as_loss(loss)(scores, targets)
+    as_loss(loss)(torch.randn(4, 2), torch.tensor([0, 1, -100, 0]))
+
+
 def test_the_default_metric_follows_the_targets() -> None:
     def names(data: Any, loss: Any, **more: Any) -> str:
         return Task(model=nn.Sequential(nn.Linear(3, 3)), train=data, test=data, loss=loss, **more).info.name

@@ -49,6 +49,10 @@ __all__ = [
 _RESERVED = ("samples",)
 _MOST_CLASSES = 10_000
 """Of a confusion matrix: it has 800 MB then."""
+_OTHER_METRIC = (
+    "Give a metric= that fits the task, e.g. mixbit.metric.mean_squared_error(), or a function (outputs, targets) -> "
+    "number in mixbit.metric.average(function, larger_is_better=True)."
+)
 Info = TypeVar("Info", bound="MetricInfo")
 
 
@@ -285,23 +289,51 @@ def class_logits(outputs: Any, targets: Tensor | None, class_axis: int | None, n
             "is: output='logits' (a name or a number), output=lambda outputs: ..., or give a metric= of your own."
         )
     if outputs.dim() < 2:
-        raise MixbitError(f"{name} needs class scores (N, C, ...), and the model gives {tuple(outputs.shape)}.")
+        raise MixbitError(
+            f"{name} needs class scores (N, C, ...), and the model gives {tuple(outputs.shape)}. {_OTHER_METRIC}"
+        )
     axis = 1 if class_axis is None else class_axis
     if not -outputs.dim() <= axis < outputs.dim():
         raise MixbitError(f"class_axis={axis} is no axis of outputs {tuple(outputs.shape)}.")
     axis %= outputs.dim()
+    if outputs.shape[axis] == 1:  # the highest of one is always the first, whatever it is
+        raise MixbitError(
+            f"{name} needs the scores of two classes or more, and outputs {tuple(outputs.shape)} have one on axis "
+            f"{axis}. {_OTHER_METRIC}"
+        )
     if targets is not None:
         _check_axis(outputs, targets, axis, class_axis, name)
     return outputs, axis
 
 
+def check_labels(labels: Tensor, classes: int, ignore_index: int | None, name: str) -> Tensor:
+    """Which labels count, as booleans in their shape; all of them must be classes that there are.
+
+    Args:
+        labels: whole numbers, of any shape.
+        classes: how many the outputs have.
+        ignore_index: a label that is left out; None for none.
+        name: who asks, for messages.
+
+    Raises:
+        MixbitError: one is not.
+    """
+    counted = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels != ignore_index
+    outside = ((labels < 0) | (labels >= classes)) & counted
+    if bool(outside.any()):
+        left = "" if ignore_index is None else f", and ignore_index={ignore_index}, which is left out"
+        raise MixbitError(
+            f"{name} of outputs over {classes} classes: a target is {int(labels[outside][0])}. Legal: 0 to "
+            f"{classes - 1}{left}. Give the model an output for every class, or say which target does not count: "
+            "ignore_index= of the loss or of the metric."
+        )
+    return counted
+
+
 def _check_axis(outputs: Tensor, targets: Any, axis: int, told: int | None, name: str) -> None:
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         what = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise MixbitError(
-            f"{name} needs targets of whole class numbers, and they are {what}. Give a metric= that fits the task, "
-            "e.g. mixbit.metric.mean_squared_error()."
-        )
+        raise MixbitError(f"{name} needs targets of whole class numbers, and they are {what}. {_OTHER_METRIC}")
 
     def without(one: int) -> tuple[int, ...]:
         return tuple(outputs.shape[:one] + outputs.shape[one + 1 :])
@@ -312,7 +344,8 @@ def _check_axis(outputs: Tensor, targets: Any, axis: int, told: int | None, name
     may = f"They may be on {' or '.join(map(str, fits))}: say class_axis={fits[-1]}." if fits else ""
     raise MixbitError(
         f"{name}: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} do not fit classes on axis {axis}. "
-        + (may or "Legal: targets in the shape of the outputs without their class axis; see class_axis= and output=.")
+        + (may or "Legal: targets in the shape of the outputs without their class axis; see class_axis= and output=, ")
+        + ("" if may else "or give a metric= that fits the task.")
     )
 
 
@@ -332,7 +365,7 @@ def accuracy(class_axis: int | None = None, *, ignore_index: int | None = None, 
 
     def sums(outputs: Any, targets: Any) -> Tensor:
         scores, axis = class_logits(outputs, targets, class_axis, name)
-        counted = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
+        counted = check_labels(targets, scores.shape[axis], ignore_index, name)
         right = (scores.argmax(dim=axis) == targets) & counted
         return _pair(right, counted.sum())
 
@@ -351,8 +384,13 @@ def token_accuracy(class_axis: int = -1, *, ignore_index: int = -100, name: str 
     return accuracy(class_axis, ignore_index=ignore_index, name=name)
 
 
-def top_k(k: int, class_axis: int | None = None) -> Metric:
+def top_k(k: int, class_axis: int | None = None, *, ignore_index: int | None = None) -> Metric:
     """Share of targets that are among the `k` highest scores.
+
+    Args:
+        k: how many.
+        class_axis: see `accuracy`.
+        ignore_index: a target that is not counted.
 
     >>> import torch
     >>> metric = top_k(2)
@@ -364,8 +402,9 @@ def top_k(k: int, class_axis: int | None = None) -> Metric:
 
     def sums(outputs: Any, targets: Any) -> Tensor:
         scores, axis = class_logits(outputs, targets, class_axis, name)
+        counted = check_labels(targets, scores.shape[axis], ignore_index, name)
         best = scores.topk(min(k, scores.shape[axis]), dim=axis).indices
-        return _pair((best == targets.unsqueeze(axis)).any(dim=axis), targets.numel())
+        return _pair((best == targets.unsqueeze(axis)).any(dim=axis) & counted, counted.sum())
 
     return Metric(name=name, unit="%", sums=sums, result=_ratio)
 

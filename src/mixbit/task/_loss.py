@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mixbit import _batch
 from mixbit.errors import MixbitError
+from mixbit.metric import check_labels
 
 Loss: TypeAlias = Callable[..., Any]
 """`(outputs, targets) -> scalar`, the mean over the batch. One that takes `label_smoothing` by that name gets it."""
@@ -53,6 +54,7 @@ class LossFunction:
     Attributes:
         over_classes: it is one of PyTorch's losses over classes, which have these on axis 1.
         of_differences: it is one of PyTorch's losses of differences.
+        of_pytorch: it is any of PyTorch's losses, which compare one tensor.
         ignore_index: target that PyTorch's losses over classes leave out, as it was given or as they have it by
             themselves; None for all other losses.
 
@@ -76,6 +78,8 @@ class LossFunction:
         self.over_classes, self.of_differences = (
             _is_one_of(inner, known) for known in (_OVER_CLASSES, _OF_DIFFERENCES)
         )
+        home = inner if hasattr(inner, "__name__") else type(inner)
+        self.of_pytorch = inner is cross_entropy or str(home.__module__).startswith("torch.nn.")
         self.ignore_index = _ignored(function) if self.over_classes else None
         self._by_name, self._required = self._takes_smoothing(function)
 
@@ -103,6 +107,7 @@ class LossFunction:
             MixbitError: it gives something else, or cannot take the smoothing.
         """
         outputs = outputs if self.output is None else self.output(outputs)
+        self._check(outputs, targets)
         found = self._call(outputs, targets, label_smoothing)
         if isinstance(found, int | float):
             return torch.tensor(float(found))
@@ -121,6 +126,17 @@ class LossFunction:
         """
         numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
         return int((targets != self.ignore_index).sum()) if self.ignore_index is not None and numbers else samples
+
+    def _check(self, outputs: Any, targets: Any) -> None:
+        """What PyTorch's losses say of it is of their insides, and on a GPU a label too many ends the process."""
+        if self.of_pytorch and not isinstance(outputs, Tensor):
+            raise MixbitError(
+                f"the loss {self.name} needs one tensor, and the model gives {_batch.describe(outputs)}. Say which it "
+                "is: output='logits' (a name or a number), output=lambda outputs: ..., or give a loss= of your own."
+            )
+        numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
+        if self.over_classes and numbers and outputs.dim() > 1:
+            check_labels(targets, outputs.shape[1], self.ignore_index, f"the loss {self.name}")
 
     def _call(self, outputs: Any, targets: Any, label_smoothing: float) -> Any:
         if self._required or (self._by_name and label_smoothing):
