@@ -344,6 +344,23 @@ def test_a_runtime_error_of_another_kind_is_a_bug(monkeypatch: pytest.MonkeyPatc
         cli.main(["inspect", "digits-resnet"])
 
 
+def test_a_model_that_leaves_the_program_in_its_forward_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its status 0 would say that the command was done."""
+    lines = (
+        "import sys",
+        "from torch import nn",
+        "class Leaves(nn.Linear):",
+        "    def forward(self, x): sys.exit(0)",
+        "def model(): return Leaves(8, 2)",
+    )
+    file = tmp_path / "leaves.py"
+    file.write_text("\n".join(lines))
+    output = run(capsys, "inspect", f"{file}:model", "--input", "8", code=2)
+    assert re.search(r"Error: Code of the model or task left the program \(0\) in .*leaves\.py:4\.", output)
+
+
 # ------------------------------------------------------------------------------------------ a task of the user's own
 
 TABLE = """
