@@ -304,7 +304,7 @@ class _Loop:
         if not self.per_epoch:
             raise MixbitError(
                 f"batch_size={config.batch_size} is larger than the training split ({len(train_split)} samples, "
-                f"fraction {config.fraction}). Legal: at most the number of samples."
+                f"fraction {config.fraction}). Legal: at most the number of samples (--batch-size)."
             )
         self.weight = _part_of_mean(config.batch_size)
         self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()

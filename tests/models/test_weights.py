@@ -81,6 +81,18 @@ def test_a_mismatch_lists_every_kind_and_changes_nothing(tmp_path: Path, net: nn
     assert_loaded(net, before)
 
 
+def test_a_mismatch_names_the_file_and_what_was_trained_under_a_policy(tmp_path: Path, net: nn.Module) -> None:
+    save_file(other(net) | {"0.weight_quantizer.steps": torch.ones(1, 2)}, tmp_path / "mixed.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"mixed.safetensors' does not fit Sequential: .*trained under a policy: give"
+    ):
+        models.load_weights(net, tmp_path / "mixed.safetensors")
+    save_file({"other": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError) as found:
+        models.load_weights(net, tmp_path / "other.safetensors")
+    assert "policy" not in str(found.value)
+
+
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"and \d+ more; 1 unexpected: x"):

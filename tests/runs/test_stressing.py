@@ -58,6 +58,24 @@ def test_float_run_is_quantized_after_training(float_folder: Path, tmp_path: Pat
     assert "steps are scaled at W3" in found.notes[0]
 
 
+def test_data_without_bytes_leave_corruption_out_and_say_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import mixbit, torch\n"
+        "from torch import nn\n"
+        "def task():\n"
+        "    data = torch.utils.data.TensorDataset(torch.randn(40, 4), torch.arange(40) % 2)\n"
+        "    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))\n"
+        "    return mixbit.Task(model=model, train=data, test=data)\n"
+    )
+    subject = runs.Subject(model=f"{tmp_path / 'mine.py'}:task")
+    runs.train(subject, None, {"epochs": 1, "batch_size": 20}, tmp_path / "run", quiet=True)
+    found = runs.stress(tmp_path / "run", StressSettings(images=20, parts=("corruption", "bits"), ptq="minmax"))
+    assert found.corruption is None and found.bits is not None
+    assert found.notes[0].startswith("corruption was left out: only data that --data names hold images as bytes")
+    with pytest.raises(MixbitError, match="Ask for the other parts: --parts steps,bits"):
+        runs.stress(tmp_path / "run", StressSettings(images=20, parts=("corruption",)))
+
+
 def test_profile_is_written(profile: Profile) -> None:
     path = next(path for path in profile.files if path.name == "profile.json")
     content = json.loads(path.read_text())

@@ -70,6 +70,8 @@ def evaluate(
     from mixbit import report, runs
 
     done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
+    if done.run is None:
+        note_weights(weights)
     screen.show(report.comparison_table([done.outcome], done.float32))
     others = "".join(f", {name} {value:.4g}" for name, value in list(done.metrics.values.items())[1:])
     screen.say(f"Loss {done.metrics.loss:.4f}{others} on {done.metrics.samples} test samples.")

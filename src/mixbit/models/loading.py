@@ -91,7 +91,7 @@ def _from_file(path: str, spec: str) -> ModuleType:
     with _io.filesystem(path):
         found = file.is_file()
     if not found:
-        raise MixbitError(f"Model {spec!r}: no file at {path!r}.")
+        raise MixbitError(f"Model {spec!r}: no file at {path!r}, seen from {Path.cwd()}.")
     name = f"mixbit_user_{file.stem}"
     loader = importlib.util.spec_from_file_location(name, file)
     if loader is None or loader.loader is None:

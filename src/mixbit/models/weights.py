@@ -33,11 +33,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     state = read_weights(path)
     own = model.state_dict()
-    for path, module in model.named_modules():
+    for place, module in model.named_modules():
         for key in getattr(module, "later_state", ()):  # a state of the first version is read without them
-            if (name := f"{path}.{key}".removeprefix(".")) not in state:
+            if (name := f"{place}.{key}".removeprefix(".")) not in state:
                 own.pop(name, None)
-    problems = _mismatches(own, state) or _misfits(model, state) or _non_finite(state)
+    problems = [*_mismatches(own, state), *_of_a_policy(own, state)] or _misfits(model, state) or _non_finite(state)
     if problems:
         raise WeightsError(f"{str(path)!r} does not fit {type(model).__name__}: " + "; ".join(problems) + ".")
     model.load_state_dict(state, strict=False)
@@ -124,6 +124,13 @@ def _mismatches(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
     return [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def _of_a_policy(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What a file says that was trained under a policy, for a model that is in float."""
+    quantizers = [key for key in state if key not in own and "_quantizer." in key]
+    remedy = "it was trained under a policy: give the float weights, or the run folder itself where a command takes one"
+    return [remedy] if quantizers and not any("_quantizer." in key for key in own) else []
 
 
 def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

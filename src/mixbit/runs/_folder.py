@@ -135,5 +135,5 @@ def _compare(run: Path, old: Mapping[str, Any], new: Mapping[str, Any], prefix: 
         elif was != now:
             raise StaleRun(
                 f"{run} was begun with {prefix}{key}={was!r}, now {prefix}{key}={now!r}. "
-                "Give the old value to go on with it, or another --run folder to begin anew."
+                "Give the old value to go on with it, or another folder to begin anew."
             )

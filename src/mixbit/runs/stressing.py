@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mixbit import _io
 from mixbit._progress import Advance, progress_bar
@@ -145,6 +145,11 @@ def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str,
     return {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known}
 
 
+_NO_BYTES = (
+    "only data that --data names hold images as bytes; a Dataset or DataLoader of your own has made tensors of them"
+)
+
+
 class _Points(MutableMapping[str, ShiftPoint]):
     """Points of one model in a file that several share; written whole at each new one."""
 
@@ -193,7 +198,7 @@ class _Stress:
     def profile(self) -> Profile:
         """All parts that were asked for."""
         parts = self.settings.parts
-        corruption = self._corruption() if "corruption" in parts else None
+        corruption = self._corruption() if "corruption" in parts and self._has_bytes() else None
         steps, powers, bits = None, None, None
         if "steps" in parts:
             with progress_bar("stress: steps", None) as advance:
@@ -211,7 +216,17 @@ class _Stress:
             notes=tuple(self._notes()),
         )
 
+    def _has_bytes(self) -> bool:
+        """Whether the test data have image bytes to corrupt; where nothing else was asked for, they must."""
+        if isinstance(self.task.test, IndexedSplit):
+            return True
+        if self.settings.parts == ("corruption",):
+            raise MixbitError(f"{_NO_BYTES}. Ask for the other parts: --parts steps,bits.")
+        return False
+
     def _notes(self) -> Iterator[str]:
+        if "corruption" in self.settings.parts and not self._has_bytes():
+            yield f"corruption was left out: {_NO_BYTES}."
         if self.policy is None and {"steps", "bits"} & set(self.settings.parts):
             bits, method = self.settings.weight_bits, self.settings.ptq
             yield (
@@ -223,11 +238,7 @@ class _Stress:
         return _Points(self.folder / POINTS, section, advance)
 
     def _corruption(self) -> CorruptionReport:
-        path, test = self.folder / CORRUPTIONS, self.task.test
-        if not isinstance(test, IndexedSplit):
-            raise MixbitError(
-                f"the images of a {type(test).__name__} have no bytes to corrupt. Leave the part corruption out."
-            )
+        path, test = self.folder / CORRUPTIONS, cast(IndexedSplit, self.task.test)
         count = len(test) if self.settings.images is None else min(self.settings.images, len(test))
         known = CorruptionReport.load(path) if path.exists() else None
         asked = {(kind, severity) for kind in self.settings.kinds for severity in self.settings.severities}
