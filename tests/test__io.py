@@ -189,6 +189,7 @@ def test_what_the_system_refuses_is_an_error_with_path_and_remedy(tmp_path: Path
         (tmp_path / "folder", "A folder has that name"),
         (tmp_path / ("x" * 300), "Give a shorter name"),
         (Path("/proc/mixbit/a"), "Check the path|read and write"),
+        (tmp_path.joinpath(*["a"] * 1500), "Give a shorter name"),
     ):
         with pytest.raises(FileError, match=remedy):
             _io.write_text(path, "new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -103,3 +104,10 @@ def test_bars_within_a_bar_stay_away(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert not _progress._open_bars
     said = capsys.readouterr().err
     assert "inner" not in said and "part 1 of 2" not in said and "[outer] [text]" in said
+
+
+def test_a_label_of_bytes_that_are_no_text_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Such is the name of a file that another encoding made."""
+    with progress_bar(os.fsdecode(b"run\xff"), 1) as advance:
+        advance(1, "")
+    assert r"run\udcff: done, 1/1" in capsys.readouterr().err

@@ -130,7 +130,12 @@ def test_a_function_is_averaged_over_samples_and_not_over_batches() -> None:
     assert counted(metric, outputs, targets, 1, 2) == pytest.approx(3.0)
     with pytest.raises(MixbitError, match="larger_is_better"):
         metric.better(1.0, 2.0)
-    for wrong, message in ((float("nan"), "is nan"), (torch.zeros(2), "no number"), ("x", "no number")):
+    for wrong, message in (
+        (float("nan"), "is nan"),
+        (torch.zeros(2), "no number"),
+        ("x", "no number"),
+        (10**400, "no number"),
+    ):
         with pytest.raises(MixbitError, match=message):
             counted(average(lambda _o, _t, found=wrong: found, larger_is_better=True), outputs, targets, 3)
 

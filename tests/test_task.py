@@ -96,6 +96,11 @@ def test_label_smoothing_that_a_loss_cannot_take_is_an_error() -> None:
             as_loss(loss)(*DATA[0], 0.1)
 
 
+def test_a_loss_that_is_complex_is_an_error() -> None:
+    with pytest.raises(MixbitError, match="Legal: one number"):
+        as_loss(lambda o, y: (o - y).sum() * 1j)(*DATA[0])
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

@@ -76,6 +76,8 @@ def filesystem(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
         yield
     except OSError as cause:
         raise file_error(cause, path) from cause
+    except RecursionError as cause:  # of pathlib, which makes one folder in each call
+        raise file_error(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), path) from cause
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

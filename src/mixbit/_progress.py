@@ -158,7 +158,9 @@ def _spell(seconds: float) -> str:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    # A label may be the name of a file, whose bytes need not be text in the encoding of the stream.
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
     sys.stderr.flush()
 
 

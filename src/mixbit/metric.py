@@ -245,7 +245,7 @@ class _Streaming(Tally):
 def _finite(name: str, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise MixbitError(f"metric {name!r} gave {_shown(value)}, which is no number. Legal: one number.") from None
     if not math.isfinite(number):
         raise MixbitError(

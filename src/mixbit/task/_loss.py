@@ -111,7 +111,7 @@ class LossFunction:
         found = self._call(outputs, targets, label_smoothing)
         if isinstance(found, int | float):
             return torch.tensor(float(found))
-        if not isinstance(found, Tensor) or found.numel() != 1:
+        if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
             raise MixbitError(
                 f"the loss {self.name} gave {_batch.describe(found)} of outputs {_batch.describe(outputs)} and targets "
                 f"{_batch.describe(targets)}. Legal: one number, the mean over the batch (reduction='mean')."
