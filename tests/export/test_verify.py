@@ -14,9 +14,11 @@ from torch import nn
 from mixbit.errors import ExportError
 from mixbit.export import IntegerGraph, executor, lower
 from mixbit.export.graph import Linear
+from mixbit.metric import mean_iou
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from mixbit.task import Objective, objective_of
 from tests.export.graphs import Builder
 
 pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
@@ -25,7 +27,7 @@ from mixbit.export._float_onnx import float_onnx
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.onnx import load_session, write_onnx
-from mixbit.export.verify import numpy_batches, verify
+from mixbit.export.verify import Judge, Verification, numpy_batches, verify
 
 X = torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -129,6 +131,70 @@ def test_probabilities_are_judged_by_the_logits_that_they_tell(
     found = verify(tmp_path / "net.onnx", tokens([0.1] * 4, softmax=True), [(TOKENS, None)], rounds=0)
     assert (found.largest_steps <= 1.0) is right
     assert np.isfinite(found.largest_steps)
+
+
+def test_classes_are_compared_at_every_token_along_the_axis_that_is_given(tmp_path: Path) -> None:
+    graph, broken = tokens([1.0] * 4), tokens([1.0] * 4, bias={2: 2000})
+    write_onnx(broken, tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", graph, [(TOKENS, None)], rounds=0)
+    assert found.top1_agreement is None and found.positions == 0  # nobody said where the classes are
+    ours, theirs = executor.run(broken, TOKENS), executor.run(graph, TOKENS)
+    for axis in (1, 2):
+        judge = Judge(class_axis=axis)
+        found = verify(tmp_path / "net.onnx", graph, [(TOKENS, theirs.argmax(axis))], judge=judge, rounds=0)
+        same = (ours.argmax(axis) == theirs.argmax(axis)).mean()
+        assert found.top1_agreement == pytest.approx(same) and found.positions == 16 * 8 // TOKENS.shape[axis]
+        assert found.accuracy == pytest.approx(same) and found.reference_accuracy == 1.0
+    assert same < 1.0
+
+
+def test_a_task_is_judged_by_its_own_metric(tmp_path: Path) -> None:
+    graph, broken = tokens([1.0] * 4), tokens([1.0] * 4, bias={2: 2000})
+    write_onnx(broken, tmp_path / "net.onnx")
+    ours, theirs = executor.run(broken, TOKENS), executor.run(graph, TOKENS)
+
+    def judged(objective: Objective, targets: torch.Tensor) -> Verification:
+        halves = [(TOKENS[:10], targets[:10]), (TOKENS[10:], targets[10:])]
+        return verify(tmp_path / "net.onnx", graph, halves, judge=Judge(objective=objective), rounds=0)
+
+    found = judged(objective_of(nn.functional.mse_loss), torch.from_numpy(TOKENS))
+    assert found.top1_agreement is None and found.metric.name == "loss"
+    assert found.accuracy == pytest.approx(np.square(ours - TOKENS).mean(), rel=1e-5)
+    assert found.reference_accuracy == pytest.approx(np.square(theirs - TOKENS).mean(), rel=1e-5)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.movedim(2, 1), targets)
+
+    truth = theirs.argmax(2)
+    found = judged(objective_of(loss, mean_iou(4, class_axis=2), class_axis=2), torch.from_numpy(truth))
+    assert found.top1_agreement == pytest.approx((ours.argmax(2) == truth).mean()) and found.positions == 32
+    said, classes = ours.argmax(2), np.unique(truth)
+    shares = [((said == c) & (truth == c)).sum() / ((said == c) | (truth == c)).sum() for c in classes]
+    assert len(classes) == 4 and found.accuracy == pytest.approx(np.mean(shares)) and found.reference_accuracy == 1.0
+
+    found = judged(objective_of(loss, class_axis=2), torch.full((16, 2), -100))
+    assert found.accuracy is None and found.unmeasured is not None and "not ignored" in found.unmeasured
+
+
+def test_metrics_with_a_state_of_their_own_are_counted_for_each_network(tmp_path: Path) -> None:
+    class Mean:
+        higher_is_better = False
+
+        def reset(self) -> None:
+            self.values: list[float] = []
+
+        def update(self, outputs: torch.Tensor, _targets: torch.Tensor) -> None:
+            self.values.append(float(outputs.mean()))
+
+        def compute(self) -> float:
+            return sum(self.values) / len(self.values)
+
+    graph, broken = tokens([1.0] * 4), tokens([1.0] * 4, bias={2: 2000})
+    write_onnx(broken, tmp_path / "net.onnx")
+    judge = Judge(objective=objective_of(nn.functional.mse_loss, Mean()))
+    found = verify(tmp_path / "net.onnx", graph, [(TOKENS, torch.from_numpy(TOKENS))], judge=judge, rounds=0)
+    assert found.accuracy == pytest.approx(executor.run(broken, TOKENS).mean(), abs=1e-5)
+    assert found.reference_accuracy == pytest.approx(executor.run(graph, TOKENS).mean(), abs=1e-5)
 
 
 def test_the_float_network_is_timed_beside_the_file(graph: IntegerGraph, model: nn.Module, tmp_path: Path) -> None:

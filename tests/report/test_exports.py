@@ -10,6 +10,7 @@ from mixbit.export.graph import Note
 from mixbit.export.onnx import OnnxFile, OnnxLayer
 from mixbit.export.qonnx import QonnxFile, QonnxLayer
 from mixbit.export.verify import Timing, Verification
+from mixbit.metric import MetricInfo
 from mixbit.report import file_tables, lowering_notes_table, saturation_warning, verification_table
 
 LAYER = OnnxLayer(
@@ -102,6 +103,21 @@ def test_processors_and_wider_steps_are_told() -> None:
     assert rows["exact on processors"] == "any" and rows["sums of two products here"] == "saturate"
     assert rows["layers with wider steps"] == "2" and rows["accuracy without wider steps"] == "90.20 %"
     assert saturation_warning(found) is None
+
+
+def test_only_classifications_have_classes_and_every_task_its_metric() -> None:
+    error = MetricInfo(name="error", unit="mm", larger_is_better=False)
+    known = replace(
+        FOUND, metric=error, accuracy=1.25, reference_accuracy=1.5, unnarrowed_accuracy=1.0, narrowed=("a",)
+    )
+    rows = dict(verification_table(replace(known, top1_agreement=None)).rows)
+    assert not any("class" in name for name in rows) and rows["layers with wider steps"] == "1"
+    assert rows["error, file and reference"] == "1.25 mm, 1.5 mm" and rows["error without wider steps"] == "1 mm"
+    pixels = dict(verification_table(replace(known, top1_agreement=0.999, positions=64_000)).rows)
+    assert pixels["same class as the reference"] == "99.90 % of 64.00 k positions"
+    assert (
+        verification_table(replace(FOUND, unmeasured="no target counts.")).notes[1] == "No accuracy: no target counts."
+    )
 
 
 def test_layers_that_can_saturate_here_are_named() -> None:

@@ -42,6 +42,47 @@ def test_the_file_is_right_and_as_small_as_its_policy(trained: Path, capsys: pyt
     assert done.file.weight_bytes <= 1.02 * used.weight_bytes
 
 
+NET = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from mixbit import Task
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return {"y": self.head(torch.relu(self.body(x)))}
+
+def task():
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(x, x.sum(1, keepdim=True))
+    return Task(model=Net(), train=data, test=data, loss=nn.functional.mse_loss, output="y")
+"""
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one number an input, that stands under a name in a dict."""
+    folder = tmp_path_factory.mktemp("regression")
+    (folder / "net.py").write_text(NET)
+    subject = runs.Subject(model=f"{folder / 'net.py'}:task")
+    policy = Policy.uniform(subject.task()[0].network, 4, 4)
+    settings = {"epochs": 1, "batch_size": 12, "lr": 0.001, "bn_samples": 0}
+    runs.train(subject, policy, settings, folder / "run", quiet=True)
+    return folder / "run"
+
+
+def test_a_regression_is_judged_by_its_loss_and_has_no_classes(regression: Path) -> None:
+    found = runs.export(regression, images=24, compare_float=False).verification
+    assert found is not None and found.right and found.top1_agreement is None and found.metric.name == "loss"
+    wanted = runs.evaluate(str(regression)).outcome.accuracy
+    assert found.accuracy == pytest.approx(wanted, rel=0.05)
+    assert found.accuracy == pytest.approx(found.reference_accuracy, rel=1e-4)
+
+
 def test_verify_lists_the_layers_of_its_own_file_only(trained: Path, tmp_path: Path) -> None:
     done = runs.export(trained, out=tmp_path / "packed.onnx", images=0)
     again = runs.verify(tmp_path / "packed.onnx", trained, images=20, compare_float=True)

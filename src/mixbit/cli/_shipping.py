@@ -140,10 +140,12 @@ def _verified(found: Verification | None) -> None:
     if found.parting is not None:
         raise MixbitError(f"{found.path} differs from the reference, first in {found.parting}. {_REPORT}")
     if not found.right:
+        what = "positions" if found.positions > found.images else "images"
+        same = "" if found.top1_agreement is None else f"same class for {found.top1_agreement:.2%} of {what}, "
+        legal = "one step" if found.top1_agreement is None else "99.9 % and one step"
         raise MixbitError(
-            f"{found.path} differs from the reference: same class for {found.top1_agreement:.2%} of {found.images} "
-            f"images, up to {found.largest_steps:.3g} output steps apart. Legal: 99.9 % and one step. "
-            + (_SATURATED if found.at_risk else _REPORT)
+            f"{found.path} differs from the reference: {same}up to {found.largest_steps:.3g} output steps apart on "
+            f"{found.images} images. Legal: {legal}. " + (_SATURATED if found.at_risk else _REPORT)
         )
 
 

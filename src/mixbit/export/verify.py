@@ -16,6 +16,7 @@ from mixbit.errors import ExportError, shown
 from mixbit.export import executor
 from mixbit.export._by_operation import has_every_tensor, parting
 from mixbit.export._foreign import read_foreign
+from mixbit.export._judging import Judge
 from mixbit.export._onnx_statement import Statement
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._processors import Cpu, narrow
@@ -24,11 +25,12 @@ from mixbit.export.arithmetic import Array
 from mixbit.export.graph import IntegerGraph, Linear, Softmax, Weighted
 from mixbit.export.onnx import build_onnx, load_session
 from mixbit.export.qonnx import trace_qonnx
+from mixbit.metric import ACCURACY, MetricInfo
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["LEAST_AGREEMENT", "Timing", "Verification", "is_qonnx", "time_sessions", "verify"]
+__all__ = ["LEAST_AGREEMENT", "Judge", "Timing", "Verification", "is_qonnx", "time_sessions", "verify"]
 
 LEAST_AGREEMENT = 0.999
 """Top-1 agreement below which a file is wrong."""
@@ -48,8 +50,8 @@ class Verification:
     kind: Literal["onnx", "qonnx"] = "onnx"
     size_bytes: int
     images: int
-    top1_agreement: float
-    """Part of the images (0 to 1) for which the file and the reference name the same class."""
+    top1_agreement: float | None
+    """Part of the positions (0 to 1) at which file and reference name the same class; None where none has classes."""
     identical: float
     """Part of the images whose outputs equal the reference's but for the last digits of a float32."""
     largest_difference: float
@@ -57,8 +59,9 @@ class Verification:
     largest_steps: float
     """The same in steps of the output: the least that one step of one weight times one of an input can change."""
     reference_accuracy: float | None
+    """The task's metric, see `metric`."""
     accuracy: float | None
-    """Of the file; None without labels."""
+    """The same of the file; None without targets."""
     session_ms: float
     """Wall time to open the file: for ONNX to create the session, unpacking included."""
     timings: dict[str, Timing] = field(default_factory=dict)
@@ -76,8 +79,15 @@ class Verification:
     narrowed: tuple[str, ...] = ()
     """Layers whose weights the file has on wider steps, see `mixbit.export.onnx.OnnxLayer.narrowed`."""
     unnarrowed_agreement: float | None = None
-    """Part of the images for which the network names the same class without that; None if nothing is narrowed."""
+    """Part of the positions for which the network names the same class without that; None if nothing is narrowed."""
     unnarrowed_accuracy: float | None = None
+    """The metric of the network without that."""
+    metric: MetricInfo = ACCURACY.info
+    """What the three accuracies are: accuracy, or the metric of the task."""
+    positions: int = 0
+    """Where classes are named: an image has one, or one for each of its pixels or tokens."""
+    unmeasured: str | None = None
+    """Why there is no metric although there are targets."""
 
     @property
     def at_risk(self) -> tuple[str, ...]:
@@ -88,19 +98,22 @@ class Verification:
     def right(self) -> bool:
         """Whether the file does what the reference does.
 
-        A top-1 agreement of `LEAST_AGREEMENT`, and outputs that are at most a step apart. A QONNX file, whose sums are
-        float32, is right where every operation is: ties that fall to the other side can part whole outputs.
+        A top-1 agreement of `LEAST_AGREEMENT` where there are classes, and outputs that are at most a step apart. A
+        QONNX file, whose sums are float32, is right where every operation is: ties that fall to the other side can part
+        whole outputs.
         """
         if self.operations:
             return self.parting is None
-        return self.top1_agreement >= LEAST_AGREEMENT and self.largest_steps <= 1.0
+        agrees = self.top1_agreement is None or self.top1_agreement >= LEAST_AGREEMENT
+        return agrees and self.largest_steps <= 1.0
 
 
 def verify(
     path: Path,
     graph: IntegerGraph,
-    batches: Iterable[tuple[Array, Array | None]],
+    batches: Iterable[tuple[Array, Any]],
     *,
+    judge: Judge | None = None,
     float_model: bytes | None = None,
     threads: int = 1,
     rounds: int = 20,
@@ -115,7 +128,8 @@ def verify(
         path: an ONNX file of `mixbit.export.onnx`, or a QONNX file of `mixbit.export.qonnx`. The latter runs in the
             executor of the qonnx package, in Python, and is not timed.
         graph: what it was printed from, before layers were narrowed.
-        batches: `(inputs (N, ...), labels (N,) or None)`.
+        batches: `(inputs (N, ...), class numbers (N,), or targets of the judge's task, or None)`.
+        judge: where the classes are, and the metric; without one outputs `(N, C)` are scores of classes, and no others.
         float_model: the float network as ONNX, to time beside it.
         threads: of the runtime.
         rounds: of timing; 0 leaves it out.
@@ -132,10 +146,11 @@ def verify(
     said = None if session is None else _statement(path, session, graph)
     narrowed = () if said is None else said.narrowed
     plain = load_session(build_onnx(graph, strict=True).SerializeToString(), threads=threads) if narrowed else None
-    tally, other, example = _Tally(_Steps(graph)), _Tally(_Steps(graph)), None
+    judge = Judge() if judge is None else judge
+    tally, other, example = _Tally(_Steps(graph), judge), _Tally(_Steps(graph), judge), None
     held = narrow(graph, narrowed)
     operations, part = 0, None
-    for x, labels in batches:
+    for x, targets in batches:
         x = np.asarray(x, np.float32)
         example = x[:1] if example is None else example
         values = trace_qonnx(path, x) if session is None else {}
@@ -144,9 +159,9 @@ def verify(
         _check_output(path, found, wanted)
         if looked.model.graph.output[0].name == graph.output and has_every_tensor(graph, values):
             operations, part = len(graph.ops), part or parting(graph, values)
-        tally.add(found, wanted, labels)
+        tally.add(found, wanted, targets)
         if plain is not None:
-            other.add(found, _run(path, plain, x), labels)
+            other.add(found, _run(path, plain, x), targets)
     if example is None:
         raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
     return Verification(
@@ -156,20 +171,23 @@ def verify(
         session_ms=created,
         timings={} if session is None or not rounds else _timed(session, float_model, threads, example, rounds),
         images=tally.images,
-        top1_agreement=tally.agreed / tally.images,
+        top1_agreement=tally.agreement,
+        positions=tally.positions,
         identical=tally.identical / tally.images,
         largest_difference=tally.largest,
         largest_steps=tally.steps,
-        accuracy=tally.share(tally.right),
-        reference_accuracy=tally.share(tally.reference_right),
+        accuracy=tally.score.value,
+        reference_accuracy=tally.reference_score.value,
+        metric=judge.info,
+        unmeasured=tally.reference_score.reason,
         operations=operations,
         parting=part,
         cpu=None if said is None else said.cpu,
         runtime_saturates=None if session is None else saturates(),
         needs_vnni=() if said is None else said.needs_vnni,
         narrowed=narrowed,
-        unnarrowed_agreement=other.agreed / other.images if other.images else None,
-        unnarrowed_accuracy=other.share(other.reference_right),
+        unnarrowed_agreement=other.agreement,
+        unnarrowed_accuracy=other.reference_score.value,
     )
 
 
@@ -300,33 +318,36 @@ _HALVINGS = 60
 class _Tally:
     """Differences so far."""
 
-    def __init__(self, steps: _Steps) -> None:
-        self.images = self.agreed = self.identical = self.right = self.reference_right = self.labelled = 0
+    def __init__(self, steps: _Steps, judge: Judge) -> None:
+        self.images = self.identical = self.positions = 0
+        self.score, self.reference_score = judge.score(), judge.score()
         self.largest = self.steps = 0.0
-        self._steps = steps
+        self._steps, self._judge, self._agreed = steps, judge, 0
 
-    def add(self, found: Array, wanted: Array, labels: Array | None) -> None:
+    def add(self, found: Array, wanted: Array, targets: Any) -> None:
         """One batch of outputs `(N, *shape)`."""
         flat, reference = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
         apart = np.abs(flat.astype(np.float64) - reference)
         self.images += len(flat)
-        self.agreed += int((flat.argmax(axis=1) == reference.argmax(axis=1)).sum())
         digits = 1e-6 * max(float(np.abs(reference).max(initial=0)), 1e-6)
         self.identical += int((apart.max(axis=1, initial=0) <= digits).sum())
         self.largest = max(self.largest, float(apart.max(initial=0)))
         self.steps = max(self.steps, self._steps.largest(found, wanted))
-        if labels is not None:
-            self.labelled += len(labels)
-            self.right += int((flat.argmax(axis=1) == labels).sum())
-            self.reference_right += int((reference.argmax(axis=1) == labels).sum())
+        said, truth = (self._judge.classes(one, targets) for one in (found, wanted))
+        if said is not None and truth is not None:
+            self.positions += said.size
+            self._agreed += int((said == truth).sum())
+        self.score.add(found, targets)
+        self.reference_score.add(wanted, targets)
 
-    def share(self, count: int) -> float | None:
-        """Accuracy."""
-        return count / self.labelled if self.labelled else None
+    @property
+    def agreement(self) -> float | None:
+        """Part of the positions of one class."""
+        return self._agreed / self.positions if self.positions else None
 
 
-def numpy_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Array, Array | None]]:
-    """The first `images` samples of a split's batches, as arrays, without targets that are no class numbers `(n,)`.
+def sample_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Array, Any]]:
+    """The first `images` samples of a split's batches: inputs as arrays, targets as they are.
 
     Raises:
         ExportError: several inputs.
@@ -338,7 +359,15 @@ def numpy_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[t
         inputs = _batch.tensors(x)
         if len(inputs) != 1:
             raise ExportError(f"the model takes {_batch.describe(x)}. Legal: one tensor.")
+        count = len(inputs[0])
+        _, targets = _batch.cut(x, y, count, slice(min(count, left)))
         taken = inputs[0].cpu().numpy()[:left]
-        numbers = isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point()
         left -= len(taken)
-        yield taken, y.cpu().numpy()[: len(taken)] if numbers else None
+        yield taken, _batch.move(targets, "cpu")
+
+
+def numpy_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Array, Array | None]]:
+    """The same as arrays, without targets that are no class numbers `(n,)`."""
+    for x, y in sample_batches(batches, images):
+        numbers = isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point()
+        yield x, y.numpy() if numbers else None

@@ -86,18 +86,18 @@ def lowering_notes_table(graph: IntegerGraph) -> Table | None:
 
 def verification_table(found: Verification) -> Table:
     """Agreement with the reference executor, and time."""
-    rows = [
-        ("images", str(found.images)),
-        ("same class as the reference", percent(found.top1_agreement)),
+    rows = [("images", str(found.images)), *_agreement_rows("same class as the reference", found, found.top1_agreement)]
+    rows += [
         ("same output but for the last digits of a float32", percent(found.identical)),
         ("largest difference", f"{found.largest_difference:.3g} ({found.largest_steps:.3g} output steps)"),
     ]
     if found.accuracy is not None and found.reference_accuracy is not None:
-        rows.append(("accuracy, file and reference", f"{percent(found.accuracy)}, {percent(found.reference_accuracy)}"))
+        both = ", ".join(map(found.metric.text, (found.accuracy, found.reference_accuracy)))
+        rows.append((f"{found.metric.name}, file and reference", both))
     rows += _processor_rows(found)
     rows.append(("session creation", f"{found.session_ms:.0f} ms"))
     rows += [(f"one inference, {name}", _time(one)) for name, one in found.timings.items()]
-    notes = []
+    notes = [f"No {found.metric.name}: {found.unmeasured}"] if found.unmeasured else []
     if {"file", "float32"} <= set(found.timings):
         ratio = found.timings["float32"].median_ms / found.timings["file"].median_ms
         notes.append(f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread).")
@@ -112,12 +112,20 @@ def _processor_rows(found: Verification) -> list[tuple[str, str]]:
         rows.append(("exact on processors", found.cpu))
     if found.runtime_saturates is not None:
         rows.append(("sums of two products here", "saturate" if found.runtime_saturates else "are exact"))
-    if found.unnarrowed_agreement is not None:
+    if found.narrowed:
         rows.append(("layers with wider steps", str(len(found.narrowed))))
-        rows.append(("same class as without wider steps", percent(found.unnarrowed_agreement)))
+        rows += _agreement_rows("same class as without wider steps", found, found.unnarrowed_agreement)
     if found.unnarrowed_accuracy is not None:
-        rows.append(("accuracy without wider steps", percent(found.unnarrowed_accuracy)))
+        rows.append((f"{found.metric.name} without wider steps", found.metric.text(found.unnarrowed_accuracy)))
     return rows
+
+
+def _agreement_rows(name: str, found: Verification, agreement: float | None) -> list[tuple[str, str]]:
+    """Of classes, where the network names any."""
+    if agreement is None:
+        return []
+    positions = f" of {count(found.positions)} positions" if found.positions > found.images else ""
+    return [(name, percent(agreement) + positions)]
 
 
 def saturation_warning(found: Verification) -> str | None:

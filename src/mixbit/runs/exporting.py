@@ -7,17 +7,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from mixbit import _distributed
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from mixbit import _batch, _distributed
+from mixbit._modes import in_evaluation
 from mixbit._progress import announce, progress_bar, watched
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import GraphRounding, IntegerGraph, lower
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import QonnxFile, write_qonnx
-from mixbit.export.verify import Verification, is_qonnx, numpy_batches
+from mixbit.export.verify import Judge, Verification, is_qonnx, sample_batches
 from mixbit.export.verify import verify as check
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
+from mixbit.task import Task
 
 __all__ = ["TARGETS", "ExportTarget", "Exported", "Verified", "export", "lowered", "verify"]
 
@@ -178,5 +184,16 @@ def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, 
     batches: Any = opened.task.test.batches(min(images, CALIBRATION_SAMPLES))
     plain = float_onnx(opened.task.model, opened.task.example()) if compare_float else None
     with progress_bar("verify", images, brief=True) as advance:
-        given = watched(numpy_batches(batches, images), advance, lambda batch: len(batch[0]), "images")
-        return check(path, graph, given, float_model=plain)
+        given = watched(sample_batches(batches, images), advance, lambda batch: len(batch[0]), "images")
+        return check(path, graph, given, judge=_judge(opened.task), float_model=plain)
+
+
+def _judge(task: Task) -> Judge:
+    """The task's metric, on the model's outputs made of the one tensor that a file gives."""
+    with torch.no_grad(), in_evaluation(task.model):
+        leaves, structure = _pytree.tree_flatten(_batch.call(task.model, task.example()))
+
+    def outputs(tensor: Tensor) -> Any:
+        return _pytree.tree_unflatten([tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+
+    return Judge(objective=task.objective, outputs=outputs)
