@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit.data import TensorSplit
+from mixbit.data import TensorSplit, as_split
 from mixbit.errors import MixbitError
-from mixbit.evaluation import evaluate, reestimate_batch_norm
+from mixbit.evaluation import evaluate, reestimate_batch_norm, try_out
+from mixbit.metric import MetricLike, accuracy
+from mixbit.task import Loss, objective_of
+from mixbit.training import TrainConfig, train
 
 
 class Brightness(nn.Module):
@@ -139,3 +142,59 @@ def test_no_batches_at_all_are_an_error_and_lose_nothing() -> None:
     with pytest.raises(MixbitError, match="there are no batches"):
         reestimate_batch_norm(model, iter(()))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Counted(nn.Module):
+    """Draws, and counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(x) + 0 * torch.rand(())  # type: ignore[no-any-return]
+
+
+IGNORED = [(torch.randn(4, 3), torch.tensor([0, 255, 2, 1]))]
+FLOATS = [(torch.randn(4, 3), torch.randn(4, 3))]
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "metric", "message"),
+    [
+        (FLOATS, F.mse_loss, accuracy(), "accuracy needs targets of whole class numbers, and they are torch.float32"),
+        (FLOATS, F.mse_loss, lambda o, _y: o[0], r"gave a tensor \(3,\), which is no number"),
+        (FLOATS, F.mse_loss, lambda _o, _y: float("nan"), "is nan"),
+        (FLOATS, F.mse_loss, lambda o, y: o.logits - y, r"'metric' failed on outputs float32 \(4, 3\).*AttributeError"),
+        (FLOATS, F.cross_entropy, None, "accuracy needs targets of whole class numbers"),
+        (IGNORED, nn.CrossEntropyLoss(ignore_index=255), accuracy(), "over 3 classes: a target is 255.*ignore_index="),
+        (FLOATS, lambda o, y: F.cross_entropy(o[:, :2], y.long()), None, "the loss '<lambda>' failed on outputs"),
+    ],
+)
+def test_mistakes_in_losses_and_metrics_end_before_the_first_step(
+    data: object, loss: Loss, metric: MetricLike, message: str
+) -> None:
+    model = Counted()
+    with pytest.raises(MixbitError, match=message):
+        train(model, data, data, TrainConfig(epochs=1, batch_size=4), loss=loss, metric=metric, quiet=True)
+    assert model.calls == 0 and torch.equal(model.norm.weight, torch.ones(3)) and model.norm.weight.grad is None
+
+
+def test_a_trial_leaves_the_model_and_the_generators_as_they_were() -> None:
+    model, random = Counted(), torch.get_rng_state()
+    try_out(model, as_split(FLOATS), objective_of(F.mse_loss))
+    assert model.calls == 0 and model.norm.num_batches_tracked == 0 and model.training and model.norm.training
+    assert torch.equal(random, torch.get_rng_state())
+    with pytest.raises(MixbitError, match="label_smoothing=0.2, and the loss 'mse_loss'"):
+        try_out(model, as_split(FLOATS), objective_of(F.mse_loss), label_smoothing=0.2)
+
+
+def test_what_only_more_samples_can_tell_is_no_mistake() -> None:
+    def two_classes(_outputs: Tensor, _targets: Tensor) -> float:
+        raise ValueError("only one class is present")
+
+    ignored = [(torch.randn(2, 3), torch.full((2,), 255))]
+    objective = objective_of(lambda o, _y: o.mean(), [accuracy(ignore_index=255), two_classes])
+    try_out(Counted(), as_split(ignored), objective)

@@ -114,6 +114,14 @@ def test_one_score_is_no_classification_and_no_class_is_no_wrong_answer() -> Non
         assert counted(top_k(2, ignore_index=label), scores, targets, 4) == 1.0
 
 
+@pytest.mark.parametrize("factory", [mean_absolute_error, accuracy, top_k, average])
+def test_a_factory_is_to_be_called(factory: Any) -> None:
+    with pytest.raises(MixbitError, match=rf"Call it: mixbit.metric.{factory.__name__}\("):
+        as_metric(factory)
+    with pytest.raises(MixbitError, match=r"Mean is a class, and no metric itself. Call it first: Mean\(...\)"):
+        as_metric(Mean)
+
+
 @pytest.mark.parametrize(("metric", "power"), [(mean_squared_error(), 2), (mean_absolute_error(), 1)])
 def test_errors_are_means_over_all_elements(metric: Metric, power: int) -> None:
     outputs, targets = torch.randn(5, 2, 3), torch.randn(5, 2, 3)

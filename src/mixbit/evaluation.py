@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation, is_frozen
 from mixbit._progress import progress_bar, watched
-from mixbit.data import Read, as_split
+from mixbit.data import Read, Split, as_split
 from mixbit.errors import MixbitError
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
 from mixbit.quantize import check_calibrated
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
-__all__ = ["Metrics", "evaluate", "reestimate_batch_norm"]
+__all__ = ["Metrics", "evaluate", "reestimate_batch_norm", "try_out"]
+
+_TRIAL = 32
+"""Samples of a trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,62 @@ def evaluate(
             outputs = _batch.call(model, _batch.move(x, device, channels_last=channels_last))
             count.add(objective, outputs, y, samples)
     return count.metrics(objective)
+
+
+@torch.no_grad()
+def try_out(model: nn.Module, split: Split, objective: Objective, *, label_smoothing: float = 0.0) -> None:
+    """Loss and metrics once on a few samples, so that a mistake in them ends here, and not after an epoch.
+
+    The model is in eval mode meanwhile; its buffers, and torch's generators, are as they were afterwards. Of so few
+    samples a metric may be not finite, or not to be computed, where it is of all: that is no mistake yet.
+
+    Args:
+        model: calibrated, if it is quantized.
+        split: what will be evaluated on.
+        objective: loss and metrics.
+        label_smoothing: what the training will ask the loss for.
+
+    Raises:
+        MixbitError: the loss or a metric fails, or gives something else than a number.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with in_evaluation(model), _buffers_kept(model), torch.random.fork_rng(range(torch.cuda.device_count())):
+        x, y = _batch.first_samples(split.batches(_TRIAL), _TRIAL)
+        y = _batch.move(y, device)
+        outputs = _batch.call(model, _batch.move(x, device))
+        objective = objective.settled(y)
+        with _blamed(f"the loss {objective.loss.name!r}", outputs, y):
+            objective.loss(outputs, y, label_smoothing)
+        chosen = objective.chosen(outputs)
+        for metric in objective.metrics or ():
+            tally = metric.tally(device)
+            with _blamed(f"metric {metric.name!r}", chosen, y), suppress(ArithmeticError, ValueError):
+                tally.add(chosen, y, _batch.samples(x))
+                tally.result(whole=False)
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, then in before:
+            buffer.copy_(then)
+
+
+@contextmanager
+def _blamed(what: str, outputs: Any, targets: Any) -> Iterator[None]:
+    try:
+        yield
+    except MixbitError:
+        raise
+    except Exception as error:
+        raise MixbitError(
+            f"{what} failed on outputs {_batch.describe(outputs)} and targets {_batch.describe(targets)}: "
+            f"{type(error).__name__}: {error}. Legal: (outputs, targets) -> one number; say which output it is by "
+            "output=, and make targets fit in read=."
+        ) from error
 
 
 class Count:

@@ -200,8 +200,11 @@ class Tally:
         """Count a batch."""
         raise NotImplementedError
 
-    def result(self) -> float:
+    def result(self, *, whole: bool = True) -> float:
         """The metric of all that was counted.
+
+        Args:
+            whole: all samples were; of some alone, it may be not finite where it is of all.
 
         Raises:
             MixbitError: it is no finite number.
@@ -224,8 +227,9 @@ class _Sums(Tally):
             )
         self.sums += found.detach().to(self.sums)
 
-    def result(self) -> float:
-        return _finite(self.metric.name, self.metric.result(self.sums.cpu()))
+    def result(self, *, whole: bool = True) -> float:
+        lost = not bool(self.sums.isfinite().all())
+        return _finite(self.metric.name, self.metric.result(self.sums.cpu()), whole or lost)
 
 
 class _Streaming(Tally):
@@ -238,16 +242,16 @@ class _Streaming(Tally):
     def add(self, outputs: Any, targets: Any, samples: int) -> None:
         self.metric.source.update(outputs, targets)
 
-    def result(self) -> float:
-        return _finite(self.metric.name, self.metric.source.compute())
+    def result(self, *, whole: bool = True) -> float:
+        return _finite(self.metric.name, self.metric.source.compute(), whole)
 
 
-def _finite(name: str, value: object) -> float:
+def _finite(name: str, value: object, whole: bool = True) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise MixbitError(f"metric {name!r} gave {_shown(value)}, which is no number. Legal: one number.") from None
-    if not math.isfinite(number):
+    if whole and not math.isfinite(number):
         raise MixbitError(
             f"metric {name!r} is {number}. Check the outputs for NaN, and that there is something to count: a class "
             "that occurs, a target that is not ignored."
@@ -558,8 +562,15 @@ def as_metric(given: MetricLike) -> Metric | StreamingMetric:
     if own_state and not isinstance(given, type):
         direction = getattr(given, "higher_is_better", None)
         return StreamingMetric(name=type(given).__name__, larger_is_better=direction, source=given)
+    called = getattr(given, "__name__", "")
+    if getattr(given, "__module__", None) == __name__ and called in __all__:
+        raise MixbitError(
+            f"metric={called} makes a metric and is no metric itself. Call it: mixbit.metric.{called}(...)."
+        )
     if callable(given) and not isinstance(given, type):
         return average(given, larger_is_better=None)
+    if isinstance(given, type):
+        raise MixbitError(f"metric={called} is a class, and no metric itself. Call it first: {called}(...).")
     raise MixbitError(
         f"{given!r} is no metric. Legal: one of mixbit.metric, a function (outputs, targets) -> number, or an object "
         "with update, compute and reset."

@@ -43,6 +43,7 @@ from mixbit.evaluation import (
     evaluate,
     lay_out_channels_last,
     reestimate_batch_norm,
+    try_out,
 )
 from mixbit.metric import MetricInfo, MetricLike
 from mixbit.quantize import check_calibrated
@@ -260,6 +261,8 @@ def train(
     _distributed.start()
     objective = objective_of(loss, metric, output=output, class_axis=class_axis, distill=distill)
     first, second = as_split(train_split, read), None if test_split is None else as_split(test_split, read)
+    if second is not None:
+        try_out(model, second, objective, label_smoothing=config.label_smoothing)
     loop = _Loop(model, first, second, config, run, teacher, objective, step, penalty, monitor, quiet, label)
     return loop.run()
 
@@ -449,7 +452,7 @@ class _Loop:
         hard = self.objective.loss(outputs, y, c.label_smoothing)
         if not hard.requires_grad:
             raise MixbitError(
-                f"the loss {self.objective.loss.name} does not depend on the parameters: it has no gradient. "
+                f"the loss {self.objective.loss.name!r} does not depend on the parameters: it has no gradient. "
                 "Compute it from the outputs by operations of torch, without detach(), item() or argmax()."
             )
         if self.teacher is None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
@@ -19,7 +20,7 @@ from mixbit.methods import Limpq, LimpqInit
 from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
 from mixbit.policy import Policy
 from mixbit.quantize import quantized_layers
-from mixbit.task import Task, cross_entropy
+from mixbit.task import Loss, Task, cross_entropy
 from mixbit.training import StepContext
 from tests.tasks import tiny_task
 
@@ -29,6 +30,17 @@ SCRIPT = Path(__file__).parent / "limpq_script.py"
 @pytest.fixture(scope="module")
 def task() -> Task:
     return tiny_task()
+
+
+def blended(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """A loss that takes a smoothing."""
+    return F.mse_loss(outputs, (1 - label_smoothing) * targets)
+
+
+def regression(loss: Loss) -> Task:
+    data = [(torch.randn(4, 3), torch.randn(4, 1)) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 1))
+    return Task(model=model, train=data, test=data, loss=loss)
 
 
 def joint(task: Task, settings: Limpq) -> tuple[nn.Module, dict[str, str], _JointStep, StepContext]:
@@ -210,3 +222,19 @@ def test_two_processes_find_the_policy_of_one(tmp_path: Path) -> None:
     assert read == (tmp_path / "two" / "scores-1.json").read_text()
     found = [Policy.load(tmp_path / name).layers for name in ("one/policy-0.json", "two/policy-0.json")]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "loss", "used"),
+    [(None, F.mse_loss, 0.0), (None, blended, 0.1), (0.0, F.mse_loss, 0.0), (0.3, blended, 0.3)],
+)
+def test_labels_are_smoothed_where_the_loss_can_unless_told(given: float | None, loss: Loss, used: float) -> None:
+    scores = Limpq(bits=(4, 2), epochs=1, batch_size=4, label_smoothing=given).search(regression(loss), quiet=True)
+    assert scores.settings["label_smoothing"] == used
+    notes = [f"labels are not smoothed by 0.1, as released: the loss {loss.__name__!r} takes no label_smoothing."]
+    assert scores.settings.get("notes") == (notes if given is None and not used else None)
+
+
+def test_smoothing_that_was_asked_for_and_cannot_be_is_an_error() -> None:
+    with pytest.raises(MixbitError, match="label_smoothing=0.1, and the loss 'mse_loss' does.*--set label_smoothing=0"):
+        Limpq(bits=(4, 2), epochs=1, batch_size=4, label_smoothing=0.1).search(regression(F.mse_loss), quiet=True)

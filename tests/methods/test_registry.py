@@ -52,7 +52,7 @@ def test_every_setting_of_every_method_has_a_type_and_a_range(name: str, junk: s
     settings = methods.make(name)
     for field in fields(settings):
         default = getattr(settings, field.name)
-        number = isinstance(default, float) or (default is None and field.name == "step_lr")
+        number = isinstance(default, float) or (default is None and field.name in ("step_lr", "label_smoothing"))
         if (number and junk in ("half", "negative")) or (isinstance(default, bool) and junk == "true"):
             continue
         with pytest.raises(MixbitError, match=f"method '{name}': {field.name}=.* is illegal. Legal: "):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixbit import runs
-from mixbit.errors import StaleRun
+from mixbit.errors import MixbitError, StaleRun
 from mixbit.policy import Scores
 from mixbit.runs import Subject
 
@@ -50,3 +50,31 @@ def test_training_search_in_a_folder(searched: tuple[Subject, Path], tmp_path: P
     done = runs.search(searched[0], "limpq", settings, tmp_path / "limpq", quiet=True)
     assert {path.name for path in done.files} == {"scores.json", "network.json", "config.json", "metrics.jsonl"}
     assert all(path.is_file() for path in done.files)
+
+
+REGRESSION = """
+import torch
+from torch import nn
+import mixbit
+
+data = [(torch.ones(4, 3), torch.ones(4, 1))]
+model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 1))
+task = mixbit.Task(model=model, train=data, test=data, loss=nn.functional.mse_loss, metric=METRIC)
+"""
+
+
+def test_a_mistake_in_loss_or_metric_claims_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REGRESSION.replace("METRIC", "mixbit.metric.accuracy()"))
+    (tmp_path / "good.py").write_text(REGRESSION.replace("METRIC", "None"))
+    subject, good = (Subject(model=f"{tmp_path / name}.py:task") for name in ("mine", "good"))
+    for begin in (
+        lambda: runs.train(subject, None, {"epochs": 1, "batch_size": 4}, tmp_path / "run", quiet=True),
+        lambda: runs.search(subject, "sqnr", {}, tmp_path / "run", quiet=True),
+    ):
+        with pytest.raises(MixbitError, match="accuracy needs"):
+            begin()
+    settings = {"bits": [4, 2], "epochs": 1, "batch_size": 4, "fraction": 1.0}
+    with pytest.raises(MixbitError, match="--set label_smoothing=0"):
+        runs.search(good, "limpq", {**settings, "label_smoothing": 0.1}, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    assert "not smoothed" in runs.search(good, "limpq", settings, tmp_path / "run", quiet=True).notes[0]

@@ -55,6 +55,8 @@ def search(
     done = runs.search(subject, method, words.settings(chosen, settings), run)
     note_weights(weights)
     screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
+    for note in done.notes:
+        screen.say(f"Note: {note}")
     if (entropies := report.entropy_table(done.scores)) is not None:
         screen.show(entropies)
     screen.files(done.files)

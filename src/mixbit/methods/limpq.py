@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,9 @@ from mixbit.training import StepContext, TrainConfig, train
 
 __all__ = ["Limpq", "LimpqInit"]
 
+_SMOOTHING = 0.1
+"""Of labels, as released."""
+
 
 @register(
     "limpq",
@@ -54,7 +57,7 @@ class Limpq:
         batch_size: samples of a step.
         lr: of weights and step sizes alike; cosine to 1e-5 that moves between epochs.
         weight_decay: of weights only.
-        label_smoothing: of the loss.
+        label_smoothing: of the loss; None for 0.1, as released, where the task's loss can smooth, and else for 0.
         clip_value: element-wise clip of the summed gradients.
         first_last: also search the first and the last layer (released code: both stay float and are pinned at 8 bits
             later).
@@ -76,7 +79,7 @@ class Limpq:
     batch_size: Count = 128
     lr: Positive = 0.01
     weight_decay: NotNegative = 2.5e-5
-    label_smoothing: Share = 0.1
+    label_smoothing: Share | None = None
     clip_value: Positive = 1.0
     first_last: bool = False
     faithful: bool = True
@@ -97,16 +100,17 @@ class Limpq:
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Train the indicators on a copy of the task's model and read them."""
-        model, searched = prepare(task, self)
+        settings, note = self._smoothed(task)
+        model, searched = prepare(task, settings)
         after = norms_after_layers(model, task.example())
-        make_switchable(model, after, len(self.bits))
-        calibrate_indicators(model, task, self, after)
-        step = _JointStep(model, searched, after, self)
+        make_switchable(model, after, len(settings.bits))
+        calibrate_indicators(model, task, settings, after)
+        step = _JointStep(model, searched, after, settings)
         train(
             model,
             task.train,
             None,
-            self.training(),
+            settings.training(),
             run=run,
             loss=task.objective,
             step=step,
@@ -114,7 +118,18 @@ class Limpq:
             quiet=quiet,
             label="indicators",
         )
-        return read_indicators(model, task, self, method="limpq")
+        scores = read_indicators(model, task, settings, method="limpq")
+        return scores if note is None else replace(scores, settings={**scores.settings, "notes": [note]})
+
+    def _smoothed(self, task: Task) -> tuple[Limpq, str | None]:
+        """The settings with the label smoothing that the task's loss can take, and what there is to note of it."""
+        if self.label_smoothing is not None:
+            return self, None
+        loss = task.objective.loss
+        if loss.smooths:
+            return replace(self, label_smoothing=_SMOOTHING), None
+        note = f"labels are not smoothed by {_SMOOTHING}, as released: the loss {loss.name!r} takes no label_smoothing."
+        return replace(self, label_smoothing=0.0), note
 
     def training(self) -> TrainConfig:
         """The settings of the joint training in the terms of the one loop."""
@@ -126,7 +141,7 @@ class Limpq:
             weight_decay=self.weight_decay,
             final_lr=min(1.0, 1e-5 / self.lr),
             schedule="epoch",
-            label_smoothing=self.label_smoothing,
+            label_smoothing=_SMOOTHING if self.label_smoothing is None else self.label_smoothing,
             clip_value=self.clip_value,
             drop_zero_gradients=True,
             bn_samples=0,

@@ -9,6 +9,7 @@ from typing import Any
 
 from mixbit import _distributed, _io, methods
 from mixbit.errors import MixbitError
+from mixbit.evaluation import try_out
 from mixbit.network import Network
 from mixbit.policy import Scores
 from mixbit.robustness import KurtosisConfig
@@ -27,6 +28,12 @@ class Searched:
     scores: Scores
     network: Network
     files: dict[Path, str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the method did otherwise than its settings say, and why."""
+        found = self.scores.settings.get("notes")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def search(
@@ -58,7 +65,9 @@ def search(
             "(mixbit train ... --set kurtosis=1), and search from those weights."
         )
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
+    if task is None:  # before the folder is begun: a typo must not claim it
+        task = subject.task()[0]
+        try_out(task.model, task.test, task.objective, label_smoothing=getattr(chosen, "label_smoothing", None) or 0.0)
     task = regularised(task, term)
     _folder.begin(
         run,

@@ -13,6 +13,7 @@ from torch import nn
 
 from mixbit import _checkpoint, _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
+from mixbit.evaluation import try_out
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, calibrate, quantize
 from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
@@ -79,7 +80,9 @@ def train(
         "settings": dict(settings),
         "bits": bits,
     }
-    task = subject.task()[0] if task is None else task
+    if task is None:
+        task = subject.task()[0]
+        try_out(task.model, task.test, task.objective, label_smoothing=options.training.label_smoothing)
     chosen = None if chosen is None else chosen.check(task.network)
     task = regularised(task, options.kurtosis, chosen)
     _folder.begin(run, facts | metric_facts(task))  # after all that a typo can break: it must not claim the folder

@@ -65,7 +65,7 @@ class LossFunction:
     tensor(2.)
     >>> LossFunction(F.mse_loss)(torch.tensor([1.0]), torch.tensor([1.0]), 0.1)
     Traceback (most recent call last):
-    mixbit.errors.MixbitError: label_smoothing=0.1, and the loss mse_loss does not take it. Set it to 0, or ...
+    mixbit.errors.MixbitError: label_smoothing=0.1, and the loss 'mse_loss' does not take it. Set it to 0 (--set ...
     """
 
     def __init__(self, function: Loss, output: Callable[[Any], Any] | None = None) -> None:
@@ -95,7 +95,7 @@ class LossFunction:
             if _SMOOTHING in signature.parameters and _binds(signature, {_SMOOTHING: 0.0}):
                 return True, True
             raise MixbitError(
-                f"the loss {self.name}{signature} cannot be called with outputs and targets: {error}. Legal: "
+                f"the loss {self.name!r} {signature} cannot be called with outputs and targets: {error}. Legal: "
                 "(outputs, targets) -> scalar, with label_smoothing by that name if it takes it."
             ) from None
         return _SMOOTHING in signature.parameters, False
@@ -113,10 +113,16 @@ class LossFunction:
             return torch.tensor(float(found))
         if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
             raise MixbitError(
-                f"the loss {self.name} gave {_batch.describe(found)} of outputs {_batch.describe(outputs)} and targets "
-                f"{_batch.describe(targets)}. Legal: one number, the mean over the batch (reduction='mean')."
+                f"the loss {self.name!r} gave {_batch.describe(found)} of outputs {_batch.describe(outputs)} and "
+                f"targets {_batch.describe(targets)}. Legal: one number, the mean over the batch (reduction='mean')."
             )
         return found.reshape(())
+
+    @property
+    def smooths(self) -> bool:
+        """Whether it can be told to smooth labels."""
+        own = isinstance(self.function, nn.Module) and isinstance(getattr(self.function, _SMOOTHING, None), float)
+        return self._by_name or own
 
     def weight(self, targets: Any, samples: int) -> int:
         """What the loss of a batch counts in the mean over batches: its samples, or the targets that it is a mean of.
@@ -131,25 +137,25 @@ class LossFunction:
         """What PyTorch's losses say of it is of their insides, and on a GPU a label too many ends the process."""
         if self.of_pytorch and not isinstance(outputs, Tensor):
             raise MixbitError(
-                f"the loss {self.name} needs one tensor, and the model gives {_batch.describe(outputs)}. Say which it "
-                "is: output='logits' (a name or a number), output=lambda outputs: ..., or give a loss= of your own."
+                f"the loss {self.name!r} needs one tensor, and the model gives {_batch.describe(outputs)}. Say which "
+                "it is: output='logits' (a name or a number), output=lambda outputs: ..., or give a loss= of your own."
             )
         numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
         if self.over_classes and numbers and outputs.dim() > 1:
-            check_labels(targets, outputs.shape[1], self.ignore_index, f"the loss {self.name}")
+            check_labels(targets, outputs.shape[1], self.ignore_index, f"the loss {self.name!r}")
 
     def _call(self, outputs: Any, targets: Any, label_smoothing: float) -> Any:
         if self._required or (self._by_name and label_smoothing):
             return self.function(outputs, targets, label_smoothing=label_smoothing)
         if not label_smoothing:  # what it smooths by itself stays
             return self.function(outputs, targets)
-        if not isinstance(getattr(self.function, _SMOOTHING, None), float) or not isinstance(self.function, nn.Module):
+        if not self.smooths:
             raise MixbitError(
-                f"label_smoothing={label_smoothing}, and the loss {self.name} does not take it. Set it to 0, or "
-                "give the loss a parameter of that name."
+                f"label_smoothing={label_smoothing}, and the loss {self.name!r} does not take it. Set it to 0 (--set "
+                "label_smoothing=0), or give the loss a parameter of that name."
             )
-        smoothed = copy.copy(self.function)
-        smoothed.label_smoothing = label_smoothing  # type: ignore[assignment]
+        smoothed: Any = copy.copy(self.function)
+        smoothed.label_smoothing = label_smoothing
         return smoothed(outputs, targets)
 
 
