@@ -114,6 +114,7 @@ def test_only_classifications_have_classes_and_every_task_its_metric() -> None:
     assert not any("class" in name for name in rows) and rows["layers with wider steps"] == "1"
     assert rows["error, file and reference"] == "1.25 mm, 1.5 mm" and rows["error without wider steps"] == "1 mm"
     pixels = dict(verification_table(replace(known, top1_agreement=0.999, positions=64_000)).rows)
+    assert verification_table(replace(FOUND, fewer="3 of 9.")).notes[1] == "3 of 9."
     assert pixels["same class as the reference"] == "99.90 % of 64.00 k positions"
     assert (
         verification_table(replace(FOUND, unmeasured="no target counts.")).notes[1] == "No accuracy: no target counts."

@@ -11,6 +11,7 @@ from mixbit.report import (
     after_compare,
     after_demo,
     after_evaluate,
+    after_export,
     after_inspect,
     after_search,
     after_train,
@@ -84,3 +85,8 @@ def test_after_a_comparison_comes_the_policy_of_the_best_search() -> None:
     assert option(words, "--budget") == "bitops=3x3" and option(words, "--out") == "runs/arena/policy.json"
     only = replace(found, rows=tuple(row for row in found.rows if row.outside or row.reason))
     assert after_compare(only) == ["mixbit", "list", "methods"]
+
+
+def test_after_export_asks_for_no_more_images_than_there_are() -> None:
+    assert option(after_export(Path("net.onnx"), Path("runs/net"), 64), "--images") == "64"
+    assert option(after_export(Path("net.onnx"), Path("runs/net"), 50_000), "--images") == "10000"

@@ -83,6 +83,27 @@ def test_a_regression_is_judged_by_its_loss_and_has_no_classes(regression: Path)
     assert found.accuracy == pytest.approx(found.reference_accuracy, rel=1e-4)
 
 
+def test_no_more_images_than_there_are_and_it_says_why(
+    regression: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = runs.export(regression, compare_float=False)
+    found = done.verification
+    assert "the file on 24 images\n" in capsys.readouterr().err
+    assert found is not None and done.most_images == found.images == 24
+    assert found.fewer == "24 images instead of 1000: the test set has no more."
+    assert runs.verify(regression / "model.onnx", regression, images=24, compare_float=False).verification.fewer is None
+    monkeypatch.setattr("mixbit.runs.exporting.QONNX_IMAGES", 3)
+    done = runs.export(regression, "qonnx", tmp_path / "net.onnx", images=20)
+    found = done.verification
+    assert "the file on 3 images\n" in capsys.readouterr().err
+    assert found is not None and done.most_images == found.images == 3
+    assert found.fewer is not None and found.fewer.startswith("3 images instead of 20: the executor of QONNX")
+    with pytest.raises(ExportError, match="images=0, legal is 1 or more"):
+        runs.verify(tmp_path / "net.onnx", regression, images=0)
+    with pytest.raises(ExportError, match="images=-1, legal is 0 or more"):
+        runs.export(regression, images=-1)
+
+
 def test_verify_lists_the_layers_of_its_own_file_only(trained: Path, tmp_path: Path) -> None:
     done = runs.export(trained, out=tmp_path / "packed.onnx", images=0)
     again = runs.verify(tmp_path / "packed.onnx", trained, images=20, compare_float=True)

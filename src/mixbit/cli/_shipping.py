@@ -69,7 +69,7 @@ def export(
     if done.note is not None:
         screen.say(f"Note: {done.note}.")
     _verified(done.verification)
-    screen.next(report.after_export(next(iter(done.files)), run))
+    screen.next(report.after_export(next(iter(done.files)), run, done.most_images))
 
 
 def _export_c(run: Path, out: Path | None, options: dict[str, Any], **how: Any) -> None:

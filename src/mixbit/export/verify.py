@@ -88,6 +88,8 @@ class Verification:
     """Where classes are named: an image has one, or one for each of its pixels or tokens."""
     unmeasured: str | None = None
     """Why there is no metric although there are targets."""
+    fewer: str | None = None
+    """Why there are fewer images than were asked for, if there are."""
 
     @property
     def at_risk(self) -> tuple[str, ...]:

@@ -97,7 +97,8 @@ def verification_table(found: Verification) -> Table:
     rows += _processor_rows(found)
     rows.append(("session creation", f"{found.session_ms:.0f} ms"))
     rows += [(f"one inference, {name}", _time(one)) for name, one in found.timings.items()]
-    notes = [f"No {found.metric.name}: {found.unmeasured}"] if found.unmeasured else []
+    notes = [found.fewer] if found.fewer else []
+    notes += [f"No {found.metric.name}: {found.unmeasured}"] if found.unmeasured else []
     if {"file", "float32"} <= set(found.timings):
         ratio = found.timings["float32"].median_ms / found.timings["file"].median_ms
         notes.append(f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread).")

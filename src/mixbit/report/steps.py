@@ -82,9 +82,10 @@ def after_evaluate(subject: Subject, *, policy: Path | None, run: Path | None = 
     return ["mixbit", "train", *words, "--policy", str(policy), "--epochs", "20", "--run", "runs/longer"]
 
 
-def after_export(file: Path, run: Path) -> list[str]:
-    """Verify on more images."""
-    return ["mixbit", "verify", str(file), "--run", str(run), "--images", "10000"]
+def after_export(file: Path, run: Path, most_images: int) -> list[str]:
+    """Verify on more images, as far as there are."""
+    images = str(min(10_000, most_images))
+    return ["mixbit", "verify", str(file), "--run", str(run), "--images", images]
 
 
 def after_latency(out: Path, table: LatencyTable) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -45,6 +45,8 @@ class Exported:
     files: dict[Path, str]
     note: str | None = None
     """That the policy was chosen with times of other files than this one."""
+    most_images: int
+    """That the file can be verified with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def export(
         pack: of ONNX, see `mixbit.export.onnx`.
         cpu: of ONNX: processors on which the file is exact, see `mixbit.export.onnx.write_onnx`.
         strict: refuse layers that the file holds at more bits than the policy says, and narrow none.
-        images: test images to verify with; 0 leaves it out.
+        images: test images to verify with, at most those that there are, and `QONNX_IMAGES` of QONNX; 0 leaves it out.
         compare_float: time the float network beside the file.
 
     Raises:
@@ -88,6 +90,8 @@ def export(
         raise ExportError("C is a folder and no file. Call mixbit.runs.export_c.")
     if kind != "onnx" and cpu != "any":
         raise ExportError(f"cpu={cpu!r} is for the target onnx, and this is {kind}. Leave it away.")
+    if images < 0:
+        raise ExportError(f"images={images}, legal is 0 or more.")
     parts = 3 if images else 2
     announce("export", 0, parts, "the integer network")
     opened, graph = lowered(run, kind, strict)
@@ -97,14 +101,16 @@ def export(
         written: OnnxFile | QonnxFile = write_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
     else:
         written = write_qonnx(graph, path)
+    taken, fewer = _taken(opened.task, images, qonnx=kind == "qonnx")
     if images:
-        announce("export", 2, parts, f"the file on {images} images")
-    checked = _verified(path, graph, opened, images, compare_float) if images else None
+        announce("export", 2, parts, f"the file on {taken} images")
+    checked = _verified(path, graph, opened, taken, compare_float) if images else None
     return Exported(
         run=run,
         graph=graph,
         file=written,
-        verification=checked,
+        verification=None if checked is None else replace(checked, fewer=fewer),
+        most_images=_taken(opened.task, None, qonnx=kind == "qonnx")[0],
         files={path: _WHAT[kind]},
         note=_latency_note(opened, cpu) if kind == "onnx" else None,
     )
@@ -133,12 +139,26 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
     Args:
         file: an ONNX or QONNX file that `export` wrote; at most `QONNX_IMAGES` images for the latter.
         run: the folder that it was exported from.
-        images: test images.
+        images: test images, at most those that there are.
         compare_float: time the float network beside the file.
     """
+    if images < 1:
+        raise ExportError(f"images={images}, legal is 1 or more.")
     opened, graph = lowered(run, "onnx", strict=False)
-    checked = _verified(file, graph, opened, images, compare_float)
+    taken, fewer = _taken(opened.task, images, qonnx=is_qonnx(file))
+    checked = replace(_verified(file, graph, opened, taken, compare_float), fewer=fewer)
     return Verified(content=_content(file, graph), verification=checked)
+
+
+def _taken(task: Task, images: int | None, *, qonnx: bool) -> tuple[int, str | None]:
+    """How many test images are run of those that were asked for, None for all; and why it is fewer."""
+    held = len(task.test)
+    asked = held if images is None else images
+    most = min(held, QONNX_IMAGES) if qonnx else held
+    if asked <= most:
+        return asked, None
+    why = "the test set has no more" if most == held else "the executor of QONNX is Python, and takes seconds for each"
+    return most, f"{most} images instead of {asked}: {why}."
 
 
 def _content(file: Path, graph: IntegerGraph) -> OnnxFile | None:
@@ -177,10 +197,7 @@ def lowered(
 
 
 def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, compare_float: bool) -> Verification:
-    if images < 1:
-        raise ExportError(f"images={images}, legal is 1 or more.")
-    if is_qonnx(path):  # its executor is Python: seconds for what a runtime does in milliseconds
-        images, compare_float = min(images, QONNX_IMAGES), False
+    compare_float = compare_float and not is_qonnx(path)  # which no runtime can be timed with
     batches: Any = opened.task.test.batches(min(images, CALIBRATION_SAMPLES))
     plain = float_onnx(opened.task.model, opened.task.example()) if compare_float else None
     with progress_bar("verify", images, brief=True) as advance:
