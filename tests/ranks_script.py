@@ -65,6 +65,13 @@ def left_out() -> list[float]:
     return numbers(model)
 
 
+def ignored() -> list[float]:
+    """A third of the targets does not count; some parts of a batch have none that does."""
+    model = Net(0)
+    train(model, tiny_split(), None, CONFIG, loss=nn.CrossEntropyLoss(ignore_index=2), quiet=True)
+    return numbers(model)
+
+
 def refused() -> str:
     """An evaluation of different networks."""
     try:
@@ -101,7 +108,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     _distributed.start()
     rank = _distributed.rank()
-    found: dict[str, Any] = {"apart": apart(folder / "run"), "left out": left_out(), "refused": refused()}
+    found: dict[str, Any] = {
+        "apart": apart(folder / "run"),
+        "left out": left_out(),
+        "ignored": ignored(),
+        "refused": refused(),
+    }
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
     found["stopped"] = stopped()
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))

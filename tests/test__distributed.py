@@ -55,6 +55,13 @@ def test_two_processes_train_what_one_trains(two: dict[str, Any]) -> None:
     )
 
 
+def test_targets_that_do_not_count_weigh_nothing_on_any_process(two: dict[str, Any]) -> None:
+    assert two["0"]["ignored"] == two["1"]["ignored"]
+    torch.testing.assert_close(
+        torch.tensor(two["0"]["ignored"]), torch.tensor(ranks_script.ignored()), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_gradient_that_one_process_has_is_shared(two: dict[str, Any]) -> None:
     assert two["0"]["left out"] == two["1"]["left out"]
 

@@ -373,7 +373,7 @@ class _Loop:
         self.context.number = self.epoch * self.per_epoch + self.batch
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._weighed(self.step(self.context, x, y))
+        loss = self._weighed(self.step(self.context, x, y), y)
         if self.penalty is not None:
             loss = loss + self.penalty(self.model, self.context.number / self.per_epoch)
         value, due = self._share(loss)
@@ -384,14 +384,27 @@ class _Loop:
             self.average.update(self.model, self.context.number)
         return value, due
 
-    def _weighed(self, loss: Tensor) -> Tensor:
-        """The mean over this rank's part of the batch counts by the samples in it."""
-        if self.weight == 1:
+    def _weighed(self, loss: Tensor, y: Any) -> Tensor:
+        """The mean over this rank's part of the batch counts by the targets that it is a mean of."""
+        weight = self._weight_of(y)
+        if weight == 1:
             return loss
         for parameter in self._parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(self.weight)
-        return loss * self.weight
+            if parameter.grad is not None:  # a mean of nothing is NaN, which no factor makes nothing
+                parameter.grad.mul_(weight) if weight else parameter.grad.zero_()
+        return loss * weight if weight else torch.zeros_like(loss)
+
+    def _weight_of(self, y: Any) -> float:
+        """Samples, or, where the loss ignores some targets, those that count: then the ranks ask each other."""
+        counts = self.objective.loss
+        if counts.ignore_index is None or not _distributed.is_active():
+            return self.weight
+        world = _distributed.world_size()
+        samples = self.weight * self.config.batch_size / world
+        mine = float(counts.weight(y, round(samples)))
+        total = torch.tensor([mine], dtype=torch.float64)
+        _distributed.sum_([total])
+        return mine * world / total.item() if total.item() else 1.0
 
     def _share(self, loss: Tensor) -> tuple[float, bool]:
         """Mean gradients and loss over all ranks, and rank 0's word on whether a checkpoint is due, in one message."""
