@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mixbit import _batch, _checkpoint, _distributed, _io
 from mixbit._average import Average
+from mixbit._finite import first_not_finite
 from mixbit._modes import start_training
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._progress import progress_bar
@@ -476,7 +477,7 @@ class _Loop:
 
     def _check_finite(self, loss: float, x: Any) -> None:
         if not math.isfinite(loss):
-            raise self._diverged(f"loss={loss}, {_first_not_finite(self.model, x)}")
+            raise self._diverged(f"loss={loss}, {first_not_finite(self.model, x)}")
 
     def _check_parameters(self) -> None:
         """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity
@@ -578,26 +579,3 @@ def _bf16_is_slow(device: torch.device) -> bool:
     """The numbers are the same, but a step of ResNet-20 took 13 times as long on a processor that has AVX2 alone."""
     known = device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     return known and not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _first_not_finite(model: nn.Module, x: Any) -> str:
-    """Where NaN or infinity first appears: in the input, a parameter, or a layer's output."""
-    if not all(bool(torch.isfinite(one).all()) for one in _batch.tensors(x)):
-        return "the input batch holds NaN or infinity"
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"parameter {name!r} is not finite"
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(name)
-
-        return hook
-
-    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if not list(m.children())]
-    _batch.call(model, x)
-    for handle in hooks:
-        handle.remove()
-    return f"layer {found[0]!r} gives the first output that is not finite" if found else "the loss itself is not finite"
