@@ -364,6 +364,7 @@ def test_a_model_that_leaves_the_program_in_its_forward_is_an_error(
 # ------------------------------------------------------------------------------------------ a task of the user's own
 
 TABLE = """
+from dataclasses import replace
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -382,8 +383,25 @@ def task():
     return mixbit.Task(model=model, train=rows(64, 0), test=rows(32, 1), loss=nn.functional.mse_loss, metric=metric)
 
 
+def many():
+    own = task()
+    hit = mixbit.metric.average(lambda *_: 0.375, larger_is_better=True, name="hit", unit="%")
+    return replace(own, metric=[own.metric, hit])
+
+
 nothing = 3
 """
+
+
+def test_further_metrics_are_shown_in_their_units(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.py").write_text(TABLE)
+    shown = [run(capsys, "train", "table.py:many", "--run", "r", "--epochs", "1", "--batch-size", "16")]
+    shown += [run(capsys, "evaluate", target) for target in ("r", "table.py:many")]
+    for text in shown:
+        assert re.search(r"Loss \d+\.\d+, hit 37\.50 % on 32 test samples", text)
 
 
 def test_a_task_of_a_file_goes_through_all_commands_without_data(

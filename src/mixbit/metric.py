@@ -120,12 +120,21 @@ class MetricInfo:
         Raises:
             MixbitError: the direction is not known.
         """
+        return value - than if self.directed().larger_is_better else than - value
+
+    def directed(self: Info) -> Info:
+        """The same, where it is known which way is better.
+
+        Raises:
+            MixbitError: it is not.
+        """
         if self.larger_is_better is None:
             raise MixbitError(
                 f"values of {self.name!r} are to be compared, and it is not known whether larger ones are better. Give "
-                "mixbit.metric.average(function, larger_is_better=False), or True."
+                "mixbit.metric.average(function, larger_is_better=False), or True; an object says so by its attribute "
+                "higher_is_better."
             )
-        return value - than if self.larger_is_better else than - value
+        return self
 
     @property
     def info(self) -> MetricInfo:

@@ -123,6 +123,18 @@ def test_a_file_that_fails_keeps_the_cause(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_a_failure_names_the_line_of_the_users_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import statistics\ndef inner(x):\n    return statistics.mean(x)\n\ndef make():\n    return inner([])"
+    )
+    with pytest.raises(MixbitError, match=r"the factory failed: StatisticsError: .*mine\.py, line 3\)\.$"):
+        models.load_model(f"{path}:make")
+    path.write_text("# width\n\nwidth = {}['width']\n")
+    with pytest.raises(MixbitError, match=r"KeyError: 'width' \(.*mine\.py, line 3\)\.$"):
+        models.load_model(str(path))
+
+
 def test_factories_that_take_channels_get_those_of_the_images(file: str) -> None:
     assert models.load_model("resnet20", num_classes=7, in_channels=1).conv1.in_channels == 1
     assert models.load_model("mixbit.models.digits:digits_resnet", in_channels=3).conv1.in_channels == 3

@@ -14,6 +14,7 @@ from mixbit import runs
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import registry
+from mixbit.metric import average
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
@@ -230,7 +231,7 @@ def test_baselines_take_part_unless_asked_not_to(calls: Calls, arena: Any) -> No
     assert {row.name for row in found.rows} == {"test-a", "random?seed=3", "uniform"}
 
 
-def test_a_typo_claims_no_folder(calls: Calls, arena: Any, tmp_path: Path) -> None:
+def test_a_typo_claims_no_folder(calls: Calls, arena: Any, task: Task, tmp_path: Path) -> None:
     with pytest.raises(MixbitError, match="Did you mean 'test-a'"):
         arena(["test-aa"])
     with pytest.raises(MixbitError, match="no setting 'stepp'"):
@@ -245,6 +246,13 @@ def test_a_typo_claims_no_folder(calls: Calls, arena: Any, tmp_path: Path) -> No
         arena(["test-a"], seeds=())
     with pytest.raises(MixbitError, match="latency=1ms needs a latency table"):
         arena(["test-a"], ["latency=1ms"])
+    unknown = replace(task, metric=lambda outputs, _targets: outputs.mean())
+    with pytest.raises(MixbitError, match="not known whether larger ones are better.*larger_is_better="):
+        arena(["test-a"], task=unknown)
+    with pytest.raises(MixbitError, match="metric 'nan' is nan"):
+        arena(
+            ["test-a"], task=replace(task, metric=average(lambda *_: float("nan"), larger_is_better=True, name="nan"))
+        )
     assert not (tmp_path / "arena").exists()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from mixbit.cli._app import (
     screen,
 )
 from mixbit.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from mixbit import runs
 
 
 @app.command()
@@ -50,10 +53,17 @@ def train(
     if policy is not None:
         note_weights(weights)
     screen.show(report.comparison_table([done.outcome], done.float32))
+    if done.further:
+        _say_metrics(done)
     for note in done.notes:
         screen.say(f"Note: {note}")
     screen.files(done.files)
     screen.next(report.after_train(done.trained, run, quantized=policy is not None))
+
+
+def _say_metrics(done: runs.Trained | runs.Evaluated) -> None:
+    facts = ", ".join([f"Loss {done.metrics.loss:.4f}", *done.further])
+    screen.say(f"{facts} on {done.metrics.samples} test samples.")
 
 
 @app.command()
@@ -73,8 +83,7 @@ def evaluate(
     if done.run is None:
         note_weights(weights)
     screen.show(report.comparison_table([done.outcome], done.float32))
-    others = "".join(f", {name} {value:.4g}" for name, value in list(done.metrics.values.items())[1:])
-    screen.say(f"Loss {done.metrics.loss:.4f}{others} on {done.metrics.samples} test samples.")
+    _say_metrics(done)
     screen.next(report.after_evaluate(done.subject, policy=done.policy, run=done.run))
 
 

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, ModuleType
@@ -103,7 +104,7 @@ def _from_file(path: str, spec: str) -> ModuleType:
         loader.loader.exec_module(module)
     except BaseException as cause:
         del sys.modules[name]
-        raise _failed(f"Model {spec!r}: running {path!r} failed", cause) from cause
+        raise _failed(f"Model {spec!r}: running {path!r} failed", cause, file) from cause
     return module
 
 
@@ -162,7 +163,7 @@ def _call(factory: object, spec: str, arguments: Mapping[str, int]) -> object:
     except MixbitError:
         raise
     except BaseException as cause:
-        raise _failed(f"Model {spec!r}: the factory failed", cause) from cause
+        raise _failed(f"Model {spec!r}: the factory failed", cause, _home(factory)) from cause
 
 
 def _by_statement(cause: BaseException) -> bool:
@@ -173,11 +174,26 @@ def _by_statement(cause: BaseException) -> bool:
     return last is not None and dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
 
 
-def _failed(what: str, cause: BaseException) -> BaseException:
+def _home(factory: object) -> Path | None:
+    """The file that a factory is written in."""
+    try:
+        return Path(inspect.getfile(factory))  # type: ignore[arg-type]  # of anything else it is an error
+    except (TypeError, OSError):
+        return None
+
+
+def _where(cause: BaseException, file: Path | None) -> str:
+    """File and line of the innermost call in the user's file, in brackets; nothing where there is none."""
+    frames = [] if file is None else traceback.extract_tb(cause.__traceback__)
+    lines = [one.lineno for one in frames if Path(one.filename).absolute() == (file or Path()).absolute()]
+    return f" ({file}, line {lines[-1]})" if lines else ""
+
+
+def _failed(what: str, cause: BaseException, file: Path | None = None) -> BaseException:
     """As an error, whatever the user's code raised: an exit in it must not end the command as if all were done.
 
     An interruption from the keyboard stays one.
     """
     if isinstance(cause, KeyboardInterrupt) and not _by_statement(cause):
         return cause
-    return MixbitError(f"{what}: {type(cause).__name__}: {cause}.")
+    return MixbitError(f"{what}: {type(cause).__name__}: {cause}{_where(cause, file)}.")

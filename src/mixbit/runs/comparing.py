@@ -25,7 +25,7 @@ from mixbit._settings import read_pairs, read_value
 from mixbit.allocation import RepairHow, allocate
 from mixbit.cost import Budget, costs, float_costs
 from mixbit.errors import MixbitError, shown
-from mixbit.evaluation import Metrics, evaluate
+from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Policy, resolve_pins
 from mixbit.runs import _folder, _standings
@@ -127,6 +127,8 @@ def compare(
         raise MixbitError("There is nothing to compare. Give at least one method, one budget and one seed.")
     plain = _plain_settings(settings, fine_tune)
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
+    task.info.directed()
+    try_out(task.model, task.test, task.objective, label_smoothing=(settings or {}).get("label_smoothing", 0.0))
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
     facts = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)

@@ -12,7 +12,7 @@ from mixbit.evaluation import Metrics
 from mixbit.evaluation import evaluate as measure
 from mixbit.policy import Policy
 from mixbit.runs._trained import open_run
-from mixbit.runs.subject import Outcome, Subject
+from mixbit.runs.subject import Outcome, Subject, further
 from mixbit.runs.training import put_policy_on
 from mixbit.task import Task
 
@@ -30,6 +30,8 @@ class Evaluated:
     policy: Path | None
     run: Path | None
     """The run folder that was evaluated, if it was one."""
+    further: tuple[str, ...] = ()
+    """The task's other metrics with their units, for people."""
 
 
 def evaluate(
@@ -79,4 +81,5 @@ def _measure(
         subject=subject,
         policy=path,
         run=run,
+        further=further(task, metrics),
     )

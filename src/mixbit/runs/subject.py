@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mixbit.data import DataSet
+    from mixbit.evaluation import Metrics
     from mixbit.network import Network
 
 __all__ = ["Outcome", "Subject", "with_layers"]
@@ -166,6 +167,11 @@ class Outcome:
     costs: Costs
     """Of one sample."""
     metric: MetricInfo = ACCURACY.info
+
+
+def further(task: Task, metrics: Metrics) -> tuple[str, ...]:
+    """The metrics beside the one that is compared, each by name and with its unit."""
+    return tuple(f"{one.name} {one.text(metrics.values[one.name])}" for one in (task.objective.metrics or ())[1:])
 
 
 def metric_facts(task: Task) -> dict[str, Any]:

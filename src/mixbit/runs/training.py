@@ -13,13 +13,13 @@ from torch import nn
 
 from mixbit import _checkpoint, _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
-from mixbit.evaluation import try_out
+from mixbit.evaluation import Metrics, try_out
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, calibrate, quantize
 from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options, regularised, watched
-from mixbit.runs.subject import Outcome, Subject, metric_facts
+from mixbit.runs.subject import Outcome, Subject, further, metric_facts
 from mixbit.task import Task
 from mixbit.training import train as fit
 
@@ -38,6 +38,10 @@ class Trained:
     trained: Subject
     notes: tuple[str, ...] = ()
     """Which layers KURE left out, and which epoch its stopping rule kept."""
+    metrics: Metrics
+    """Of the last epoch, on the test split."""
+    further: tuple[str, ...] = ()
+    """The task's other metrics with their units, for people."""
 
 
 def put_policy_on(
@@ -105,6 +109,8 @@ def train(
         files=_files(run, chosen),
         trained=replace(subject, weights=run / _folder.WEIGHTS),
         notes=_notes(task.penalty, monitor),
+        metrics=result.metrics,
+        further=further(task, result.metrics),
     )
 
 
