@@ -72,6 +72,8 @@ def test_verification_says_what_it_found() -> None:
     assert "same output but for the last digits of a float32" in dict(table.rows)
     wrong = verification_table(replace(FOUND, top1_agreement=0.5, accuracy=None, timings={}))
     assert wrong.notes == ("THE FILE IS WRONG.",)
+    other = verification_table(replace(FOUND, top1_agreement=0.5, timings={}, stranger="its bits are others"))
+    assert "of another run" in other.notes[0]
     assert not any(row[0].startswith("accuracy") for row in wrong.rows)
 
 

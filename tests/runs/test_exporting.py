@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mixbit import runs
+from mixbit.cli import main
 from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
@@ -83,6 +85,27 @@ def test_a_regression_is_judged_by_its_loss_and_has_no_classes(regression: Path)
     assert found.accuracy == pytest.approx(found.reference_accuracy, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "qonnx"])
+def test_a_wrong_file_of_other_weights_is_told_from_one_of_this_run(
+    regression: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same network at the same bits: only the bytes tell."""
+    other = tmp_path / "other"
+    shutil.copytree(regression, other)
+    weights = load_file(other / "model.safetensors")
+    weights["head.weight"] = -weights["head.weight"]
+    save_file(weights, other / "model.safetensors")
+    file = tmp_path / "net.onnx"
+    runs.export(other, kind, file, images=0)
+    found = runs.verify(file, regression, images=8, compare_float=False).verification
+    assert not found.right and found.stranger == "it is not what this version writes of this run's weights"
+    own = runs.verify(file, other, images=8, compare_float=False).verification
+    assert own.right and own.stranger is None
+    with pytest.raises(SystemExit):
+        main(["verify", str(file), "--run", str(regression), "--images", "8"])
+    assert "Most likely it was exported from another run" in " ".join(capsys.readouterr().err.split())
+
+
 def test_no_more_images_than_there_are_and_it_says_why(
     regression: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +143,8 @@ def test_a_file_of_another_network_is_found_out(trained: Path, float_run: runs.T
     runs.export(tmp_path / "other", out=tmp_path / "other.onnx", images=0)
     found = runs.verify(tmp_path / "other.onnx", trained, images=100, compare_float=False)
     assert found.content is None and not found.verification.right
+    stranger = found.verification.stranger
+    assert stranger is not None and "has weights of 2 bits by its metadata, and" in stranger
 
 
 def test_qonnx_is_verified_by_its_own_executor(trained: Path) -> None:

@@ -138,16 +138,23 @@ def _verified(found: Verification | None) -> None:
     if (warning := report.saturation_warning(found)) is not None:
         screen.say(warning)
     if found.parting is not None:
-        raise MixbitError(f"{found.path} differs from the reference, first in {found.parting}. {_REPORT}")
+        raise MixbitError(f"{found.path} differs from the reference, first in {found.parting}. {_remedy(found)}")
     if not found.right:
         what = "positions" if found.positions > found.images else "images"
         same = "" if found.top1_agreement is None else f"same class for {found.top1_agreement:.2%} of {what}, "
         legal = "one step" if found.top1_agreement is None else "99.9 % and one step"
         raise MixbitError(
             f"{found.path} differs from the reference: {same}up to {found.largest_steps:.3g} output steps apart on "
-            f"{found.images} images. Legal: {legal}. " + (_SATURATED if found.at_risk else _REPORT)
+            f"{found.images} images. Legal: {legal}. {_remedy(found)}"
         )
 
 
+def _remedy(found: Verification) -> str:
+    if found.stranger is not None:
+        return f"Most likely it was exported from another run: {found.stranger}. {_STRANGER}"
+    return _SATURATED if found.at_risk else _REPORT
+
+
+_STRANGER = "Give the folder of its own run as --run. If this is its run, export it again."
 _SATURATED = "Sums of products saturate on this machine: export it with --cpu any, or run it on a processor with VNNI."
 _REPORT = "Export it again from the run folder, and report it if it stays so."

@@ -22,7 +22,7 @@ from mixbit.export.graph import Conv, IntegerGraph, Weighted
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["DOMAIN", "QonnxFile", "QonnxLayer", "build_qonnx", "trace_qonnx", "write_qonnx"]
+__all__ = ["DOMAIN", "QonnxFile", "QonnxLayer", "build_qonnx", "render_qonnx", "trace_qonnx", "write_qonnx"]
 
 DOMAIN = QONNX_DOMAIN
 
@@ -100,9 +100,20 @@ def write_qonnx(graph: IntegerGraph, path: Path) -> QonnxFile:
         MissingExtra: onnx is not installed.
         ExportError: an operation has no QONNX form; the message names it. No file is written then.
     """
-    content = build_qonnx(graph).SerializeToString()
+    content = render_qonnx(graph)
     _io.write_bytes(path, content)
     return QonnxFile(path=path, size_bytes=len(content), layers=_layers(graph))
+
+
+def render_qonnx(graph: IntegerGraph) -> bytes:
+    """What `write_qonnx` writes, without writing it; the same graph gives the same bytes.
+
+    Raises:
+        MissingExtra: onnx is not installed.
+        ExportError: as in `write_qonnx`.
+    """
+    content: bytes = build_qonnx(graph).SerializeToString(deterministic=True)
+    return content
 
 
 def build_qonnx(graph: IntegerGraph) -> ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,6 +90,8 @@ class Verification:
     """Why there is no metric although there are targets."""
     fewer: str | None = None
     """Why there are fewer images than were asked for, if there are."""
+    stranger: str | None = None
+    """What tells that a wrong file was exported from another run; None if nothing does."""
 
     @property
     def at_risk(self) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ def verify(
             other.add(found, _run(path, plain, x), targets)
     if example is None:
         raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
-    return Verification(
+    result = Verification(
         path=path,
         kind="qonnx" if looked.qonnx else "onnx",
         size_bytes=path.stat().st_size,
@@ -191,6 +193,19 @@ def verify(
         unnarrowed_agreement=other.agreement,
         unnarrowed_accuracy=other.reference_score.value,
     )
+    return result if said is None or result.right else replace(result, stranger=_stranger(said, graph))
+
+
+def _stranger(said: Statement, graph: IntegerGraph) -> str | None:
+    """What a file says of itself that is not so of the network."""
+    if said.fingerprint != graph.fingerprint:
+        return "its metadata name another network"
+    bits = {op.name: op.weight_bits for op in graph.weighted()}
+    for name, found in said.layers.items():
+        if (wanted := bits.get(name)) != found:
+            here = "is none of this run's" if wanted is None else f"and {wanted} in this run"
+            return f"its layer {shown(name)} has weights of {found} bits by its metadata, {here}"
+    return None
 
 
 def _statement(path: Path, session: InferenceSession, graph: IntegerGraph) -> Statement | None:

@@ -103,6 +103,8 @@ def verification_table(found: Verification) -> Table:
         ratio = found.timings["float32"].median_ms / found.timings["file"].median_ms
         notes.append(f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread).")
     verdict = "The file computes what the reference computes." if found.right else "THE FILE IS WRONG."
+    if found.stranger:
+        verdict = "THE FILE DOES NOT COMPUTE WHAT THIS RUN COMPUTES: it is wrong, or of another run."
     return Table(title="Verification", columns=("what", ">found"), rows=tuple(rows), notes=(verdict, *notes))
 
 

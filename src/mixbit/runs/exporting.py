@@ -18,7 +18,7 @@ from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import GraphRounding, IntegerGraph, lower
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx, write_onnx
-from mixbit.export.qonnx import QonnxFile, write_qonnx
+from mixbit.export.qonnx import QonnxFile, render_qonnx, write_qonnx
 from mixbit.export.verify import Judge, Verification, is_qonnx, sample_batches
 from mixbit.export.verify import verify as check
 from mixbit.runs._trained import TrainedRun, open_run
@@ -147,7 +147,11 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
     opened, graph = lowered(run, "onnx", strict=False)
     taken, fewer = _taken(opened.task, images, qonnx=is_qonnx(file))
     checked = replace(_verified(file, graph, opened, taken, compare_float), fewer=fewer)
-    return Verified(content=_content(file, graph), verification=checked)
+    content = _content(file, graph)
+    own = content is not None or (checked.kind == "qonnx" and render_qonnx(graph) == file.read_bytes())
+    if not own and not checked.right and checked.stranger is None:
+        checked = replace(checked, stranger="it is not what this version writes of this run's weights")
+    return Verified(content=content, verification=checked)
 
 
 def _taken(task: Task, images: int | None, *, qonnx: bool) -> tuple[int, str | None]:
