@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mixbit.cli import main
 from mixbit.errors import MixbitError
 from mixbit.network import Network
 from mixbit.runs import Subject, inspect
@@ -34,3 +35,28 @@ def test_an_opened_model_comes_with_two_inputs_of_its_shape() -> None:
     assert tuple(opened.model(opened.example).shape) == (2, 10)
     assert opened.network == inspect(Subject(model="digits-resnet", data="digits")).network
     assert tuple(open_model(Subject(model="digits-resnet"), (1, 12, 12)).example.shape) == (2, 1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [
+        ("return self.a(x)", None),
+        ("y = self.a(x)\n        return {'one': y, 'again': y}", None),
+        ("y = self.a(x)\n        return y, self.b(y)", "gives 2 tensors"),
+        ("y = self.a(x)\n        return (y, self.b(y)) if self.training else y", None),  # a head of training alone
+    ],
+)
+def test_several_outputs_are_told_before_export_refuses_them(
+    forward: str, why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)\n"
+        f"    def forward(self, x):\n        {forward}\ndef build():\n    return Net()\n"
+    )
+    found = inspect(Subject(model=str(file)), input_shape=(3,)).unexportable
+    assert found is None if why is None else found is not None and why in found
+    with pytest.raises(SystemExit):
+        main(["inspect", str(file), "--input", "3"])
+    assert ("cannot be exported as it is: the model gives 2" in " ".join(capsys.readouterr().out.split())) is bool(why)

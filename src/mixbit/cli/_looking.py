@@ -33,6 +33,8 @@ def inspect(
         screen.show(report.floats_table(done.network))
     note = "Uniform bits, but for the first and the last layer: pinned at 8 bits, and counted."
     screen.show(report.costs_table(done.uniform, done.float32, notes=[note]))
+    if done.unexportable is not None:
+        screen.say(f"Note: it cannot be exported as it is: {done.unexportable}.")
     if json_out is not None:
         screen.files({json_out: "the captured network"})
     screen.next(report.after_inspect(subject, done.input_shape, own_data=done.own_data))

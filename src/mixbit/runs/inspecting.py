@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mixbit import _batch, _io, models
+from mixbit._modes import in_evaluation
 from mixbit.cost import Costs, LayerBits, costs, float_costs, uniform_bits
 from mixbit.errors import MixbitError, shown
 from mixbit.network import Network, capture
@@ -36,6 +37,8 @@ class Inspected:
     """Of one sample; empty where the model takes several tensors."""
     own_data: bool = False
     """Whether it is a task that brings its own data."""
+    unexportable: str | None = None
+    """Why `mixbit export` would refuse it whatever its layers are; None if it has one tensor in and one tensor out."""
 
 
 def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out: Path | None = None) -> Inspected:
@@ -49,8 +52,24 @@ def inspect(subject: Subject, *, input_shape: tuple[int, ...] | None = None, out
     inputs = _batch.tensors(opened.example)
     shape = tuple(inputs[0].shape[1:]) if len(inputs) == 1 else ()
     return Inspected(
-        network=network, uniform=uniform, float32=float_costs(network), input_shape=shape, own_data=opened.own_data
+        network=network,
+        uniform=uniform,
+        float32=float_costs(network),
+        input_shape=shape,
+        own_data=opened.own_data,
+        unexportable=_unexportable(opened),
     )
+
+
+def _unexportable(opened: OpenedModel) -> str | None:
+    device = next((p.device for p in opened.model.parameters()), torch.device("cpu"))
+    with torch.no_grad(), in_evaluation(opened.model):
+        outputs = _batch.call(opened.model, _batch.move(opened.example, device))
+    for what, tree in (("takes", opened.example), ("gives", outputs)):
+        count = len({id(tensor) for tensor in _batch.tensors(tree)})
+        if count != 1:
+            return f"the model {what} {count} tensors, and export takes networks of one tensor in, one tensor out"
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
