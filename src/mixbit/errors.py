@@ -117,4 +117,5 @@ def shown(value: object, most: int = 80) -> str:
         return text
     if isinstance(value, list | tuple | dict):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    return f"{text[: most - 3]}..." if text else f"a {type(value).__name__}"
+    ends = (most - 3) // 2  # both are told: of a path, the name of the file is the end
+    return f"{text[:ends]}...{text[-ends:]}" if text else f"a {type(value).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import pytest
 import torch
@@ -91,7 +92,15 @@ def test_activations_are_read_from_the_training_split_alone(task: Task) -> None:
 
 
 def test_no_data_are_read_for_weights(task: Task) -> None:
-    blind = Task(model=task.model, train=None, test=task.test, network=task.network)  # type: ignore[arg-type]
+    class Unread:
+        """A split that cannot be read."""
+
+        num_classes = 3
+
+        def batches(self, *_: object, **__: object) -> NoReturn:
+            raise AssertionError("data were read")
+
+    blind = Task(model=task.model, train=Unread(), test=task.test, network=task.network)  # type: ignore[arg-type]
     assert WeightEntropy().search(blind).layers == WeightEntropy().search(task).layers
 
 

@@ -64,7 +64,7 @@ def test_summary_names_what_is_missing() -> None:
     ],
 )
 def test_json_that_is_no_sweep(values: object) -> None:
-    with pytest.raises(MixbitError, match="no ShiftSweep"):
+    with pytest.raises(MixbitError, match="This ShiftSweep is not what mixbit wrote: "):
         ShiftSweep.from_json(values)
 
 

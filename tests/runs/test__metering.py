@@ -70,8 +70,9 @@ def test_quantized_layers_are_counted(task: Task) -> None:
 def test_limpq_takes_one_pass_a_bit_width_and_one_more(task: Task) -> None:
     settings = Limpq(epochs=2, batch_size=16, fraction=1.0, bits=(4, 3, 2))
     found = metered(task, lambda seen: settings.search(seen, quiet=True))
-    # 64 images an epoch; 16 more calibrate the 3 bit-widths, and 2 test images tell which norm follows which layer.
-    assert passes(found) == (2 * 64 + 16, 2 * 64 * 4 + 16 * 3 + 2, 2 * 64 * 4)
+    # 64 images an epoch; 16 more calibrate the 3 bit-widths and show, in evaluation mode, that each bank is called;
+    # 2 test images tell which norm follows which layer.
+    assert passes(found) == (2 * 64 + 16, 2 * 64 * 4 + 2 * 16 * 3 + 2, 2 * 64 * 4)
 
 
 def test_a_part_of_the_network_counts_as_that_part(task: Task) -> None:

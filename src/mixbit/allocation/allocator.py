@@ -83,6 +83,7 @@ def allocate(
 
     >>> import torch
     >>> from mixbit.network import capture
+    >>> from mixbit.policy import LayerScores
     >>> net = capture(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.zeros(1, 64))
     >>> table = LayerScores(weight={4: 0.1, 2: 0.5}, activation={4: 0.3, 2: 0.9})
     >>> scores = Scores(fingerprint=net.fingerprint, method="by hand", alpha=2.0, layers={"0": table})

@@ -170,6 +170,17 @@ def test_make_test(tmp_path: Path) -> None:
     assert "as recorded" in found.stdout
 
 
+@pytest.mark.skipif(any(shutil.which(tool) is None for tool in ("gcc", "make", "ar")), reason="needs gcc and make")
+def test_make_library_and_an_object_without_a_prefix(tmp_path: Path) -> None:
+    folder = write_c(small(), tmp_path / "net").path
+    subprocess.run(["make", "-s", "library", "OPT=-O0"], cwd=folder, check=True)
+    listed = subprocess.run(["ar", "t", "build/libmodel.a"], cwd=folder, capture_output=True, text=True, check=True)
+    assert {"model.o", "weights.o"} < set(listed.stdout.split())
+    for prefix in ("", "model", "weights"):
+        found = subprocess.run(["make", "-s", "object", f"PREFIX={prefix}"], cwd=folder, capture_output=True, text=True)
+        assert found.returncode != 0 and "make object PREFIX=kws" in found.stderr
+
+
 TWO = """\
 #include <stdio.h>
 #include "kws.h"
