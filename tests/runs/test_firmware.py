@@ -6,13 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mixbit import runs
 from mixbit._io import read_json
+from mixbit.cli import main
 from mixbit.errors import ExportError
 from mixbit.export import GraphRounding
-from mixbit.export.c import COptions
+from mixbit.export.c import COptions, CVerification
 from mixbit.export.mcu._tools import missing_tools
 from mixbit.policy import Policy
 from tests.runs.conftest import DIGITS, SHORT
@@ -38,6 +40,7 @@ def test_the_folder_is_the_reference(exported: runs.ExportedC, mixed_run: Path) 
         assert exported.checked is None and exported.note == "the compiler 'gcc' is not there"
         pytest.skip("needs gcc")
     assert exported.checked is not None and exported.checked.exact and exported.checked.samples == 20
+    assert exported.fewer is None
     assert runs.is_c_folder(mixed_run / "c") and not runs.is_c_folder(mixed_run)
     found = exported.folder.footprint
     assert found.policy_bytes <= found.weight_bytes <= 1.01 * found.policy_bytes + 100
@@ -48,6 +51,35 @@ def test_verify_again_on_this_machine(exported: runs.ExportedC, mixed_run: Path)
         pytest.skip("needs gcc")
     found = runs.verify_c_folder(exported.folder.path, mixed_run, images=10)
     assert found.checked.exact and found.counts is None
+
+
+def test_fewer_images_than_were_asked_for_are_told(
+    mixed_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an emulated core, which is left out here: what it is given is counted."""
+    given: list[int] = []
+    done = CVerification(
+        samples=5,
+        layers=1,
+        identical_outputs=5,
+        identical_layers=5,
+        first_difference=None,
+        compiler="",
+        sanitized=False,
+        seconds=1.0,
+    )
+
+    def board(_graph: object, x: np.ndarray, **_how: object) -> CVerification:
+        given.append(len(x))
+        return done
+
+    monkeypatch.setattr("mixbit.runs.firmware.verify_board", board)
+    monkeypatch.setattr("mixbit.runs.firmware.count", lambda *_args, **_how: None)
+    runs.export_c(mixed_run, tmp_path / "c", images=0)
+    with pytest.raises(SystemExit):
+        main(["verify", str(tmp_path / "c"), "--run", str(mixed_run), "--target", "cortex-m4", "--images", "9"])
+    assert given == [5] and "Note: 5 images instead of 9: an emulated core is slow." in capsys.readouterr().out
+    assert runs.verify_c_folder(tmp_path / "c", mixed_run, target="cortex-m4", images=5).fewer is None
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: make setup-mcu")

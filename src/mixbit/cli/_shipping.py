@@ -85,14 +85,16 @@ def _export_c(run: Path, out: Path | None, options: dict[str, Any], **how: Any) 
     if done.checked is None:
         screen.say(f"Note: not compared with the reference: {done.note}.")
     else:
-        _compared(done.checked)
+        _compared(done.checked, done.fewer)
     screen.next(["mixbit", "verify", str(done.folder.path), "--run", str(run), "--target", "cortex-m4"])
 
 
-def _compared(found: Checked) -> None:
+def _compared(found: Checked, fewer: str | None) -> None:
     """Show it; C that differs from the reference ends the command with an error."""
     from mixbit import report
 
+    if fewer is not None:
+        screen.say(f"Note: {fewer}")
     screen.show(report.c_verification_table(found))
     if not found.exact:
         raise MixbitError(
@@ -118,7 +120,7 @@ def verify(
         checked = runs.verify_c_folder(file, run, target=target, images=images)
         if checked.counts is not None:
             screen.show(report.instructions_table(checked.counts))
-        _compared(checked.checked)
+        _compared(checked.checked, checked.fewer)
         return
     done = runs.verify(file, run, images=images)
     if done.content is None and done.verification.kind == "onnx":

@@ -101,10 +101,10 @@ def export(
         written: OnnxFile | QonnxFile = write_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
     else:
         written = write_qonnx(graph, path)
-    taken, fewer = _taken(opened.task, images, qonnx=kind == "qonnx")
+    few, fewer = _taken(opened.task, images, qonnx=kind == "qonnx")
     if images:
-        announce("export", 2, parts, f"the file on {taken} images")
-    checked = _verified(path, graph, opened, taken, compare_float) if images else None
+        announce("export", 2, parts, f"the file on {few} images")
+    checked = _verified(path, graph, opened, few, compare_float) if images else None
     return Exported(
         run=run,
         graph=graph,
@@ -145,8 +145,8 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
     if images < 1:
         raise ExportError(f"images={images}, legal is 1 or more.")
     opened, graph = lowered(run, "onnx", strict=False)
-    taken, fewer = _taken(opened.task, images, qonnx=is_qonnx(file))
-    checked = replace(_verified(file, graph, opened, taken, compare_float), fewer=fewer)
+    few, fewer = _taken(opened.task, images, qonnx=is_qonnx(file))
+    checked = replace(_verified(file, graph, opened, few, compare_float), fewer=fewer)
     content = _content(file, graph)
     own = content is not None or (checked.kind == "qonnx" and render_qonnx(graph) == file.read_bytes())
     if not own and not checked.right and checked.stranger is None:
@@ -156,13 +156,18 @@ def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_floa
 
 def _taken(task: Task, images: int | None, *, qonnx: bool) -> tuple[int, str | None]:
     """How many test images are run of those that were asked for, None for all; and why it is fewer."""
+    slow = "the executor of QONNX is Python, and takes seconds for each"
+    return taken(task, images, limit=QONNX_IMAGES if qonnx else None, slow=slow)
+
+
+def taken(task: Task, images: int | None, *, limit: int | None = None, slow: str = "") -> tuple[int, str | None]:
+    """The same under a limit of images that has the reason `slow`."""
     held = len(task.test)
     asked = held if images is None else images
-    most = min(held, QONNX_IMAGES) if qonnx else held
+    most = held if limit is None else min(held, limit)
     if asked <= most:
         return asked, None
-    why = "the test set has no more" if most == held else "the executor of QONNX is Python, and takes seconds for each"
-    return most, f"{most} images instead of {asked}: {why}."
+    return most, f"{most} images instead of {asked}: {slow if most < held else 'the test set has no more'}."
 
 
 def _content(file: Path, graph: IntegerGraph) -> OnnxFile | None:

@@ -30,7 +30,7 @@ from mixbit.export.c import (
 from mixbit.export.mcu import BOARDS, BoardVerification, Counts, count, verify_board
 from mixbit.export.verify import numpy_batches
 from mixbit.runs._trained import TrainedRun
-from mixbit.runs.exporting import lowered
+from mixbit.runs.exporting import lowered, taken
 
 __all__ = ["BOARD_IMAGES", "HOST", "Checked", "ExportedC", "VerifiedC", "export_c", "is_c_folder", "verify_c_folder"]
 
@@ -52,6 +52,8 @@ class ExportedC:
     note: str | None
     """Why it was not checked."""
     files: dict[Path, str]
+    fewer: str | None = None
+    """Why it was checked on fewer images than were asked for, if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class VerifiedC:
     checked: Checked
     counts: Counts | None
     """Instructions by layer; None on this machine."""
+    fewer: str | None = None
+    """Why there are fewer images than were asked for, if there are."""
 
 
 def export_c(
@@ -100,12 +104,13 @@ def export_c(
     path = out or run / "c"
     announce("export", 1, parts, f"C in {path}")
     folder = write_c(graph, path, options=options, samples=_samples(opened, options.vectors))
-    checked, note = None, "not asked for"
+    checked, note, fewer = None, "not asked for", None
     if images and shutil.which(compiler) is None:
         note = f"the compiler {compiler!r} is not there"
     elif images:
-        announce("export", 2, parts, f"the C on {images} images")
-        checked = verify_c(graph, _samples(opened, images), options=options, compiler=compiler)
+        number, fewer = taken(opened.task, images)
+        announce("export", 2, parts, f"the C on {number} images")
+        checked = verify_c(graph, _samples(opened, number), options=options, compiler=compiler)
     return ExportedC(
         run=run,
         graph=graph,
@@ -113,6 +118,7 @@ def export_c(
         checked=checked,
         note=None if checked is not None else note,
         files={path: "C99 for microcontrollers; begin with its README.txt"},
+        fewer=fewer,
     )
 
 
@@ -142,12 +148,14 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
     opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest.roundings))
     _same(folder, render_c(graph, options=options, samples=_samples(opened, options.vectors)))
     announce("verify", 1, 2, f"the C on {target}")
+    limit = None if target == HOST else BOARD_IMAGES
+    number, fewer = taken(opened.task, images, limit=limit, slow="an emulated core is slow")
+    few = _samples(opened, number)
     if target == HOST:
-        checked = verify_c(graph, _samples(opened, images), options=options)
-        return VerifiedC(path=folder, checked=checked, counts=None)
-    few = _samples(opened, min(images, BOARD_IMAGES))
+        return VerifiedC(path=folder, checked=verify_c(graph, few, options=options), counts=None, fewer=fewer)
     found = verify_board(graph, few, board=target, options=options)
-    return VerifiedC(path=folder, checked=found, counts=count(graph, board=target, samples=few[:1], options=options))
+    counts = count(graph, board=target, samples=few[:1], options=options)
+    return VerifiedC(path=folder, checked=found, counts=counts, fewer=fewer)
 
 
 def _rounding(roundings: dict[str, GraphRounding]) -> GraphRounding:
