@@ -135,6 +135,13 @@ def test_a_failure_names_the_line_of_the_users_own_file(tmp_path: Path) -> None:
         models.load_model(str(path))
 
 
+def test_a_failing_import_names_the_line_of_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_net.py").write_text("def inner():\n    return {}['width']\n\ninner()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MixbitError, match=r"KeyError: 'width' \(.*failing_net\.py, line 2\)\.$"):
+        models.load_model("failing_net:make")
+
+
 def test_factories_that_take_channels_get_those_of_the_images(file: str) -> None:
     assert models.load_model("resnet20", num_classes=7, in_channels=1).conv1.in_channels == 1
     assert models.load_model("mixbit.models.digits:digits_resnet", in_channels=3).conv1.in_channels == 3

@@ -183,10 +183,15 @@ def _home(factory: object) -> Path | None:
 
 
 def _where(cause: BaseException, file: Path | None) -> str:
-    """File and line of the innermost call in the user's file, in brackets; nothing where there is none."""
-    frames = [] if file is None else traceback.extract_tb(cause.__traceback__)
-    lines = [one.lineno for one in frames if Path(one.filename).absolute() == (file or Path()).absolute()]
-    return f" ({file}, line {lines[-1]})" if lines else ""
+    """File and line of the innermost call in the user's file, in brackets; nothing where there is none.
+
+    Where the file is not known, it is the first that is neither this one nor Python's own importing.
+    """
+    frames = traceback.extract_tb(cause.__traceback__)
+    theirs = [one.filename for one in frames if one.filename != __file__ and "importlib" not in one.filename]
+    home = Path(theirs[0]) if file is None and theirs else file
+    lines = [one.lineno for one in frames if home is not None and Path(one.filename).absolute() == home.absolute()]
+    return f" ({home}, line {lines[-1]})" if lines else ""
 
 
 def _failed(what: str, cause: BaseException, file: Path | None = None) -> BaseException:
