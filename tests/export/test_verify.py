@@ -14,7 +14,7 @@ from torch import nn
 from mixbit.errors import ExportError
 from mixbit.export import IntegerGraph, executor, lower
 from mixbit.export.graph import Linear
-from mixbit.metric import mean_iou
+from mixbit.metric import accuracy, mean_iou
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
@@ -172,7 +172,7 @@ def test_a_task_is_judged_by_its_own_metric(tmp_path: Path) -> None:
     shares = [((said == c) & (truth == c)).sum() / ((said == c) | (truth == c)).sum() for c in classes]
     assert len(classes) == 4 and found.accuracy == pytest.approx(np.mean(shares)) and found.reference_accuracy == 1.0
 
-    found = judged(objective_of(loss, class_axis=2), torch.full((16, 2), -100))
+    found = judged(objective_of(loss, accuracy(2, ignore_index=-100), class_axis=2), torch.full((16, 2), -100))
     assert found.accuracy is None and found.unmeasured is not None and "not ignored" in found.unmeasured
 
 
