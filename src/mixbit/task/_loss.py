@@ -107,8 +107,14 @@ class LossFunction:
             MixbitError: it gives something else, or cannot take the smoothing.
         """
         outputs = outputs if self.output is None else self.output(outputs)
-        self._check(outputs, targets)
-        found = self._call(outputs, targets, label_smoothing)
+        self._check_output(outputs)
+        if isinstance(targets, Tensor) and targets.is_cuda:  # there a label too many ends the process
+            self._check_targets(outputs, targets)
+        try:
+            found = self._call(outputs, targets, label_smoothing)
+        except (IndexError, RuntimeError):
+            self._check_targets(outputs, targets)
+            raise
         if isinstance(found, int | float):
             return torch.tensor(float(found))
         if not isinstance(found, Tensor) or found.numel() != 1 or found.is_complex():
@@ -133,13 +139,16 @@ class LossFunction:
         numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
         return int((targets != self.ignore_index).sum()) if self.ignore_index is not None and numbers else samples
 
-    def _check(self, outputs: Any, targets: Any) -> None:
-        """What PyTorch's losses say of it is of their insides, and on a GPU a label too many ends the process."""
+    def _check_output(self, outputs: Any) -> None:
+        """What PyTorch's losses say of several outputs is of their insides."""
         if self.of_pytorch and not isinstance(outputs, Tensor):
             raise MixbitError(
                 f"the loss {self.name!r} needs one tensor, and the model gives {_batch.describe(outputs)}. Say which "
                 "it is: output='logits' (a name or a number), output=lambda outputs: ..., or give a loss= of your own."
             )
+
+    def _check_targets(self, outputs: Any, targets: Any) -> None:
+        """Labels that have no output, which PyTorch's losses over classes name without saying so."""
         numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
         if self.over_classes and numbers and outputs.dim() > 1:
             check_labels(targets, outputs.shape[1], self.ignore_index, f"the loss {self.name!r}")
