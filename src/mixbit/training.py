@@ -334,7 +334,7 @@ class _Loop:
         with progress_bar(self.label, total, done=done, quiet=self.quiet) as advance:
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
-        told = self.guard.told() if _distributed.rank() == 0 else None
+        told = self.guard.told(total) if _distributed.rank() == 0 else None
         if told is not None:
             warnings.warn(told, stacklevel=4)
         metrics = (

@@ -81,6 +81,8 @@ def test_optimizers_at_a_rate_that_is_too_high(kind: type[Quantizer], name: str)
         assert float(quantizer.steps.detach().min()) > 0
     assert guard.cut_short()["steps"] > 0
     assert "1 of 1 step sizes" in str(guard.told()) and "lower step_lr" in str(guard.told())
+    (count,) = guard.cut_short().values()
+    assert guard.told(100 * count) is not None and guard.told(100 * count + 1) is None  # once in a while is no news
 
 
 def test_updates_that_do_not_reach_so_far_are_the_optimizers_own() -> None:

@@ -72,9 +72,10 @@ class PositiveSteps:
         counts = {name: int(count.nan_to_num().max()) for name, count in zip(self._steps, self._counts, strict=True)}
         return {name: count for name, count in counts.items() if count > 0}
 
-    def told(self) -> str | None:
-        """What to tell of a training whose updates were cut short, or None."""
-        found = sorted(self.cut_short().items(), key=lambda one: -one[1])
+    def told(self, updates: int = 0) -> str | None:
+        """What to tell of a training of so many updates, or None where less than one in a hundred was cut short."""
+        often = {name: count for name, count in self.cut_short().items() if 100 * count >= updates}
+        found = sorted(often.items(), key=lambda one: -one[1])
         if not found:
             return None
         shown = ", ".join(f"{name} ({count} times)" for name, count in found[:3])
