@@ -8,6 +8,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from hypothesis import settings
+
+# A test says nothing of time: on a machine with other work the first example alone may take seconds.
+settings.register_profile("mixbit", deadline=None)
+settings.load_profile("mixbit")
 
 # What inductor compiled for one instruction set does not build for another, and its cache does not tell them apart.
 if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
