@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from hypothesis import settings
 
+from tests.needs import pytest_terminal_summary as pytest_terminal_summary
+
 # A test says nothing of time: on a machine with other work the first example alone may take seconds.
 settings.register_profile("mixbit", deadline=None)
 settings.load_profile("mixbit")

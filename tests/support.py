@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -26,17 +25,16 @@ from mixbit.cost import (
 )
 from mixbit.network import Layer, Network, Tensor
 from mixbit.policy import LayerScores, Scores
+from tests.needs import shared_folder, why
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def shared(*parts: str) -> Path:
     """A file of the shared reference material beside the repository, or a skip that says what is missing."""
-    data = os.environ.get("MIXBIT_DATA")
-    folder = Path(data).parent if data else ROOT.parent / "shared"
-    path = folder.joinpath(*parts)
+    path = shared_folder().joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"needs {'/'.join(parts)} of the shared reference material (MIXBIT_DATA names its data folder)")
+        pytest.skip(why("shared"))
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
+from tests.needs import needs
 
 SCRIPT = """
 import resource, sys, torch
@@ -27,7 +27,7 @@ def faults(how: str) -> int:
     return int(run.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults are counted, and mallopt is glibc's")
+@needs("linux")
 def test_a_step_takes_no_new_pages() -> None:
     """Three tensors of 48 MB are 35,000 pages of 4 KiB; without the call, glibc maps each of them anew."""
     assert faults("keep") < 100 < faults("leave")

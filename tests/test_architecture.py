@@ -25,7 +25,7 @@ SOURCES = {path: path.read_text() for path in FILES}
 TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 # Tests that belong to the project as a whole and mirror no module.
-FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install"}
+FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install", "test_needs"}
 # tests/reference holds golden numbers from papers, tests/end_to_end whole runs, tests/fuzz malformed input: they cross
 # rooms on purpose.
 CROSSING = {"reference", "end_to_end", "fuzz"}
@@ -381,7 +381,45 @@ def test_no_pickle_is_read() -> None:
     assert violations(unsafe_loads) == {}
 
 
+# ------------------------------------------------------------------------------------------- tests are tests
+
+
+SKIPS = {"pytest.skip", "pytest.mark.skip", "pytest.mark.skipif"}
+
+
+def own_skips(source: str) -> list[str]:
+    """Skips that do not go through tests/needs.py, which has one reason for each need and counts them."""
+    wrong = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in (
+            "pytest.skip",
+            "pytest.mark.skip",
+            "pytest.mark.skipif",
+        ):
+            wrong.append(f"line {node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            told = [ast.unparse(key.value) for key in node.keywords if key.arg == "reason"]
+            wrong += [] if told and told[0].startswith("why(") else [f"line {node.lineno}: pytest.importorskip"]
+    return wrong
+
+
+def test_what_is_not_run_is_told_through_one_list() -> None:
+    allowed = {TESTS / "needs.py", TESTS / "test_needs.py", TESTS / "support.py"}
+    found = {str(path.relative_to(ROOT)): own_skips(path.read_text()) for path in TESTS.rglob("*.py")}
+    assert {path: wrong for path, wrong in found.items() if wrong and ROOT / path not in allowed} == {}
+
+
 # ------------------------------------------------------------------------------ the rules catch what they say
+
+
+def test_rule_catches_own_skips() -> None:
+    source = 'pytest.skip("a")\nx = pytest.mark.skipif(True, reason="b")\npytest.importorskip("c", reason="needs c")\n'
+    assert sorted(own_skips(source)) == [
+        "line 1: pytest.skip",
+        "line 2: pytest.mark.skipif",
+        "line 3: pytest.importorskip",
+    ]
+    assert own_skips('pytest.importorskip("c", reason=why("c"))\nneed("c")\n') == []
 
 
 def test_rule_catches_upward_and_homeless_imports() -> None:

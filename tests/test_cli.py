@@ -16,6 +16,7 @@ import typer
 
 from mixbit import cli, runs
 from mixbit._version import __version__
+from tests.needs import need
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> str:
@@ -157,7 +158,7 @@ def test_stress_shows_how_a_run_holds_up(float_run: Path, tmp_path: Path, capsys
 def test_latency_build_leads_to_a_policy_within_a_time(
     float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     monkeypatch.chdir(tmp_path)
     quick = ["--bits", "4,8", "--repeats", "2", "--checks", "1"]
     found = run(capsys, "latency", "build", "digits-resnet", "--data", "digits", "--target", "onnxruntime", *quick)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from tests.needs import needs
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -47,7 +48,7 @@ def build(folder: Path, **environment: str) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cc") is None or shutil.which("ldd") is None, reason="needs cc and ldd")
+@needs("ldd")
 def test_kernels_bring_no_openmp_runtime_of_their_own(tmp_path: Path) -> None:
     """A second runtime beside the one that torch has loaded means two thread pools, or a crash."""
     libraries = build(tmp_path)

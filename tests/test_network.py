@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixbit import models
 from mixbit.network import Network, capture
+from tests.needs import need
 
 # Name -> layers, adds of two tensors, MACs of one sample (published totals, or torch's counter).
 ZOO = {
@@ -142,7 +143,7 @@ def test_the_example_may_be_positional_or_by_name() -> None:
 
 
 def small_vit() -> tuple[nn.Module, torch.Tensor]:
-    pytest.importorskip("transformers", reason="needs the transformers package")
+    need("transformers")
     torch.manual_seed(0)
     model = models.build("vit-tiny-hf", image_size=32, patch_size=8, hidden_size=24, layers=2, heads=3, num_classes=5)
     return model, torch.randn(2, 3, 32, 32)
@@ -162,7 +163,7 @@ def test_a_vision_transformer_of_the_transformers_package() -> None:
 
 
 def test_a_language_model_with_tied_embeddings() -> None:
-    transformers = pytest.importorskip("transformers", reason="needs the transformers package")
+    transformers = need("transformers")
     config = transformers.LlamaConfig(
         vocab_size=50,
         hidden_size=32,

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import features
 from scipy import ndimage, stats
 
 from mixbit.data._blur import disk, gaussian_kernel, zoom_factors
 from mixbit.data._noise import random_words, transitions
 from mixbit.data.corruption import GROUPS, KINDS, SEVERITIES, STANDARD_KINDS, corrupt, default_scale, level_of
 from mixbit.errors import DataError, MissingExtra
+from tests.needs import need
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -388,8 +388,8 @@ def digest(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_hashes(kind: str) -> None:
-    if kind == "jpeg" and features.version("libjpeg_turbo") is None:
-        pytest.skip("needs a pillow that was built with libjpeg-turbo")
+    if kind == "jpeg":
+        need("libjpeg-turbo")
     assert digest(kind) == HASHES[kind]
 
 

@@ -12,8 +12,9 @@ import pytest
 from mixbit import data
 from mixbit.errors import DataError, MissingExtra
 from tests.data.contract import check_split
+from tests.needs import why
 
-datasets = pytest.importorskip("datasets", reason="needs the datasets package")
+datasets = pytest.importorskip("datasets", reason=why("datasets"))
 from PIL import Image  # noqa: E402
 
 

@@ -10,6 +10,7 @@ from mixbit.data import TensorSplit
 from mixbit.data.memory import crop_and_flip
 from mixbit.errors import DataError
 from tests.data.contract import check_split
+from tests.needs import needs
 
 
 def split_of(count: int = 23, channels: int = 3, pad: int = 2, flip: bool = True) -> TensorSplit:
@@ -83,7 +84,7 @@ def test_a_moved_split_gives_the_same_batches() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs("cuda")
 def test_a_split_on_the_gpu_gives_the_same_batches() -> None:
     split = split_of()
     on_gpu = split.to("cuda")

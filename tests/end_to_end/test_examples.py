@@ -12,6 +12,7 @@ import torch
 from mixbit import runs
 from mixbit.errors import ExportError
 from mixbit.evaluation import evaluate
+from tests.needs import need
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 TRAINING = {"epochs": 1, "batch_size": 32, "optimizer": "adamw", "lr": 0.01, "bn_samples": 64}
@@ -48,7 +49,7 @@ SEARCH = {
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_example_goes_the_whole_way(case: Case, tmp_path: Path) -> None:
     if case.name == "text_classifier":
-        pytest.importorskip("transformers", reason="the text classifier is one of the transformers package")
+        need("transformers")
     subject = runs.Subject(model=f"{EXAMPLES / case.name}.py:task")
     task, data = subject.task()
     assert data is None and task.info.name == case.metric
@@ -75,7 +76,7 @@ def test_an_example_goes_the_whole_way(case: Case, tmp_path: Path) -> None:
 
 def test_inputs_of_a_text_are_passed_by_name() -> None:
     """The mask counts: what is behind it changes nothing, which by position or without it would not be so."""
-    pytest.importorskip("transformers", reason="the text classifier is one of the transformers package")
+    need("transformers")
     task, _ = runs.Subject(model=f"{EXAMPLES / 'text_classifier'}.py:task").task()
     inputs, _ = next(task.test.batches(8))
     other = {**inputs, "input_ids": torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], 9)}

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("qonnx", reason="needs mixbit[export]")
+from tests.needs import why
+
+pytest.importorskip("qonnx", reason=why("qonnx"))
 
 from mixbit.export import IntegerGraph, Rounding, executor
 from mixbit.export import graph as g

@@ -14,6 +14,7 @@ from mixbit.export.c import render_c
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from tests.needs import need
 
 
 class Branch(nn.Module):
@@ -72,7 +73,7 @@ def test_one_dead_branch_refuses_nothing(net: type[nn.Module], layer: str, rule:
 
 @pytest.mark.parametrize("net", [Branch, Pooled])
 def test_a_runtime_runs_it(net: type[nn.Module], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+    need("onnx")
     from mixbit.export.onnx import write_onnx
     from mixbit.export.verify import verify
 

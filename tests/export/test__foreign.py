@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="needs mixbit[export]")
-pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+from tests.needs import why
+
+pytest.importorskip("onnxruntime", reason=why("onnx"))
 
 import onnx
 from onnx import TensorProto, helper

@@ -22,6 +22,7 @@ from mixbit.export._processors import NARROWED_ERROR, adapted, narrow, products,
 from mixbit.export.arithmetic import Array
 from mixbit.export.onnx import write_onnx, written_graph
 from tests.export.graphs import Builder, called_twice, resnet_cifar
+from tests.needs import needs
 
 
 def one_conv(weight: Array, *, signed: bool = False) -> g.IntegerGraph:
@@ -182,10 +183,9 @@ for name in ("any", "strict", "vnni"):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64 (apt-get install qemu-user)")
+@needs("qemu-user", "onnx")
 def test_a_processor_without_vnni_gives_the_reference(tmp_path: Path) -> None:
     """Haswell has AVX2 and no VNNI: files for any processor are right there, and the one for vnni is not."""
-    pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
     graph = resnet_cifar(blocks=1, width=16, weight_bits=8, bits=8, size=8)
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -32,6 +32,7 @@ from mixbit.export.latency import (
 )
 from mixbit.network import Layer, Network
 from tests.export.graphs import Builder, random_graph
+from tests.needs import need
 from tests.support import chain
 
 EIGHT = LayerBits(8, 8)
@@ -368,7 +369,7 @@ def test_a_foreign_partial_file_is_refused(content: str, tmp_path: Path) -> None
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Measurement]:
     """Two uniform networks, few repeats: times are not looked at."""
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     graphs = {
         text: small(dict.fromkeys(("op1", "op2", "op6"), bits)) for text, bits in (("4", LayerBits(4, 4)), ("8", EIGHT))
     }
@@ -407,14 +408,14 @@ def test_equal_geometry_is_one_kernel_and_another_window_is_not(measured: dict[s
 @pytest.mark.parametrize("spatial", [1, 2])
 @pytest.mark.parametrize("seed", range(8))
 def test_any_graph_is_attributed(seed: int, spatial: int) -> None:
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     graph = random_graph(seed, spatial=spatial)
     (found,) = OnnxRuntimeTarget().profile({"one": graph}, 1).values()
     assert {step.owner for step in found.steps} - {None} == {op.name for op in graph.weighted()}
 
 
 def test_a_table_of_a_real_runtime() -> None:
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     checks = {"random": random_bits(NET, (4, 8), 0)}
     table = build(NET, small, OnnxRuntimeTarget(), options=BITS, repeats=2, checks=checks)
     assert list(table.layers) == ["op1", "op2", "op6"]
@@ -430,7 +431,7 @@ def test_a_table_of_a_real_runtime() -> None:
 
 def test_kernels_are_those_of_the_files_that_are_written() -> None:
     """A heavy layer among small ones: for any processor as uint8 where it is one of the smallest, for vnni as int8."""
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     b = Builder((16, 12, 12), bits=8, signed=False)
     y = b.conv(b.first, 16, weight_bits=4, bits=8)
     graph = b.finish(b.linear(b.flatten(b.average_pool(y)), 4, weight_bits=8, bits=None))
@@ -444,8 +445,7 @@ def test_kernels_are_those_of_the_files_that_are_written() -> None:
 
 
 def test_whole_networks_with_the_float_one() -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    need("onnx")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
     networks: dict[str, IntegerGraph | FloatModel] = {

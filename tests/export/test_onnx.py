@@ -41,6 +41,7 @@ from tests.export.graphs import (
     resnet18,
     resnet_cifar,
 )
+from tests.needs import need
 
 PACKINGS: tuple[Packing, ...] = ("fields", "none")
 
@@ -648,7 +649,9 @@ def test_threads_are_checked() -> None:
 @pytest.mark.parametrize(("weight_bits", "bits"), [(4, 8), (3, 5)])
 def test_openvino_reads_the_plain_file(weight_bits: int, bits: int, tmp_path: Path) -> None:
     """Another runtime with another arithmetic: a few steps apart at most, and the same classes."""
-    openvino = pytest.importorskip("openvino", reason="needs mixbit[oracles]")
+    need("openvino")
+    import openvino
+
     graph = resnet_cifar(weight_bits=weight_bits, bits=bits)
     file = write_onnx(graph, tmp_path / "plain.onnx", pack="none")
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}

@@ -20,8 +20,9 @@ from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 from mixbit.task import Objective, objective_of
 from tests.export.graphs import Builder
+from tests.needs import why
 
-pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+pytest.importorskip("onnxruntime", reason=why("onnx"))
 
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export._probe import runtime_saturates

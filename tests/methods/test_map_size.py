@@ -16,6 +16,7 @@ from mixbit.errors import MixbitError
 from mixbit.methods import MapSize, Method
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from tests.needs import need
 from tests.tasks import tiny_task
 
 
@@ -76,7 +77,7 @@ def test_maps_of_one_pixel_count_as_none() -> None:
 
 
 def test_tokens_stand_on_a_square() -> None:
-    pytest.importorskip("transformers")
+    need("transformers")
     task = image_task(models.build("vit-tiny-hf", image_size=32, patch_size=8, hidden_size=24, layers=2), 32)
     importance = MapSize().search(task).settings["importance"]
     tokens = {la.name: la.output_shape[0] for la in task.network.layers[1:-1] if len(la.output_shape) == 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from mixbit import models
 from mixbit.models._same import same_pad
+from tests.needs import need
 from tests.support import shared, summation_error
 
 
@@ -86,7 +89,8 @@ def order_of_summation(net: nn.Module, x: torch.Tensor) -> float:
 
 @pytest.mark.data
 def test_anomaly_detection_equals_the_published_file_in_its_runtime() -> None:
-    interpreters = pytest.importorskip("ai_edge_litert.interpreter", reason="needs the ai-edge-litert package")
+    need("ai_edge_litert")
+    interpreters = importlib.import_module("ai_edge_litert.interpreter")
     interpreter = interpreters.Interpreter(str(shared("data", "tflite", "ad01_fp32.tflite")))
     interpreter.allocate_tensors()
     (read,), (written,) = interpreter.get_input_details(), interpreter.get_output_details()

@@ -11,12 +11,13 @@ import torch
 from mixbit import models
 from mixbit.errors import MissingExtra
 from mixbit.models import vit
+from tests.needs import why
 
 TINY = {"image_size": 16, "patch_size": 8, "hidden_size": 12, "layers": 1, "heads": 2, "num_classes": 3}
 
 
 def test_it_gives_logits_under_the_packages_own_keys() -> None:
-    pytest.importorskip("transformers", reason="needs the transformers package")
+    pytest.importorskip("transformers", reason=why("transformers"))
     net = models.build("vit-tiny-hf", **TINY).eval()
     with torch.inference_mode():
         assert net(torch.zeros(2, 3, 16, 16)).shape == (2, 3)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mixbit.errors import MixbitError
 from mixbit.quantizers import fake_quantize, fuse_under_compile
-from mixbit.quantizers._native import library
 from mixbit.quantizers.operator import _backward, _forward
+from tests.needs import need
 
 VALUES = torch.tensor([-1.3, -1, -0.62, -0.3, -0.06, 0, 0.12, 0.26, 0.55, 0.74, 1.4])
 
@@ -69,8 +69,7 @@ def test_rounding_is_half_to_even() -> None:
 def test_compiled_kernel_equals_pytorch(
     bits: int, signed: bool, channels: int, dtype: torch.dtype, channels_last: bool, seed: int
 ) -> None:
-    if library() is None:
-        pytest.skip("mixbit was installed without a compiler: there is only the PyTorch form")
+    need("kernels")
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(5, 7, 9, 11, generator=random).to(dtype)
     grad = torch.randn(5, 7, 9, 11, generator=random).to(dtype)

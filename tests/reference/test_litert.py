@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from mixbit.export.c import verify_c
 from mixbit.export.c.host import compile_kernels
 from mixbit.export.executor import trace
 from mixbit.export.graph import GraphRounding
+from tests.needs import need, why
 from tests.reference.tflite import constant, interpret, one_operator, outputs, read
 from tests.support import shared
 
-pytest.importorskip("ai_edge_litert", reason="needs mixbit[oracles]")
+pytest.importorskip("ai_edge_litert", reason=why("ai_edge_litert"))
 
 BYTES = np.arange(-128, 128)
 Drawn = list[tuple[float, int]]
@@ -139,7 +139,7 @@ def test_means_between_grids() -> None:
 
 def images(count: int) -> Array:
     """CIFAR-10 test images, all classes, as the integers that the network reads: 0 to 255 less 128."""
-    pytest.importorskip("PIL", reason="needs mixbit[data]")
+    need("pillow")
     path = shared("data", "load.py")
     spec = importlib.util.spec_from_file_location("load", path)
     assert spec is not None and spec.loader is not None
@@ -176,7 +176,6 @@ def test_networks_of_mlperf_tiny(file: str, count: int, objects: Path) -> None:
         part = integers[at : at + 25]
         wanted, found = interpret(path, part, imported), trace(imported.graph, imported.real(part))
         assert [name for name in imported.indices if not np.array_equal(found[name], wanted[name])] == []
-    if shutil.which("gcc") is None:
-        pytest.skip("the executor is right; its C needs gcc")
+    need("gcc")
     checked = verify_c(imported.graph, imported.real(integers[:10]), objects=objects, flags=("-O1",))
     assert checked.exact and checked.identical_layers == 10 * checked.layers, checked

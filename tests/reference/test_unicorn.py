@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ from mixbit.export.c._program import build
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import count
-from mixbit.export.mcu._tools import missing_tools
 from tests.export.graphs import Builder, random_graph, rounded
-from tests.export.mcu.unicorn_runner import Core, compile_gcc, compile_zig, needs_unicorn
-
-HAS_BOTH = not missing_tools() and importlib.util.find_spec("unicorn") is not None
+from tests.export.mcu.unicorn_runner import Core, compile_gcc, compile_zig
+from tests.needs import needs
 
 
 def mixed() -> IntegerGraph:
@@ -44,13 +41,13 @@ def check(graph: IntegerGraph, options: COptions, folder: Path) -> None:
         assert found.output == wanted[last]
 
 
-@needs_unicorn
+@needs("unicorn")
 @pytest.mark.parametrize("kernels", ["dsp", "plain"])
 def test_every_layer_has_the_reference_s_bytes(tmp_path: Path, kernels: str) -> None:
     check(mixed(), COptions(kernels=kernels), tmp_path)  # type: ignore[arg-type]
 
 
-@needs_unicorn
+@needs("unicorn")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_random_networks_have_them_too(tmp_path: Path, seed: int) -> None:
@@ -58,7 +55,7 @@ def test_random_networks_have_them_too(tmp_path: Path, seed: int) -> None:
     check(graph, COptions(kernels="plain" if seed % 3 == 2 else "dsp", pack_activations=seed == 3), tmp_path)
 
 
-@needs_unicorn
+@needs("unicorn")
 def test_a_wrong_weight_is_seen(tmp_path: Path) -> None:
     """The comparison can fail: a bit of one weight is turned over before compiling."""
     graph = mixed()
@@ -73,8 +70,7 @@ def test_a_wrong_weight_is_seen(tmp_path: Path) -> None:
     assert found.layers[0] != wanted[0]
 
 
-@pytest.mark.mcu
-@pytest.mark.skipif(not HAS_BOTH, reason="needs unicorn of PyPI, and compiler and emulator of make setup-mcu")
+@needs("unicorn", "board")
 @pytest.mark.parametrize("kernels", ["dsp", "plain"])
 def test_both_emulators_count_alike(tmp_path: Path, kernels: str) -> None:
     """The same compiler and the same input: QEMU's timer has ticks of 40 instructions, one at each end."""

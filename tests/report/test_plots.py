@@ -10,6 +10,7 @@ import pytest
 
 from mixbit.errors import MissingExtra
 from mixbit.report import pareto_front, pareto_plot
+from tests.needs import need
 from tests.report.arenas import comparison
 
 
@@ -20,7 +21,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 
 def test_the_file_needs_no_network_and_holds_every_method(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
+    need("plotly")
     text = pareto_plot(comparison(), tmp_path / "compare.html").read_text()
     assert not re.search(r'<script[^>]+src="http', text)
     data = text[text.rindex("Plotly.newPlot") :]

@@ -12,6 +12,7 @@ import pytest
 
 from mixbit.errors import MissingExtra
 from mixbit.report.shift_plots import shift_plot
+from tests.needs import need
 from tests.report.sweeps import bit_sweep, step_sweep
 
 STEPS = {
@@ -37,7 +38,7 @@ def lines(path: Path, axis: str) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_the_sides_of_1_have_a_panel_each(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
+    need("plotly")
     path = shift_plot(STEPS, tmp_path / "shift.html", bits=BITS)
     assert not re.search(r'<script[^>]+src="http', path.read_text())
     assert lines(path, "x")["plain"] == [(0.5, 30.0), (0.98, 80.0), (1.0, 90.0)]
@@ -47,7 +48,7 @@ def test_the_sides_of_1_have_a_panel_each(tmp_path: Path) -> None:
 
 
 def test_bits_end_in_float_and_the_star_is_where_it_was_trained(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
+    need("plotly")
     path = shift_plot(STEPS, tmp_path / "shift.html", bits=BITS)
     assert [y for _, y in lines(path, "x3")["plain"]] == pytest.approx([10.0, 90.0, 70.0, 50.0])
     stars = [one for one in traces(path) if one["mode"] == "markers" and one["x"]]
@@ -59,13 +60,13 @@ def test_bits_end_in_float_and_the_star_is_where_it_was_trained(tmp_path: Path) 
 
 
 def test_without_bits_there_are_two_panels(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
+    need("plotly")
     path = shift_plot(STEPS, tmp_path / "shift.html")
     assert {one["xaxis"] for one in traces(path)} == {"x", "x2"}
 
 
 def test_a_model_with_bits_alone_is_in_the_legend(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
+    need("plotly")
     path = shift_plot({}, tmp_path / "shift.html", bits={"float": bit_sweep({4: 0.9}, trained_bits=None)})
     assert [one["name"] for one in traces(path) if one["showlegend"]] == ["float"]
     assert [one["x"] for one in traces(path) if one["mode"] == "markers"] == [[]]

@@ -15,9 +15,10 @@ from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
 from mixbit.policy import Policy
+from tests.needs import why
 from tests.runs.conftest import DIGITS, SHORT
 
-pytest.importorskip("onnxruntime", reason="needs mixbit[export]")
+pytest.importorskip("onnxruntime", reason=why("onnx"))
 
 
 @pytest.fixture(scope="module")

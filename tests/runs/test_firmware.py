@@ -15,8 +15,8 @@ from mixbit.cli import main
 from mixbit.errors import ExportError
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, CVerification
-from mixbit.export.mcu._tools import missing_tools
 from mixbit.policy import Policy
+from tests.needs import need, needs
 from tests.runs.conftest import DIGITS, SHORT
 
 PLAIN = COptions(kernels="plain")
@@ -38,7 +38,7 @@ def exported(mixed_run: Path) -> runs.ExportedC:
 def test_the_folder_is_the_reference(exported: runs.ExportedC, mixed_run: Path) -> None:
     if shutil.which("gcc") is None:
         assert exported.checked is None and exported.note == "the compiler 'gcc' is not there"
-        pytest.skip("needs gcc")
+        need("gcc")
     assert exported.checked is not None and exported.checked.exact and exported.checked.samples == 20
     assert exported.fewer is None
     assert runs.is_c_folder(mixed_run / "c") and not runs.is_c_folder(mixed_run)
@@ -47,8 +47,7 @@ def test_the_folder_is_the_reference(exported: runs.ExportedC, mixed_run: Path) 
 
 
 def test_verify_again_on_this_machine(exported: runs.ExportedC, mixed_run: Path) -> None:
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
+    need("gcc")
     found = runs.verify_c_folder(exported.folder.path, mixed_run, images=10)
     assert found.checked.exact and found.counts is None
 
@@ -82,7 +81,7 @@ def test_fewer_images_than_were_asked_for_are_told(
     assert runs.verify_c_folder(tmp_path / "c", mixed_run, target="cortex-m4", images=5).fewer is None
 
 
-@pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: make setup-mcu")
+@needs("board")
 def test_verify_on_an_emulated_core(exported: runs.ExportedC, mixed_run: Path) -> None:
     found = runs.verify_c_folder(exported.folder.path, mixed_run, target="cortex-m4", images=2)
     assert found.checked.exact and found.checked.samples == 2
@@ -128,7 +127,7 @@ def test_a_wrong_folder_of_cmsis_nn_is_refused_before_anything_is_written(mixed_
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.skipif("MIXBIT_CMSIS_NN" not in os.environ, reason="needs a checkout of CMSIS-NN: set MIXBIT_CMSIS_NN")
+@needs("cmsis-nn")
 def test_a_run_is_exported_with_cmsis_nn_and_verified_again(mixed_run: Path, tmp_path: Path) -> None:
     done = runs.export_c(mixed_run, tmp_path / "c", options=COptions(cmsis_nn=os.environ["MIXBIT_CMSIS_NN"]), images=20)
     assert done.folder.cmsis_nn is not None and done.folder.cmsis_nn.layers

@@ -13,10 +13,10 @@ from mixbit import runs
 from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.export.latency import Lower
-from mixbit.export.mcu._tools import missing_tools
 from mixbit.network import Network
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import BuiltLatency, Subject
+from tests.needs import need, needs
 
 NET = """
 from torch import nn
@@ -38,7 +38,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 @pytest.fixture(scope="module")
 def built(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> BuiltLatency:
     """Its table."""
-    pytest.importorskip("onnxruntime")
+    need("onnx")
     return runs.build_latency(subject, "onnxruntime", tmp_path_factory.mktemp("latency") / "t.json", **QUICK)
 
 
@@ -53,7 +53,7 @@ def test_the_table_is_written_and_of_this_network(built: BuiltLatency) -> None:
 
 
 def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("onnxruntime")
+    need("onnx")
 
     def kill(line: str) -> None:
         if line == "Whole networks":
@@ -157,8 +157,7 @@ def test_times_that_cannot_be_had(built: BuiltLatency, scores: Path, tmp_path: P
         runs.allocate(scores, ["latency=1ms"], tmp_path / "p.json", latency=tmp_path / "nowhere.json")
 
 
-@pytest.mark.mcu
-@pytest.mark.skipif(bool(missing_tools()), reason=f"needs {', '.join(missing_tools())}: make setup-mcu")
+@needs("board")
 def test_instructions_of_an_emulated_core(subject: Subject, tmp_path: Path) -> None:
     """A table in instructions, which predicts a mixed policy that it was not made of."""
     found = runs.build_latency(subject, "cortex-m4", tmp_path / "table.json", **{**QUICK, "compare_float": True})

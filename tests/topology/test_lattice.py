@@ -15,6 +15,7 @@ from mixbit.topology import birth_times, channel_entropies, lattice_birth_times
 from mixbit.topology._cubical import PixelLattice, python_lattice_birth
 from mixbit.topology._library import lattice_library
 from mixbit.topology.lattice import _births
+from tests.needs import need
 
 Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.bool_]
@@ -139,7 +140,8 @@ def test_large_maps(kind: str, shape: tuple[int, int], count: int) -> None:
 @pytest.mark.slow
 def test_two_thousand_maps_against_gudhi() -> None:
     """GUDHI's cubical complex with pixels as vertices. Extra `oracles`."""
-    gudhi = pytest.importorskip("gudhi")
+    need("gudhi")
+    import gudhi
 
     def born(values: Maps) -> int:
         steps = np.unique(values[np.isfinite(values)])[::-1]

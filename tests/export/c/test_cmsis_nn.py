@@ -17,10 +17,9 @@ from mixbit.export.c.host import compile_host
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import count, verify_board
 from tests.export.graphs import Builder, random_graph, rounded
-from tests.export.mcu.tools import needs_board
+from tests.needs import needs
 
 DIR = os.environ.get("MIXBIT_CMSIS_NN", "")
-needs_cmsis_nn = pytest.mark.skipif(not DIR, reason="needs a checkout of CMSIS-NN: set MIXBIT_CMSIS_NN to its folder")
 LINEAR = "arm_fully_connected_per_channel_s8"
 
 
@@ -182,7 +181,7 @@ def test_a_checkout_that_is_gone_is_an_error(checkout: Path, tmp_path: Path) -> 
 # ------------------------------------------------------------------------------------------------- with CMSIS-NN
 
 
-@needs_cmsis_nn
+@needs("cmsis-nn")
 @pytest.mark.parametrize("rounding", ["single", "double"])
 @pytest.mark.parametrize("zero_point", [-128, 3, 127])
 def test_a_network_of_8_bits_has_the_reference_s_bytes(rounding: str, zero_point: int) -> None:
@@ -193,8 +192,7 @@ def test_a_network_of_8_bits_has_the_reference_s_bytes(rounding: str, zero_point
     assert checked.first_difference is None
 
 
-@needs_cmsis_nn
-@needs_board
+@needs("cmsis-nn", "board")
 @pytest.mark.parametrize("rounding", ["single", "double"])
 @pytest.mark.parametrize("core", ["cortex-m3", "cortex-m4", "cortex-m7"])
 def test_it_has_them_on_every_core(rounding: str, core: str) -> None:
@@ -203,8 +201,7 @@ def test_it_has_them_on_every_core(rounding: str, core: str) -> None:
     assert found.first_difference is None
 
 
-@needs_cmsis_nn
-@needs_board
+@needs("cmsis-nn", "board")
 def test_a_mixed_network_has_them_too(tmp_path: Path) -> None:
     graph, options = mixed(), COptions(kernels="dsp", cmsis_nn=DIR)
     assert verify_c(graph, samples_of(graph), options=options).first_difference is None
@@ -214,7 +211,7 @@ def test_a_mixed_network_has_them_too(tmp_path: Path) -> None:
     assert {layer.kernel for layer in count(graph, options=options).layers} >= {"mixbit_cmsis_conv", "mixbit_conv"}
 
 
-@needs_cmsis_nn
+@needs("cmsis-nn")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_have_them_too(seed: int) -> None:
@@ -222,15 +219,14 @@ def test_random_networks_have_them_too(seed: int) -> None:
     assert verify_c(graph, samples_of(graph), options=COptions(cmsis_nn=DIR)).first_difference is None
 
 
-@needs_cmsis_nn
+@needs("cmsis-nn")
 def test_the_makefile_compiles_it_and_its_selftest_passes(tmp_path: Path) -> None:
     written = write_c(mixed(), tmp_path / "model", options=COptions(cmsis_nn=DIR)).path
     done = subprocess.run(["make", "-s", "test"], cwd=written, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-@needs_cmsis_nn
-@needs_board
+@needs("cmsis-nn", "board")
 def test_a_core_with_vectors_is_refused_when_it_is_compiled() -> None:
     graph = mixed()
     with pytest.raises(ExportError, match="without --cmsis-nn"):

@@ -37,8 +37,9 @@ from tests.export.graphs import (
     resnet_cifar,
     rounded,
 )
+from tests.needs import needs
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+pytestmark = needs("gcc")
 
 ROUNDINGS: tuple[Rounding, ...] = ("single", "double", "away")
 

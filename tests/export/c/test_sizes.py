@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from mixbit.export import IntegerGraph
 from mixbit.export.c import COptions, predict, write_c
 from mixbit.export.c.sizes import struct_bytes
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+from tests.needs import needs
 
 ARM = "arm-none-eabi-gcc"
-needs_arm = pytest.mark.skipif(shutil.which(ARM) is None, reason=f"needs {ARM} (Debian: gcc-arm-none-eabi)")
 
 
 def resnet(bits: int = 4, **settings: int) -> IntegerGraph:
@@ -69,7 +68,7 @@ def test_structures() -> None:
     assert struct_bytes("mixbit_move_layer") == 16 + 8 + 32 + 4
 
 
-@needs_arm
+@needs("arm")
 def test_structures_are_those_of_the_compiler(tmp_path: Path) -> None:
     kernels = Path(__file__).parents[3] / "src" / "mixbit" / "export" / "c" / "kernels"
     names = re.findall(r"\} (mixbit_\w+);", (kernels / "mixbit_kernels.h").read_text())
@@ -80,7 +79,7 @@ def test_structures_are_those_of_the_compiler(tmp_path: Path) -> None:
     assert len(names) > 7
 
 
-@needs_arm
+@needs("arm")
 @pytest.mark.slow
 @pytest.mark.parametrize(("rounding", "packed"), [("single", False), ("double", True)])
 def test_flash_and_ram_of_a_cortex_m4(rounding: str, packed: bool, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mixbit.export.c import COptions, render_c, write_c
 from mixbit.export.c._program import build
 from mixbit.export.c.writer import MANIFEST
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+from tests.needs import needs
 
 
 def small() -> IntegerGraph:
@@ -151,7 +152,7 @@ def test_options(name: str, value: object) -> None:
         COptions(**{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@needs("g++")
 def test_a_firmware_in_cpp_can_call_it(tmp_path: Path) -> None:
     folder = write_c(small(), tmp_path / "net").path
     source = folder / "main.cpp"
@@ -162,7 +163,7 @@ def test_a_firmware_in_cpp_can_call_it(tmp_path: Path) -> None:
     subprocess.run(["g++", "-O0", "-I.", "main.cpp", *(p.name for p in folder.glob("*.o"))], cwd=folder, check=True)
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None or shutil.which("make") is None, reason="needs gcc and make")
+@needs("gcc")
 def test_make_test(tmp_path: Path) -> None:
     write_c(rounded(random_graph(3, steps=3), "double"), tmp_path / "net")
     found = subprocess.run(["make", "-s", "test", "OPT=-O0"], cwd=tmp_path / "net", capture_output=True, text=True)
@@ -170,7 +171,7 @@ def test_make_test(tmp_path: Path) -> None:
     assert "as recorded" in found.stdout
 
 
-@pytest.mark.skipif(any(shutil.which(tool) is None for tool in ("gcc", "make", "ar")), reason="needs gcc and make")
+@needs("gcc")
 def test_make_library_and_an_object_without_a_prefix(tmp_path: Path) -> None:
     folder = write_c(small(), tmp_path / "net").path
     subprocess.run(["make", "-s", "library", "OPT=-O0"], cwd=folder, check=True)
@@ -199,7 +200,7 @@ int main(void)
 """
 
 
-@pytest.mark.skipif(any(shutil.which(tool) is None for tool in ("gcc", "make", "objcopy")), reason="needs gcc and make")
+@needs("gcc")
 def test_two_networks_in_one_program(tmp_path: Path) -> None:
     """Of one kernel in two variants: both have all symbols but those of their interface to themselves."""
     b = Builder((6,), seed=2)

@@ -11,7 +11,8 @@ import pytest
 from mixbit.errors import ExportError
 from mixbit.export.mcu import BOARDS, find_board, run
 from mixbit.export.mcu.emulator import FAULT
-from tests.export.mcu.tools import needs_board, program
+from tests.export.mcu.tools import program
+from tests.needs import needs
 
 ECHO = """
 #include "board.h"
@@ -48,7 +49,7 @@ int main(void) {
 """
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize("core", BOARDS)
 def test_files_go_in_and_out_and_the_exit_code_comes_back(tmp_path: Path, core: str) -> None:
     content = bytes(range(256))
@@ -58,7 +59,7 @@ def test_files_go_in_and_out_and_the_exit_code_comes_back(tmp_path: Path, core: 
     assert found.log == "echoed\n"
 
 
-@needs_board
+@needs("board")
 def test_a_c_library_may_be_used(tmp_path: Path) -> None:
     main = 'FILE *f = fopen("a", "w"); fprintf(f, "%.2f", 1.5); printf("b"); return 3;'
     source = f"#include <stdio.h>\nint main(void) {{ {main} }}"
@@ -66,7 +67,7 @@ def test_a_c_library_may_be_used(tmp_path: Path) -> None:
     assert (found.exit_code, found.files, found.log) == (3, {"a": b"1.50"}, "b")
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize("core", BOARDS)
 def test_a_loop_of_known_length_is_counted_exactly(tmp_path: Path, core: str) -> None:
     """To one tick, and a handful of instructions around the loop."""
@@ -76,7 +77,7 @@ def test_a_loop_of_known_length_is_counted_exactly(tmp_path: Path, core: str) ->
     assert abs(second * board.instructions_per_tick - 400_000) <= board.instructions_per_tick
 
 
-@needs_board
+@needs("board")
 def test_the_count_goes_on_when_the_counter_overflows(tmp_path: Path) -> None:
     """2^24 ticks of 40 instructions are 671 million; here it has 16 bits, and overflows twice in the second loop.
 
@@ -87,13 +88,13 @@ def test_the_count_goes_on_when_the_counter_overflows(tmp_path: Path) -> None:
     assert second == pytest.approx(150_000, abs=3)
 
 
-@needs_board
+@needs("board")
 def test_two_runs_count_alike(tmp_path: Path) -> None:
     image = program(tmp_path, find_board("cortex-m7"), COUNTED, defines=["TURNS=12345"])
     assert run(image).files == run(image).files
 
 
-@needs_board
+@needs("board")
 def test_the_stack_in_use_is_told(tmp_path: Path) -> None:
     *_, little = _count(tmp_path / "little", "cortex-m4", 10)
     hungry = "__attribute__((noinline)) void turn(uint32_t n) { volatile char on_stack[5000]; on_stack[0] = (char)n; }"
@@ -107,7 +108,7 @@ def test_the_stack_in_use_is_told(tmp_path: Path) -> None:
     assert 0 < little < 200
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize("core", BOARDS)
 def test_a_fault_ends_the_program(tmp_path: Path, core: str) -> None:
     found = run(program(tmp_path, find_board(core), "int main(void) { return *(volatile int *)0xF0000000; }"))
@@ -115,14 +116,14 @@ def test_a_fault_ends_the_program(tmp_path: Path, core: str) -> None:
     assert "fault" in found.log
 
 
-@needs_board
+@needs("board")
 def test_a_program_that_does_not_end_is_stopped(tmp_path: Path) -> None:
     image = program(tmp_path, find_board("cortex-m3"), 'int main(void) { for (;;) __asm__ volatile(""); }')
     with pytest.raises(ExportError, match=r"did not end within 0\.5 s"):
         run(image, timeout_s=0.5)
 
 
-@needs_board
+@needs("board")
 def test_a_missing_emulator_is_an_error_that_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

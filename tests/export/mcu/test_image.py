@@ -9,7 +9,8 @@ import pytest
 from mixbit.errors import ExportError
 from mixbit.export.mcu import BOARDS, Sizes, build, find_board
 from mixbit.export.mcu._linker import linker_script
-from tests.export.mcu.tools import needs_board, program
+from tests.export.mcu.tools import program
+from tests.needs import needs
 
 SOURCE = """
 static const unsigned char constants[1000] = {1};
@@ -21,7 +22,7 @@ int main(int count, char **words) { (void)words; return constants[count] + zeros
 """
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize("core", BOARDS)
 def test_sizes_are_those_of_what_is_used(tmp_path: Path, core: str) -> None:
     image = program(tmp_path, find_board(core), SOURCE)
@@ -32,7 +33,7 @@ def test_sizes_are_those_of_what_is_used(tmp_path: Path, core: str) -> None:
     assert image.total.flash > sizes.flash and image.total.bss >= sizes.bss
 
 
-@needs_board
+@needs("board")
 def test_the_program_around_a_model_does_not_count(tmp_path: Path) -> None:
     model, main = tmp_path / "model", tmp_path / "main.c"
     model.mkdir()
@@ -43,7 +44,7 @@ def test_the_program_around_a_model_does_not_count(tmp_path: Path) -> None:
     assert image.total.bss >= 4096
 
 
-@needs_board
+@needs("board")
 def test_a_program_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"(?s)link for mps3-an547.*RAM"):
         program(
@@ -51,7 +52,7 @@ def test_a_program_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
         )
 
 
-@needs_board
+@needs("board")
 def test_a_file_that_does_not_compile_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"(?s)compile .*main\.c.*error"):
         program(tmp_path, find_board("cortex-m4"), "int main(void) { return }")

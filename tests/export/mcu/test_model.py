@@ -12,7 +12,7 @@ from mixbit.export.c import COptions, plan_memory, write_c
 from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import BOARDS, count, verify_board
 from tests.export.graphs import Builder, random_graph, rounded
-from tests.export.mcu.tools import needs_board
+from tests.needs import needs
 
 
 def every_width(*, bits: int = 8) -> IntegerGraph:
@@ -37,7 +37,7 @@ def samples_of(graph: IntegerGraph, count: int = 2, seed: int = 0) -> np.ndarray
     return (2 * np.random.default_rng(seed).standard_normal((count, *shape))).astype(np.float32)
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize("core", BOARDS)
 def test_every_layer_has_the_reference_s_bytes(core: str) -> None:
     graph = every_width()
@@ -46,14 +46,14 @@ def test_every_layer_has_the_reference_s_bytes(core: str) -> None:
     assert (found.identical_outputs, found.identical_layers) == (2, 2 * found.layers)
 
 
-@needs_board
+@needs("board")
 def test_packed_activations_have_them_too() -> None:
     graph = every_width(bits=3)
     options = COptions(kernels="dsp", pack_activations=True)
     assert verify_board(graph, samples_of(graph), options=options).first_difference is None
 
 
-@needs_board
+@needs("board")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_have_them_too(seed: int) -> None:
@@ -64,7 +64,7 @@ def test_random_networks_have_them_too(seed: int) -> None:
     assert verify_board(graph, samples_of(graph, seed=seed), board=core, options=options).first_difference is None
 
 
-@needs_board
+@needs("board")
 def test_a_wrong_weight_is_found_in_its_layer(tmp_path: Path) -> None:
     graph, options = every_width(), COptions(kernels="dsp")
     folder = write_c(graph, tmp_path / "model", options=options).path
@@ -78,7 +78,7 @@ def test_a_wrong_weight_is_found_in_its_layer(tmp_path: Path) -> None:
     assert not found.exact and found.identical_layers < 2 * found.layers
 
 
-@needs_board
+@needs("board")
 def test_counts_add_up_and_are_the_same_in_every_run() -> None:
     graph = every_width()
     found, again = count(graph), count(graph)
@@ -89,7 +89,7 @@ def test_counts_add_up_and_are_the_same_in_every_run() -> None:
     assert found.sizes.ram == plan_memory(graph, options=COptions(kernels="dsp")).arena_bytes
 
 
-@needs_board
+@needs("board")
 @pytest.mark.parametrize(("bits", "limit"), [(8, 1.4), (6, 1.9), (4, 1.45), (2, 1.35)])
 def test_instructions_of_a_product_do_not_grow(bits: int, limit: float) -> None:
     """3x3, 32 to 32 channels, 16x16 on an M4; the goals are 2.0 at 8 bits, 2.3 at 4 and 2.6 at 2."""
@@ -102,7 +102,7 @@ def test_instructions_of_a_product_do_not_grow(bits: int, limit: float) -> None:
     assert first.per_mac is not None and first.per_mac < limit
 
 
-@needs_board
+@needs("board")
 def test_a_network_larger_than_the_memory_is_an_error() -> None:
     """The M55 board has 2 MB of RAM and 512 kB of flash."""
     b = Builder((1, 1500, 1500), seed=0)

@@ -16,8 +16,8 @@ from mixbit.export.graph import IntegerGraph
 from mixbit.export.latency import OVERHEAD, FloatModel, build, options_of, predict
 from mixbit.export.mcu.target import BoardTarget, kernel_of, owner_of
 from tests.export.graphs import Builder, random_graph, rounded
-from tests.export.mcu.tools import needs_board
 from tests.export.test_latency import NET, small
+from tests.needs import needs
 
 DSP = COptions(kernels="dsp")
 
@@ -47,7 +47,7 @@ def test_kernels_differ_in_shape_and_width_and_in_nothing_else() -> None:
     assert len({first, narrow, strided}) == 3
 
 
-@needs_board
+@needs("board")
 @pytest.mark.slow
 def test_a_table_of_instructions_predicts_other_policies() -> None:
     checks = {"mixed": {"op1": LayerBits(8, 4), "op2": LayerBits(4, 8), "op6": LayerBits(4, 4)}}
@@ -61,7 +61,7 @@ def test_a_table_of_instructions_predicts_other_policies() -> None:
     assert LatencyTable.from_json(table.to_json()) == table
 
 
-@needs_board
+@needs("board")
 def test_steps_add_up_to_the_whole() -> None:
     (found,) = (
         BoardTarget(core="cortex-m3")

@@ -1,21 +1,10 @@
-"""What tests on emulated boards share: the mark, and programs written by hand."""
+"""What tests on emulated boards share: programs written by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from mixbit.export.mcu import Board, Image, build
-from mixbit.export.mcu._tools import missing_tools
-
-_MISSING = missing_tools()
-
-
-def needs_board(test: object) -> object:
-    """Marks a test that compiles for a board and runs on it."""
-    reason = f"needs {', '.join(_MISSING)}: make setup-mcu installs compiler and emulator"
-    return pytest.mark.mcu(pytest.mark.skipif(bool(_MISSING), reason=reason)(test))
 
 
 def program(folder: Path, board: Board, source: str, **settings: object) -> Image:

@@ -16,23 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mixbit.export.mcu import find_board
 
 FREESTANDING = Path(__file__).parent / "freestanding"
-PACKAGES = ("ziglang", "unicorn")
 _FLAGS = ("-std=c99", "-O2", "-Wall", "-ffunction-sections", "-fdata-sections", "-DMODEL_HOOK")
 _FLASH, _RAM, _REGION = 0x10000, 0x20000000, 4 << 20
 _EXIT = _FLASH + _REGION  # mapped, and holds nothing: an inference that returns here has ended
 _TIMEOUT_US = 120_000_000
-_MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-
-
-def needs_unicorn(test: object) -> object:
-    """Marks a test that needs no root: compiler and emulator come from PyPI."""
-    reason = f"needs {', '.join(_MISSING)}: pip install -c constraints.txt -e '.[emulator]'"
-    return pytest.mark.skipif(bool(_MISSING), reason=reason)(test)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
