@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
+from mixbit import _checkpoint
 from mixbit.data import LoaderSplit, TensorSplit, read_keys
+from mixbit.data.order import samples_of
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
 from mixbit.evaluation import evaluate
 from mixbit.metric import mean_absolute_error
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
+from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of
 from mixbit.training import StepContext, TrainConfig, distilled_loss, supervised_step, train
+from tests.by_hand import by_hand
 
 SCRIPT = Path(__file__).parent / "training_script.py"
 
@@ -69,10 +78,9 @@ def test_quantized_training_learns_and_moves_the_steps(tmp_path: Path) -> None:
     assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[-1]["test"]["samples"] == 96
 
 
-@pytest.mark.parametrize(
-    "change", [{"optimizer": "adamw", "lr": 0.005}, {"ema": 0.9}, {"precision": "bf16"}, {"label_smoothing": 0.1}]
-)
-def test_options_learn_too(change: dict[str, object]) -> None:
+@pytest.mark.parametrize("change", [{"optimizer": "adamw", "lr": 0.005}, {"precision": "bf16"}])
+def test_quantized_networks_learn_under_adamw_and_bf16(change: dict[str, object]) -> None:
+    """What the options do is held by the table below; here, that low-bit weights bear them."""
     split = tiny_split()
     config = TrainConfig(**{"epochs": 4, "batch_size": 16, "lr": 0.05, "augment": False, **change})  # type: ignore[arg-type]
     result = train(quantized_net(), split, split, config, quiet=True)
@@ -260,15 +268,72 @@ def test_poisoned_weights_are_never_checkpointed(tmp_path: Path) -> None:
         train(model, tiny_split(), None, CONFIG, run=tmp_path, step=step, quiet=True)
 
 
-def test_distillation_needs_a_teacher_and_uses_it() -> None:
+def test_distillation_needs_a_teacher() -> None:
     config = TrainConfig(epochs=1, batch_size=16, distill=0.5)
     with pytest.raises(MixbitError, match="teacher"):
         train(quantized_net(), tiny_split(), None, config, quiet=True)
-    train(quantized_net(), tiny_split(), None, config, teacher=tiny_net(), quiet=True)
-    far = distilled_loss(
-        torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor(0.0), weight=1.0, temperature=1.0
+
+
+def test_the_distilled_loss_is_the_divergence_of_the_student_from_its_teacher() -> None:
+    """Of probabilities p (teacher) and q that are no mirror images of each other, softened by 3: sum p log(p / q)."""
+    outputs, teacher = (
+        torch.tensor([[3.0, 0.0, -1.0], [0.5, 0.2, 2.0]]),
+        torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 0.3]]),
     )
-    assert float(far) > 1
+    apart = 0.0
+    for row, other in zip(outputs.tolist(), teacher.tolist(), strict=True):
+        q, p = ([math.exp(one / 3) / sum(math.exp(two / 3) for two in line) for one in line] for line in (row, other))
+        apart += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 2
+    found = distilled_loss(outputs, teacher, torch.tensor(0.8), weight=0.3, temperature=3.0)
+    assert float(found) == pytest.approx(0.7 * 0.8 + 0.3 * 9 * apart, rel=1e-5)
+
+
+def test_a_penalty_is_told_the_epochs_trained_and_counts() -> None:
+    """Its value in the loss that is reported, its gradient as it adds it."""
+    times, start = list[float](), tiny_net()[6].weight.detach().clone()
+
+    def penalty(model: nn.Module, epochs: float) -> Tensor:
+        times.append(epochs)
+        model[6].weight.grad = torch.ones_like(model[6].weight)  # type: ignore[index, operator, union-attr]
+        return torch.tensor(float("inf") if epochs > 1.7 else 1.0)
+
+    model = tiny_net()
+    config = replace(CONFIG, batch_size=48, epochs=3, lr=0.01, momentum=0.0, weight_decay=0.0, final_lr=1.0)
+    with pytest.raises(TrainingDiverged, match="epoch 2, at batch 2: loss=inf, the loss itself is not finite"):
+        train(
+            model, tiny_split(), None, replace(config, epochs=3), penalty=lambda m, e: penalty(m, e + 0.3), quiet=True
+        )
+    assert times == pytest.approx([0.3, 0.8, 1.3, 1.8])
+    torch.testing.assert_close(model[6].weight.detach(), start - 3 * 0.01, rtol=1e-5, atol=1e-6)
+
+
+def test_a_monitor_ends_a_training_once_and_for_all(tmp_path: Path) -> None:
+    """It sees the epochs before, puts its weights in before the last evaluation, and a resumed run stays ended."""
+
+    class End:
+        seen: ClassVar[list[tuple[int, int]]] = []
+
+        def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
+            self.seen.append((record["epoch"], len(history)))
+            return record["epoch"] == 2
+
+        def at_end(self, model: nn.Module) -> None:
+            nn.init.zeros_(model[6].weight)  # type: ignore[index, arg-type]
+            nn.init.zeros_(model[6].bias)  # type: ignore[index, arg-type]
+
+    for _ in range(2):
+        config = replace(CONFIG, epochs=5, validate_every=0, batch_size=32)
+        result = train(tiny_net(), tiny_split(), tiny_split(), config, run=tmp_path, monitor=End(), quiet=True)
+        assert End.seen == [(1, 0), (2, 1)] and [one.get("ended") for one in result.history] == [None, True]
+        assert result.metrics is not None and result.metrics.loss == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_a_teacher_judges_in_evaluation_mode_and_stays_as_it_was() -> None:
+    """Its dropout and its norm are off in the copy, and the user's own has neither mode nor statistics changed."""
+    model, teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), tiny_net().train()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    train(model, tiny_split(), None, replace(CONFIG, distill=1.0), teacher=teacher, quiet=True)
+    assert teacher.training and alike(before, dict(teacher.state_dict()))
 
 
 @pytest.mark.parametrize(
@@ -401,3 +466,238 @@ def test_steps_that_a_rate_would_take_through_zero_are_held_and_told() -> None:
     with pytest.warns(UserWarning, match=r"step sizes were cut short .*lower step_lr"):
         train(model, data, None, config, quiet=True)
     assert all(bool((bank.steps > 0).all()) for bank in quantizers(model).values())
+
+
+# ----------------------------------------------------------------------------------- every option, by hand or counted
+
+
+def colours(count: int = 24) -> TensorSplit:
+    """Images (3, 5, 5) of three classes, which augmentation shifts and mirrors."""
+    random = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (count, 3, 5, 5), generator=random).to(torch.uint8)
+    return TensorSplit(pixels, torch.arange(count) % 3, 3, [0.5] * 3, [0.25] * 3, pad=1, flip=True)
+
+
+def small_net(seed: int = 0) -> nn.Sequential:
+    """No bias in front of the norm: its gradient is rounding alone, of which AdamW makes full steps."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+
+
+PLAIN: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.05, "bn_samples": 0, "final_lr": 0.1}
+
+
+def spoiled(model: nn.Module, number: int) -> None:
+    """No gradient at all for the first layer in every other step, and a part of one for the last."""
+    if number % 2:
+        model[0].weight.grad.zero_()  # type: ignore[index, union-attr, operator]
+        model[4].weight.grad[1:] = 0  # type: ignore[index, union-attr, operator]
+
+
+def in_the_loop(config: TrainConfig) -> dict[str, Tensor]:
+    """What `by_hand` gives, by `train`: the same model, teacher and gradients."""
+    model, teacher = small_net(), small_net(1)
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        loss = supervised_step(context, x, y)
+        if config.drop_zero_gradients or config.momentum == 0.8:
+            spoiled(model, context.number)
+        return loss
+
+    train(model, colours(), colours(), config, teacher=teacher, step=step, quiet=True)
+    return {name: tensor for name, tensor in model.state_dict().items() if "tracked" not in name}
+
+
+def close(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.allclose(first[name], second[name], rtol=1e-4, atol=2e-5) for name in first)
+
+
+def as_by_hand(option: str, first: Any, second: Any, **others: Any) -> OptionRow:
+    """The loop ends where the hand-written training ends, with both values, which lie apart."""
+
+    def seen(value: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        config = TrainConfig(**{**PLAIN, **others, option: value})
+        spoil = spoiled if config.drop_zero_gradients or config.momentum == 0.8 else None
+        return in_the_loop(config), by_hand(small_net(), colours(), config, teacher=small_net(1), spoil=spoil)
+
+    def holds(one: Any, other: Any) -> bool:
+        return close(*one) and close(*other) and not close(one[1], other[1])
+
+    return OptionRow(option, (first, second), seen=seen, holds=holds, says=", ".join(others) or "as by hand")
+
+
+@dataclass
+class Notes:
+    """What a training did: the numbers of the images of every step, the layouts of what its model read, and so on."""
+
+    batches: list[list[int]] = field(default_factory=list)
+    layouts: set[bool] = field(default_factory=set)
+    types: set[torch.dtype] = field(default_factory=set)
+    saved: list[int] = field(default_factory=list)
+    drawn: list[float] = field(default_factory=list)
+    compiled: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def numbered(count: int = 30) -> TensorSplit:
+    """Image i is full of i."""
+    pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 5, 5).contiguous()
+    return TensorSplit(pixels, torch.arange(count) % 3, 3, [0.0] * 3, [1 / 255] * 3)
+
+
+def notes_of(folder: Path | None = None, *, seconds: float = 0.0, **changed: Any) -> Notes:
+    """Train on numbered images; a step takes `seconds` by a clock that nothing else moves."""
+    found, model, now = Notes(), small_net(), [0.0]
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.types.add(output.dtype)
+        if found.batches:  # the trial before the first step is not laid out
+            found.layouts.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        found.batches.append(x[:, 0, 0, 0].round().int().tolist())
+        found.drawn += [float(torch.rand(())), float(context.seed)]
+        now[0] += seconds
+        return supervised_step(context, x, y)
+
+    def compiled(inner: nn.Module) -> Any:
+        def run(x: Tensor) -> Any:
+            found.compiled += 1
+            return inner(x)
+
+        return run
+
+    model[0].register_forward_hook(look)
+    write = _checkpoint.write
+    with (
+        mock.patch("mixbit.training.time.perf_counter", side_effect=lambda: now[0]),
+        mock.patch.object(torch, "compile", compiled),
+        mock.patch("mixbit._checkpoint.write", lambda *a: (found.saved.append(a[2]["batch"]), write(*a))),
+    ):
+        config = TrainConfig(**{**PLAIN, **changed})
+        found.history = train(model, numbered(), numbered(), config, run=folder, step=step, quiet=True).history
+    return found
+
+
+def saved_at(seconds: float) -> list[int]:
+    """After which steps of one epoch of six a checkpoint was written, where a step takes ten seconds; 0 at its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        return notes_of(Path(folder), seconds=10.0, epochs=1, batch_size=5, checkpoint_seconds=seconds).saved
+
+
+def validated(every: int) -> list[int]:
+    """The epochs that were evaluated."""
+    return [one["epoch"] for one in notes_of(epochs=5, validate_every=every).history if "test" in one]
+
+
+def chosen(fraction: float) -> list[list[int]]:
+    """The images of each epoch, by number."""
+    found = notes_of(fraction=fraction, batch_size=5, seed=2).batches
+    half = len(found) // 2
+    return [sorted(number for batch in part for number in batch) for part in (found[:half], found[half:])]
+
+
+def rates_of_steps(step_lr: float | None) -> set[tuple[float, float]]:
+    """(rate of step sizes, rate of the others) in a training at one constant rate."""
+    found: list[float] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        steps = {id(bank.steps) for bank in quantizers(model).values()}
+        found.extend(
+            group["lr"] * (-1 if id(parameter) in steps else 1)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
+
+    model, hook = quantized_net(), register_optimizer_step_pre_hook(look)
+    config = TrainConfig(epochs=1, batch_size=48, lr=0.02, step_lr=step_lr, final_lr=1.0, bn_samples=0)
+    train(model, tiny_split(), None, config, quiet=True)
+    hook.remove()
+    return {(-min(found), max(found)), (-max(r for r in found if r < 0), min(r for r in found if r > 0))}
+
+
+def statistics(samples: int) -> tuple[Tensor, Tensor]:
+    """(statistics of the norm after a training, by the closed form over the first batches), mean and variance."""
+    model = small_net()
+    config = TrainConfig(**{**PLAIN, "bn_samples": samples, "seed": 3, "augment": False})
+    train(model, colours(), colours(), config, quiet=True)
+    batches = colours().batches(8, seed=3, shuffle=True, drop_last=True)
+    outputs = [model[0](x).detach() for (x, _), _ in zip(batches, range(-(-samples // 8)), strict=False)]
+    wanted = [torch.stack([of(one) for one in outputs]).mean(0) for of in (_mean, _variance)]
+    return torch.cat([model[1].running_mean, model[1].running_var]), torch.cat(wanted)  # type: ignore[list-item]
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean((0, 2, 3))
+
+
+def _variance(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).flatten(1).var(1)
+
+
+def both_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    pairs = (one, other)
+    return all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs) and not torch.allclose(one[1], other[1])
+
+
+def expects(first: Any, second: Any) -> Callable[[Any, Any], bool]:
+    return lambda one, other: (one, other) == (first, second)
+
+
+class TestTrainConfigOptions(OptionCases):
+    """Every setting of the loop against a training written by hand, or by what it counts."""
+
+    owner = TrainConfig
+    options = fields_of(TrainConfig)
+    rows = (
+        as_by_hand("epochs", 2, 3),
+        as_by_hand("batch_size", 8, 6),
+        as_by_hand("optimizer", "sgd", "adamw", lr=0.01, weight_decay=0.1),
+        as_by_hand("lr", 0.05, 0.02),
+        as_by_hand("lr", 0.01, 0.02, optimizer="adamw"),
+        OptionRow("step_lr", (None, 0.003), seen=rates_of_steps, holds=expects({(0.02, 0.02)}, {(0.003, 0.02)})),
+        as_by_hand("momentum", 0.9, 0.0),
+        as_by_hand("weight_decay", 1e-4, 0.3),
+        as_by_hand("warmup_epochs", 0.0, 1.5),
+        as_by_hand("warmup_epochs", 1.0, 2.5, schedule="epoch", epochs=3),
+        as_by_hand("final_lr", 0.0, 0.5),
+        as_by_hand("final_lr", 0.0, 0.5, warmup_epochs=1.0),
+        as_by_hand("schedule", "step", "epoch"),
+        as_by_hand("label_smoothing", 0.0, 0.4),
+        as_by_hand("distill", 0.0, 0.3),
+        as_by_hand("distill", 0.3, 1.0, label_smoothing=0.2),
+        as_by_hand("temperature", 4.0, 1.5, distill=0.7),
+        as_by_hand("clip_value", None, 0.02),
+        as_by_hand("drop_zero_gradients", False, True, momentum=0.8, weight_decay=0.1),
+        as_by_hand("ema", None, 0.6),
+        as_by_hand("ema", 0.1, 0.3, epochs=4),
+        OptionRow("bn_samples", (8, 20), seen=statistics, holds=both_close, says="of the first batches"),
+        as_by_hand("fraction", 1.0, 0.7),
+        OptionRow(
+            "fraction", (1.0, 0.5), seen=chosen, says="the same images in every epoch",
+            holds=expects([list(range(30))] * 2, [samples_of(30, 0.5, 2).tolist()] * 2),
+        ),
+        as_by_hand("augment", True, False),
+        as_by_hand("precision", "float32", "bf16", lr=0.5, clip_value=None),
+        OptionRow(
+            "precision", ("float32", "bf16"), seen=lambda value: notes_of(precision=value, validate_every=0).types,
+            holds=expects({torch.float32}, {torch.float32, torch.bfloat16}), says="in training alone",
+        ),
+        OptionRow(
+            "channels_last", (True, False), holds=expects({True}, {False}),
+            seen=lambda value: notes_of(channels_last=value, bn_samples=8).layouts,
+        ),
+        OptionRow("compile", (False, True), seen=lambda value: notes_of(compile=value).compiled, holds=expects(0, 6)),
+        as_by_hand("seed", 0, 1),
+        OptionRow(
+            "seed", (0, 7), seen=lambda value: notes_of(seed=value).drawn[:2], says="of random draws, and told",
+            holds=lambda one, other: (one, other) == ([first_draw(0), 0.0], [first_draw(7), 7.0]),
+        ),
+        OptionRow("checkpoint_seconds", (1e6, 25.0), seen=saved_at, holds=expects([0], [3, 0])),
+        OptionRow("validate_every", (1, 2), seen=validated, holds=expects([1, 2, 3, 4, 5], [2, 4, 5])),
+        OptionRow("validate_every", (0, 3), seen=validated, holds=expects([5], [3, 5]), says="the last always"),
+    )  # fmt: skip
+
+
+def first_draw(seed: int) -> float:
+    return float(torch.rand((), generator=torch.Generator().manual_seed(seed)))

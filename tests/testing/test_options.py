@@ -23,7 +23,7 @@ from tests.support import ROOT
 WITHOUT_A_TABLE = {
     "COptions", "Clado", "Fit", "HawqV2", "HawqV3", "KurtosisConfig", "Limpq", "LimpqInit", "MapSize", "MpqCo",
     "OneAtATime", "PTQConfig", "QuantizeConfig", "RandomScores", "Sqnr", "StressSettings", "Subject",
-    "TopologicalEntropy", "TrainConfig", "Uniform", "WeightEntropy",
+    "TopologicalEntropy", "Uniform", "WeightEntropy",
     "cifar10", "digits", "fashion-mnist", "hf", "imagefolder",
     "mixbit", "mixbit allocate", "mixbit compare", "mixbit demo", "mixbit evaluate", "mixbit export", "mixbit inspect",
     "mixbit latency build", "mixbit list", "mixbit search", "mixbit stress", "mixbit train", "mixbit transfer",
