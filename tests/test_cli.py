@@ -16,7 +16,6 @@ import typer
 
 from mixbit import cli, runs
 from mixbit._version import __version__
-from tests.needs import need
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str | Path, code: int = 0) -> str:
@@ -152,29 +151,6 @@ def test_stress_shows_how_a_run_holds_up(float_run: Path, tmp_path: Path, capsys
     assert next_command(found)[:2] == ["stress", str(float_run)]
     found = run(capsys, "stress", float_run, tmp_path / "kure", *few, "--out", tmp_path / "both")
     assert "mCE by the first" in found and (tmp_path / "both" / "shifts.html").is_file()
-
-
-@pytest.mark.slow
-def test_latency_build_leads_to_a_policy_within_a_time(
-    float_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need("onnx")
-    monkeypatch.chdir(tmp_path)
-    quick = ["--bits", "4,8", "--repeats", "2", "--checks", "1"]
-    found = run(capsys, "latency", "build", "digits-resnet", "--data", "digits", "--target", "onnxruntime", *quick)
-    assert "Latency with onnxruntime" in found and "Predicted against measured" in found
-    assert written(found) == [Path("latency.json")]
-    table = json.loads(Path("latency.json").read_text())
-    assert (table["format"], table["unit"]) == ("mixbit-latency", "ns")
-    weights = float_run / "model.safetensors"
-    words = ["search", "limpq-init", "digits-resnet", "--data", "digits", "--weights", weights, "--bits", "4,8"]
-    run(capsys, *words, "--run", "runs/search")
-    allocated = run(capsys, *next_command(found))
-    policy = json.loads(written(allocated)[0].read_text())
-    assert re.search(r"latency=\S+ +\d", allocated)
-    assert policy["costs"]["latency_ns"] > 0 and list(policy["budget"]) == ["latency"]
-    refused = run(capsys, "allocate", "runs/search", "--budget", "latency=1ns", "--latency", "latency.json", code=2)
-    assert "cannot be met: the smallest is" in refused
 
 
 def test_inspect_writes_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

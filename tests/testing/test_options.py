@@ -25,8 +25,8 @@ WITHOUT_A_TABLE = {
     "OneAtATime", "PTQConfig", "QuantizeConfig", "RandomScores", "Sqnr", "StressSettings", "Subject",
     "TopologicalEntropy", "Uniform", "WeightEntropy",
     "cifar10", "digits", "fashion-mnist", "hf", "imagefolder",
-    "mixbit", "mixbit allocate", "mixbit compare", "mixbit demo", "mixbit evaluate", "mixbit export", "mixbit inspect",
-    "mixbit latency build", "mixbit list", "mixbit search", "mixbit stress", "mixbit train", "mixbit transfer",
+    "mixbit", "mixbit demo", "mixbit evaluate", "mixbit export", "mixbit inspect",
+    "mixbit list", "mixbit stress", "mixbit train",
     "mixbit verify",
 }  # fmt: skip
 
