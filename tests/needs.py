@@ -40,6 +40,16 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _processor(*instructions: str) -> Callable[[], bool]:
+    """Whether Linux names all of these among what the processor has."""
+
+    def there() -> bool:
+        told = Path("/proc/cpuinfo")
+        return told.exists() and set(instructions) <= set(told.read_text().split())
+
+    return there
+
+
 def _jpeg() -> bool:
     from PIL import features
 
@@ -77,6 +87,9 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "shared": (DATA, lambda: shared_folder().is_dir()),
     "transformers": ("transformers: extra zoo", _packages("transformers")),
     "unicorn": ("ziglang and unicorn: extra emulator", _packages("ziglang", "unicorn")),
+    "x86-64": ("an x86-64 processor under Linux", _processor("sse2")),
+    "x86-64-v3": ("a processor with AVX2", _processor("avx2", "fma", "bmi2")),
+    "x86-64-v4": ("a processor with AVX-512", _processor("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
 }
 """Name -> what is missing and how it is got, and whether it is there."""
 

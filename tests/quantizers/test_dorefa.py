@@ -39,6 +39,30 @@ def test_weights_are_the_formula_and_so_are_gradients(bits: int) -> None:
     torch.testing.assert_close(x.grad, w.grad)
 
 
+def test_gradients_of_a_channel_are_those_of_its_own_formula() -> None:
+    """The largest weight's, on which the maximum depends, included."""
+    w, x, up = weights().requires_grad_(), weights().requires_grad_(), weights(1)
+    (torch.stack([formula(channel, 3) for channel in w]) * up).sum().backward()
+    (DoReFaWeights([3], signed=True, channels=6)(x) * up).sum().backward()
+    assert w.grad is not None and x.grad is not None
+    torch.testing.assert_close(x.grad, w.grad)
+
+
+def test_activations_pass_gradients_inside_and_stop_them_at_the_ends() -> None:
+    quantizer = DoReFaActivations([2], signed=False)
+    x = torch.tensor([-1.0, 0.0, 0.1, 0.5, 0.9, 1.0, 7.0], requires_grad=True)
+    y = quantizer(x)
+    y.backward(torch.arange(1.0, 8.0))
+    torch.testing.assert_close(y.detach() * 3, torch.tensor([0.0, 0.0, 0.0, 2.0, 3.0, 3.0, 3.0]))  # 1.5 goes to 2
+    assert x.grad is not None and x.grad.tolist() == [0, 0, 3, 4, 5, 0, 0]
+    assert quantizer.steps.grad is None and not quantizer.steps.requires_grad
+
+
+def test_fixed_quantizers_are_ready_from_the_start() -> None:
+    for quantizer in (DoReFaWeights([4, 2], signed=True), DoReFaActivations([4, 2], signed=False)):
+        assert quantizer.ready.all() and quantizer.fault() is None and not quantizer.never_set
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_zero_is_a_tie_that_goes_up(bits: int) -> None:
     found = DoReFaWeights([bits], signed=True)(torch.tensor([-1.0, 0.0, 1.0]))

@@ -7,12 +7,26 @@ from typing import get_args
 import pytest
 
 from mixbit.errors import MixbitError
-from mixbit.quantizers import ACTIVATIONS, WEIGHTS, ActivationKind, Quantizer, WeightKind, find_kind
+from mixbit.quantizers import (
+    ACTIVATIONS,
+    WEIGHTS,
+    ActivationKind,
+    DoReFaActivations,
+    DoReFaWeights,
+    LsqClip,
+    MidRise,
+    Pact,
+    Quantizer,
+    WeightKind,
+    find_kind,
+)
 
 
 def test_the_names_are_those_of_the_types() -> None:
     assert tuple(WEIGHTS) == get_args(WeightKind) and tuple(ACTIVATIONS) == get_args(ActivationKind)
-    assert WEIGHTS["lsq"] is ACTIVATIONS["lsq"] is Quantizer
+    assert {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights} == WEIGHTS
+    assert {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations} == ACTIVATIONS
+    assert all(find_kind(name, WEIGHTS, "weights") is kind for name, kind in WEIGHTS.items())
 
 
 def test_only_signed_integer_grids_can_be_lowered() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mixbit.quantizers import LsqClip, MidRise, Quantizer, find_rule
+from tests.quantizers.formulas import eighths, lsq
 
 
 def weights(seed: int = 0, shape: tuple[int, ...] = (4, 3, 5)) -> Tensor:
@@ -74,6 +76,51 @@ def test_gradient_is_that_of_the_straight_through_estimator() -> None:
     assert x.grad is not None and w.grad is not None and alpha.grad is not None and quantizer.steps.grad is not None
     torch.testing.assert_close(x.grad, w.grad)
     torch.testing.assert_close(quantizer.steps.grad.flatten() / 3.5, alpha.grad)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [MidRise, LsqClip])
+def test_gradients_inside_at_and_beyond_the_clip(kind: type[Quantizer], channels: int) -> None:
+    """LSQ's on the grid that is moved by half a step, which moves with the step; every tie and both ends are met."""
+    quantizer = kind([3], signed=True, channels=channels)
+    step = torch.tensor([0.5, 1.0, 0.25])[:channels]
+    with torch.no_grad():
+        quantizer.steps.copy_(step)
+    slopes = step[:, None] if channels > 1 else step
+    x = ((torch.arange(-8 * 6, 8 * 6 + 1) / 8).repeat(3, 1) * slopes).requires_grad_()
+    up = eighths((3, 97), 1)
+    y = quantizer(x)
+    y.backward(up)
+    out, passed, by_step, _ = lsq(x.detach() - slopes / 2, up, step, -4, 3)
+    half = slopes / 2
+    # y = Q(x - s/2) + s/2: the argument's part of dy/ds is -1/2 where Q passes gradients on, and s/2's own is 1/2.
+    by_step = by_step + (up.double() - passed).reshape(channels, -1).sum(dim=1) / 2
+    count = 3 * 97 // channels
+    factor = 3.5**-2 if kind is LsqClip else (count * 3.5) ** -0.5
+    assert x.grad is not None and quantizer.steps.grad is not None
+    assert torch.equal(y.detach().double(), out + half) and torch.equal(x.grad.double(), passed)
+    torch.testing.assert_close(quantizer.steps.grad[0].double(), by_step * factor, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_rules_are_their_formulas_on_this_grid(bits: int) -> None:
+    """By brute force over the levels `(k + 1/2) s`; rows whose largest magnitude is below zero, and outliers."""
+    x = np.random.default_rng(0).normal(size=(3, 4000))
+    x[:, 0] = (-12, -10, 8)
+    x *= [[1.0], [10.0], [0.1]]
+    bank = MidRise([bits], signed=True, channels=3)
+    alpha = np.abs(x).max(axis=1)
+    bank.initialise(torch.from_numpy(x), find_rule("minmax"))
+    np.testing.assert_allclose(bank.steps.detach().numpy()[0], 2 * alpha / (2**bits - 1), rtol=1e-6)
+    bank.initialise(torch.from_numpy(x), find_rule("mse"))
+    for row, widest, step in zip(x, 2 * alpha / (2**bits - 1), bank.steps.detach()[0].tolist(), strict=True):
+        parts = widest * np.arange(1, 81) / 80
+        errors = []
+        for s in parts:
+            levels = (np.arange(2**bits) - (2**bits - 1) / 2) * s
+            errors.append((np.abs(row[:, None] - levels).min(axis=1) ** 2).sum())
+        assert step == pytest.approx(parts[int(np.argmin(errors))], rel=1e-4)
+        assert step / widest < 0.7
 
 
 def test_gradient_scale_counts_features_and_the_clip() -> None:

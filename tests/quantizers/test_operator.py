@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixbit.errors import MixbitError
-from mixbit.quantizers import fake_quantize, fuse_under_compile
+from mixbit.quantizers import _native, fake_quantize, fuse_under_compile
+from mixbit.quantizers._native import block
 from mixbit.quantizers.operator import _backward, _forward
-from tests.needs import need
+from tests.needs import need, needs
+from tests.quantizers.formulas import eighths, lsq
+from tests.support import ROOT
 
+ONE = torch.ones(1)
 VALUES = torch.tensor([-1.3, -1, -0.62, -0.3, -0.06, 0, 0.12, 0.26, 0.55, 0.74, 1.4])
 
 
@@ -87,6 +96,143 @@ def test_compiled_kernel_equals_pytorch(
     assert torch.equal(grad, ours[0]) and torch.equal(sums[0], ours[1]) and torch.equal(sums[1], ours[2])
 
 
+# ------------------------------------------------------------------------ the published numbers, at every size
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The number of threads is put back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-4, 3), (0, 7), (-8, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [0, 5])
+def test_both_forms_are_the_published_ones_inside_at_and_beyond_the_bounds(
+    low: int, high: int, channels: int, count: int
+) -> None:
+    """Every eighth of a step from far below to far above, so every bound and every tie is met; all sums are exact."""
+    x = (torch.arange(-8 * 11, 8 * 11 + 1) / 8).repeat(3, 1)
+    step = torch.tensor([0.5, 1.0, 0.25])[:channels]
+    zero = torch.tensor([1.0, -2.0, 0.0])[:channels]
+    x = x * (step[:, None] if channels > 1 else step)
+    up = eighths((3, x.shape[1]), 2)
+    want = lsq(x, up, step, low, high, zero, count)
+    rest = (step, zero, torch.tensor([float(low)]), torch.tensor([float(high)]), count)
+    for forward, backward in (
+        (torch.ops.mixbit.fake_quantize, torch.ops.mixbit.fake_quantize_backward),
+        (_forward, _backward),
+    ):
+        assert torch.equal(forward(x, *rest).double(), want[0])
+        grad_x, grad_step, grad_zero = backward(up, x, *rest)
+        assert torch.equal(grad_x.double(), want[1])
+        torch.testing.assert_close(grad_step.double(), want[2], rtol=1e-6, atol=0)
+        torch.testing.assert_close(grad_zero.double(), want[3], rtol=1e-6, atol=0)
+
+
+LARGE = [
+    (1, (3, 3 * 8192 + 5)),  # one tensor of nine blocks and a bit
+    (3, (3, 2 * 8192 + 7)),  # channels of three blocks each
+    (2, (2, 8192)),  # channels of one block each
+    (2, (2, 8193)),
+]
+
+
+def large_case(channels: int, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """`up`, `x` and the other arguments: multiples of powers of two, so that sums are exact in any order."""
+    step = torch.tensor([0.5, 2.0, 1.0])[:channels]
+    x = eighths(shape, 6) * (step[:, None] if channels > 1 else step)
+    zero = torch.tensor([1.0, 0.0, -1.0])[:channels]
+    return eighths(shape, 1, seed=1), x, step, zero, -4 * ONE, 3 * ONE
+
+
+@needs("kernels")
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize(("channels", "shape"), LARGE)
+def test_many_blocks_on_any_number_of_threads(
+    channels: int, shape: tuple[int, ...], number: int, threads: None
+) -> None:
+    """No block, channel or thread is left out, counted twice or given another's step."""
+    assert block() == 8192
+    up, x, step, zero, low, high = large_case(channels, shape)
+    slices = zip(up.view(channels, -1), x.view(channels, -1), step, zero, strict=True)
+    parts = [lsq_sums(*one, -4, 3) for one in slices]
+    torch.set_num_threads(number)
+    y = torch.ops.mixbit.fake_quantize(x, step, zero, low, high, 0)
+    found = torch.ops.mixbit.fake_quantize_backward(up, x, step, zero, low, high, 0)
+    assert torch.equal(y.view(channels, -1), torch.stack([part[0] for part in parts]))
+    assert torch.equal(found[0].view(channels, -1), torch.stack([part[1] for part in parts]))
+    assert found[1].double().tolist() == [part[2] for part in parts]
+    assert found[2].double().tolist() == [part[3] for part in parts]
+
+
+def lsq_sums(
+    up: Tensor, x: Tensor, step: Tensor, zero: Tensor, low: int, high: int
+) -> tuple[Tensor, Tensor, float, float]:
+    """As `formulas.lsq` for one slice, in NumPy, which is fast enough for many elements."""
+    v, g = (x.double() / step).numpy(), up.double().numpy()
+    s, z = float(step), float(zero)
+    whole = (v.round() + z).clip(low, high) - z
+    inside = (v + z > low) & (v + z < high)
+    by_step, by_zero = (g * (whole - v * inside)).sum(), -s * g[~inside].sum()
+    return torch.from_numpy(s * whole).float(), torch.from_numpy(g * inside).float(), float(by_step), float(by_zero)
+
+
+@pytest.mark.parametrize("path", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_every_instruction_set_gives_the_same_numbers(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels are compiled for three; a processor would only ever run one of them."""
+    need("gcc", path)
+    built = tmp_path / "kernels.so"
+    options = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+    source = str(ROOT / "src" / "mixbit" / "quantizers" / "_kernels.c")
+    command = ["gcc", *options, f"-march={path}", "-DMULTIVERSION=", source, "-o", str(built), "-lm"]
+    subprocess.run(command, check=True)
+    compiled = ctypes.CDLL(str(built))
+    _native._declare(compiled)
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels, shape in LARGE[:2]:
+            up, x, *rest = large_case(channels, shape)
+            up, x = up.to(dtype), x.to(dtype)
+            want = (_forward(x, *rest, 3), *_backward(up, x, *rest, 3))
+            with monkeypatch.context() as patch:
+                name = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
+                kernels = tuple(getattr(compiled, f"mixbit_{way}_{name}") for way in ("forward", "backward"))
+                patch.setattr("mixbit.quantizers.operator.kernels_of", lambda _dtype, found=kernels: found)
+                y = torch.ops.mixbit.fake_quantize(x, *rest, 3)
+                found = torch.ops.mixbit.fake_quantize_backward(up, x, *rest, 3)
+            assert torch.equal(y, want[0]) and torch.equal(found[0], want[1])
+            torch.testing.assert_close(found[1:], want[2:], rtol=1e-6, atol=0)  # the scale is rounded
+
+
+@needs("kernels")
+def test_both_types_have_kernels_and_no_other_has() -> None:
+    """A float16 tensor read as bfloat16 would be nonsense of the right shape."""
+    assert [_native.kernels_of(dtype) is not None for dtype in (torch.float32, torch.bfloat16)] == [True, True]
+    assert [_native.kernels_of(dtype) for dtype in (torch.float16, torch.float64)] == [None, None]
+
+
+def test_bfloat16_results_are_rounded_half_to_even() -> None:
+    """A step of 1 + 2^-8 puts every odd level half way between two numbers of bfloat16."""
+    step, x = torch.tensor([1 + 2.0**-8]), torch.arange(-7.0, 8.0).to(torch.bfloat16)
+    y = fake_quantize(x, step, 0 * ONE, -8 * ONE, 7 * ONE)
+    assert torch.equal(y, (x.float() * step).to(torch.bfloat16))
+    assert y[8].item() == 1.0 and y[10].item() == 3.015625
+
+
+def test_a_gradient_that_is_written_over_is_that_of_the_input() -> None:
+    """Also in layouts that no kernel takes."""
+    x, up = torch.randn(5, 6).t(), torch.randn(6, 5)
+    rest = (x, torch.full((6,), 0.3), torch.zeros(6), -2 * ONE, 1 * ONE, 4)
+    want = torch.ops.mixbit.fake_quantize_backward(up, *rest)
+    sums = torch.ops.mixbit.fake_quantize_backward_(up, *rest)
+    assert torch.equal(up, want[0])
+    assert torch.equal(sums[0], want[1]) and torch.equal(sums[1], want[2])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_registration_is_complete(channels: int) -> None:
     """PyTorch's own checks: schema, fake tensors, autograd registration, and AOT dispatch."""
@@ -139,7 +285,6 @@ def plain(x: Tensor, step: Tensor, zero: Tensor, low: float, high: float) -> Ten
     return (whole.detach() - z + torch.where(inside, z - z.detach(), 0.0) + (passed - passed.detach())) * s
 
 
-ONE = torch.ones(1)
 LAYOUTS = {
     "contiguous": lambda x: x,
     "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),

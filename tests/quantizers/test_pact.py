@@ -46,6 +46,37 @@ def test_gradient_of_the_clip_is_one_where_it_clips(bits: int) -> None:
     assert torch.equal(x.grad, w.grad)  # type: ignore[arg-type]
 
 
+def test_on_the_clip_itself_the_clip_gets_the_gradient() -> None:
+    """PACT's formula says `x >= alpha`; the input gets none there, nor at zero and below."""
+    quantizer = Pact([2], signed=False, alpha=1.5)
+    x = torch.tensor([-1.0, 0.0, 0.25, 0.5, 1.25, 1.5, 1.75, 9.0], requires_grad=True)
+    up = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    y = quantizer(x)
+    y.backward(up)
+    assert y.tolist() == [0.0, 0.0, 0.0, 0.5, 1.0, 1.5, 1.5, 1.5]  # 0.25 and 1.25 are ties, to the even level
+    assert x.grad is not None and quantizer.steps.grad is not None
+    assert x.grad.tolist() == [0, 0, 4, 8, 16, 0, 0, 0]
+    assert quantizer.steps.grad.item() == pytest.approx((32 + 64 + 128) / 3)
+
+
+def test_settings_are_kept() -> None:
+    quantizer = Pact([4], signed=False, alpha=2.0, decay=0.125)
+    assert (quantizer.alpha, quantizer.decay) == (2.0, 0.125)
+    assert quantizer.ready.all() and not Pact([4], signed=False).ready.any()
+    assert Pact([4], signed=False).decay == 0
+
+
+def test_a_given_clip_is_the_same_at_every_bit_width_after_calibration() -> None:
+    """Batch by batch too, where the rule finds other steps."""
+    quantizer = Pact([4, 2], signed=False, batched=True, alpha=3.0)
+    quantizer.rule = find_rule("minmax")
+    for bits in (4, 2):
+        quantizer.select(bits)
+        for seed in (0, 1):
+            quantizer(inputs(seed))
+    torch.testing.assert_close(quantizer.steps.detach().flatten(), torch.tensor([3 / 15, 3 / 3]))
+
+
 def test_sgd_on_the_step_is_sgd_on_the_clip() -> None:
     quantizer, alpha = Pact([3], signed=False, alpha=1.5), torch.tensor([1.5], requires_grad=True)
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.02}

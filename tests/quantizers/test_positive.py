@@ -38,8 +38,28 @@ def test_no_step_falls_below_half(change: float, after: float) -> None:
 
 def test_channels_are_held_one_by_one() -> None:
     quantizer = with_steps(0.2, channels=3)
-    update(quantizer, PositiveSteps(quantizer), torch.tensor([[-1.0, -0.05, 0.3]]))
+    guard = PositiveSteps(quantizer)
+    update(quantizer, guard, torch.tensor([[-1.0, -0.05, 0.3]]))
     torch.testing.assert_close(quantizer.steps.detach(), torch.tensor([[0.1, 0.15, 0.5]]))
+    update(quantizer, guard, torch.tensor([[-1.0, -1.0, -0.1]]))
+    assert guard.cut_short() == {"steps": 2}  # of the step that was cut short most often, not of all together
+
+
+def test_what_is_told_names_the_steps_that_were_cut_short_most() -> None:
+    model = nn.Sequential(*(with_steps(0.2) for _ in range(5)))
+    guard = PositiveSteps(model)
+    for number in (0, 1, 1, 2, 2, 2, 3, 3, 3, 3):
+        guard.look()
+        with torch.no_grad():
+            model[number].steps -= 1.0
+        guard.hold()
+    assert guard.cut_short() == {"0.steps": 1, "1.steps": 2, "2.steps": 3, "3.steps": 4}
+    text = guard.told(updates=100)
+    assert text is not None and text.startswith("updates of 4 of 5 step sizes were cut short at half of the step")
+    assert "3.steps (4 times), 2.steps (3 times), 1.steps (2 times), ..." in text and "0.steps" not in text
+    few = guard.told(updates=300)
+    assert few is not None and "updates of 2 of 5" in few and "2.steps (3 times). The rate" in few
+    assert guard.told(updates=401) is None
 
 
 def test_the_smallest_step_is_that_of_the_rules() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from mixbit.errors import MixbitError, WeightsError
-from mixbit.quantizers import WEIGHTS, Quantizer, find_rule
+from mixbit.quantizers import WEIGHTS, GradientScale, Quantizer, find_rule
+from tests.quantizers.formulas import eighths, lsq
 
 
 def bank(**kwargs: object) -> Quantizer:
@@ -62,6 +64,117 @@ def test_gradient_scale(scale: str, factor: float) -> None:
         quantizer(x).sum().backward()
         grads.append(quantizer.steps.grad)
     torch.testing.assert_close(grads[1], grads[0] * factor)
+
+
+@pytest.mark.parametrize(
+    ("scale", "batched", "channels", "count"),
+    [
+        ("features", True, 1, 3 * 5),  # one sample
+        ("numel", True, 1, 4 * 3 * 5),  # the batch
+        ("features", False, 1, 4 * 3 * 5),  # a weight has no batch
+        ("numel", False, 1, 4 * 3 * 5),
+        ("features", False, 4, 3 * 5),  # those that share a channel's step
+        ("numel", False, 4, 3 * 5),
+        ("none", True, 1, 0),
+        ("none", False, 4, 0),
+    ],
+)
+@pytest.mark.parametrize("signed", [True, False])
+def test_gradients_are_those_of_the_paper(
+    scale: GradientScale, batched: bool, channels: int, count: int, signed: bool
+) -> None:
+    """Inside, at and beyond the bounds, at both bit-widths of a bank; the scale counts what shares a step."""
+    low, high = (-4, 3) if signed else (0, 7)
+    bank = Quantizer([5, 3], signed=signed, channels=channels, gradient_scale=scale, batched=batched)
+    step = torch.tensor([0.5, 1.0, 0.25, 2.0])[:channels]
+    with torch.no_grad():
+        bank.steps.copy_(torch.stack([2 * step, step]))
+    bank.select(3)
+    x = (eighths((4, 3, 5), 10) * step.view(-1, 1, 1)).requires_grad_()
+    up = eighths((4, 3, 5), 1, seed=1)
+    y = bank(x)
+    y.backward(up)
+    want = lsq(x.detach(), up, step, low, high, count=count)
+    assert x.grad is not None and bank.steps.grad is not None
+    assert torch.equal(y.detach().double(), want[0]) and torch.equal(x.grad.double(), want[1])
+    torch.testing.assert_close(bank.steps.grad[1].double(), want[2], rtol=1e-6, atol=0)
+    assert not bank.steps.grad[0].any()
+
+
+def test_both_bounds_of_the_row_in_use_are_its_own() -> None:
+    bank = Quantizer([4, 2], signed=True)
+    for bits, low, high in ((4, -8.0, 7.0), (2, -2.0, 1.0)):
+        bank.select(bits)
+        assert bank(torch.tensor([-99.0, 99.0])).tolist() == [low, high]
+
+
+def test_every_row_starts_by_the_rule_at_its_own_bits() -> None:
+    bank, x = Quantizer([4, 2], signed=False, channels=2), torch.tensor([[3.0, 1.5], [-1.0, 4.5]])
+    bank.initialise(x, find_rule("minmax"))
+    torch.testing.assert_close(bank.steps.detach(), torch.tensor([[3 / 15, 4.5 / 15], [3 / 3, 4.5 / 3]]))
+    bank.initialise(x, find_rule("minmax-affine"))
+    torch.testing.assert_close(bank.steps.detach(), torch.tensor([[3 / 15, 5.5 / 15], [3 / 3, 5.5 / 3]]))
+    assert bank.zero_points.tolist() == [[0, 3], [0, 1]]
+
+
+def observed(bank: Quantizer, *batches: Tensor, rule: str = "minmax-affine") -> tuple[list[float], list[float]]:
+    """Steps and zero points of the row in use after these batches."""
+    bank.rule = find_rule(rule)
+    for batch in batches:
+        bank(batch)
+    bank.rule = None
+    row = int(bank.index)
+    return bank.steps[row].tolist(), bank.zero_points[row].tolist()
+
+
+def test_observed_batches_count_alike() -> None:
+    """The mean of three, of the rounded mean of zero points as well; each row counts its own batches."""
+    bank = Quantizer([2, 3], signed=False)
+    batches = [torch.tensor([0.0, 3.0]), torch.tensor([-6.0, 0.0]), torch.tensor([-3.0, 9.0])]
+    # Steps (0, 3) -> 1, (-6, 0) -> 2, (-3, 9) -> 4; zero points 0, 3, 1: their running mean is 0, 1.5 -> 2, 5/3 -> 2.
+    assert observed(bank, *batches) == ([pytest.approx(7 / 3)], [2])
+    bank.select(3)
+    assert observed(bank, torch.tensor([0.0, 14.0])) == ([pytest.approx(2.0)], [0])  # the other row's do not count
+    bank.select(2)
+    assert bank.steps[0].item() == pytest.approx(7 / 3)
+
+
+def test_after_forgetting_the_first_batch_is_the_first() -> None:
+    bank = Quantizer([2], signed=False)
+    assert observed(bank, torch.tensor([0.0, 3.0]), rule="minmax") == ([1.0], [0])
+    assert observed(bank, torch.tensor([0.0, 9.0]), rule="minmax") == ([2.0], [0])
+    bank.forget()
+    assert observed(bank, torch.tensor([0.0, 12.0]), rule="minmax") == ([4.0], [0])
+
+
+def test_what_a_batch_says_is_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another process that found steps and zero points three times as large."""
+
+    def mean(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.mul_(2.0)
+
+    monkeypatch.setattr("mixbit._distributed.mean_", mean)
+    bank = Quantizer([2], signed=False)
+    assert observed(bank, torch.tensor([-1.0, 2.0])) == ([2.0], [2.0])
+
+
+def test_a_quantizer_that_is_passed_by_is_the_identity_and_sees_nothing() -> None:
+    bank, x = bank_of_one(), torch.randn(5)
+    bank.bypass, bank.rule = True, find_rule("minmax")
+    assert bank(x) is x and bank.never_set
+
+
+def bank_of_one() -> Quantizer:
+    return Quantizer([4], signed=True)
+
+
+def test_a_step_of_one_that_was_set_is_known_from_one_that_was_not() -> None:
+    """By a rule it is flagged, by hand it is seen by the other channels or rows."""
+    bank = Quantizer([4], signed=True, channels=2)
+    with torch.no_grad():
+        bank.steps[0, 1] = 0.5
+    assert not bank.never_set and bank.fault() is None
 
 
 def test_step_range_clamps_before_use_and_stops_the_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,71 @@ def test_numbers_of_the_dossier() -> None:
     assert float(RULES["lsq"](VALUES, 0, 3)[0]) == pytest.approx(0.666577, abs=1e-6)
     assert float(RULES["lsq"](VALUES, 0, 7)[0]) == pytest.approx(0.436377, abs=1e-6)
     assert float(RULES["lsq+"](VALUES, -4, 3)[0]) == pytest.approx(0.588429, abs=1e-6)
+
+
+ROWS = torch.tensor([[-1.3, -1, -0.62, 0.26, 1.4], [0.5, 0.6, 0.7, 0.8, 2.0], [-4.0, -0.2, -0.1, -0.3, -2.0]])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_every_rule_is_its_formula_on_every_row(bits: int, signed: bool) -> None:
+    """Rows of both signs, all above and all below zero, in NumPy."""
+    low, high = integer_range(bits, signed=signed)
+    x = ROWS.double().numpy()
+    magnitude, mean, sigma = np.abs(x).mean(1), x.mean(1), x.std(1, ddof=1)
+    widest = np.maximum(x.max(1) / high, x.min(1) / low if signed else 1e-8)
+    bottom, top = np.minimum(x.min(1), 0), np.maximum(x.max(1), 0)
+    affine = (top - bottom) / (high - low)
+    wanted = {
+        "lsq": 2 * magnitude / np.sqrt(high),
+        "lsq+": np.maximum(np.abs(mean - 3 * sigma), np.abs(mean + 3 * sigma)) / 2 ** (bits - 1),
+        "minmax": np.maximum(widest, 1e-8),
+        "minmax-affine": affine,
+        "constant": np.full(3, 0.1 / bits),
+    }
+    for name, steps in wanted.items():
+        found, zero = RULES[name](ROWS, low, high)
+        np.testing.assert_allclose(found.numpy(), steps, rtol=1e-6, err_msg=name)
+        zeros = np.clip(low - np.round(bottom / affine), low, high) if name == "minmax-affine" else np.zeros(3)
+        assert zero.tolist() == zeros.tolist(), name
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("signed", [True, False])
+def test_mse_is_the_best_of_eighty_by_brute_force(bits: int, signed: bool) -> None:
+    """Two outliers a row, so that the best lies far below the min-max step, and elsewhere in every row."""
+    low, high = integer_range(bits, signed=signed)
+    x = np.random.default_rng(0).normal(size=(3, 4000))
+    x[:, 0], x[:, 1] = (8, 10, 12), (-8, -10, -12)
+    x *= [[1.0], [10.0], [0.1]]
+    found, zero = RULES["mse"](torch.from_numpy(x).float(), low, high)
+    assert not zero.any()
+    for row, step in zip(x, found.tolist(), strict=True):
+        widest = max(row.max() / high, row.min() / low if signed else 0.0)
+        parts = widest * np.arange(1, 81) / 80
+        errors = [((np.clip(np.round(row / s), low, high) * s - row) ** 2).sum() for s in parts]
+        assert step == pytest.approx(parts[int(np.argmin(errors))], rel=1e-4)
+        assert step / widest < 0.7
+
+
+def test_affine_ranges_hold_zero_and_reach_the_ends() -> None:
+    for row in ROWS:
+        step, zero = RULES["minmax-affine"](row[None], 0, 15)
+        q = torch.clamp(torch.round(row / step) + zero, 0, 15)
+        assert ((q - zero) * step - row).abs().max() <= step / 2 * (1 + 1e-5)
+        assert 0 <= zero.item() <= 15
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_tiny_tensors_get_the_smallest_step(name: str) -> None:
+    step, _ = RULES[name](torch.full((1, 8), 1e-12), -8, 7)
+    assert step.item() == pytest.approx(0.1 / 4 if name == "constant" else 1e-8)
+
+
+@pytest.mark.parametrize(("bits", "ranges"), [(2, ((-2, 1), (0, 3))), (8, ((-128, 127), (0, 255)))])
+def test_integer_ranges(bits: int, ranges: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    assert (integer_range(bits, signed=True), integer_range(bits, signed=False)) == ranges
+    assert integer_range(16, signed=False) == (0, 65535)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

@@ -19,10 +19,12 @@
 
 #define BLOCK 8192 /* elements of one partial sum: 32 KiB of floats, which stays in the first-level cache */
 
+#ifndef MULTIVERSION /* given empty, the file is compiled for one instruction set alone, as tests of each of them need */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MULTIVERSION
+#endif
 #endif
 
 typedef uint16_t bf16;

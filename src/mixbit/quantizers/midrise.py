@@ -87,7 +87,7 @@ def _mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
         moved = rows - per_slice(widest * part, rows) / 2
         error = fake_quantize(moved, widest * part, zero, low, high).sub_(moved).square_().sum(dim=1)
         best, least = torch.where(error < least, widest * part, best), torch.minimum(error, least)
-    return best, torch.zeros_like(best)
+    return rules._positive(best), torch.zeros_like(best)
 
 
 _MIDRISE: dict[Rule, Rule] = {rules.minmax: _minmax, rules.mse: _mse}

@@ -90,7 +90,7 @@ def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
         grid = fake_quantize(rows, step, zero, low, high)
         error = grid.sub_(rows).square_().sum(dim=1)
         best, least = torch.where(error < least, step, best), torch.minimum(error, least)
-    return best, torch.zeros_like(best)
+    return _positive(best), torch.zeros_like(best)
 
 
 def constant(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
