@@ -21,6 +21,16 @@ def grid(bits: int, *, signed: bool = False, scale: float = 0.1, zero_point: int
     return Grid(scale=float(np.float32(scale)), zero_point=zero_point, qmin=qmin, qmax=qmin + 2**bits - 1)
 
 
+def each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One number for each dimension: the same for all, or as they are."""
+    return (value,) * count if isinstance(value, int) else tuple(value)
+
+
+def _pairs(padding: int | g.Padding, count: int) -> g.Padding:
+    """Before and after each dimension."""
+    return ((padding, padding),) * count if isinstance(padding, int) else padding
+
+
 class Builder:
     """Adds operations one by one, and gives each output a grid that suits what it sees on a few random samples.
 
@@ -49,9 +59,9 @@ class Builder:
         kernel: int | Sequence[int] = 3,
         *,
         weight_bits: int = 4,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         padding: int | g.Padding | None = None,
-        dilation: int = 1,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         clamp: g.Bounds | None = None,
         weight: Array | None = None,
@@ -60,15 +70,13 @@ class Builder:
     ) -> str:
         """Padding is that which keeps the size, unless told otherwise."""
         spatial = len(self.tensors[x].shape) - 1
-        size = (kernel,) * spatial if isinstance(kernel, int) else tuple(kernel)
+        size, strides, apart = (each(value, spatial) for value in (kernel, stride, dilation))
         if padding is None:
-            padding = tuple(((k - 1) * dilation // 2, k * dilation // 2 if k > 1 else 0) for k in size)
-        pairs = ((padding, padding),) * spatial if isinstance(padding, int) else padding
+            padding = tuple(((k - 1) * by // 2, k * by // 2 if k > 1 else 0) for k, by in zip(size, apart, strict=True))
+        pairs = _pairs(padding, spatial)
         shape = (channels, self.tensors[x].shape[0] // groups, *size)
         return self._weighted(
-            lambda **rest: g.Conv(
-                **rest, stride=(stride,) * spatial, padding=pairs, dilation=(dilation,) * spatial, groups=groups
-            ),
+            lambda **rest: g.Conv(**rest, stride=strides, padding=pairs, dilation=apart, groups=groups),
             x,
             shape,
             weight_bits,
@@ -148,18 +156,25 @@ class Builder:
         return self._push(op, self._output(self.real(x), **of_grid))
 
     def average_pool(
-        self, x: str, kernel: int | None = None, *, stride: int | None = None, padding: int = 0, **of_grid: Any
+        self,
+        x: str,
+        kernel: int | Sequence[int] | None = None,
+        *,
+        stride: int | Sequence[int] | None = None,
+        padding: int | g.Padding = 0,
+        **of_grid: Any,
     ) -> str:
         """Without a kernel it is global."""
-        size = self.tensors[x].shape[1:] if kernel is None else (kernel,) * (len(self.tensors[x].shape) - 1)
+        spatial = len(self.tensors[x].shape) - 1
+        size = self.tensors[x].shape[1:] if kernel is None else each(kernel, spatial)
         name = self._name()
         op = g.AveragePool(
             name=name,
             inputs=(x,),
             output=name + "_out",
             kernel=size,
-            stride=size if stride is None else (stride,) * len(size),
-            padding=((padding, padding),) * len(size),
+            stride=size if stride is None else each(stride, spatial),
+            padding=_pairs(padding, spatial),
             clamp=None,
             rounding=self.rounding,
         )
@@ -180,14 +195,21 @@ class Builder:
 
     # ---------------------------------------------------------------------------------------- data movement
 
-    def max_pool(self, x: str, kernel: int = 3, *, stride: int = 2, padding: int = 1) -> str:
+    def max_pool(
+        self,
+        x: str,
+        kernel: int | Sequence[int] = 3,
+        *,
+        stride: int | Sequence[int] = 2,
+        padding: int | g.Padding = 1,
+    ) -> str:
         spatial = len(self.tensors[x].shape) - 1
         return self._same(
             g.MaxPool,
             x,
-            kernel=(kernel,) * spatial,
-            stride=(stride,) * spatial,
-            padding=((padding, padding),) * spatial,
+            kernel=each(kernel, spatial),
+            stride=each(stride, spatial),
+            padding=_pairs(padding, spatial),
         )
 
     def pad(self, x: str, padding: g.Padding) -> str:
@@ -390,17 +412,26 @@ def _random_clamp(random: np.random.Generator, of: dict[str, Any]) -> g.Bounds |
 
 def _random_conv(b: Builder, x: str, random: np.random.Generator) -> str:
     channels, *sizes = b.tensors[x].shape
-    kernel, dilation = int(random.choice([1, 2, 3, 3, 5])), int(random.choice([1, 1, 2]))
+    kernel, dilation = _drawn(random, [1, 2, 3, 3, 5], len(sizes)), _drawn(random, [1, 1, 2], len(sizes))
     groups, outputs = 1, int(random.integers(1, 18))
     if random.random() < 0.4:
         groups = int(random.choice([size for size in range(1, channels + 1) if channels % size == 0]))
         outputs = groups * int(random.integers(1, 4))
-    stride = int(random.choice([1, 1, 2])) if min(sizes) > 4 else 1
+    stride = _drawn(random, [1, 1, 2] if min(sizes) > 4 else [1], len(sizes))
+    reach = [(k - 1) * by for k, by in zip(kernel, dilation, strict=True)]
+    before = [int(random.integers(0, total + 1)) if random.random() < 0.5 else total // 2 for total in reach]
+    padding = tuple((one, total - one) for one, total in zip(before, reach, strict=True))
     bits = int(random.integers(2, 9))
     shift = int(random.integers(0, 9 - bits)) if random.random() < 0.5 else 0
     of = _random_grid(random)
-    settings = {"stride": stride, "dilation": dilation, "groups": groups, "shift": shift, "weight_bits": bits}
-    return b.conv(x, outputs, kernel, clamp=_random_clamp(random, of), **settings, **of)
+    settings: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "shift": shift}
+    settings["weight_bits"] = bits
+    return b.conv(x, outputs, kernel, clamp=_random_clamp(random, of), padding=padding, **settings, **of)
+
+
+def _drawn(random: np.random.Generator, of: Sequence[int], count: int) -> tuple[int, ...]:
+    """One for each dimension."""
+    return tuple(int(one) for one in random.choice(of, count))
 
 
 def _random_add(b: Builder, x: str, random: np.random.Generator) -> str:
@@ -415,13 +446,17 @@ def _random_requantize(b: Builder, x: str, random: np.random.Generator) -> str:
 
 
 def _random_max_pool(b: Builder, x: str, random: np.random.Generator) -> str:
-    return b.max_pool(x, kernel=3, stride=int(random.choice([1, 2])), padding=1)
+    sizes = b.tensors[x].shape[1:]
+    padding = tuple((int(random.integers(0, 2)), 1) for _ in sizes)
+    kernel = tuple(min(k, size + 1) for k, size in zip(_drawn(random, [2, 3], len(sizes)), sizes, strict=True))
+    return b.max_pool(x, kernel, stride=_drawn(random, [1, 2], len(sizes)), padding=padding)
 
 
 def _random_average_pool(b: Builder, x: str, random: np.random.Generator) -> str:
-    kernel = int(random.integers(1, min(b.tensors[x].shape[1:]) + 1))
-    padding = int(random.integers(0, kernel // 2 + 1))
-    return b.average_pool(x, kernel, stride=1, padding=padding, **_random_grid(random))
+    kernel = tuple(int(random.integers(1, size + 1)) for size in b.tensors[x].shape[1:])
+    padding = tuple((int(random.integers(0, k // 2 + 1)), int(random.integers(0, k // 2 + 1))) for k in kernel)
+    stride = _drawn(random, [1, 1, 2], len(kernel))
+    return b.average_pool(x, kernel, stride=stride, padding=padding, **_random_grid(random))
 
 
 def _random_move(b: Builder, x: str, random: np.random.Generator) -> str:

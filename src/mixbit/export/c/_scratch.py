@@ -6,6 +6,8 @@ from mixbit.export.c._options import Kernels
 
 GROUP = 16
 """Inputs to which the columns of the `dsp` kernels are rounded up."""
+POINTER = 4
+"""Bytes of a pointer on the cores that have the `dsp` kernels."""
 
 
 def conv(
@@ -33,7 +35,7 @@ def depthwise(kernels: Kernels, *, taps: int, channels: int, direct: bool) -> in
     """
     if kernels == "dsp":
         wide = -(-channels // 4) * 4
-        return 4 * taps + wide * (taps + 1 + (0 if direct else taps))
+        return POINTER * taps + wide * (taps + 1 + (0 if direct else taps))
     return taps
 
 

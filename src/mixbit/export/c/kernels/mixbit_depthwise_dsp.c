@@ -137,9 +137,10 @@ void mixbit_depthwise(const mixbit_conv_layer *layer, const int8_t *x, void *y, 
     const uint32_t padded = ((uint32_t)layer->y_channels + 3u) / 4u * 4u;
     const uint32_t places = (uint32_t)layer->y_height * layer->y_width;
     const int direct = layer->table == 0 && layer->x_bits == 8u && layer->groups == layer->y_channels;
-    uint32_t *const words = (uint32_t *)scratch;
-    int8_t *const padding = (int8_t *)(words + taps + padded / 4u * taps);
-    const depthwise job = {layer, taps, padded, words + taps, padding, (const int8_t **)scratch, direct ? 0 : padding + padded};
+    const int8_t **const inputs = (const int8_t **)scratch;
+    uint32_t *const weights = (uint32_t *)(inputs + taps);
+    int8_t *const padding = (int8_t *)(weights + padded / 4u * taps);
+    const depthwise job = {layer, taps, padded, weights, padding, inputs, direct ? 0 : padding + padded};
     uint32_t place;
     unpack_weights(&job);
     memset(padding, layer->pad, padded);
