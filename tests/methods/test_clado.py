@@ -29,7 +29,7 @@ NAMES = ("conv1", "conv2", "hidden")
 
 
 class TestClado(MethodCases):
-    """With inputs fixed at 3 bits, so that the cases' budgets can be met."""
+    """With inputs fixed at 3 bits."""
 
     def method(self, seed: int) -> Clado:
         return Clado(seed=seed, images=16, bits=(4, 3, 2), activation_bits=(3,))
@@ -257,8 +257,15 @@ def test_threads_do_not_change_the_scores(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"base": "int8"}, {"bits": ()}, {"activation_bits": ()}, {"measure": "mse"}, {"images": -1}]
+    ("wrong", "message"),
+    [
+        ({"base": "int8"}, r"base='int8' is illegal.*'float' or 'quantized'"),
+        ({"bits": ()}, r"bits=\[\] is no list of candidates"),
+        ({"activation_bits": ()}, r"bits=\[\] is no list of candidates"),
+        ({"measure": "mse"}, r"measure='mse' is illegal.*'loss' or 'kl'"),
+        ({"images": -1}, r"images=-1 is illegal. Legal: a whole number from 1"),
+    ],
 )
-def test_illegal_settings_are_errors(task: Task, wrong: dict[str, object]) -> None:
-    with pytest.raises(MixbitError, match="legal|candidates"):
+def test_illegal_settings_are_errors(task: Task, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(MixbitError, match=message):
         Clado(**wrong).search(task, quiet=True)  # type: ignore[arg-type]

@@ -16,15 +16,24 @@ from torch.nn import functional as F
 from mixbit._optim import make_optimizer, set_rates
 from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
 from mixbit.errors import MixbitError
-from mixbit.methods import Limpq, LimpqInit
+from mixbit.methods import Limpq, LimpqInit, Method
 from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
 from mixbit.policy import Policy
 from mixbit.quantize import quantized_layers
 from mixbit.task import Loss, Task, cross_entropy
+from mixbit.testing.methods import MethodCases
 from mixbit.training import StepContext
 from tests.tasks import tiny_task
 
 SCRIPT = Path(__file__).parent / "limpq_script.py"
+
+
+class TestLimpqContract(MethodCases):
+    def method(self, seed: int) -> Method:
+        return Limpq(epochs=1, batch_size=32, fraction=1.0, seed=seed)
+
+    def task(self) -> Task:
+        return tiny_task()
 
 
 @pytest.fixture(scope="module")

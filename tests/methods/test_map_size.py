@@ -21,8 +21,6 @@ from tests.tasks import tiny_task
 
 
 class TestContract(MethodCases):
-    budgets = ("bitops=3x3", "bitops=4x4")
-
     def method(self, seed: int) -> Method:
         return MapSize(seed=seed)
 

@@ -8,29 +8,43 @@ Inherit `MethodCases` in a test module, say how your method and a small task are
 
         def task(self):
             return Task(model=..., train=..., test=...)
+
+A class searches twice: once for all cases that look at one search, and once more for the same seed.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from mixbit.allocation import allocate
-from mixbit.cost import Budget, costs
-from mixbit.errors import InfeasibleBudget
+from mixbit.cost import Budget, LayerBits
 from mixbit.methods import Method
+from mixbit.network import Network
 from mixbit.policy import Scores, resolve_pins
 from mixbit.task import Task
 
 __all__ = ["MethodCases"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """One search, and what its model was like before and after."""
+
+    task: Task
+    scores: Scores
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
 class MethodCases:
     """Cases that hold for every method that ends in scores."""
-
-    budgets = ("bitops=3x3", "bitops=4x4", "weight-bytes=8x")
 
     def method(self, seed: int) -> Method:
         """A short search with that seed."""
@@ -45,46 +59,88 @@ class MethodCases:
         return self.method(seed).search(self.task(), quiet=True)
 
     @classmethod
-    def shared_scores(cls) -> Scores:
-        """The scores of one search with seed 0, which the cases that only read them share."""
+    def shared_search(cls) -> _Searched:
+        """One search with seed 0, which the cases that look at one share."""
         if "_shared" not in cls.__dict__:  # of this class alone, not of one that it inherits from
-            cls._shared = cls().scores()
+            task = cls().task()
+            before = _condition(task.model)
+            scores = cls().method(0).search(task, quiet=True)
+            cls._shared = _Searched(task, scores, before, _condition(task.model))
         return cls._shared
 
-    _shared: Scores
+    _shared: _Searched
 
     def test_every_free_layer_is_scored(self) -> None:
-        task, scores = self.task(), self.shared_scores()
-        free = {layer.name for layer in task.network.layers} - set(resolve_pins(task.network))
+        network, scores = self.shared_search().task.network, self.shared_search().scores
+        free = {layer.name for layer in network.layers} - set(resolve_pins(network))
         assert free <= set(scores.layers)
-        scores.check(task.network)
+        scores.check(network)
 
     def test_same_seed_same_scores(self) -> None:
-        assert self.scores().layers == self.shared_scores().layers
+        again, scores = self.scores(), self.shared_search().scores
+        assert again.layers == scores.layers and again.program == scores.program
 
     def test_the_model_is_left_alone(self) -> None:
-        task = self.task()
-        before, training = copy.deepcopy(task.model.state_dict()), task.model.training
-        self.method(0).search(task, quiet=True)
-        assert task.model.training is training
-        assert all(torch.equal(before[key], value) for key, value in task.model.state_dict().items())
+        """Weights, statistics, modules, hooks, modes, and which parameters are trained."""
+        found = self.shared_search()
+        assert found.before.keys() == found.after.keys()
+        changed = [name for name, value in found.before.items() if not _same(value, found.after[name])]
+        assert changed == []
 
-    def test_policies_meet_their_budget(self) -> None:
-        network, scores = self.task().network, self.shared_scores()
-        for text in self.budgets:
-            budget = Budget.parse([text])
-            try:
-                policy, _ = allocate(network, scores, budget)
-            except InfeasibleBudget:
-                continue
-            budget.check(costs(network, policy.layers), budget.resolve(network, resolve_pins(network)))
-
-    def test_more_budget_is_never_worse(self) -> None:
-        network, scores = self.task().network, self.shared_scores()
-        found = [allocate(network, scores, Budget.parse([f"bitops={b}x{b}"]))[1].objective for b in (3, 4, 5)]
-        assert found[0] >= found[1] >= found[2]
+    def test_policies_lie_between_the_methods_own_fewest_and_most_bits(self) -> None:
+        """A budget half way between them, in operations and in weights, each counted here: bits are those that the
+        method offers, within the budget, and not those of the fewest where there is room for more."""
+        found = self.shared_search()
+        network, scores = found.task.network, found.scores
+        fewest, most = (_at_end(network, scores, end) for end in (min, max))
+        for kind, count in (("bitops", bit_operations), ("weight-bytes", weight_bytes)):
+            least, middle, highest = count(network, fewest), 0, count(network, most)
+            middle = (least + highest) // 2
+            assert least < middle < highest, f"{kind}: the scores leave no choice"
+            policy, _ = allocate(network, scores, Budget.parse([f"{kind}={middle}"]), repair="none")
+            assert least <= count(network, policy.layers) <= middle
+            assert policy.layers != fewest
+            for name, one in scores.layers.items():
+                bits = policy.layers[name]
+                assert name in resolve_pins(network) or (
+                    bits.weight_bits in one.weight and bits.activation_bits in one.activation
+                )
 
     def test_scores_survive_their_file(self, tmp_path: Path) -> None:
-        scores = self.shared_scores()
+        scores = self.shared_search().scores
         scores.save(tmp_path / "scores.json")
         assert Scores.load(tmp_path / "scores.json") == scores
+
+
+def bit_operations(network: Network, layers: Mapping[str, LayerBits]) -> int:
+    """Multiplications of every layer times the bits of both sides, of a network without parameters in float."""
+    return sum(
+        one.macs * (layers[one.name].weight_bits or 32) * (layers[one.name].activation_bits or 32)
+        for one in network.layers
+    )
+
+
+def weight_bytes(network: Network, layers: Mapping[str, LayerBits]) -> int:
+    """Weights of every layer times their bits, in whole bytes."""
+    return -(-sum(one.weights * (layers[one.name].weight_bits or 32) for one in network.layers) // 8)
+
+
+def _at_end(network: Network, scores: Scores, end: Callable[[Any], int]) -> dict[str, LayerBits]:
+    """All layers at the fewest or the most bits that the scores offer; the first and the last one at 8."""
+    curves = {name: LayerBits(end(one.weight), end(one.activation)) for name, one in scores.layers.items()}
+    return {layer.name: (curves | resolve_pins(network))[layer.name] for layer in network.layers}
+
+
+def _condition(model: nn.Module) -> dict[str, Any]:
+    """Everything of a model that a search might leave changed."""
+    found: dict[str, Any] = {f"state {key}": value for key, value in copy.deepcopy(model.state_dict()).items()}
+    for name, parameter in model.named_parameters():
+        found[f"parameter {name}"] = (parameter.requires_grad, parameter.grad is None)
+    for name, module in model.named_modules():
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        found[f"module {name}"] = (type(module), module.training, *map(len, hooks))
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
