@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from mixbit.methods.clado import project_psd, sensitivity_matrix
 from mixbit.policy import Pairs, Program, Scores, resolve_pins
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 SHORT: dict[str, Any] = {"bits": (4, 2), "images": 20, "batch_size": 8, "step_images": 8}
@@ -269,3 +272,102 @@ def test_threads_do_not_change_the_scores(task: Task) -> None:
 def test_illegal_settings_are_errors(task: Task, wrong: dict[str, object], message: str) -> None:
     with pytest.raises(MixbitError, match=message):
         Clado(**wrong).search(task, quiet=True)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(Clado, bits=(4, 2), images=8, batch_size=8, step_images=2)
+SINGLE = partial(SMALL, diagonal=True)
+
+
+def base_loss(**settings: Any) -> float:
+    """Loss of all images in the base state."""
+    found = seen.search(Clado(**{"bits": (4, 2), "images": 12, "step_images": 2, "diagonal": True} | settings))
+    return float(found.settings["base_loss"])  # type: ignore[arg-type]
+
+
+def loss_at(bits: LayerBits) -> Any:
+    """The same of the whole network with both searched layers at these bits."""
+    chosen = dict.fromkeys(seen.SEARCHED, bits)
+    return pytest.approx(seen.float_loss(chosen, *seen.labelled(), step_images=2), rel=1e-5)
+
+
+def nearest_psd(matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Without negative eigenvalues: half of the matrix and its absolute value, `(A + sqrt(A'A)) / 2`."""
+    from scipy.linalg import polar
+
+    return np.asarray((matrix + polar(matrix)[1]) / 2)
+
+
+class TestCladoOptions(OptionCases):
+    owner = Clado
+    options = fields_of(Clado)
+    rows = (
+        seen.bits_row(SMALL, sides=("weight",)),
+        OptionRow(
+            "activation_bits",
+            ((8,), (4, 2)),
+            seen=lambda value: seen.search(SMALL(activation_bits=value)),
+            holds=lambda a, b: (
+                [len(one.program.pairs.variables) for one in (a, b)] == [4, 8]
+                and [set(one.activation) for one in (*a.layers.values(), *b.layers.values())]
+                == [{8}] * 2 + [{4, 2}] * 2
+            ),
+            says="variables",
+        ),
+        OptionRow(
+            "fix_activations",
+            (True, False),
+            seen=lambda value: base_loss(activation_bits=(2,), fix_activations=value),
+            holds=lambda a, b: a == loss_at(LayerBits(None, 2)) and b == loss_at(LayerBits(None, None)) and a != b,
+            says="loss in the base state",
+        ),
+        OptionRow(
+            "base",
+            ("float", "quantized"),
+            seen=lambda value: base_loss(base=value, activation_bits=(4, 2)),
+            holds=lambda a, b: a == loss_at(LayerBits(None, None)) and b == loss_at(LayerBits(4, 4)) and a != b,
+            says="loss in the base state",
+        ),
+        seen.images_row(SMALL, calls=1 + 4 + 4),  # the base, two widths of two layers, and their pairs
+        OptionRow(
+            "measure",
+            ("loss", "kl"),
+            seen=lambda value: base_loss(measure=value, fix_activations=False),
+            holds=lambda a, b: a == loss_at(LayerBits(None, None)) and b == pytest.approx(0, abs=1e-12),
+            says="loss in the base state",
+        ),
+        OptionRow(
+            "project",
+            (False, True),
+            seen=lambda value: full_matrix(seen.search(SMALL(project=value))),
+            holds=lambda raw, found: (
+                np.linalg.eigvalsh(raw)[0] < -1e-4 and np.allclose(found, nearest_psd(raw), atol=1e-6)
+            ),
+            says="the nearest convex form",
+        ),
+        OptionRow(
+            "diagonal",
+            (False, True),
+            seen=lambda value: seen.search(SMALL(diagonal=value, project=False)),
+            holds=lambda a, b: a.program.pairs is not None and b.program.pairs is None and a.layers == b.layers,
+            says="pairs",
+        ),
+        seen.batch_size_row(SINGLE),
+        seen.cache_row(SINGLE),
+        seen.per_channel_row(SINGLE),
+        seen.rule_row(partial(SINGLE, activation_bits=(4, 2)), "rule", "weight", of=2),
+        seen.rule_row(partial(SINGLE, activation_bits=(4, 2)), "rule", "activation", of=2),
+        seen.step_images_row(partial(SINGLE, activation_bits=(4, 2)), "step_images"),
+        seen.first_last_row(SINGLE),
+        seen.seed_row(SINGLE, images_used=2),
+    )
+
+
+def test_what_is_reported_is_of_the_matrix_as_measured(task: Task) -> None:
+    """Both ends of the spectrum before projection."""
+    raw = full_matrix(Clado(project=False, **SHORT).search(task, quiet=True))
+    settings = Clado(**SHORT).search(task, quiet=True).settings
+    ends = np.linalg.eigvalsh(raw)[[0, -1]]
+    assert [settings["smallest_eigenvalue"], settings["largest_eigenvalue"]] == pytest.approx(list(ends), abs=1e-9)

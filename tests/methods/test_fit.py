@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from mixbit.methods import Fit, Method
 from mixbit.policy import Scores
 from mixbit.task import Task, cross_entropy
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 
@@ -68,3 +71,62 @@ def test_report_and_bad_settings(scores: Scores) -> None:
         Fit(noise="white")  # type: ignore[arg-type]
     with pytest.raises(MixbitError, match="images=0"):
         Fit(images=0)
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(Fit, bits=(4, 2), images=8, calibration_images=2)
+
+
+def noise_of_conv(model: str) -> tuple[float, float]:
+    """Power of the noise at 2 bits: score over trace, of the weight and of the input."""
+    scores = seen.search(SMALL(noise=model))
+    facts = scores.settings["traces"]["conv"]  # type: ignore[index, call-overload]
+    one = scores.layers["conv"]
+    return one.weight[2] / facts["weight"]["trace"], one.activation[2] / facts["activation"]["trace"]  # type: ignore[index, call-overload, operator]
+
+
+def noise_by_hand(model: str) -> tuple[float, float]:
+    """A twelfth of the squared step, channels averaged; or the mean of the squared errors."""
+    x = seen.images(0)[:2]
+    steps, step = seen.minmax_weight_step("conv", 2), seen.minmax_input_step("conv", 2, x)
+    if model == "uniform":
+        return float(steps.square().mean() / 12), float(step.square() / 12)
+    inputs, weights = seen.inputs_of("conv", x).numel(), 3 * 2 * 9
+    return seen.weight_error("conv", 2, steps) / weights, seen.input_error("conv", 2, step, x) / inputs
+
+
+class TestFitOptions(OptionCases):
+    owner = Fit
+    options = fields_of(Fit)
+    rows = (
+        seen.bits_row(SMALL),
+        seen.images_row(SMALL, calls=1),
+        OptionRow(
+            "noise",
+            ("uniform", "measured"),
+            seen=noise_of_conv,
+            holds=lambda *found: (
+                found == tuple(pytest.approx(noise_by_hand(model), rel=1e-4) for model in ("uniform", "measured"))
+            ),
+            says="power of the noise",
+        ),
+        seen.rule_row(SMALL, "weight_rule", "weight", of=2),
+        seen.rule_row(SMALL, "activation_rule", "activation", of=2),
+        seen.per_channel_row(SMALL),
+        seen.step_images_row(SMALL, "calibration_images"),
+        seen.first_last_row(SMALL),
+        seen.seed_row(SMALL, images_used=2),
+    )
+
+
+def test_traces_are_of_the_images_of_the_seed() -> None:
+    """The mean squared gradient of each sample by itself, of exactly the images that are asked for."""
+    x, y = seen.labelled(seed=5)
+    weight, norms = seen.small_task().model.get_parameter("conv.weight"), []
+    for at in range(7):
+        loss = cross_entropy(seen.small_task().model.eval()(x[at : at + 1]), y[at : at + 1])
+        norms.append(torch.autograd.grad(loss, weight)[0].square().sum().item())
+    traces = seen.search(SMALL(images=7, seed=5)).settings["traces"]
+    assert traces["conv"]["weight"]["trace"] == pytest.approx(sum(norms) / 7, rel=1e-4)  # type: ignore[index, call-overload]

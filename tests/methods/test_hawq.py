@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from mixbit.methods.hawq import omega
 from mixbit.policy import Program, Scores
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 FAST = {"images": 32, "batch_size": 8, "draws": 6, "calibration_images": 16}
@@ -166,3 +170,139 @@ def test_illegal_settings_are_refused() -> None:
 
 def test_omega_by_hand() -> None:
     assert omega(0.5, 4.0) == 2.0 and omega(-0.5, 4.0) == 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL_V2, SMALL_V3 = (
+    partial(method, bits=(4, 2), images=8, batch_size=2, draws=6, calibration_images=2, tolerance=1e-9)
+    for method in (HawqV2, HawqV3)
+)
+
+
+def products(method: Method) -> list[int]:
+    """How many tensors each product with the Hessian was of."""
+    from mixbit import _curvature
+
+    found: list[int] = []
+    forms = _curvature._forms
+
+    def counted(gradients: Any, tensors: Any, vectors: Any) -> list[float]:
+        found.append(len(tensors))
+        return forms(gradients, tensors, vectors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_curvature, "_forms", counted)
+        seen.search(method)
+    return found
+
+
+def traces_of(method: Method) -> dict[str, float]:
+    """Layer -> trace of its weight."""
+    found: Any = seen.search(method).settings["traces"]
+    return {name: sides["weight"]["trace"] for name, sides in found.items()}
+
+
+def order_of(monotone: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The order in the program, and that of the traces over the numbers of weights: 54 and 12."""
+    method = SMALL_V2(monotone=monotone)
+    average = {name: trace / {"conv": 54, "hidden": 12}[name] for name, trace in traces_of(method).items()}
+    return seen.search(method).program.order, tuple(sorted(average, key=lambda name: -average[name]))
+
+
+def shared_rows(make: seen.Make, *, sides: int) -> tuple[OptionRow, ...]:
+    """What both have."""
+    return (
+        OptionRow(
+            "images",
+            (4, 9),
+            seen=lambda value: seen.distinct_images(make(images=value, batch_size=4)),
+            holds=lambda a, b: (a, b) == (4, 8),  # full batches only
+            says="images that are read",
+        ),
+        OptionRow(
+            "batch_size",
+            (4, 3),
+            seen=lambda value: set(seen.loss_calls(make(batch_size=value))),
+            holds=lambda a, b: (a, b) == ({4}, {3}),
+            says="images of a draw",
+        ),
+        OptionRow(
+            "draws",
+            (6, 3),
+            seen=lambda value: len(seen.loss_calls(make(draws=value))),
+            holds=lambda a, b: (a, b) == (6, 3),
+            says="draws that are made",
+        ),
+        OptionRow(
+            "tolerance",
+            (1e-9, 1e9),
+            seen=lambda value: len(seen.loss_calls(make(tolerance=value))),
+            holds=lambda a, b: (a, b) == (6, 2),  # one draw says nothing yet
+            says="draws that are made",
+        ),
+        OptionRow(
+            "joint",
+            (False, True),
+            seen=lambda value: products(make(joint=value)),
+            holds=lambda a, b: (a, b) == ([1] * 6 * 2 * sides, [2 * sides] * 6),
+            says="products with the Hessian",
+        ),
+        seen.rule_row(make, "weight_rule", "weight", of=2),
+        seen.per_channel_row(make),
+        seen.first_last_row(make),
+        seen.seed_row(make, images_used=2),
+        OptionRow(
+            "seed",
+            (0, 1),
+            # One batch of all images: only the vectors differ.
+            seen=lambda value: traces_of(make(seed=value, images=12, batch_size=12, draws=1)),
+            holds=lambda a, b: all(a[name] != pytest.approx(b[name], rel=1e-4) for name in a),
+            says="vectors",
+        ),
+    )
+
+
+class TestHawqV2Options(OptionCases):
+    owner = HawqV2
+    options = fields_of(HawqV2)
+    rows = (
+        seen.bits_row(SMALL_V2),
+        OptionRow(
+            "activations",
+            (True, False),
+            seen=lambda value: [
+                set(one.activation) for one in seen.search(SMALL_V2(activations=value)).layers.values()
+            ],
+            holds=lambda a, b: (a, b) == ([{4, 2}] * 2, [{4}] * 2),
+            says="bits that inputs may have",
+        ),
+        OptionRow(
+            "monotone",
+            (False, True),
+            seen=order_of,
+            holds=lambda a, b: a[0] == () and len(b[0]) == 2 and b[0] == b[1],
+            says="order of the layers",
+        ),
+        *shared_rows(SMALL_V2, sides=2),
+        seen.rule_row(SMALL_V2, "activation_rule", "activation", of=2),
+        seen.step_images_row(SMALL_V2, "calibration_images"),
+    )
+
+
+class TestHawqV3Options(OptionCases):
+    owner = HawqV3
+    options = fields_of(HawqV3)
+    rows = (
+        seen.bits_row(SMALL_V3),
+        *shared_rows(SMALL_V3, sides=1),
+        OptionRow(
+            "calibration_images",
+            (2, 5),
+            # Weights alone are scored: the images set nothing, but they are those that would.
+            seen=lambda value: seen.search(SMALL_V3(calibration_images=value)),
+            holds=lambda a, b: a.layers == b.layers and b.settings["calibration_images"] == 5,
+            says="no effect on scores of weights",
+        ),
+    )

@@ -16,6 +16,8 @@ from mixbit.errors import MixbitError
 from mixbit.methods import MapSize, Method
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.needs import need
 from tests.tasks import tiny_task
 
@@ -87,3 +89,20 @@ def test_a_network_without_maps_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     with pytest.raises(MixbitError, match="no searched layer has a map"):
         MapSize().search(image_task(model, 4, channels=1))
+
+
+class TestMapSizeOptions(OptionCases):
+    owner = MapSize
+    options = fields_of(MapSize)
+    rows = (
+        seen.bits_row(MapSize),
+        OptionRow(
+            "coupled",
+            (True, False),
+            seen=lambda value: seen.search(MapSize(coupled=value)).program.coupled,
+            holds=lambda a, b: (a, b) == (True, False),
+            says="one decision a layer, or two",
+        ),
+        seen.first_last_row(MapSize),
+        seen.unused_seed_row(MapSize),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mixbit.policy import Scores
 from mixbit.quantizers import fake_quantize
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 
@@ -87,3 +90,31 @@ def test_report_and_bad_settings(scores: Scores) -> None:
     assert 0 < errors["2"] < 10 * scores.layers["conv1"].weight[2]  # type: ignore[index, call-overload, operator]
     with pytest.raises(MixbitError, match="calibration_images=0"):
         MpqCo(calibration_images=0)
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(MpqCo, bits=(4, 2), images=8, calibration_images=2)
+
+
+class TestMpqCoOptions(OptionCases):
+    owner = MpqCo
+    options = fields_of(MpqCo)
+    rows = (
+        seen.bits_row(SMALL),
+        OptionRow(
+            "activations",
+            (True, False),
+            seen=lambda value: [set(one.activation) for one in seen.search(SMALL(activations=value)).layers.values()],
+            holds=lambda a, b: (a, b) == ([{4, 2}] * 2, [{4}] * 2),
+            says="bits that inputs may have",
+        ),
+        seen.images_row(SMALL, calls=1),
+        seen.rule_row(SMALL, "weight_rule", "weight", of=2),
+        seen.rule_row(SMALL, "activation_rule", "activation", of=2),
+        seen.per_channel_row(SMALL),
+        seen.step_images_row(SMALL, "calibration_images"),
+        seen.first_last_row(SMALL),
+        seen.seed_row(SMALL, images_used=2),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mixbit.methods import OneAtATime
 from mixbit.methods.one_at_a_time import decreases
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 SHORT: dict[str, Any] = {"bits": (4, 2), "images": 20, "batch_size": 8, "step_images": 8}
@@ -157,3 +160,39 @@ def test_a_loss_that_is_not_finite_is_an_error(task: Task) -> None:
 def test_illegal_settings_are_errors(task: Task, wrong: dict[str, object]) -> None:
     with pytest.raises(MixbitError, match=f"{next(iter(wrong))}="):
         OneAtATime(**wrong).search(task, quiet=True)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(OneAtATime, bits=(4, 2), images=8, batch_size=8, step_images=2)
+
+
+class TestOneAtATimeOptions(OptionCases):
+    owner = OneAtATime
+    options = fields_of(OneAtATime)
+    rows = (
+        seen.bits_row(SMALL),
+        seen.images_row(SMALL, calls=1 + 2 * 4),  # the float network, and four options of two layers
+        OptionRow(
+            "measure",
+            ("loss", "kl"),
+            seen=lambda value: seen.search(SMALL(measure=value, images=12)).settings["base_loss"],
+            holds=lambda a, b: (
+                (a, b)
+                == (
+                    pytest.approx(seen.float_loss({}, *seen.labelled(), step_images=2)),
+                    pytest.approx(0, abs=1e-12),
+                )
+            ),
+            says="loss of the float network",
+        ),
+        seen.batch_size_row(SMALL),
+        seen.cache_row(SMALL),
+        seen.per_channel_row(SMALL),
+        seen.rule_row(SMALL, "rule", "weight", of=2),
+        seen.rule_row(SMALL, "rule", "activation", of=2),
+        seen.step_images_row(SMALL, "step_images"),
+        seen.first_last_row(SMALL),
+        seen.seed_row(SMALL, images_used=2),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from mixbit.allocation import allocate
@@ -11,6 +13,8 @@ from mixbit.methods import Method, RandomScores
 from mixbit.policy import Scores, resolve_pins
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 
@@ -60,3 +64,28 @@ def test_no_candidates(task: Task) -> None:
 def test_scores_name_their_seed(task: Task) -> None:
     scores: Scores = RandomScores(seed=7).search(task)
     assert scores.seed == 7 and scores.method == "random" and scores.settings["seed"] == 7
+
+
+def drawn(seed: int) -> dict[str, list[list[float]]]:
+    """Draws of the layers one after the other, each the weight first, the largest at the fewest bits."""
+    random = Random(seed)
+    return {n: [sorted((random.random() for _ in range(2)), reverse=True) for _ in seen.BOTH] for n in seen.SEARCHED}
+
+
+class TestRandomScoresOptions(OptionCases):
+    owner = RandomScores
+    options = fields_of(RandomScores)
+    rows = (
+        seen.bits_row(RandomScores),
+        seen.first_last_row(RandomScores),
+        OptionRow(
+            "seed",
+            (0, 5),
+            seen=lambda value: {
+                name: [[one.weight[2], one.weight[4]], [one.activation[2], one.activation[4]]]
+                for name, one in seen.search(RandomScores(bits=(4, 2), seed=value)).layers.items()
+            },
+            holds=lambda a, b: a == drawn(0) and b == drawn(5),
+            says="draws",
+        ),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from mixbit.methods import Sqnr
 from mixbit.methods.sqnr import noise_ratios
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 
@@ -159,3 +162,58 @@ def test_noise_ratio_of_nothing_is_nan() -> None:
 def test_illegal_settings_are_errors(task: Task, wrong: dict[str, object]) -> None:
     with pytest.raises(MixbitError, match=f"{next(iter(wrong))}="):
         Sqnr(**wrong).search(task, quiet=True)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(Sqnr, bits=(4, 2), images=8, batch_size=8, step_images=2)
+
+
+def noise_of_conv(measure: str) -> float:
+    """Of the weight at 2 bits, by "minmax"."""
+    return seen.search(SMALL(measure=measure, rule="minmax", images=12)).layers["conv"].weight[2]
+
+
+def noise_of_conv_by_hand(measure: str) -> float:
+    """Mean ratio of the images' outputs, or the one ratio of the weight."""
+    weight = seen.small_task().model.get_parameter("conv.weight").detach()
+    step = seen.minmax_weight_step("conv", 2)[:, None, None, None]
+    error = torch.round(weight / step).clamp(-2, 1) * step - weight
+    if measure == "tensor":
+        return float(error.square().sum() / weight.square().sum())
+    x, bias = seen.inputs_of("conv", seen.images(0)), seen.small_task().model.get_parameter("conv.bias")
+    noise = nn.functional.conv2d(x, error, padding=1).square().flatten(1).sum(1)
+    signal = nn.functional.conv2d(x, weight, bias, padding=1).square().flatten(1).sum(1)
+    return float((noise / signal).mean().detach())
+
+
+class TestSqnrOptions(OptionCases):
+    owner = Sqnr
+    options = fields_of(Sqnr)
+    rows = (
+        seen.bits_row(SMALL),
+        OptionRow(
+            "images",
+            (4, 9),
+            seen=lambda value: sum(seen.model_calls(SMALL(images=value))),
+            holds=lambda a, b: (a, b) == (4 + 2, 9 + 2),  # two of them set the steps before
+            says="images that the model sees",
+        ),
+        OptionRow(
+            "measure",
+            ("output", "tensor"),
+            seen=noise_of_conv,
+            holds=lambda *found: (
+                found == tuple(pytest.approx(noise_of_conv_by_hand(one), rel=1e-4) for one in ("output", "tensor"))
+            ),
+            says="noise of a weight",
+        ),
+        seen.batch_size_row(SMALL, seen=seen.model_calls),
+        seen.per_channel_row(SMALL),
+        seen.rule_row(SMALL, "rule", "weight", of=2),
+        seen.rule_row(SMALL, "rule", "activation", of=2),
+        seen.step_images_row(SMALL, "step_images"),
+        seen.first_last_row(SMALL),
+        seen.seed_row(SMALL, images_used=2),
+    )

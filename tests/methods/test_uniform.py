@@ -18,6 +18,8 @@ from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.support import chain, random_network
 from tests.tasks import tiny_task
 
@@ -109,3 +111,23 @@ def test_bad_bits() -> None:
         Uniform(bits=(4, 4)).search(tiny_task())
     with pytest.raises(MixbitError, match=r"bits=\(4, 9\) is illegal. Legal: a list, each a whole number from 2 to 8"):
         Uniform(bits=(4, 9))
+
+
+class TestUniformOptions(OptionCases):
+    owner = Uniform
+    options = fields_of(Uniform)
+    rows = (
+        seen.bits_row(Uniform),
+        OptionRow(
+            "first_last",
+            (False, True),
+            # One more than twice the layers to the minus first: the harm of the second fewest bits.
+            seen=lambda value: {n: s.weight[3] for n, s in seen.search(Uniform(first_last=value)).layers.items()},
+            holds=lambda a, b: (
+                (a, b)
+                == (pytest.approx(dict.fromkeys(seen.SEARCHED, 1 / 5)), pytest.approx(dict.fromkeys(seen.ALL, 1 / 9)))
+            ),
+            says="harm of the layers scored",
+        ),
+        seen.unused_seed_row(Uniform),
+    )

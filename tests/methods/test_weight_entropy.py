@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NoReturn
 
 import pytest
@@ -16,6 +17,8 @@ from mixbit.methods.weight_entropy import level_entropy
 from mixbit.quantizers.rules import minmax
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.methods import seen
 from tests.tasks import tiny_task
 
 
@@ -106,3 +109,67 @@ def test_no_data_are_read_for_weights(task: Task) -> None:
 def test_faithful_means_two_precisions_by_weights(settings: dict[str, object]) -> None:
     with pytest.raises(MixbitError, match="Give bits=4,2"):
         WeightEntropy(faithful=True, **settings)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+SMALL = partial(WeightEntropy, bits=(4, 2), batch_size=8)
+INPUTS = partial(SMALL, activations=True)
+
+
+def entropies_and_harm(faithful: bool) -> tuple[dict[str, float], dict[int, float]]:
+    """Entropies of the weight of `conv`, and its harm."""
+    found = seen.search(SMALL(faithful=faithful))
+    return found.settings["entropy_bits"]["conv"], found.layers["conv"].weight  # type: ignore[index, call-overload, return-value]
+
+
+def input_entropy_by_hand(bits: int, x: torch.Tensor) -> float:
+    values = seen.inputs_of("conv", x)
+    levels = torch.round(values / seen.minmax_input_step("conv", bits, x)).flatten().long()
+    p = torch.bincount(levels).double() / levels.numel()
+    return float(-(p[p > 0] * p[p > 0].log2()).sum())
+
+
+class TestWeightEntropyOptions(OptionCases):
+    owner = WeightEntropy
+    options = fields_of(WeightEntropy)
+    rows = (
+        seen.bits_row(SMALL),
+        OptionRow(
+            "faithful",
+            (False, True),
+            seen=entropies_and_harm,
+            holds=lambda a, b: (
+                a[1] == {4: 0.0, 2: pytest.approx(a[0]["4"] - a[0]["2"])}
+                and b[1] == {4: 0.0, 2: b[0]["4"]}
+                and a[0] == b[0]
+            ),
+            says="harm of fewer bits",
+        ),
+        OptionRow(
+            "activations",
+            (False, True),
+            seen=lambda value: seen.search(SMALL(activations=value, rule="minmax", batch_size=12)),
+            holds=lambda a, b: (
+                a.layers["conv"].activation == {4: 0.0, 2: 0.0}
+                and (a.program.coupled, b.program.coupled) == (True, False)
+                and b.layers["conv"].activation[2]
+                == pytest.approx(
+                    input_entropy_by_hand(4, seen.images(0)) - input_entropy_by_hand(2, seen.images(0)), rel=1e-3
+                )
+            ),
+            says="harm of inputs",
+        ),
+        seen.rule_row(INPUTS, "rule", "weight", of=8, per_channel=False),
+        seen.rule_row(INPUTS, "rule", "activation", of=8),
+        OptionRow(
+            "batch_size",
+            (8, 3),
+            seen=lambda value: set(seen.model_calls(INPUTS(batch_size=value))),
+            holds=lambda a, b: (a, b) == ({8}, {3}),
+            says="inputs that are read",
+        ),
+        seen.first_last_row(SMALL),
+        seen.seed_row(INPUTS, images_used=8),
+    )
