@@ -1,0 +1,375 @@
+"""Result files whose every row says how it was made.
+
+A result file is JSON: facts of the whole, lists of rows (`tables`), and `made`, the list of all that made rows. A row
+holds the place of its maker in that list:
+
+    {"form": 2, "made": [{"command": ..., "commit": ..., ...}], "rows": [{"made": 0, "key": "...", "accuracy": 0.9}]}
+
+A maker is a command at a commit, on a machine, with libraries of some versions; it has the settings, and digests of the
+weights and data that went in. A row is reused only where its key is the same: name, settings, weights and data by
+content, versions. It then keeps its own maker.
+
+>>> import tempfile
+>>> folder = Path(tempfile.mkdtemp())
+>>> results = Results("speed", folder=folder, libraries=("numpy",), settings={"rounds": 3})
+>>> results.row({"case": "small", "seed": 0}, lambda: {"ms": 1.5}, tell=print)["ms"]
+made: case=small, seed=0
+1.5
+>>> results.row({"case": "small", "seed": 0}, lambda: {"ms": 9.9}, tell=print)["ms"]              # not measured again
+reused: case=small, seed=0 (of ...)
+1.5
+>>> changed = Results("speed", folder=folder, libraries=("numpy",), settings={"rounds": 9})
+>>> changed.row({"case": "small", "seed": 0}, lambda: {"ms": 1.4}, tell=print)["ms"]              # another setting
+made: case=small, seed=0
+1.4
+>>> [row["ms"] for row in read("speed", folder=folder)["rows"]]
+[1.5, 1.4]
+>>> maker(read("speed", folder=folder), changed.rows()[0])["settings"]
+{'rounds': 9}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+FORM = 2
+
+# What a result depends on: results themselves are written by the run, and no change of them makes it another.
+CODE = ("src", "benchmarks", "setup.py", "constraints.txt", ":!benchmarks/results", ":!benchmarks/peers/results")
+FLAGS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd",
+    "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+class Results:
+    """One result file, and the rows that this process adds to it.
+
+    Args:
+        name: of the file, without `.json`.
+        table: which of the file's lists of rows.
+        settings: what all rows of this process have in common; part of their keys.
+        inputs: name -> file or folder of weights and data; their content is part of the keys.
+        libraries: distributions that the rows depend on; their versions are part of the keys.
+        fresh: make all rows anew.
+        folder: of result files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        table: str = "rows",
+        settings: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Path] | None = None,
+        libraries: Sequence[str] = ("torch",),
+        fresh: bool = False,
+        folder: Path = RESULTS,
+    ) -> None:
+        self.name, self.table, self.folder, self.fresh = name, table, folder, fresh
+        self.depends = {
+            "settings": json.loads(json.dumps(dict(settings or {}))),
+            "inputs": {what: digest(path) for what, path in (inputs or {}).items()},
+            "versions": versions(libraries),
+        }
+        self._here: set[str] = set()
+
+    def key(self, of: Mapping[str, Any]) -> str:
+        """Of a row with that name."""
+        return _short({"of": dict(of), **self.depends})
+
+    def find(self, of: Mapping[str, Any]) -> Row | None:
+        """The row of that name which may be reused."""
+        wanted = self.key(of)
+        if self.fresh and wanted not in self._here:
+            return None
+        return next((row for row in self.rows() if row["key"] == wanted), None)
+
+    def rows(self) -> list[Row]:
+        """All rows of the file that were made under these settings, inputs and versions."""
+        found = read(self.name, folder=self.folder)
+        same = {
+            place for place, made in enumerate(found["made"]) if all(made.get(k) == v for k, v in self.depends.items())
+        }
+        return [row for row in found.get(self.table, []) if row["made"] in same and "key" in row]
+
+    def row(
+        self, of: Mapping[str, Any], make: Callable[[], Mapping[str, Any]], *, tell: Callable[[str], Any] = print
+    ) -> Row:
+        """The row of that name: from the file, or made now and written.
+
+        Args:
+            of: what tells this row from the others, such as policy, budget and seed; stands in the row.
+            make: measures; its numbers stand in the row as well. What it had begun when it was killed is not written.
+            tell: takes the line that says which it was.
+        """
+        found = self.find(of)
+        if found is not None:
+            made = maker(read(self.name, folder=self.folder), found)
+            tell(f"reused: {_words(of)} (of {made.get('commit')}, {made['machine'].get('cpu')})")
+            return found
+        begun = conditions()
+        values = make()
+        return self.put(of, values, begun=begun, tell=tell)
+
+    def put(
+        self,
+        of: Mapping[str, Any],
+        values: Mapping[str, Any],
+        *,
+        begun: Mapping[str, Any] | None = None,
+        tell: Callable[[str], Any] = print,
+    ) -> Row:
+        """Add a row that was made by this process, in the place of one with the same key."""
+        row = {**of, **values, "key": self.key(of)}
+        with _locked(self.folder / f"{self.name}.json"):
+            found = read(self.name, folder=self.folder)
+            row["made"] = _placed(found["made"], {**provenance(begun), **self.depends})
+            others = [one for one in found.get(self.table, []) if one.get("key") != row["key"]]
+            found[self.table] = sorted([*others, row], key=lambda one: _order(one, of))
+            write(self.name, found, folder=self.folder)
+        self._here.add(row["key"])
+        tell(f"made: {_words(of)}")
+        return row
+
+    def facts(self, **values: Any) -> None:
+        """Set facts of the whole file."""
+        with _locked(self.folder / f"{self.name}.json"):
+            write(self.name, {**read(self.name, folder=self.folder), **values}, folder=self.folder)
+
+    def plan(
+        self, names: Iterable[Mapping[str, Any]], *, tell: Callable[[str], Any] = print
+    ) -> list[Mapping[str, Any]]:
+        """Say which rows are in the file and will be reused; returns the names of those that have to be made."""
+        wanted = list(names)
+        missing = [of for of in wanted if self.find(of) is None]
+        tell(f"{self.name}.json: {len(wanted) - len(missing)} rows are reused, {len(missing)} are made.")
+        for of in missing:
+            tell(f"  to make: {_words(of)}")
+        return missing
+
+
+# ------------------------------------------------------------------------------------------------------ provenance
+
+
+def provenance(begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Command, commit and machine of this process, now; `load` at the row's beginning if that is given."""
+    return {
+        "command": command(),
+        **commit(),
+        "machine": {**machine(), **(begun or conditions())},
+    }
+
+
+def command() -> str:
+    """As it is typed at the repository's root."""
+    script = Path(sys.argv[0]).resolve()
+    shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path(script.name)
+    return " ".join(["python", str(shown), *sys.argv[1:]])
+
+
+def commit() -> dict[str, Any]:
+    """Of the checkout; `uncommitted` where code that the result depends on has changes that no commit holds."""
+
+    def git(*words: str) -> str | None:
+        run = subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    found, changes = git("rev-parse", "--short=7", "HEAD"), git("status", "--porcelain", "--", *CODE)
+    return {"commit": found or "unknown", "uncommitted": changes != "" or found is None}
+
+
+def machine() -> dict[str, Any]:
+    """Processor with the flags that decide on kernels, cores and Python."""
+    lines = _cpuinfo()
+    flags = next((ln.split(":", 1)[1].split() for ln in lines if ln.lower().startswith(("flags", "features"))), [])
+    return {
+        "cpu": next((ln.split(":", 1)[1].strip() for ln in lines if ln.startswith("model name")), platform.processor()),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **_torch_state(),
+    }
+
+
+def _torch_state() -> dict[str, Any]:
+    """Threads and the instruction set that PyTorch uses, where it is loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {"torch_threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def conditions() -> dict[str, Any]:
+    """What else the machine does: processes that want to run, over the last minute, this one included."""
+    return {"load": round(os.getloadavg()[0], 1)}
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Distribution -> version, without what a build adds to it.
+
+    >>> sorted(versions(["numpy", "scipy"]))
+    ['numpy', 'scipy']
+    """
+    return {name: metadata.version(name).partition("+")[0] for name in sorted(set(libraries))}
+
+
+def digest(path: Path) -> str:
+    """Of a file's content, or of all files of a folder with their names.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if path.is_dir():
+        parts = [(str(one.relative_to(path)), digest(one)) for one in sorted(path.rglob("*")) if one.is_file()]
+        return _short(parts)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def read(name: str, *, folder: Path = RESULTS) -> dict[str, Any]:
+    """A result file; an empty one where there is none, and one of the older form with its header as the rows' maker.
+
+    >>> import tempfile
+    >>> read("none", folder=Path(tempfile.mkdtemp()))
+    {'form': 2, 'made': []}
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return {"form": FORM, "made": []}
+    found = dict(json.loads(path.read_text()))
+    return found if found.get("form") == FORM else _from_older(found)
+
+
+def _from_older(found: dict[str, Any]) -> dict[str, Any]:
+    """Header, then facts: the header is of the last command that wrote the file, not of each row."""
+    head = {name: found.pop(name) for name in ("command", "commit", "seed", "machine") if name in found}
+    text = str(head.get("commit", "unknown"))
+    made = {**head, "commit": text.rstrip("+"), "uncommitted": text.endswith("+"), "by": "file"}
+    for rows in found.values():
+        if isinstance(rows, list):
+            for row in rows:
+                if isinstance(row, dict):
+                    row.setdefault("made", 0)
+    return {"form": FORM, "made": [made], **found}
+
+
+def write(name: str, found: Mapping[str, Any], *, folder: Path = RESULTS) -> Path:
+    """Whole or not at all, without makers that no row has any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_tidy(dict(found)), indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def maker(found: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What made a row of a file that was read."""
+    return dict(found["made"][row["made"]])
+
+
+def tables(found: Mapping[str, Any]) -> Iterator[list[Row]]:
+    """All lists of rows of a file."""
+    for values in found.values():
+        if isinstance(values, list) and values and all(isinstance(one, dict) and "made" in one for one in values):
+            yield values
+
+
+def conflicts(found: Mapping[str, Any]) -> list[tuple[Row, Row]]:
+    """Rows with one key that say different things: of two clones, say. Both are kept, and this tells."""
+    pairs = []
+    for rows in tables(found):
+        first: dict[str, Row] = {}
+        for row in rows:
+            other = first.setdefault(row.get("key", ""), row)
+            if row.get("key") and other is not row and _values(other) != _values(row):
+                pairs.append((other, row))
+    return pairs
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of two files, each with its own maker; facts are those of `other` where both have them.
+
+    Rows that are equal but for their maker are kept once, that of `one`; those of one key that differ are both kept.
+    """
+    found = json.loads(json.dumps({**one, **{k: v for k, v in other.items() if k != "made" and k not in one}}))
+    for name, rows in other.items():
+        if name == "made" or not any(rows is table for table in tables(other)):
+            found[name] = rows if name != "made" else found["made"]
+            continue
+        known = [(_values(row)) for row in one.get(name, [])]
+        here = [dict(row) for row in one.get(name, [])]
+        for row in rows:
+            if _values(row) not in known:
+                here.append({**row, "made": _placed(found["made"], maker(other, row))})
+        found[name] = here
+    return dict(found)
+
+
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "made"}
+
+
+def _tidy(found: dict[str, Any]) -> dict[str, Any]:
+    """Without makers that no row has."""
+    rows = [row for table in tables(found) for row in table]
+    used = sorted({row["made"] for row in rows})
+    if not rows:
+        return found
+    place = {old: new for new, old in enumerate(used)}
+    for row in rows:
+        row["made"] = place[row["made"]]
+    return {**found, "made": [found["made"][old] for old in used]}
+
+
+def _placed(made: list[dict[str, Any]], new: dict[str, Any]) -> int:
+    """The place of a maker in the list, to which it is added if it is not there."""
+    if new not in made:
+        made.append(new)
+    return made.index(new)
+
+
+def _order(row: Mapping[str, Any], of: Mapping[str, Any]) -> list[str]:
+    return [json.dumps(row.get(name), sort_keys=True) for name in of]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _words(of: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in of.items())
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time: several processes may share the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

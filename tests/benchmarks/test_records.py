@@ -1,0 +1,203 @@
+"""Rows of result files: made once, reused by their key alone, each with its own maker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import records
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def results(folder: Path, **changes: Any) -> records.Results:
+    return records.Results("speed", folder=folder, **{"libraries": ("numpy",), "settings": {"rounds": 3}, **changes})
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def made(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    return records.maker(records.read("speed", folder=folder), row)
+
+
+def count(calls: list[int]) -> dict[str, Any]:
+    calls.append(1)
+    return {"ms": len(calls)}
+
+
+# ------------------------------------------------------------------------------------------------ reuse by the key
+
+
+@pytest.mark.parametrize("change", ["settings", "inputs", "libraries", "fresh", "name"])
+def test_a_row_is_reused_only_where_its_key_is_the_same(folder: Path, tmp_path: Path, change: str) -> None:
+    weights, calls = tmp_path / "weights", list[int]()
+    weights.write_bytes(b"one")
+    results(folder, inputs={"weights": weights}).row({"case": "a"}, lambda: count(calls), tell=quiet)
+    again = results(folder, inputs={"weights": weights}).row({"case": "a"}, lambda: count(calls), tell=quiet)
+    assert (again["ms"], len(calls)) == (1, 1)
+    if change == "inputs":
+        weights.write_bytes(b"two")
+    other = {"settings": {"rounds": 4}} if change == "settings" else {}
+    other |= {"libraries": ("numpy", "scipy")} if change == "libraries" else {}
+    other |= {"fresh": True} if change == "fresh" else {}
+    of = {"case": "b" if change == "name" else "a"}
+    row = results(folder, inputs={"weights": weights}, **other).row(of, lambda: count(calls), tell=quiet)
+    assert (row["ms"], len(calls)) == (2, 2)
+    assert len(records.read("speed", folder=folder)["rows"]) == (1 if change == "fresh" else 2)
+
+
+def test_fresh_rows_are_made_once_in_a_process(folder: Path) -> None:
+    calls, fresh = list[int](), results(folder, fresh=True)
+    for _ in range(3):
+        fresh.row({"case": "a"}, lambda: count(calls), tell=quiet)
+    assert len(calls) == 1
+
+
+def test_a_deleted_row_alone_is_made_and_the_others_keep_their_maker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "commit", lambda: {"commit": "first", "uncommitted": False})
+    for case in "abc":
+        results(folder).row({"case": case}, lambda: {"ms": 1}, tell=quiet)
+    found = records.read("speed", folder=folder)
+    found["rows"] = [row for row in found["rows"] if row["case"] != "b"]
+    records.write("speed", found, folder=folder)
+    monkeypatch.setattr(records, "commit", lambda: {"commit": "second", "uncommitted": True})
+    said: list[str] = []
+    names = [{"case": case} for case in "abc"]
+    assert results(folder).plan(names, tell=said.append) == [{"case": "b"}]
+    assert said == ["speed.json: 2 rows are reused, 1 are made.", "  to make: case=b"]
+    rows = [results(folder).row(of, lambda: {"ms": 2}, tell=said.append) for of in names]
+    assert [made(folder, row)["commit"] for row in rows] == ["first", "second", "first"]
+    assert [made(folder, row)["uncommitted"] for row in rows] == [False, True, False]
+    assert [row["ms"] for row in rows] == [1, 2, 1]
+    assert [line.partition(":")[0] for line in said[2:]] == ["reused", "made", "reused"]
+    assert "of first" in said[2]
+
+
+def test_a_row_killed_in_the_middle_leaves_the_file_as_it_was(folder: Path) -> None:
+    results(folder).row({"case": "a"}, lambda: {"ms": 1}, tell=quiet)
+    before = (folder / "speed.json").read_bytes()
+
+    def killed() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        results(folder).row({"case": "b"}, killed, tell=quiet)
+    assert (folder / "speed.json").read_bytes() == before
+
+
+def test_two_processes_share_the_rows(folder: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import records; from pathlib import Path\n"
+        "own = records.Results('speed', folder=Path(sys.argv[2]), libraries=())\n"
+        "for n in range(20): own.row({'case': f'{sys.argv[3]}{n}'}, lambda: {'ms': n}, tell=len)\n"
+    )
+    words = [sys.executable, "-c", script, str(ROOT / "benchmarks"), str(folder)]
+    both = [subprocess.Popen([*words, name]) for name in "xy"]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert len(records.read("speed", folder=folder)["rows"]) == 40
+
+
+# ------------------------------------------------------------------------------------------------------ the maker
+
+
+def test_a_maker_says_all_that_is_asked_of_it(folder: Path) -> None:
+    row = results(folder, libraries=("torch", "numpy")).row({"case": "a", "seed": 3}, lambda: {"ms": 1}, tell=quiet)
+    found = made(folder, row)
+    assert row["seed"] == 3 and found["settings"] == {"rounds": 3}
+    assert set(found["versions"]) == {"torch", "numpy"} and "+" not in found["versions"]["torch"]
+    assert {"cpu", "flags", "cores", "python", "load"} <= set(found["machine"])
+    assert isinstance(found["uncommitted"], bool) and found["command"].startswith("python ")
+
+
+def test_changes_of_the_code_mark_a_result_and_results_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *words], cwd=tmp_path, check=True)
+
+    (tmp_path / "src").mkdir()
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "src" / "a.py").write_text("1")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        git(*words)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    (tmp_path / "benchmarks" / "results" / "speed.json").write_text("{}")
+    assert records.commit()["uncommitted"] is False
+    (tmp_path / "src" / "a.py").write_text("2")
+    assert records.commit()["uncommitted"] is True
+    monkeypatch.setattr(records, "ROOT", tmp_path / "src")
+    (tmp_path / ".git").rename(tmp_path / "gone")
+    assert records.commit() == {"commit": "unknown", "uncommitted": True}
+
+
+def test_a_digest_is_of_the_content(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("1")
+    assert records.digest(tmp_path / "a") == records.digest(tmp_path / "b")
+    (tmp_path / "b" / "x").write_text("2")
+    assert records.digest(tmp_path / "a") != records.digest(tmp_path / "b")
+    (tmp_path / "b" / "x").write_text("1")
+    (tmp_path / "b" / "x").rename(tmp_path / "b" / "y")
+    assert records.digest(tmp_path / "a") != records.digest(tmp_path / "b")
+
+
+# -------------------------------------------------------------------------------------------- older files, merging
+
+
+def test_a_file_of_the_older_form_is_read_with_its_header_as_maker(folder: Path) -> None:
+    folder.mkdir()
+    old = {
+        "command": "python x",
+        "commit": "abc+",
+        "seed": 0,
+        "machine": {"cpu": "z"},
+        "rows": [{"case": "a", "ms": 1}],
+    }
+    (folder / "speed.json").write_text(json.dumps(old))
+    found = records.read("speed", folder=folder)
+    assert records.maker(found, found["rows"][0]) == {
+        "command": "python x", "commit": "abc", "uncommitted": True, "seed": 0, "machine": {"cpu": "z"}, "by": "file",
+    }  # fmt: skip
+    calls: list[int] = []
+    results(folder).row({"case": "a"}, lambda: count(calls), tell=quiet)
+    assert calls == [1], "a row without a key was reused"
+    assert [made(folder, row).get("by") for row in records.read("speed", folder=folder)["rows"]] == ["file", None]
+
+
+def test_merging_keeps_every_rows_maker_and_tells_rows_that_differ(folder: Path) -> None:
+    here, there = folder / "here", folder / "there"
+    for place, cases in ((here, "ab"), (there, "bc")):
+        for case in cases:
+            results(place).row({"case": case}, lambda place=place: {"ms": place.name}, tell=quiet)
+    both = records.merged(records.read("speed", folder=here), records.read("speed", folder=there))
+    assert [(row["case"], row["ms"]) for row in both["rows"]] == [
+        ("a", "here"),
+        ("b", "here"),
+        ("b", "there"),
+        ("c", "there"),
+    ]
+    ((one, other),) = records.conflicts(both)
+    assert (one["ms"], other["ms"]) == ("here", "there")
+    assert {row["made"] for row in both["rows"]} <= set(range(len(both["made"])))
+    assert records.merged(both, both)["rows"] == both["rows"]
+
+
+def test_makers_without_rows_are_dropped(folder: Path) -> None:
+    results(folder).row({"case": "a"}, lambda: {"ms": 1}, tell=quiet)
+    results(folder, fresh=True).row({"case": "a"}, lambda: {"ms": 2}, tell=quiet)
+    found = records.read("speed", folder=folder)
+    assert len(found["made"]) == 1 and found["rows"][0]["made"] == 0
