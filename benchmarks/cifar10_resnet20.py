@@ -2,28 +2,33 @@
 
     python benchmarks/cifar10_resnet20.py [--epochs 5] [--seeds 0 1] [--threads 1] [--precision bf16]
 
-Every policy is fine-tuned from the same pretrained float weights with the same settings. A run that is done is not
-done again, and a killed one goes on where it was; two rows with the same bits and seed share one run. Each row says
-in which precision it was trained: a machine without bf16 arithmetic takes many times as long in it.
+Every policy is fine-tuned from the same pretrained float weights with the same settings. Rows that the result file has
+are reused, and the command says which; a killed training goes on where it was; two rows with the same bits and seed
+share one run. Each row says in which precision it was trained: a machine without bf16 arithmetic takes many times as
+long in it. A row takes half an hour of one core to an hour.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+import records
+from common import RESULTS, ROOT, shared_data, unpacked_data
 from mixbit import data, methods, models
 from mixbit.allocation import allocate
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, costs
+from mixbit.data import Part
 from mixbit.evaluation import evaluate
-from mixbit.network import Network, capture
+from mixbit.network import capture
 from mixbit.policy import Policy, Scores
 from mixbit.quantize import calibrate, quantize
 from mixbit.task import Task
@@ -32,12 +37,13 @@ from mixbit.training import TrainConfig, train
 RUNS = ROOT / "runs" / "cifar10_resnet20"
 BUDGETS = ("2x2", "3x3", "4x4")
 RANDOM_DRAWS = 3
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
 
 
 def float_model() -> Any:
     """ResNet-20 with the pretrained weights."""
     model = models.build("resnet20")
-    models.load_weights(model, shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors")
+    models.load_weights(model, shared_data() / "weights" / WEIGHTS)
     return model
 
 
@@ -62,19 +68,19 @@ def policies(task: Task, budget: str) -> Iterator[tuple[str, Policy]]:
         yield f"random-{draw}", random_policy(task.network, limit, bits=(2, 3, 4, 5, 6), seed=draw)
 
 
-def fine_tune(policy: Policy, network: Network, dataset: data.DataSet, config: TrainConfig) -> dict[str, Any]:
-    """Accuracy after calibration alone and after fine-tuning; remembered by bits and seed."""
-    key = "_".join(f"{b.weight_bits}{b.activation_bits}" for b in policy.layers.values()) + f"_s{config.seed}"
-    folder = RUNS / "fine-tune" / key
+def fine_tune(policy: Policy, task: Task, config: TrainConfig, folder: Path, *, again: bool) -> dict[str, Any]:
+    """Accuracy after calibration alone and after fine-tuning; remembered by bits, seed and settings."""
+    key = "_".join(f"{b.weight_bits}{b.activation_bits}" for b in policy.layers.values())
+    folder = folder / f"{key}_s{config.seed}_e{config.epochs}_{config.precision}"
     done = folder / "result.json"
-    if done.exists():
+    if done.exists() and not again:
         return dict(json.loads(done.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    model = float_model()
-    quantize(model, policy, network)
-    calibrate(model, [next(dataset.train.batches(256, seed=config.seed, shuffle=True))[0]])
-    before = evaluate(model, dataset.test, channels_last=True).accuracy
-    result = train(model, dataset.train, dataset.test, config, run=folder, label=key[:20])
+    model = copy.deepcopy(task.model)
+    quantize(model, policy, task.network)
+    calibrate(model, [next(task.train.batches(256, seed=config.seed, shuffle=True))[0]])
+    before = evaluate(model, task.test, channels_last=True).accuracy
+    result = train(model, task.train, task.test, config, run=folder, label=key[:20])
     assert result.metrics is not None
     found = {
         "accuracy": result.metrics.accuracy,
@@ -86,28 +92,31 @@ def fine_tune(policy: Policy, network: Network, dataset: data.DataSet, config: T
     return found
 
 
-def plan(task: Task, seeds: list[int]) -> Iterator[tuple[str, str, int, Policy]]:
+def plan(task: Task, seeds: list[int], budgets: tuple[str, ...]) -> Iterator[tuple[str, str, int, Policy]]:
     """All rows; the random policies last, seed by seed."""
-    table = {budget: list(policies(task, budget)) for budget in BUDGETS}
+    table = {budget: list(policies(task, budget)) for budget in budgets}
     for last in (False, True):
         for seed in seeds:
-            for budget in BUDGETS:
+            for budget in budgets:
                 for name, policy in table[budget]:
                     if name.startswith("random") == last:
                         yield budget, name, seed, policy
 
 
-def earlier_rows(settings: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Rows of the result file that were made with the same settings, precision aside, by what they are of."""
-    path = RESULTS / "cifar10_resnet20.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    rows = found.get("rows", []) if found.get("settings") == settings else []
-    return {(r["budget"], r["policy"], r["seed"]): r for r in rows}
+def name_of(budget: str, policy: str, seed: int, bits: Policy) -> dict[str, Any]:
+    """What tells a row from the others; other scores give other bits, and so another row."""
+    layers = {name: [b.weight_bits, b.activation_bits] for name, b in bits.layers.items()}
+    return {"budget": budget, "policy": policy, "seed": seed, "bits": layers}
 
 
-def ordered(rows: dict[tuple[str, str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """By budget, policy and seed."""
-    return [rows[key] for key in sorted(rows)]
+def subject(*, smoke: bool) -> Task:
+    """The pretrained network on CIFAR-10; a part of the images for a smoke run."""
+    dataset, model = data.load(f"cifar10:{unpacked_data()}"), float_model()
+    network = capture(model, next(dataset.test.batches(2))[0])
+    parts = [dataset.train, dataset.test]
+    if smoke:
+        parts = [Part(split, torch.arange(256)) for split in parts]
+    return Task(model=model, train=parts[0], test=parts[1], network=network)
 
 
 def main() -> None:
@@ -118,30 +127,37 @@ def main() -> None:
         "--threads", type=int, default=torch.get_num_threads(), help="two processes may share the seeds"
     )
     parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16", help="of rows that are missing")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    dataset, model = data.load(f"cifar10:{unpacked_data()}"), float_model()
-    network = capture(model, next(dataset.test.batches(2))[0])
-    task = Task(model=model, train=dataset.train, test=dataset.test, network=network)
-    settings = asdict(TrainConfig(epochs=arguments.epochs, validate_every=0))
-    del settings["precision"]  # a row has its own
-    float_accuracy = evaluate(model, dataset.test).accuracy
-    for budget, name, seed, policy in plan(task, arguments.seeds):
-        bits = {n: [b.weight_bits, b.activation_bits] for n, b in policy.layers.items()}
-        row = earlier_rows(settings).get((budget, name, seed))
-        if row is None or row["bits"] != bits:
-            config = TrainConfig(**{**settings, "seed": seed, "precision": arguments.precision})
-            found = fine_tune(policy, network, dataset, config)
-            used = costs(network, policy.layers)
-            row = {"budget": budget, "policy": name, "seed": seed, "precision": config.precision, **found}
-            row |= {"bitops": used.bitops}
-            row |= {"weight_bytes": used.weight_bytes, "bits": bits}
-        # Read again: another process may have added rows meanwhile.
-        rows = earlier_rows(settings) | {(budget, name, seed): row}
-        payload = {"float_accuracy": float_accuracy, "settings": settings, "rows": ordered(rows)}
-        path = write_result("cifar10_resnet20", payload, seed=sorted({r["seed"] for r in rows.values()}))
-        print({k: v for k, v in row.items() if k != "bits"}, flush=True)
-    print(f"written to {path}")
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    task = subject(smoke=given.smoke)
+    settings = asdict(TrainConfig(epochs=1 if given.smoke else given.epochs, validate_every=0))
+    for own in ("precision", "seed", "checkpoint_seconds"):  # a row has its own, or they change no number
+        del settings[own]
+    results = records.Results(
+        "cifar10_resnet20", settings=settings, inputs=inputs(), fresh=given.fresh, smoke=given.smoke
+    )
+    rows = list(plan(task, given.seeds, BUDGETS)) if not given.smoke else list(plan(task, [0], BUDGETS[1:2]))[:2]
+    results.plan([name_of(*row) for row in rows])
+    results.facts(float_accuracy=evaluate(task.model, task.test).accuracy, settings=settings)
+    for row in rows:
+        config = TrainConfig(**settings, seed=row[2], precision="float32" if given.smoke else given.precision)
+        results.row(name_of(*row), lambda row=row, config=config: values(row[3], task, config, given))  # type: ignore[misc]
+
+
+def inputs() -> dict[str, Path]:
+    """What goes in: weights and images."""
+    return {
+        "weights": shared_data() / "weights" / WEIGHTS,
+        "data": unpacked_data() / "cifar-10-batches-bin",
+    }
+
+
+def values(policy: Policy, task: Task, config: TrainConfig, given: argparse.Namespace) -> dict[str, Any]:
+    """Of one row."""
+    used = costs(task.network, policy.layers)
+    found = fine_tune(policy, task, config, (records.SMOKE if given.smoke else RUNS) / "fine-tune", again=given.fresh)
+    return {"precision": config.precision, **found, "bitops": used.bitops, "weight_bytes": used.weight_bytes}
 
 
 if __name__ == "__main__":

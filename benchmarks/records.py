@@ -30,6 +30,7 @@ made: case=small, seed=0
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -45,6 +46,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+SMOKE = ROOT / "runs" / "smoke"
 FORM = 2
 
 # What a result depends on: results themselves are written by the run, and no change of them makes it another.
@@ -67,6 +69,8 @@ class Results:
         inputs: name -> file or folder of weights and data; their content is part of the keys.
         libraries: distributions that the rows depend on; their versions are part of the keys.
         fresh: make all rows anew.
+        smoke: a few seconds' worth, to see that the command runs: written to `runs/smoke/`, marked, and never among the
+            results.
         folder: of result files.
     """
 
@@ -79,9 +83,12 @@ class Results:
         inputs: Mapping[str, Path] | None = None,
         libraries: Sequence[str] = ("torch",),
         fresh: bool = False,
-        folder: Path = RESULTS,
+        smoke: bool = False,
+        folder: Path | None = None,
     ) -> None:
-        self.name, self.table, self.folder, self.fresh = name, table, folder, fresh
+        self.name, self.table, self.fresh = name, table, fresh
+        self.folder = folder or (SMOKE if smoke else RESULTS)
+        self.smoke = {"smoke": True} if smoke else {}
         self.depends = {
             "settings": json.loads(json.dumps(dict(settings or {}))),
             "inputs": {what: digest(path) for what, path in (inputs or {}).items()},
@@ -139,7 +146,7 @@ class Results:
         row = {**of, **values, "key": self.key(of)}
         with _locked(self.folder / f"{self.name}.json"):
             found = read(self.name, folder=self.folder)
-            row["made"] = _placed(found["made"], {**provenance(begun), **self.depends})
+            row["made"] = _placed(found["made"], {**self.smoke, **provenance(begun), **self.depends})
             others = [one for one in found.get(self.table, []) if one.get("key") != row["key"]]
             found[self.table] = sorted([*others, row], key=lambda one: _order(one, of))
             write(self.name, found, folder=self.folder)
@@ -162,6 +169,12 @@ class Results:
         for of in missing:
             tell(f"  to make: {_words(of)}")
         return missing
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What every script takes."""
+    parser.add_argument("--fresh", action="store_true", help="make rows anew that the result file has")
+    parser.add_argument("--smoke", action="store_true", help="seconds, on a few images, written to runs/smoke/")
 
 
 # ------------------------------------------------------------------------------------------------------ provenance
@@ -363,7 +376,7 @@ def _short(value: object) -> str:
 
 
 def _words(of: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in of.items())
+    return ", ".join(f"{name}={value}" for name, value in of.items() if not isinstance(value, list | dict))
 
 
 @contextlib.contextmanager

@@ -45,9 +45,10 @@ def cifar10() -> str:
         for kind, label in POLICIES.items():
             runs = groups.get((budget, kind), [])
             rows.append((f"W{budget[0]}A{budget[-1]}", label, *_accuracies(runs)))
+    seeds = sorted({row["seed"] for row in found["rows"]})
     note = (
         f"Float accuracy {100 * found['float_accuracy']:.2f} %. {found['settings']['epochs']} epochs, seeds "
-        f"{', '.join(map(str, found['seed']))}; {_missing(groups, found['seed'])}\n"
+        f"{', '.join(map(str, seeds))}; {_missing(groups, seeds)}\n"
     )
     columns = ("BitOps of", "policy", ">mean accuracy", "runs", ">BitOps", ">weight kB")
     return markdown(columns, rows) + "\n" + note
