@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+import records
+
+ROOT = records.ROOT
+RESULTS = records.RESULTS
 
 
 def shared_data() -> Path:
@@ -31,46 +31,24 @@ def unpacked_data() -> Path:
     return folder
 
 
-def commit() -> str:
-    """Short hash of the checkout, with a plus if it has changes."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, cwd=ROOT)
-    return run.stdout.strip() or "unknown"
+def write_result(
+    name: str, payload: dict[str, Any], *, seed: int | list[int], libraries: Sequence[str] = ("torch",), **made: Any
+) -> Path:
+    """Write the parts of a result file; those that stand in it already, unchanged, keep what made them.
 
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and versions, for the record."""
-    import torch
-
-    cpu = next((ln.split(":")[1].strip() for ln in _cpuinfo() if ln.startswith("model name")), platform.processor())
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def write_result(name: str, payload: dict[str, Any], *, seed: int | list[int]) -> Path:
-    """Write `results/<name>.json` with command, commit, seed and machine, whole or not at all."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    command = "python " + " ".join([str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
-    record = {"command": command, "commit": commit(), "seed": seed, "machine": machine(), **payload}
-    path = RESULTS / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
-    return path
+    Args:
+        name: of the file, without `.json`.
+        payload: all parts.
+        seed: of what is new.
+        libraries: distributions that it depends on.
+        made: more of what is new, such as `settings`.
+    """
+    return records.save(name, payload, seed=seed, versions=records.versions(libraries), **made)
 
 
 def result(name: str) -> dict[str, Any]:
-    """A result file."""
-    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+    """A result file; see `records`."""
+    return records.read(name)
 
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

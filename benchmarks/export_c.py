@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+from common import ROOT, result, shared_data, unpacked_data, write_result
 from mixbit import runs
 from mixbit.cost import costs
 from mixbit.export import IntegerGraph, Rounding, lower
@@ -244,8 +244,7 @@ def main() -> None:
         code()
         if given.parts == ["code"]:
             return
-    path = RESULTS / f"{NAME}.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = result(NAME)
     parts = {part: old.get(part, []) for part in ("exact", "boards", "random", "sizes")}
     folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
 

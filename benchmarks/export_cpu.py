@@ -11,7 +11,6 @@ is written when it is done; a part that the result file has of this processor is
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from common import RESULTS, shared_data, unpacked_data, write_result
+from common import RESULTS, result, shared_data, unpacked_data, write_result
 from export_onnx import NETWORKS, lowered, policy_of
 from mixbit import runs
 from mixbit.export import IntegerGraph, executor, lower
@@ -134,8 +133,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure also what the result file has of this processor")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / f"{NAME}.json"
-    processors = json.loads(path.read_text())["processors"] if path.exists() else []
+    processors = result(NAME).get("processors", [])
     mine = {"cpu": machine_name(), "flags": list(machine_flags()), "saturates": runtime_saturates()}
     entry = next((one for one in processors if {key: one[key] for key in mine} == mine), None)
     if entry is None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+from common import RESULTS, ROOT, result, shared_data, unpacked_data, write_result
 from mixbit import models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
@@ -201,8 +201,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", metavar="NAME=DIR", help="trained run folders, instead of training here")
     given = parser.parse_args()
     FILES.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{NAME}.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = result(NAME)
     parts = {part: old.get(part, []) for part in ("sizes", "speed", "exact")}
     if "sizes" in given.parts:
         parts["sizes"] = list(sizes())

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+from common import ROOT, result, shared_data, unpacked_data, write_result
 from mixbit import _io, models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
@@ -294,8 +294,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.part == "train":
         train(arguments.network, arguments.term, quick=arguments.quick)
         return
-    path = RESULTS / "kure.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = result("kure")
     parts = {key: found[key] for key in ("networks", "search", "cost") if key in found}
     if arguments.part == "evaluate":
         parts["networks"] = parts.get("networks", {}) | evaluate(

@@ -1,9 +1,10 @@
 """Result files whose every row says how it was made.
 
-A result file is JSON: facts of the whole, lists of rows (`tables`), and `made`, the list of all that made rows. A row
-holds the place of its maker in that list:
+A result file is JSON: parts, and `made`, the list of all that made some of it. A part that is a list of rows has the
+place of the maker in each row; of the others (`{"networks": {"resnet20": ...}}`) `made_by` has it by name:
 
-    {"form": 2, "made": [{"command": ..., "commit": ..., ...}], "rows": [{"made": 0, "key": "...", "accuracy": 0.9}]}
+    {"form": 2, "made": [{"command": ..., "commit": ..., ...}, ...],
+     "rows": [{"made": 0, "key": "...", "accuracy": 0.9}], "made_by": {"networks.resnet20": 1}, ...}
 
 A maker is a command at a commit, on a machine, with libraries of some versions; it has the settings, and digests of the
 weights and data that went in. A row is reused only where its key is the same: name, settings, weights and data by
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMOKE = ROOT / "runs" / "smoke"
 FORM = 2
+HEAD = ("form", "made", "made_by")
 
 # What a result depends on: results themselves are written by the run, and no change of them makes it another.
 CODE = ("src", "benchmarks", "setup.py", "constraints.txt", ":!benchmarks/results", ":!benchmarks/peers/results")
@@ -149,15 +151,14 @@ class Results:
             row["made"] = _placed(found["made"], {**self.smoke, **provenance(begun), **self.depends})
             others = [one for one in found.get(self.table, []) if one.get("key") != row["key"]]
             found[self.table] = sorted([*others, row], key=lambda one: _order(one, of))
-            write(self.name, found, folder=self.folder)
+            _write(self.name, found, folder=self.folder)
         self._here.add(row["key"])
         tell(f"made: {_words(of)}")
         return row
 
     def facts(self, **values: Any) -> None:
-        """Set facts of the whole file."""
-        with _locked(self.folder / f"{self.name}.json"):
-            write(self.name, {**read(self.name, folder=self.folder), **values}, folder=self.folder)
+        """Set parts that are no rows."""
+        save(self.name, values, others=True, folder=self.folder, **self.smoke, **self.depends)
 
     def plan(
         self, names: Iterable[Mapping[str, Any]], *, tell: Callable[[str], Any] = print
@@ -264,58 +265,111 @@ def _cpuinfo() -> list[str]:
 
 
 def read(name: str, *, folder: Path = RESULTS) -> dict[str, Any]:
-    """A result file; an empty one where there is none, and one of the older form with its header as the rows' maker.
+    """A result file; an empty one where there is none, and one of the older form with its header as maker of all.
 
     >>> import tempfile
     >>> read("none", folder=Path(tempfile.mkdtemp()))
-    {'form': 2, 'made': []}
+    {'form': 2, 'made': [], 'made_by': {}}
     """
     path = folder / f"{name}.json"
     if not path.exists():
-        return {"form": FORM, "made": []}
+        return {"form": FORM, "made": [], "made_by": {}}
     found = dict(json.loads(path.read_text()))
     return found if found.get("form") == FORM else _from_older(found)
 
 
+def save(
+    name: str, parts: Mapping[str, Any], *, others: bool = False, folder: Path | None = None, **conditions: Any
+) -> Path:
+    """Write the parts of a result file. What is equal to what stands there keeps its maker; the rest is made now.
+
+    Args:
+        name: of the file, without `.json`.
+        parts: by name.
+        others: keep the parts of the file that are not among `parts`.
+        folder: of result files.
+        conditions: what the maker has beside command, commit and machine: seed, settings, inputs, versions.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> path = save("step", {"eager": {"float": {"ms": 390}, "W4A4": {"ms": 392}}}, seed=0, folder=folder)
+    >>> path = save("step", {"eager": {"float": {"ms": 390}, "W4A4": {"ms": 391}}}, seed=1, folder=folder)
+    >>> found = read("step", folder=folder)
+    >>> maker(found, "eager.float")["seed"], maker(found, "eager.W4A4")["seed"]
+    (0, 1)
+    """
+    folder = folder or RESULTS
+    with _locked(folder / f"{name}.json"):
+        old = read(name, folder=folder)
+        found = {**old, **parts} if others else {**{key: old[key] for key in HEAD}, **parts}
+        found["made_by"] = dict(old["made_by"]) if others else {}
+        now = _placed(found["made"], {**provenance(), **conditions})
+        for part, value in parts.items():
+            if _is_table(value):
+                found[part] = [{**row, "made": _known(row, old.get(part), now)} for row in value]
+                continue
+            for path, piece in _pieces(part, value):
+                known = old["made_by"].get(path) if dict(_pieces(part, old.get(part))).get(path) == piece else None
+                found["made_by"][path] = now if known is None else known
+        return _write(name, found, folder=folder)
+
+
+def _is_table(value: object) -> bool:
+    """Whether a part is a list of rows."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _pieces(part: str, value: object) -> list[tuple[str, Any]]:
+    """What has a maker of its own in a part that is no list of rows, by path."""
+    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
+        return [(f"{part}.{name}", one) for name, one in value.items()]
+    return [(part, value)]
+
+
+def _known(row: Row, old: object, now: int) -> int:
+    """The maker of an equal row of the file, or the one of now."""
+    rows = old if isinstance(old, list) else []
+    return next((int(one["made"]) for one in rows if isinstance(one, dict) and _values(one) == _values(row)), now)
+
+
 def _from_older(found: dict[str, Any]) -> dict[str, Any]:
-    """Header, then facts: the header is of the last command that wrote the file, not of each row."""
+    """Header, then parts: the header is of the last command that wrote the file, not of each row."""
     head = {name: found.pop(name) for name in ("command", "commit", "seed", "machine") if name in found}
     text = str(head.get("commit", "unknown"))
     made = {**head, "commit": text.rstrip("+"), "uncommitted": text.endswith("+"), "by": "file"}
-    for rows in found.values():
-        if isinstance(rows, list):
-            for row in rows:
-                if isinstance(row, dict):
-                    row.setdefault("made", 0)
-    return {"form": FORM, "made": [made], **found}
+    made_by = {}
+    for part, value in found.items():
+        if _is_table(value):
+            found[part] = [{"made": 0, **row} for row in value]
+        else:
+            made_by |= dict.fromkeys((path for path, _ in _pieces(part, value)), 0)
+    return {"form": FORM, "made": [made], "made_by": made_by, **found}
 
 
-def write(name: str, found: Mapping[str, Any], *, folder: Path = RESULTS) -> Path:
-    """Whole or not at all, without makers that no row has any more."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(name: str, found: Mapping[str, Any], *, folder: Path) -> Path:
+    """Whole or not at all, without makers that made nothing of what is left."""
     path = folder / f"{name}.json"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_tidy(dict(found)), indent=1) + "\n")
+    temporary.write_text(json.dumps(_tidy(found), indent=1) + "\n")
     temporary.replace(path)
     return path
 
 
-def maker(found: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """What made a row of a file that was read."""
-    return dict(found["made"][row["made"]])
+def maker(found: Mapping[str, Any], row: Mapping[str, Any] | str) -> dict[str, Any]:
+    """What made a row, or the part of that path, of a file that was read."""
+    place = found["made_by"][row] if isinstance(row, str) else row["made"]
+    return dict(found["made"][place])
 
 
-def tables(found: Mapping[str, Any]) -> Iterator[list[Row]]:
-    """All lists of rows of a file."""
-    for values in found.values():
-        if isinstance(values, list) and values and all(isinstance(one, dict) and "made" in one for one in values):
-            yield values
+def tables(found: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """All parts that are lists of rows."""
+    return {part: value for part, value in found.items() if part not in HEAD and _is_table(value)}
 
 
 def conflicts(found: Mapping[str, Any]) -> list[tuple[Row, Row]]:
     """Rows with one key that say different things: of two clones, say. Both are kept, and this tells."""
     pairs = []
-    for rows in tables(found):
+    for rows in tables(found).values():
         first: dict[str, Row] = {}
         for row in rows:
             other = first.setdefault(row.get("key", ""), row)
@@ -325,38 +379,37 @@ def conflicts(found: Mapping[str, Any]) -> list[tuple[Row, Row]]:
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of two files, each with its own maker; facts are those of `other` where both have them.
+    """Two files as one: rows of both, each with its own maker; of other parts, those of `other` win.
 
     Rows that are equal but for their maker are kept once, that of `one`; those of one key that differ are both kept.
     """
-    found = json.loads(json.dumps({**one, **{k: v for k, v in other.items() if k != "made" and k not in one}}))
-    for name, rows in other.items():
-        if name == "made" or not any(rows is table for table in tables(other)):
-            found[name] = rows if name != "made" else found["made"]
-            continue
-        known = [(_values(row)) for row in one.get(name, [])]
-        here = [dict(row) for row in one.get(name, [])]
-        for row in rows:
-            if _values(row) not in known:
-                here.append({**row, "made": _placed(found["made"], maker(other, row))})
-        found[name] = here
-    return dict(found)
+    found = json.loads(json.dumps(dict(one)))
+    for part, value in other.items():
+        if part in tables(other):
+            here = found.setdefault(part, [])
+            known = [_values(row) for row in here]
+            new = [row for row in value if _values(row) not in known]
+            here += [{**row, "made": _placed(found["made"], maker(other, row))} for row in new]
+        elif part not in HEAD:
+            found[part] = value
+            for path, _ in _pieces(part, value):
+                found["made_by"][path] = _placed(found["made"], maker(other, path))
+    return dict(_tidy(found))
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "made"}
 
 
-def _tidy(found: dict[str, Any]) -> dict[str, Any]:
-    """Without makers that no row has."""
-    rows = [row for table in tables(found) for row in table]
-    used = sorted({row["made"] for row in rows})
-    if not rows:
-        return found
+def _tidy(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Without makers that made nothing."""
+    rows = {part: [dict(row) for row in table] for part, table in tables(found).items()}
+    used = sorted({*(row["made"] for table in rows.values() for row in table), *found["made_by"].values()})
     place = {old: new for new, old in enumerate(used)}
-    for row in rows:
+    for row in (row for table in rows.values() for row in table):
         row["made"] = place[row["made"]]
-    return {**found, "made": [found["made"][old] for old in used]}
+    made_by = {path: place[old] for path, old in found["made_by"].items()}
+    return {**found, **rows, "made": [found["made"][old] for old in used], "made_by": made_by}
 
 
 def _placed(made: list[dict[str, Any]], new: dict[str, Any]) -> int:

@@ -22,6 +22,7 @@ import tables_mcu
 import tables_ptq
 import tables_transfer
 from common import RESULTS, ROOT, markdown, result
+from records import maker
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
 
@@ -161,12 +162,12 @@ def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str,
 
 
 def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[str]:
-    seeds = ", ".join(map(str, found["seed"]))
+    seeds = sorted({row["seed"] for row in found["rows"]})
     yield (
         f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']:g}; "
-        f"seeds: {seeds}; ± is the sample standard deviation over them."
+        f"seeds: {', '.join(map(str, seeds))}; ± is the sample standard deviation over them."
     )
-    fewer = sum(1 for runs in groups.values() if len(runs) < len(found["seed"]))
+    fewer = sum(1 for runs in groups.values() if len(runs) < len(seeds))
     if fewer:
         yield f"{fewer} of {len(groups)} rows have fewer seeds so far."
     if found["interrupted"]:
@@ -364,7 +365,10 @@ def latency() -> str:
         for name, one in found.get("other_networks_from_resnet20", {}).items()
     ]
     columns = ("network", ">policies", ">errors", ">largest", ">largest, machine's pace taken out")
-    return markdown(columns, rows) + f"\n{found['runtime']}; {found['machine']['cpu']}, one thread.\n"
+    return (
+        markdown(columns, rows)
+        + f"\n{found['runtime']}; {maker(found, 'networks.resnet20')['machine']['cpu']}, one thread.\n"
+    )
 
 
 def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str]:

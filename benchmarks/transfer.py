@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import RESULTS, ROOT, shared_data, unpacked_data, write_result
+from common import ROOT, result, shared_data, unpacked_data, write_result
 from mixbit import _io, methods, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, costs
@@ -222,8 +222,7 @@ def mobilenet_row(setup: Setup, home: Task, policy: Policy) -> dict[str, Any]:
 
 def earlier() -> dict[str, Any]:
     """Parts of the result file that this call does not make anew."""
-    path = RESULTS / "transfer.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = result("transfer")
     return {key: found[key] for key in ("cifar", "mobilenet") if key in found}
 
 

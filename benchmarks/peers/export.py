@@ -11,18 +11,14 @@ Networks that are not asked for keep what the result file has.
 from __future__ import annotations
 
 import argparse
-import json
 import operator
-import os
 import re
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +38,7 @@ from brevitas.graph.quantize import quantize as brevitas_quantize
 from brevitas.quant import Int8WeightPerChannelFloat
 from brevitas.quant_tensor import QuantTensor
 from model_compression_toolkit.exporter import QuantizationFormat, pytorch_export_model
-from subject import RESULTS, ROOT, commit, machine, silent_solvers
+from subject import RESULTS, ROOT, records, silent_solvers
 
 from mixbit import models
 from mixbit.export import lower
@@ -321,25 +317,13 @@ def measured(name: str, rounds: int) -> list[dict[str, Any]]:
 
 def rows_so_far() -> list[dict[str, Any]]:
     """Of the result file, if there is one."""
-    path = RESULTS / "export.json"
-    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+    return list(records.read("export", folder=RESULTS).get("rows", []))
 
 
 def write(payload: dict[str, Any]) -> Path:
-    """`results/export.json` with command, commit, machine and versions, whole or not at all."""
-    record = {
-        "command": " ".join(["python", "benchmarks/peers/export.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "seed": 0,
-        "machine": machine() | {"load_1_min": os.getloadavg()[0]},
-        "versions": {package: version(package).partition("+")[0] for package in PACKAGES},
-        **payload,
-    }
-    path = RESULTS / "export.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
-    return path
+    """`results/export.json`; rows that are there already keep what made them."""
+    found = records.versions(PACKAGES)
+    return records.save("export", {"versions": found, **payload}, seed=0, versions=found, folder=RESULTS)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import ROOT, commit, machine, shared_data, unpacked_data
+import records
+from common import shared_data, unpacked_data
 from mixbit import data, models
 from mixbit.cost import Budget, LayerBits, cost_table, costs
 from mixbit.network import Network, capture
@@ -127,20 +126,11 @@ def write(name: str, policy: Policy, payload: dict[str, Any], packages: tuple[st
     for folder in (POLICIES, RESULTS):
         folder.mkdir(exist_ok=True)
     policy.save(POLICIES / file)
-    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
-    record = {
-        "command": " ".join(["python", str(script), *sys.argv[1:]]),
-        "commit": commit(),
-        "seed": policy.seed,
-        "machine": machine() | {"load_1_min": os.getloadavg()[0]},
-        "versions": {package: version(package).partition("+")[0] for package in packages},
+    found = {
         "budget": policy.budget,
         **payload,
         "costs": policy.costs,
         "weight_bits": {layer: bits.weight_bits for layer, bits in policy.layers.items()},
     }
-    path = RESULTS / file
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
-    return path
+    made = {"seed": policy.seed, "versions": records.versions(packages)}
+    return records.save(file.removesuffix(".json"), found, folder=RESULTS, **made)

@@ -74,7 +74,7 @@ def test_a_deleted_row_alone_is_made_and_the_others_keep_their_maker(
         results(folder).row({"case": case}, lambda: {"ms": 1}, tell=quiet)
     found = records.read("speed", folder=folder)
     found["rows"] = [row for row in found["rows"] if row["case"] != "b"]
-    records.write("speed", found, folder=folder)
+    records._write("speed", found, folder=folder)
     monkeypatch.setattr(records, "commit", lambda: {"commit": "second", "uncommitted": True})
     said: list[str] = []
     names = [{"case": case} for case in "abc"]
@@ -201,3 +201,53 @@ def test_makers_without_rows_are_dropped(folder: Path) -> None:
     results(folder, fresh=True).row({"case": "a"}, lambda: {"ms": 2}, tell=quiet)
     found = records.read("speed", folder=folder)
     assert len(found["made"]) == 1 and found["rows"][0]["made"] == 0
+
+
+# ----------------------------------------------------------------------------------------- parts that are no rows
+
+
+def test_parts_keep_their_makers_until_they_change(folder: Path) -> None:
+    def maker_of(path: str) -> int:
+        found = records.read("kure", folder=folder)
+        return int(records.maker(found, path)["seed"])
+
+    one, two = {"a": {"x": 1}, "b": {"x": 2}}, {"a": {"x": 1}, "b": {"x": 3}}
+    records.save("kure", {"networks": one, "cost": 5, "rows": [{"n": 1}]}, seed=0, folder=folder)
+    records.save("kure", {"networks": two, "cost": 5, "rows": [{"n": 1}, {"n": 2}]}, seed=1, folder=folder)
+    assert [maker_of(path) for path in ("networks.a", "networks.b", "cost")] == [0, 1, 0]
+    found = records.read("kure", folder=folder)
+    assert [records.maker(found, row)["seed"] for row in found["rows"]] == [0, 1]
+    records.save("kure", {"search": 7}, others=True, seed=2, folder=folder)
+    assert [maker_of(path) for path in ("networks.a", "networks.b", "cost", "search")] == [0, 1, 0, 2]
+    records.save("kure", {"search": 7}, seed=3, folder=folder)
+    assert set(records.read("kure", folder=folder)) == {*records.HEAD, "search"}
+    assert maker_of("search") == 2
+
+
+def test_parts_of_an_older_file_are_made_by_its_header(folder: Path) -> None:
+    folder.mkdir()
+    old = {"command": "python x", "commit": "abc", "seed": 0, "machine": {}, "networks": {"a": {"x": 1}}, "cost": 5}
+    (folder / "kure.json").write_text(json.dumps(old))
+    records.save("kure", {"networks": {"a": {"x": 1}, "b": {"x": 2}}, "cost": 6}, seed=1, folder=folder)
+    found = records.read("kure", folder=folder)
+    assert records.maker(found, "networks.a")["by"] == "file"
+    assert [records.maker(found, path).get("by") for path in ("networks.b", "cost")] == [None, None]
+
+
+def test_merging_parts(folder: Path) -> None:
+    for name, parts in (("one", {"a": 1, "b": 1}), ("other", {"b": 2})):
+        records.save(name, parts, seed=name, folder=folder)
+    both = records.merged(*(records.read(name, folder=folder) for name in ("one", "other")))
+    assert (both["a"], both["b"]) == (1, 2)
+    assert [records.maker(both, path)["seed"] for path in "ab"] == ["one", "other"]
+
+
+def test_smoke_is_written_elsewhere_and_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(records, "SMOKE", tmp_path / "smoke")
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    own = records.Results("speed", libraries=(), smoke=True)
+    row = own.row({"case": "a"}, lambda: {"ms": 1}, tell=quiet)
+    own.facts(total=3)
+    found = records.read("speed", folder=tmp_path / "smoke")
+    assert records.maker(found, row)["smoke"] is True and records.maker(found, "total")["smoke"] is True
+    assert not (tmp_path / "results").exists()
