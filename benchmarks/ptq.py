@@ -3,20 +3,20 @@
     python benchmarks/ptq.py [--methods minmax mse lp lapq] [--settings W4A4 W4 W3] [--samples 512] [--test-images 2000]
 
 The first and the last layer have 8 bits. A setting such as W4 leaves inputs in float. Rows that are in the result file
-already, of the same number of test images, are not measured again.
+with the same key (see `records`) are reused. A row takes seconds to minutes of one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
 from typing import Any
 
 import torch
 
-from common import RESULTS, shared_data, unpacked_data, write_result
+import records
+from common import shared_data, unpacked_data
 from mixbit import data, models
 from mixbit.cost import LayerBits
 from mixbit.data import Part
@@ -25,14 +25,14 @@ from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig, ptq
 from mixbit.task import Task
 
-ROW = ("method", "setting", "bias_correction", "samples")
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
 
 
 def task_of(test_images: int) -> Task:
     """ResNet-20 with pretrained weights, on the first test images."""
     zoo = models.info("resnet20")
     model = models.build("resnet20")
-    models.load_weights(model, shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors")
+    models.load_weights(model, shared_data() / "weights" / WEIGHTS)
     found = data.load(f"cifar10:{unpacked_data()}", mean=zoo.mean, std=zoo.std)
     return Task(model=model.eval(), train=found.train, test=Part(found.test, torch.arange(test_images)))
 
@@ -57,10 +57,6 @@ def measure(task: Task, method: str, setting: str, correct: bool, samples: int) 
     result = ptq(task, policy, config, quiet=True)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     return {
-        "method": method,
-        "setting": setting,
-        "bias_correction": correct,
-        "samples": samples,
         "accuracy": evaluate(result.model, task.test).accuracy,
         "chosen": result.chosen,
         "p": result.p,
@@ -88,22 +84,32 @@ def main() -> None:
     parser.add_argument("--bias-correction", action="store_true")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=512)
+    records.arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    task, path = task_of(args.test_images), RESULTS / "ptq.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
-    same = old.get("test_images") == args.test_images
-    rows: list[dict[str, Any]] = old["rows"] if same else []
-    reference = old["float_accuracy"] if same else evaluate(task.model, task.test).accuracy
-    for setting in args.settings:
-        for method in args.methods:
-            wanted = (method, setting, args.bias_correction, args.samples)
-            if any(tuple(row[key] for key in ROW) == wanted for row in rows):
-                continue
-            rows.append(measure(task, *wanted))
-            print({key: rows[-1][key] for key in (*ROW, "accuracy", "chosen", "cpu_seconds")}, flush=True)
-            payload = {"test_images": args.test_images, "float_accuracy": reference, "rows": rows}
-            write_result("ptq", payload, seed=0)
+    if args.smoke:
+        args.methods, args.settings, args.samples, args.test_images = ["mse"], ["W4"], 32, 64
+    task = task_of(args.test_images)
+    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}
+    results = records.Results("ptq", inputs=inputs, libraries=("torch", "scipy"), fresh=args.fresh, smoke=args.smoke)
+    reference = {"method": "float", "test_images": args.test_images}
+    results.row(reference, lambda: {"accuracy": evaluate(task.model, task.test).accuracy})
+    names = [
+        {
+            "method": method,
+            "setting": setting,
+            "bias_correction": args.bias_correction,
+            "samples": args.samples,
+            "test_images": args.test_images,
+        }
+        for setting in args.settings
+        for method in args.methods
+    ]
+    results.plan(names)
+    for of in names:
+        wanted = (of["method"], of["setting"], of["bias_correction"], of["samples"])
+        row = results.row(of, lambda wanted=wanted: measure(task, *wanted))  # type: ignore[misc]
+        print({key: row[key] for key in ("accuracy", "chosen", "cpu_seconds")}, flush=True)
 
 
 if __name__ == "__main__":

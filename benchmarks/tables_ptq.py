@@ -9,7 +9,10 @@ from common import markdown, result
 
 def ptq() -> str:
     """Accuracy, what was chosen, and what it took."""
-    found = result("ptq")
+    whole = result("ptq")["rows"]
+    images = max(row["test_images"] for row in whole)
+    (reference,) = (row for row in whole if row["method"] == "float" and row["test_images"] == images)
+    measured = [row for row in whole if row["method"] != "float" and row["test_images"] == images]
     rows = [
         (
             row["setting"],
@@ -20,12 +23,12 @@ def ptq() -> str:
             row["evaluations"],
             f"{row['cpu_seconds']:.1f} s",
         )
-        for row in found["rows"]
+        for row in measured
     ]
     rows.sort(key=lambda row: row[0])
     columns = ("bits", "method", ">images", ">accuracy", "chosen", ">passes", ">time of one core")
     note = (
-        f"Float accuracy {100 * found['float_accuracy']:.2f} %, on the first {found['test_images']} test images; one "
+        f"Float accuracy {100 * reference['accuracy']:.2f} %, on the first {images} test images; one "
         "step a tensor, first and last layer at 8 bits, inputs in float where no bits are named.\n"
     )
     return markdown(columns, rows) + "\n" + note
