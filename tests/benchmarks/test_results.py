@@ -1,4 +1,4 @@
-"""The committed result files: all in one form, every row with a maker, and how many fall short of what is asked today."""
+"""The committed result files: all in one form, every row has a maker, and how many of these fall short."""
 
 from __future__ import annotations
 
