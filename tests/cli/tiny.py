@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixbit.cost import LayerBits
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
-from mixbit.runs import Subject, _folder, training
+from mixbit.runs import ExportedC, Subject, _folder, export_c, training
 from mixbit.task import Task
 
 NET = """
@@ -120,3 +120,9 @@ def float_run() -> Path:
 def pinned() -> tuple[str, ...]:
     """Names of the first and the last layer."""
     return tuple(resolve_pins(task().network))
+
+
+@cache
+def written_c() -> ExportedC:
+    """`quantized_run` as C, not compared."""
+    return export_c(quantized_run(), place() / "c", images=0)

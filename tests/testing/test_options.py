@@ -25,9 +25,8 @@ WITHOUT_A_TABLE = {
     "PTQConfig", "QuantizeConfig", "StressSettings", "Subject",
     "TopologicalEntropy",
     "cifar10", "digits", "fashion-mnist", "hf", "imagefolder",
-    "mixbit", "mixbit demo", "mixbit evaluate", "mixbit export", "mixbit inspect",
+    "mixbit", "mixbit demo", "mixbit evaluate", "mixbit inspect",
     "mixbit list", "mixbit stress", "mixbit train",
-    "mixbit verify",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,9 +54,19 @@ def export(
     """Write the integer network of a run as a file that is as small as its policy, and verify it."""
     from mixbit import report, runs
 
+    _check_heeded(
+        to,
+        onnx={f"--cpu {cpu}": cpu != "any", f"--pack {pack}": pack != "fields"},
+        c={
+            "--kernels": kernels != "dsp",
+            "--pack-activations": pack_activations,
+            "--rounding": rounding != "single",
+            "--cmsis-nn": cmsis_nn is not None,
+            "--flash": flash is not None,
+            "--ram": ram is not None,
+        },
+    )
     if to == "c":
-        if cpu != "any":
-            raise MixbitError(f"--cpu {cpu} is for the target onnx. Leave it away for C, which has no such sums.")
         library = None if cmsis_nn is None else str(cmsis_nn.resolve())
         options = {"kernels": kernels, "pack_activations": pack_activations, "cmsis_nn": library}
         _export_c(run, out, options, rounding=rounding, flash=flash, ram=ram, strict=strict, images=images)
@@ -70,6 +81,16 @@ def export(
         screen.say(f"Note: {done.note}.")
     _verified(done.verification)
     screen.next(report.after_export(next(iter(done.files)), run, done.most_images))
+
+
+def _check_heeded(to: str, **only: Mapping[str, bool]) -> None:
+    """Refuse what was asked of another target: a limit that nobody keeps must not look kept."""
+    from mixbit import runs
+
+    for target, given in only.items():
+        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        if to != target and to in runs.TARGETS and flag is not None:
+            raise MixbitError(f"{flag} is for the target {target}, and this is {to}. Leave it away.")
 
 
 def _export_c(run: Path, out: Path | None, options: dict[str, Any], **how: Any) -> None:
@@ -122,6 +143,8 @@ def verify(
             screen.show(report.instructions_table(checked.counts))
         _compared(checked.checked, checked.fewer)
         return
+    if target != "host":
+        raise MixbitError(f"--target {target} is for a folder of C, and {file} is none. Leave it away for a file.")
     done = runs.verify(file, run, images=images)
     if done.content is None and done.verification.kind == "onnx":
         screen.say("Note: the file is not what this mixbit would write of the run, so its layers are not listed.")
