@@ -15,6 +15,7 @@ from mixbit.export.integer import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from tests.export.following import hold
 
 X = torch.randn(12, 2, 6, 6, generator=torch.Generator().manual_seed(3))
 
@@ -87,3 +88,8 @@ def test_what_the_concat_alone_reads_is_written_on_its_grid_at_once() -> None:
         graph = found.lower(apart=apart)
         assert not copies(graph)
         assert graph.grid("a") == graph.grid("cat")
+
+
+@pytest.mark.parametrize("seed", range(180, 190))
+def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
+    hold(seed)

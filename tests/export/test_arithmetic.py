@@ -24,6 +24,7 @@ from mixbit.export.arithmetic import (
     quantize,
     saturate,
 )
+from tests.export.following import hold
 
 int32 = st.integers(-(2**31) + 1, 2**31 - 1)
 factors = st.floats(2.0**-30, 0.999, allow_subnormal=False)
@@ -161,3 +162,8 @@ def test_saturation_adds_the_zero_point_first() -> None:
 
 def test_bits_of_a_grid() -> None:
     assert [Grid(scale=1.0, zero_point=0, qmin=0, qmax=2**b - 1).bits for b in range(2, 9)] == list(range(2, 9))
+
+
+@pytest.mark.parametrize("seed", range(170, 180))
+def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
+    hold(seed)

@@ -15,6 +15,7 @@ from mixbit.errors import MixbitError
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import ROUNDINGS, Grid
 from mixbit.export.executor import accumulate, accumulator_bound, run, trace
+from tests.export.following import hold
 
 INPUT = Grid(scale=0.5, zero_point=3, qmin=0, qmax=255)
 RESULT = Grid(scale=4.0, zero_point=-5, qmin=-128, qmax=127)
@@ -213,3 +214,8 @@ def test_a_batch_of_another_shape_is_refused() -> None:
     graph = one_op(conv(np.ones((1, 1, 1, 1))), (1, 2, 2), (1, 2, 2))
     with pytest.raises(MixbitError, match=r"legal is \(N, 1, 2, 2\)"):
         run(graph, np.zeros((1, 3, 2, 2), np.float32))
+
+
+@pytest.mark.parametrize("seed", range(145, 155))
+def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
+    hold(seed)

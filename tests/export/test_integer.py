@@ -19,6 +19,7 @@ from mixbit.export.integer import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, attach, calibrate, quantize
+from tests.export.following import hold
 
 
 def prepared(model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, seed: int = 0) -> tuple[nn.Module, Network]:
@@ -591,3 +592,8 @@ def test_weights_without_a_zero_level_are_refused(kind: str) -> None:
     model, network = chain_of(QuantizeConfig(weights=kind))  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="0.weight_quantizer: .*no level at zero.*weights='lsq'"):
         lower(model, network, [X])
+
+
+@pytest.mark.parametrize("seed", range(115, 145))
+def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
+    hold(seed)

@@ -30,6 +30,7 @@ from mixbit.export.onnx import (
     write_onnx,
     written_graph,
 )
+from tests.export.following import hold
 from tests.export.graphs import (
     NAMES,
     Builder,
@@ -660,3 +661,8 @@ def test_openvino_reads_the_plain_file(weight_bits: int, bits: int, tmp_path: Pa
     found, wanted = compiled(x)[0], run(graph, x)
     assert np.array_equal(found.argmax(axis=1), wanted.argmax(axis=1))
     assert np.abs(found - wanted).max() < 0.1 * wanted.std()
+
+
+@pytest.mark.parametrize("seed", range(155, 170))
+def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
+    hold(seed)

@@ -57,9 +57,9 @@ class Clamped(Step):
     bounds: Reals | None = None
 
     def clamp(self, low: float, high: float) -> None:
-        """Fold a further clamp in."""
-        old = self.bounds or (-float("inf"), float("inf"))
-        self.bounds = (min(max(low, old[0]), old[1]), max(min(high, old[1]), old[0]))
+        """Fold a further clamp in: its bounds cut those that are there, which leaves one number where they part."""
+        first, last = self.bounds or (-float("inf"), float("inf"))
+        self.bounds = (min(max(first, low), high), min(max(last, low), high))
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
