@@ -19,10 +19,21 @@ Spoil = Callable[[nn.Module, int], None]
 
 
 def by_hand(
-    model: nn.Module, split: Split, config: TrainConfig, *, teacher: nn.Module | None = None, spoil: Spoil | None = None
+    model: nn.Module,
+    split: Split,
+    config: TrainConfig,
+    *,
+    teacher: nn.Module | None = None,
+    spoil: Spoil | None = None,
+    parts: int = 1,
 ) -> dict[str, Tensor]:
-    """The state of a copy of `model` after its training, without re-estimation of batch norm."""
-    net, wise = copy.deepcopy(model).train(), copy.deepcopy(teacher).eval() if teacher is not None else None
+    """The state of a copy of `model` after its training, without re-estimation of batch norm.
+
+    With several `parts` every batch is cut into as many, which batch norm sees one by one, as on so many processes; its
+    running statistics are averaged after every epoch.
+    """
+    nets, wise = [copy.deepcopy(model).train() for _ in range(parts)], copy.deepcopy(teacher)
+    net, wise = nets[0], wise.eval() if wise is not None else None
     named = list(net.named_parameters())
     update = _adamw(named, config) if config.optimizer == "adamw" else _nesterov(named, config)
     shadow = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -36,10 +47,8 @@ def by_hand(
         )  # fmt: skip
         for place, (x, y) in enumerate(batches):
             net.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, config.precision == "bf16"):
-                outputs = net(x)
-                wanted = None if wise is None else wise(x)
-            loss_of(outputs.float(), y, wanted, config).backward()  # type: ignore[no-untyped-call]
+            for one, x_part, y_part in zip(nets, x.tensor_split(parts), y.tensor_split(parts), strict=True):
+                _add_gradients(net, one, x_part, y_part, wise, config, len(x_part) / len(x))
             if spoil is not None:
                 spoil(net, number)
             for _, parameter in named:
@@ -47,10 +56,38 @@ def by_hand(
                     parameter.grad.clamp_(-config.clip_value, config.clip_value)
             update(rate(config, epoch, place, len(batches)))
             keep = min(config.ema or 0.0, (1 + number) / (10 + number))
-            for name, tensor in net.state_dict().items():
+            for name, tensor in _mean_state(nets).items():
                 shadow[name] = keep * shadow[name] + (1 - keep) * tensor if tensor.is_floating_point() else tensor
             number += 1
+        averaged = _mean_state(nets)
+        for one in nets:
+            one.load_state_dict(averaged)
     return shadow
+
+
+def _add_gradients(
+    net: nn.Module, one: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None, config: TrainConfig, share: float
+) -> None:
+    """Those of a part of the batch, which `one`, a copy with statistics of its own, sees; added to those of `net`."""
+    if one is not net:
+        one.load_state_dict(dict(net.named_parameters()), strict=False)
+        one.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, config.precision == "bf16"):
+        outputs = one(x)
+        wanted = None if teacher is None else teacher(x)
+    (share * loss_of(outputs.float(), y, wanted, config)).backward()  # type: ignore[no-untyped-call]
+    if one is not net:
+        for mine, its in zip(net.parameters(), one.parameters(), strict=True):
+            mine.grad += its.grad
+
+
+def _mean_state(nets: list[nn.Module]) -> dict[str, Tensor]:
+    """Weights of the first, and the mean of the running statistics of all."""
+    states = [one.state_dict() for one in nets]
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if "running" in name else tensor
+        for name, tensor in states[0].items()
+    }
 
 
 def loss_of(outputs: Tensor, y: Tensor, teacher: Tensor | None, config: TrainConfig) -> Tensor:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
+import json
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -24,3 +31,44 @@ if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
 # Tests run side by side on few cores: one thread each. Two thread pools on the same cores wait for each other at
 # every step.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two real processes found (ranks_script.py), by rank, where they wrote, and what rank 0 said at the end.
+
+    One launch for the whole session, also for workers that share it: whoever comes first launches, and the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "two-processes"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "said").exists():
+            (folder / "said").write_text(_launched(folder))
+    found = {str(rank): json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)}
+    return {"said": (folder / "said").read_text(), "folder": folder, **found}
+
+
+def _launched(folder: Path) -> str:
+    """Run both ranks to their end; what rank 0 wrote to standard error."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    script = Path(__file__).parent / "ranks_script.py"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, folder],
+            env={**os.environ, **settings, "RANK": str(rank)},
+            stderr=subprocess.PIPE if rank == 0 else None,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        return str(processes[0].communicate(timeout=240)[1])
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

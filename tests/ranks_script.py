@@ -1,4 +1,8 @@
-"""Run by test__distributed.py in two processes, which start apart, disagree on time, and lose each other."""
+"""Run in two processes (the fixture `two_processes`), which start apart, disagree on time, and lose each other.
+
+What each function gives is compared, between the two and with what one process or a formula gives, by the tests of the
+modules that it is of: test__distributed, test_training, test_evaluation, methods/test_limpq.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from mixbit import _distributed
 from mixbit.errors import MixbitError, ProcessLost
 from mixbit.evaluation import evaluate
+from mixbit.methods import Limpq
+from mixbit.policy import Scores
+from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
-from tests.test_training import tiny_split
+from tests.nets import colours, numbered, quantized_net, small_net, tiny_split
+from tests.tasks import tiny_task
 
 # 5 samples for two processes: 2 and 3. 96 samples: 19 steps.
 CONFIG = TrainConfig(epochs=1, batch_size=5, lr=0.05, bn_samples=0, augment=False, checkpoint_seconds=1e6)
@@ -72,6 +81,102 @@ def ignored() -> list[float]:
     return numbers(model)
 
 
+# 8 samples: 4 and 4, which batch norm sees apart.
+NORMED = TrainConfig(epochs=2, batch_size=8, lr=0.05, bn_samples=0, ema=0.6, final_lr=0.1)
+QUANTIZED = TrainConfig(epochs=1, batch_size=16, lr=0.003, bn_samples=0, weight_decay=0.0, augment=False)
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Parameters and running statistics."""
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items() if "tracked" not in name}
+
+
+def normed() -> dict[str, Any]:
+    """With a batch norm and an average of the weights."""
+    model = small_net()
+    train(model, colours(), None, NORMED, quiet=True)
+    return state(model)
+
+
+def quantized() -> dict[str, Any]:
+    """Step sizes as well."""
+    model = quantized_net()
+    train(model, tiny_split(), None, QUANTIZED, quiet=True)
+    return state(model)
+
+
+def images_read() -> list[list[int]]:
+    """The numbers of the images that this rank's steps got."""
+    found: list[list[int]] = []
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        found.append(x[:, 0, 0, 0].round().int().tolist())
+        return supervised_step(context, x, y)
+
+    train(small_net(), numbered(), None, CONFIG, step=step, quiet=True)
+    return found
+
+
+def exchanged() -> dict[str, Any]:
+    """Each kind of exchange, on numbers that tell the ranks apart."""
+    rank = _distributed.rank()
+    numbers, wide, whole = (
+        torch.tensor([1.0, 5.0]) * (rank + 1),
+        torch.tensor([rank], dtype=torch.float64),
+        torch.tensor(rank),
+    )
+    _distributed.mean_([numbers, whole, wide])
+    summed = [torch.tensor([[rank + 1, 10 * rank]]), torch.tensor(0.5 + rank)]
+    _distributed.sum_(summed)
+    both, one, none = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    both.grad, one.grad = torch.full((2,), 1.0 + rank), torch.full((2,), 6.0) if rank else None
+    riders = torch.tensor([4.0 * rank, 1.0])
+    _distributed.mean_gradients_([none, both, one], riders)
+    assert none.grad is None and both.grad is not None and one.grad is not None
+    taken = [torch.full((2,), 7.0 + rank), torch.tensor([not rank, bool(rank)]), torch.tensor(3 - rank)]
+    _distributed.take_from_first_(taken, "numbers")
+    return {
+        "mean": [numbers.tolist(), wide.tolist(), whole.item() == rank],
+        "sum": [one.tolist() for one in summed],
+        "gradients": [both.grad.tolist(), one.grad.tolist(), riders.tolist()],
+        "taken": [one.tolist() for one in taken],
+        "first decides": [_distributed.first_decides(not rank), _distributed.first_decides(bool(rank))],
+        "all say": [_distributed.all_say(True), _distributed.all_say(bool(rank)), _distributed.all_say(not rank)],
+        "unlike shapes": _refusal(lambda: _distributed.take_from_first_([torch.zeros(2 + rank)], "weights")),
+        "unlike numbers": _refusal(lambda: _distributed.check_equal([torch.zeros(3 + rank)], "numbers")),
+        "permuted": _refusal(lambda: _distributed.check_equal([torch.tensor([1.0, 2.0]).roll(rank)], "numbers")),
+        "alike": _refusal(lambda: _distributed.check_equal([torch.arange(2)], "numbers")),
+    }
+
+
+def _refusal(act: Callable[[], None]) -> str:
+    try:
+        act()
+    except MixbitError as error:
+        return str(error)
+    return ""
+
+
+def evaluated() -> dict[str, Any]:
+    """In batches of 7 of 96, which neither two nor the samples divide."""
+    return evaluate(Net(0), tiny_split(), batch_size=7).to_json()
+
+
+def unnormed_task() -> Task:
+    """Without batch norm, which would see a part of the batch."""
+    task = tiny_task()
+    model: Any = task.model
+    model.bn0 = model.bn1 = model.bn2 = nn.Identity()
+    return Task(model=model, train=task.train, test=task.test)
+
+
+def searched(run: Path | None) -> Scores:
+    """Indicators of a joint training."""
+    return Limpq(bits=(4, 2), epochs=1, batch_size=16, fraction=1.0, lr=0.1).search(
+        unnormed_task(), run=run, quiet=True
+    )
+
+
 def refused() -> str:
     """An evaluation of different networks."""
     try:
@@ -113,7 +218,13 @@ def main() -> None:
         "left out": left_out(),
         "ignored": ignored(),
         "refused": refused(),
+        "normed": normed(),
+        "quantized": quantized(),
+        "images read": images_read(),
+        "exchanged": exchanged(),
+        "evaluated": evaluated(),
     }
+    searched(folder / "search").save(folder / f"scores-{rank}.json")
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
     found["stopped"] = stopped()
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))

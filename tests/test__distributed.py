@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,62 +12,58 @@ from mixbit import _distributed
 from mixbit.errors import MixbitError, ProcessLost
 from tests import ranks_script
 
-SCRIPT = Path(__file__).parent / "ranks_script.py"
 
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two real processes found, and what rank 0 said on standard error."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, SCRIPT, folder],
-            env={**os.environ, **settings, "RANK": str(rank)},
-            stderr=subprocess.PIPE if rank == 0 else None,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = processes[0].communicate(timeout=240)[1]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return {"said": said, **{str(rank): json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)}}
-
-
-def test_two_processes_train_what_one_trains(two: dict[str, Any]) -> None:
+def test_two_processes_train_what_one_trains(two_processes: dict[str, Any]) -> None:
     """From rank 0's weights, with batches that two do not divide, whatever rank 1's clock says."""
-    assert two["0"]["apart"] == two["1"]["apart"]
+    assert two_processes["0"]["apart"] == two_processes["1"]["apart"]
     torch.testing.assert_close(
-        torch.tensor(two["0"]["apart"]), torch.tensor(ranks_script.apart(None)), rtol=1e-4, atol=1e-5
+        torch.tensor(two_processes["0"]["apart"]), torch.tensor(ranks_script.apart(None)), rtol=1e-4, atol=1e-5
     )
 
 
-def test_targets_that_do_not_count_weigh_nothing_on_any_process(two: dict[str, Any]) -> None:
-    assert two["0"]["ignored"] == two["1"]["ignored"]
+def test_targets_that_do_not_count_weigh_nothing_on_any_process(two_processes: dict[str, Any]) -> None:
+    assert two_processes["0"]["ignored"] == two_processes["1"]["ignored"]
     torch.testing.assert_close(
-        torch.tensor(two["0"]["ignored"]), torch.tensor(ranks_script.ignored()), rtol=1e-4, atol=1e-5
+        torch.tensor(two_processes["0"]["ignored"]), torch.tensor(ranks_script.ignored()), rtol=1e-4, atol=1e-5
     )
 
 
-def test_a_gradient_that_one_process_has_is_shared(two: dict[str, Any]) -> None:
-    assert two["0"]["left out"] == two["1"]["left out"]
+def test_a_gradient_that_one_process_has_is_shared(two_processes: dict[str, Any]) -> None:
+    assert two_processes["0"]["left out"] == two_processes["1"]["left out"]
 
 
-def test_different_networks_are_not_evaluated_as_one(two: dict[str, Any]) -> None:
+def test_exchanges_are_the_sums_and_means_of_both(two_processes: dict[str, Any]) -> None:
+    """Of 1 + rank, 10 * rank and the like; a gradient that one rank has not counts as 0, one that none has stays."""
     for rank in ("0", "1"):
-        assert "hold different weights" in two[rank]["refused"] and "one seed" in two[rank]["refused"]
+        found = two_processes[rank]["exchanged"]
+        assert found["mean"] == [[1.5, 7.5], [0.5], True]  # whole numbers have no mean, and stay
+        assert found["sum"] == [[[3, 10]], 2.0]
+        assert found["gradients"] == [[1.5, 1.5], [3.0, 3.0], [2.0, 1.0]]
 
 
-def test_a_stopped_process_is_told_of_and_ends_the_others(two: dict[str, Any]) -> None:
-    assert "rank 0 has waited 1 s for the other processes" in two["said"]
-    assert "rank 0: another process of this run ended, was stopped or gave no answer for 3 s" in two["0"]["stopped"]
+def test_the_first_process_decides_and_gives_what_it_has(two_processes: dict[str, Any]) -> None:
+    for rank in ("0", "1"):
+        found = two_processes[rank]["exchanged"]
+        assert found["taken"] == [[7.0, 7.0], [True, False], 3]
+        assert found["first decides"] == [True, False] and found["all say"] == [True, False, False]
+        assert "hold weights of different numbers or shapes" in found["unlike shapes"]
+        assert "hold different numbers" in found["unlike numbers"] and "hold different numbers" in found["permuted"]
+        assert found["alike"] == ""
+
+
+def test_different_networks_are_not_evaluated_as_one(two_processes: dict[str, Any]) -> None:
+    for rank in ("0", "1"):
+        assert (
+            "hold different weights" in two_processes[rank]["refused"] and "one seed" in two_processes[rank]["refused"]
+        )
+
+
+def test_a_stopped_process_is_told_of_and_ends_the_others(two_processes: dict[str, Any]) -> None:
+    assert "rank 0 has waited 1 s for the other processes" in two_processes["said"]
+    assert (
+        "rank 0: another process of this run ended, was stopped or gave no answer for 3 s"
+        in two_processes["0"]["stopped"]
+    )
 
 
 def test_a_lost_connection_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

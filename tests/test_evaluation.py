@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mixbit.evaluation import evaluate, reestimate_batch_norm, try_out
 from mixbit.metric import MetricLike, accuracy
 from mixbit.task import Loss, objective_of
 from mixbit.training import TrainConfig, train
+from tests import ranks_script
 
 
 class Brightness(nn.Module):
@@ -41,6 +43,15 @@ def test_accuracy_over_batches_that_do_not_divide_the_split() -> None:
     metrics = evaluate(Brightness(), split(10), batch_size=3)
     assert metrics.samples == 10 and metrics.accuracy == pytest.approx(0.9)
     assert metrics.loss == pytest.approx((9 * 0.126928 + 2.126928) / 10, rel=1e-4)
+
+
+def test_two_processes_evaluate_what_one_does(two_processes: dict[str, Any]) -> None:
+    """Each sample once: the loss, the metric and the number of samples are those of the whole split."""
+    alone = ranks_script.evaluated()
+    for rank in ("0", "1"):
+        found = two_processes[rank]["evaluated"]
+        assert found == two_processes["0"]["evaluated"] and found["samples"] == alone["samples"] == 96
+        assert found["accuracy"] == alone["accuracy"] and found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
 def test_mode_is_put_back() -> None:

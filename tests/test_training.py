@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -24,45 +22,21 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from mixbit import _checkpoint
-from mixbit.data import LoaderSplit, TensorSplit, read_keys
+from mixbit.data import LoaderSplit, read_keys
 from mixbit.data.order import samples_of
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
 from mixbit.evaluation import evaluate
 from mixbit.metric import mean_absolute_error
-from mixbit.network import Network, capture
+from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
 from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of
 from mixbit.training import StepContext, TrainConfig, distilled_loss, supervised_step, train
+from tests import ranks_script, training_script
 from tests.by_hand import by_hand
+from tests.nets import colours, numbered, quantized_net, small_net, tiny_net, tiny_split
 
 SCRIPT = Path(__file__).parent / "training_script.py"
-
-
-def tiny_split(count: int = 96) -> TensorSplit:
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 3
-    pixels = (torch.rand(count, 1, 6, 6, generator=random) * 100 + 60 * labels[:, None, None, None]).to(torch.uint8)
-    return TensorSplit(pixels, labels, num_classes=3, mean=(0.5,), std=(0.25,))
-
-
-def tiny_net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
-    )
-
-
-@cache
-def tiny_network() -> Network:
-    return capture(tiny_net(), next(tiny_split().batches(32))[0])
-
-
-def quantized_net() -> nn.Sequential:
-    model, x, network = tiny_net(), next(tiny_split().batches(32))[0], tiny_network()
-    quantize(model, Policy.uniform(network, 4, 4, {}), network)
-    calibrate(model, [x])
-    return model
 
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, bn_samples=32, augment=False)
@@ -191,34 +165,50 @@ def test_broken_run_ends_with_the_same_numbers(tmp_path: Path, extra: dict[str, 
 
 
 def test_sigkill_in_mid_epoch(tmp_path: Path) -> None:
-    """The same command again continues, and ends with the same numbers as an unbroken run."""
-    whole = subprocess.run([sys.executable, SCRIPT, tmp_path / "whole"], capture_output=True, text=True, check=True)
-    process = subprocess.Popen([sys.executable, SCRIPT, tmp_path / "killed", "--slow"], stdout=subprocess.DEVNULL)
+    """A process that is killed; the same training again continues, and ends with the numbers of an unbroken run."""
+    process = subprocess.Popen([sys.executable, SCRIPT, tmp_path / "killed"], stdout=subprocess.DEVNULL)
+    whole, _ = training_script.trained(tmp_path / "whole")
     checkpoint, deadline = tmp_path / "killed" / "checkpoint.safetensors", time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    again = subprocess.run([sys.executable, SCRIPT, tmp_path / "killed"], capture_output=True, text=True, check=True)
-    assert json.loads(again.stdout)["resumed_at"] > 0
-    assert json.loads(again.stdout)["digest"] == json.loads(whole.stdout)["digest"]
+    again, resumed_at = training_script.trained(tmp_path / "killed")
+    assert resumed_at > 0 and alike(dict(again.state_dict()), dict(whole.state_dict()))
 
 
-def test_two_gloo_processes_agree(tmp_path: Path) -> None:
-    """Step sizes, activation initialisation and batch-norm statistics are the same on both ranks."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(SCRIPT),
-        str(tmp_path),
-    ]
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
-    one, two = ((tmp_path / f"digest-{rank}.json").read_text() for rank in (0, 1))
-    assert one == two
+def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.tensor(values) for name, values in state.items()}
+
+
+def test_two_processes_train_by_the_mean_of_both_parts(two_processes: dict[str, Any]) -> None:
+    """Weights, statistics and their average, by hand: batch norm sees the parts one by one."""
+    first, second = (two_processes[rank]["normed"] for rank in ("0", "1"))
+    assert first == second
+    wanted = by_hand(small_net(), colours(), ranks_script.NORMED, parts=2)
+    assert close(tensors_of(first), wanted)
+    assert not close(by_hand(small_net(), colours(), ranks_script.NORMED), wanted)
+
+
+def test_two_processes_train_the_steps_of_quantizers(two_processes: dict[str, Any]) -> None:
+    first, second = (two_processes[rank]["quantized"] for rank in ("0", "1"))
+    assert first == second
+    start = dict(quantized_net().state_dict())
+    wanted = by_hand(quantized_net(), tiny_split(), ranks_script.QUANTIZED, parts=2)
+    for name, values in tensors_of(first).items():
+        if not values.is_floating_point():
+            assert torch.equal(values, wanted[name])
+            continue
+        # A weight at the edge of two integers may go either way: far less than a tenth of the way.
+        way = float((wanted[name] - start[name]).abs().max())
+        torch.testing.assert_close(values, wanted[name], rtol=0, atol=0.1 * way + 1e-6)
+
+
+def test_each_process_reads_its_part_of_every_batch(two_processes: dict[str, Any]) -> None:
+    """Five samples: two and three."""
+    parts = [two_processes[rank]["images read"] for rank in ("0", "1")]
+    assert {len(one) for one in parts[0]} == {2} and {len(one) for one in parts[1]} == {3}
+    assert [one + other for one, other in zip(*parts, strict=True)] == ranks_script.images_read()
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
@@ -471,19 +461,6 @@ def test_steps_that_a_rate_would_take_through_zero_are_held_and_told() -> None:
 # ----------------------------------------------------------------------------------- every option, by hand or counted
 
 
-def colours(count: int = 24) -> TensorSplit:
-    """Images (3, 5, 5) of three classes, which augmentation shifts and mirrors."""
-    random = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (count, 3, 5, 5), generator=random).to(torch.uint8)
-    return TensorSplit(pixels, torch.arange(count) % 3, 3, [0.5] * 3, [0.25] * 3, pad=1, flip=True)
-
-
-def small_net(seed: int = 0) -> nn.Sequential:
-    """No bias in front of the norm: its gradient is rounding alone, of which AdamW makes full steps."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
-
-
 PLAIN: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.05, "bn_samples": 0, "final_lr": 0.1}
 
 
@@ -537,12 +514,6 @@ class Notes:
     drawn: list[float] = field(default_factory=list)
     compiled: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def numbered(count: int = 30) -> TensorSplit:
-    """Image i is full of i."""
-    pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 5, 5).contiguous()
-    return TensorSplit(pixels, torch.arange(count) % 3, 3, [0.0] * 3, [1 / 255] * 3)
 
 
 def notes_of(folder: Path | None = None, *, seconds: float = 0.0, **changed: Any) -> Notes:

@@ -167,7 +167,7 @@ def check_equal(tensors: Iterable[Tensor], what: str) -> None:
     """
     if not is_active():
         return
-    lowest, highest = _spread([_mixed([_bit_sum(t)] for t in tensors)])
+    lowest, highest = _spread([_mixed([*t.shape, _bit_sum(t)] for t in tensors)])
     if lowest != highest:
         raise MixbitError(
             f"The processes hold different {what}: a number of all of them together would mean nothing. Load the same "

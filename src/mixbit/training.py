@@ -506,6 +506,7 @@ class _Loop:
         if self.average is not None:
             # What is saved at the end is what every epoch is judged by.
             self.average.put_into(self.model)
+            average_batch_norm(self.model)  # of which each rank has averaged its own statistics
         if self.monitor is not None:
             ended = self.monitor.after_epoch(self.model, record, self.history)
             self.ended = _distributed.first_decides(bool(ended))

@@ -177,6 +177,23 @@ def test_a_step_of_one_that_was_set_is_known_from_one_that_was_not() -> None:
     assert not bank.never_set and bank.fault() is None
 
 
+def test_a_gradient_scale_by_the_whole_batch_counts_the_parts_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of the gradients of two halves, each on its process, is the gradient of the whole; weights are whole."""
+    x = torch.rand(4, 6)
+
+    def gradient(of: torch.Tensor, *, batched: bool) -> torch.Tensor:
+        quantizer = Quantizer([4], signed=False, batched=batched, gradient_scale="numel")
+        quantizer.initialise(x, find_rule("minmax"))
+        quantizer(of).mean().backward()
+        assert quantizer.steps.grad is not None
+        return quantizer.steps.grad
+
+    whole, weight = gradient(x, batched=True), gradient(x, batched=False)
+    monkeypatch.setattr("mixbit.quantizers.quantizer._distributed.world_size", lambda: 2)
+    torch.testing.assert_close((gradient(x[:2], batched=True) + gradient(x[2:], batched=True)) / 2, whole)
+    torch.testing.assert_close(gradient(x, batched=False), weight)
+
+
 def test_step_range_clamps_before_use_and_stops_the_gradient() -> None:
     quantizer = Quantizer([4], signed=True, step_range=(1e-5, 1.0))
     with torch.no_grad():

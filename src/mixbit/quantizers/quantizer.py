@@ -175,7 +175,8 @@ class Quantizer(nn.Module):
             return 0
         if self.gradient_scale == "features" and self.batched:
             return x.numel() // x.shape[0]
-        return x.numel() // self.channels
+        count = x.numel() // self.channels
+        return count * _distributed.world_size() if self.batched else count  # a rank has its part of the batch
 
     @torch.no_grad()
     def initialise(self, x: Tensor, rule: Rule) -> None:
