@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py
 
 QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo setup-mcu test check pytest fuzz bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu test check pytest fuzz mutants bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,20 @@ pytest: .venv/.dev
 
 fuzz: .venv/.dev  ## all malformed commands, settings and files: each must be refused with one message
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "fuzz or not bench" -q tests/fuzz
+
+.venv/.mutants: .venv/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
+	@touch $@
+
+# `make mutants BASE=v1.0`, `make mutants ALL=1 COUNT=500 SEED=0`, `make mutants FILES="src/mixbit/training.py" PER_FILE=20`.
+BASE ?= main
+COUNT ?= 500
+SEED ?= 0
+PER_FILE ?= 0
+
+mutants: .venv/.mutants  ## do the tests notice small mistakes in changed lines (BASE=main)? ALL=1: a sample, an hour; FILES=...
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(if $(ALL),--all) --base "$(BASE)" --count $(COUNT) --seed $(SEED) \
+	  --per-file $(PER_FILE) --workers $(WORKERS) $(FILES)
 
 check: .venv/.dev  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .

@@ -68,6 +68,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "arm": ("the compiler for Cortex-M: make setup-mcu", _programs(*ARM)),
     "board": ("compiler and emulator for Cortex-M: make setup-mcu", _programs(*ARM, "qemu-system-arm")),
     "cmsis-nn": ("a checkout of CMSIS-NN: MIXBIT_CMSIS_NN names its folder", lambda: "MIXBIT_CMSIS_NN" in os.environ),
+    "cosmic-ray": ("cosmic-ray: extra mutants", _packages("cosmic_ray")),
     "cuda": ("a CUDA device", _cuda),
     "datasets": ("datasets: extra data", _packages("datasets")),
     "g++": ("g++: apt-get install g++", _programs("g++")),

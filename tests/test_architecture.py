@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SRC = ROOT / "src" / "mixbit"
-TESTS = ROOT / "tests"
+from tests.mirror import REFERENCES, ROOT, SRC, TESTS, imports, mirror_of, module_name, own_tests
+
 FILES = sorted(SRC.rglob("*.py"))
 
 # Read and parsed once: several laws look at every file, and one pass over all files is one case, not hundreds.
@@ -27,18 +26,12 @@ TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 # Tests that belong to the project as a whole and mirror no module.
 FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install", "test_needs"}
 # tests/reference holds golden numbers from papers, tests/end_to_end whole runs, tests/fuzz malformed input: they cross
-# rooms on purpose. tests/benchmarks is of the scripts outside the package.
-CROSSING = {"reference", "end_to_end", "fuzz", "benchmarks"}
+# rooms on purpose. tests/benchmarks is of the scripts outside the package, tests/mutants tries the tests themselves.
+CROSSING = {"reference", "end_to_end", "fuzz", "benchmarks", "mutants"}
 
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 80
 MAX_MEDIAN_FUNCTION_LINES = 10
-
-
-def module_name(path: Path) -> str:
-    """`src/mixbit/models/__init__.py` -> `mixbit.models`."""
-    parts = path.relative_to(SRC.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def room(module: str) -> str:
@@ -61,20 +54,6 @@ BASE = set(FLOORS[-1])
 
 
 # ------------------------------------------------------------------------------------------------ imports
-
-
-def imports(source: str | ast.Module, module: str, *, package: bool = False) -> Iterator[str]:
-    """Names of all modules that a source (text or tree) imports, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(source) if isinstance(source, str) else source):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = module.split(".")[: len(module.split(".")) - node.level + int(package)]
-                base = ".".join([*parents, base]) if base else ".".join(parents)
-            # `from mixbit import cost` names a module in the alias, `from mixbit.cost import costs` does not.
-            yield from ([f"{base}.{alias.name}" for alias in node.names] if base == "mixbit" else [base])
 
 
 def upward(edges: Iterable[tuple[str, str]], level: dict[str, int]) -> list[str]:
@@ -171,42 +150,38 @@ def test_a_method_never_imports_another_method() -> None:
 # --------------------------------------------------------------------------------------------- tests mirror
 
 
-def mirror_of(test: Path) -> list[Path]:
-    """The modules that a test file may stand for.
-
-    The rule: `src/mixbit/x/y.py` has `tests/x/test_y.py`. A package's `__init__.py` and private modules (`_y.py`) are
-    tested through the public modules of their room. A file of their own (`tests/x/test_init.py`, `tests/x/test_y.py`,
-    or for a package that is one idea `tests/test_x.py`) is allowed and not required.
-    """
-    folder = SRC / test.parent.relative_to(TESTS)
-    name = test.stem.removeprefix("test_")
-    candidates = [folder / f"{name}.py", folder / f"_{name.lstrip('_')}.py", folder / name / "__init__.py"]
-    if name == "init":
-        candidates.append(folder / "__init__.py")
-    return candidates
-
-
 def test_every_public_module_has_its_test_file() -> None:
     missing = []
     for path in FILES:
         inside = path.relative_to(SRC)
         if any(part.startswith("_") for part in inside.parts):
             continue
-        test = TESTS / inside.parent / f"test_{path.name}"
+        test = own_tests(path)[0]
         if not test.exists():
             missing.append(f"{inside} has no {test.relative_to(ROOT)}")
     assert missing == []
 
 
 def test_every_test_file_has_its_module() -> None:
+    homes = {test for path in [*FILES, *SRC.rglob("*.c")] for test in own_tests(path)}
     orphans = [
         str(path.relative_to(ROOT))
         for path in TESTS.rglob("test_*.py")
-        if path.relative_to(TESTS).parts[0] not in CROSSING
-        and path.stem not in FRAME
-        and not any(module.exists() for module in mirror_of(path))
+        if path.relative_to(TESTS).parts[0] not in CROSSING and path.stem not in FRAME and path not in homes
     ]
     assert orphans == []
+
+
+def test_every_source_has_tests_that_stand_for_it() -> None:
+    """A private module too, by way of the modules that use it; a package's face alone needs none."""
+    sources = [path for path in [*FILES, *SRC.rglob("*.c")] if path.name not in ("__init__.py", "__main__.py")]
+    assert [str(path.relative_to(ROOT)) for path in sources if not mirror_of(path)] == []
+
+
+def test_every_reference_test_says_what_it_holds() -> None:
+    assert {path.stem for path in (TESTS / "reference").glob("test_*.py")} == set(REFERENCES)
+    sources = [source for rows in REFERENCES.values() for source in rows]
+    assert [source for source in sources if not any(SRC.glob(source))] == []
 
 
 # --------------------------------------------------------------------------------------------------- sizes
