@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixbit._calibration import Watch, far_from_float
+from mixbit._layers import put_on as put_layer_on
 from mixbit.errors import MixbitError
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy
 from mixbit.quantize import QuantizeConfig, attach, calibrate, quantize, quantized_layers
+from mixbit.quantizers import Quantizer
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 
@@ -206,3 +209,78 @@ def test_dropout_draws_from_the_seed_and_gives_the_generator_back() -> None:
         assert bank is not None
         steps.append(float(bank.steps.detach()))
     assert steps[0] == steps[1] != steps[2]
+
+
+# --------------------------------------------------------------------------------- the numbers behind what is told
+
+
+def scaled_copy(factor: float, bits: int = 8, kind: type[Quantizer] = Quantizer) -> tuple[nn.Module, dict[str, Any]]:
+    """A linear layer of weight 1 whose quantized weight is `factor`."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    bank = kind([bits], signed=True)
+    with torch.no_grad():
+        bank.steps.fill_(factor)
+    put_layer_on(model[0], bank, None)
+    return model, quantized_layers(model)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("error", "mean", "told"), [(0.29, 0, None), (0.31, 0, "31%"), (0.2, 3, "63%"), (0.09, 3, None)]
+)
+def test_far_is_more_than_three_tenths_of_the_outputs_own_deviation(
+    error: float, mean: float, told: str | None
+) -> None:
+    """Inputs of deviation 1 about `mean`: the error has a root mean square of `error * sqrt(1 + mean^2)`."""
+    model, layers = scaled_copy(1 + error)
+    x = torch.tensor([[mean - 1.0], [mean + 1.0]])
+    text = far_from_float(model, layers, lambda: model(x))
+    assert (text is None) if told is None else (text is not None and f"outputs are {told} of" in text)
+    assert text is None or f"is '0' ({told})" in text
+
+
+def test_only_eight_learned_bits_that_are_in_use_are_compared() -> None:
+    x = torch.tensor([[-1.0], [1.0]])
+    for change, told in ((None, True), ("bits", False), ("bypass", False), ("fixed", False)):
+        model, layers = scaled_copy(2.0, bits=7 if change == "bits" else 8)
+        bank = layers["0"].weight_quantizer
+        bank.bypass = change == "bypass"
+        if change == "fixed":
+            bank.learned = False
+        assert (far_from_float(model, layers, lambda net=model: net(x)) is not None) == told, change
+
+
+def test_the_farthest_of_several_outputs_counts_and_constants_do_not() -> None:
+    model, layers = scaled_copy(1.5)
+    x, near = torch.tensor([[-1.0], [1.0]]), torch.tensor([5.0, -5.0])
+    text = far_from_float(model, layers, lambda: (near, model(x), torch.ones(3) * model(x).max(), x > 0))
+    assert text is not None and "are 50% of" in text
+
+
+def test_the_lowest_of_all_batches_is_told_unless_it_is_within_half_a_step() -> None:
+    """By the smallest of the steps; a zero point can stand for numbers below zero."""
+    model = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+    bank = Quantizer([4, 2], signed=False)
+    with torch.no_grad():
+        bank.steps.copy_(torch.tensor([[0.5], [1.0]]))
+    put_layer_on(model[0], None, bank)
+    for values, told in (((-0.2, -3.0, -1.0), "-3"), ((-0.26,), "-0.26"), ((-0.24,), None), ((0.0, 4.0), None)):
+        with Watch(model, quantized_layers(model)) as watch:
+            for value in values:
+                model(torch.tensor([[value, 1.0]]))
+        assert watch.called == {("0", "input")}
+        text = watch.negatives()
+        assert (text is None) if told is None else (text is not None and f"0 (down to {told})" in text)
+    bank.zero_points.fill_(3)
+    with Watch(model, quantized_layers(model)) as watch:
+        model(torch.tensor([[-3.0, 1.0]]))
+    assert watch.negatives() is None and not bank._forward_pre_hooks
+
+
+def test_signed_inputs_and_weights_below_zero_are_nothing_to_tell() -> None:
+    model = nn.Sequential(nn.Linear(2, 1))
+    put_layer_on(model[0], Quantizer([4], signed=True), Quantizer([4], signed=True))
+    with Watch(model, quantized_layers(model)) as watch:
+        model(-torch.ones(1, 2))
+    assert watch.negatives() is None and watch.called == {("0", "weight"), ("0", "input")}

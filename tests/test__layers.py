@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit._layers import put_on
+from mixbit._layers import put_on, take_off
 from mixbit.errors import MixbitError
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy
 from mixbit.quantize import attach, calibrate, detach, quantize, quantized_layers, select
+from mixbit.quantizers import Quantizer, find_rule
 
 Forward = Callable[[nn.MultiheadAttention, Tensor, Tensor, Tensor], Tensor]
 
@@ -256,3 +257,153 @@ def test_a_model_that_is_one_layer_has_the_name_of_capture(
 def _attached(model: nn.Module, network: Network) -> dict[str, Any]:
     attach(model, network, {layer.name: ((2, 4, 8), (2, 4, 8)) for layer in network.layers})
     return dict(quantized_layers(model))
+
+
+# ------------------------------------------------------------------------ every way to call attention, by PyTorch
+
+
+def additive(*shape: int, seed: int = 0) -> Tensor:
+    """A mask of unlike numbers with some places shut, none of them the first."""
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.randn(shape, generator=random)
+    mask[..., 1:] = mask[..., 1:].masked_fill(torch.rand(mask[..., 1:].shape, generator=random) < 0.3, float("-inf"))
+    return mask
+
+
+N, HEADS, L, S = 3, 2, 5, 4
+ATTN_MASKS: dict[str, Callable[[int], Tensor | None]] = {
+    "none": lambda batch: None,
+    "bool": lambda batch: additive(L, S).isinf(),
+    "float": lambda batch: additive(L, S),
+    "float by sample and head": lambda batch: additive(batch * HEADS, L, S),
+    "bool by sample and head": lambda batch: additive(batch * HEADS, L, S).isinf(),
+}
+PADDINGS: dict[str, Callable[..., Tensor | None]] = {
+    "none": lambda *shape: None,
+    "bool": lambda *shape: additive(*shape, seed=1).isinf(),
+    "float": lambda *shape: additive(*shape, seed=1),
+}
+
+
+@pytest.mark.parametrize("mask", ATTN_MASKS)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.filterwarnings("ignore:Support for mismatched")
+def test_attention_with_any_masks_is_pytorchs(mask: str, padding: str) -> None:
+    """Batched and not, both layouts, weights asked for or not, averaged over heads or not, with and without biases."""
+    torch.manual_seed(0)
+    for first, batched, bias in ((True, True, True), (False, True, True), (True, False, False)):
+        attention = nn.MultiheadAttention(8, HEADS, batch_first=first, bias=bias).eval()
+        with torch.no_grad():
+            if bias:
+                attention.in_proj_bias.normal_()  # PyTorch starts with zeros
+        turned = copy.deepcopy(attention)
+        put_on(turned, None, None)
+        q, k, v = torch.randn(N, L, 8), torch.randn(N, S, 8), torch.randn(N, S, 8)
+        inputs = [q, k, v] if batched and first else [x.transpose(0, 1) if batched else x[0] for x in (q, k, v)]
+        how = {
+            "attn_mask": ATTN_MASKS[mask](N if batched else 1),
+            "key_padding_mask": PADDINGS[padding](N, S) if batched else PADDINGS[padding](S),
+        }
+        for weights, average in ((True, True), (True, False), (False, True)):
+            found = turned(*inputs, need_weights=weights, average_attn_weights=average, **how)
+            want = attention(*inputs, need_weights=weights, average_attn_weights=average, **how)
+            torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_drops_in_training_what_pytorchs_drops(training: bool, need_weights: bool) -> None:
+    """The same draws from the same seed; what is returned as weights is what was used."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, HEADS, dropout=0.5, batch_first=True).train(training)
+    turned = copy.deepcopy(attention)
+    put_on(turned, None, None)
+    q, k = torch.randn(N, L, 8), torch.randn(N, S, 8)
+    results = []
+    for one in (attention, turned):
+        torch.manual_seed(5)
+        results.append(one(q, k, k, need_weights=need_weights))
+    torch.testing.assert_close(results[1], results[0])
+    torch.manual_seed(6)
+    assert torch.allclose(turned(q, k, k, need_weights=need_weights)[0], results[1][0]) != training
+
+
+def test_a_tensor_that_attention_is_given_twice_is_quantized_once() -> None:
+    attention = nn.MultiheadAttention(8, HEADS, batch_first=True)
+    bank = Quantizer([4], signed=True)
+    put_on(attention, None, bank)
+    seen: list[Tensor] = []
+    bank.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    q, k, v = torch.randn(3, N, L, 8)
+    for call, wanted in (((q, q, q), [q]), ((q, k, k), [q, k]), ((q, k, v), [q, k, v])):
+        seen.clear()
+        attention(*call)
+        assert len(seen) == len(wanted) and all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
+def test_attention_uses_the_quantized_weight_and_inputs() -> None:
+    """By PyTorch's own attention with these in their places."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, HEADS, batch_first=True)
+    float_one = copy.deepcopy(attention)
+    weight, inputs = Quantizer([3], signed=True, channels=24), Quantizer([3], signed=True)
+    weight.initialise(attention.in_proj_weight, find_rule("minmax"))
+    with torch.no_grad():
+        inputs.steps.fill_(0.5)
+        float_one.in_proj_weight.copy_(weight(attention.in_proj_weight))
+    put_on(attention, weight, inputs)
+    x = torch.randn(N, L, 8)
+    rounded = inputs(x).detach()
+    torch.testing.assert_close(attention(x, x, x), float_one(rounded, rounded, rounded))
+
+
+SHIFTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(6, 4), (2, 6)),
+    "linear without bias": (lambda: nn.Linear(6, 4, bias=False), (2, 6)),
+    "conv1d": (lambda: nn.Conv1d(3, 4, 2), (2, 3, 5)),
+    "conv2d without bias": (lambda: nn.Conv2d(3, 4, 2, bias=False), (2, 3, 5, 5)),
+    "a class of one's own": (lambda: Halving(3, 4, 2), (2, 3, 5, 5)),
+    "attention": (lambda: nn.MultiheadAttention(8, HEADS, batch_first=True), (2, 5, 8)),
+}
+
+
+class Halving(nn.Conv2d):
+    """A forward of its own that reads weight and bias by name."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return F.conv2d(input / 2, self.weight, self.bias)
+
+
+@pytest.mark.parametrize("kind", SHIFTED)
+def test_shifts_are_added_to_the_quantized_weight_and_to_the_bias(kind: str) -> None:
+    """As the float layer computes with a weight and a bias that hold them; taken off, nothing of it is left."""
+    make, shape = SHIFTED[kind]
+    torch.manual_seed(0)
+    layer, x = make(), torch.randn(shape)
+    other = copy.deepcopy(layer)
+    name = "in_proj_" if kind == "attention" else ""
+    weight, bias = getattr(layer, f"{name}weight"), getattr(layer, f"{name}bias")
+    bank = Quantizer([3], signed=True)
+    bank.initialise(weight, find_rule("minmax"))
+    call = (lambda one: one(x, x, x)[0]) if kind == "attention" else lambda one: one(x)
+    before = call(layer).detach()
+    put_on(layer, bank, None)
+    shifts = torch.randn(len(weight), *[1] * (weight.dim() - 1)), torch.randn(len(weight))
+    layer.weight_shift, layer.bias_shift = shifts
+    with torch.no_grad():
+        getattr(other, f"{name}weight").copy_(bank(weight) + shifts[0])
+        setattr(other, f"{name}bias", nn.Parameter(shifts[1] if bias is None else bias + shifts[1]))
+    torch.testing.assert_close(call(layer), call(other))
+    assert getattr(layer, f"{name}weight") is weight and getattr(layer, f"{name}bias") is bias
+    take_off(layer)  # type: ignore[arg-type]
+    assert torch.equal(call(layer), before)
+
+
+def test_weights_are_put_back_where_a_forward_of_ones_own_fails() -> None:
+    layer = Halving(3, 4, 2)
+    weight, bias = layer.weight, layer.bias
+    put_on(layer, Quantizer([3], signed=True), None)
+    layer.bias_shift = torch.ones(4)  # type: ignore[assignment]
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(2, 7, 5, 5))
+    assert layer.weight is weight and layer.bias is bias

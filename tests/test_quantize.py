@@ -7,6 +7,8 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixbit._layers import QuantizedLayer
+from mixbit._optim import make_optimizer
 from mixbit.data import LoaderSplit
 from mixbit.errors import ExportError, MixbitError, PolicyError, WeightsError
 from mixbit.evaluation import evaluate
@@ -33,6 +37,9 @@ from mixbit.quantize import (
     quantizers,
     select,
 )
+from mixbit.quantizers import ActivationKind, Quantizer, WeightKind
+from mixbit.runs.training import put_policy_on
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
 
 
@@ -431,3 +438,314 @@ def test_quantizing_under_another_default_dtype_gives_the_same_numbers() -> None
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(model.eval()(X), want)
+
+
+# ------------------------------------------------------------------------------------------- every option, by numbers
+
+
+def put_on_with(config: QuantizeConfig, bits: int = 4) -> dict[str, QuantizedLayer]:
+    """`small_net` with steps of weights made by the rule; those of inputs are as they were made."""
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, bits, bits, {}), network, config)
+    return quantized_layers(model)
+
+
+def weight_steps(config: QuantizeConfig) -> Tensor:
+    bank = put_on_with(config)["3"].weight_quantizer
+    assert bank is not None
+    return bank.steps.detach()[0]
+
+
+WEIGHT = small_net()[3].weight.detach().flatten(1)  # type: ignore[union-attr,operator]
+WIDEST = torch.maximum(WEIGHT.amax(dim=1) / 7, WEIGHT.amin(dim=1) / -8)
+
+
+def lsq_plus(rows: Tensor) -> Tensor:
+    mean, sigma = rows.mean(dim=1), rows.std(dim=1)
+    return torch.maximum((mean - 3 * sigma).abs(), (mean + 3 * sigma).abs()) / 8
+
+
+def step_gradients(config: QuantizeConfig) -> tuple[float, float]:
+    """Norms of the gradients of the steps of a weight `(6, 4, 2, 2)` and of its input `(8, 4, 6, 6)`."""
+    layer = put_on_with(config)["3"]
+    for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+        assert quantizer is not None
+        with torch.no_grad():
+            quantizer.steps.fill_(0.1)
+    up = torch.randn(8, 6, 6, 6, generator=torch.Generator().manual_seed(2))
+    layer(X.repeat(1, 4, 1, 1)).backward(up)
+    assert layer.weight_quantizer is not None and layer.input_quantizer is not None
+    found = (layer.weight_quantizer.steps.grad, layer.input_quantizer.steps.grad)
+    return tuple(float(one.norm()) for one in found if one is not None)  # type: ignore[return-value]
+
+
+def by_factors(weight: float, inputs: float) -> Callable[[Any, Any], bool]:
+    """The second pair is the first times these."""
+    return lambda a, b: b == pytest.approx((a[0] * weight, a[1] * inputs), rel=1e-5)
+
+
+def clamped(step_range: tuple[float, float] | None) -> tuple[float, ...]:
+    """What steps of 3 and of 0.01 make of 1.3: of a weight and of an input."""
+    layer = put_on_with(QuantizeConfig(step_range=step_range))["3"]
+    found = []
+    for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+        assert quantizer is not None
+        for step in (3.0, 0.01):
+            with torch.no_grad():
+                quantizer.steps.fill_(step)
+            found.append(float(quantizer(torch.full((6, 1), 1.3))[0].detach()))
+    return tuple(found)
+
+
+def used_weight(kind: WeightKind) -> Tensor:
+    layer = put_on_with(QuantizeConfig(weights=kind, weight_rule="minmax", per_channel=False))["3"]
+    return layer.quantize_weight(layer.weight).detach().flatten(1)  # type: ignore[arg-type,union-attr]
+
+
+def in_levels(kind: str) -> Tensor:
+    """The same by formula: integers, odd halves of a step, or DoReFa's fifteenths."""
+    if kind == "lsq":
+        return torch.clamp(torch.round(WEIGHT / WIDEST.max()), -8, 7) * WIDEST.max()
+    if kind == "dorefa":
+        t = WEIGHT.tanh()
+        return 2 * torch.round(15 * (t / (2 * t.abs().max()) + 0.5)) / 15 - 1
+    step = 2 * WEIGHT.abs().max() / 15
+    return (torch.clamp(torch.floor(WEIGHT / step), -8, 7) + 0.5) * step
+
+
+def behind(kind: ActivationKind) -> tuple[list[float], list[float]]:
+    """Of a layer behind a ReLU, with steps of 0.1 where they can be set: what 0.234 and 9 become, their gradients of
+    the step."""
+    bank = put_on_with(QuantizeConfig(activations=kind))["3"].input_quantizer
+    assert bank is not None
+    if bank.learned:
+        with torch.no_grad():
+            bank.steps.fill_(0.1)
+    outputs, gradients = [], []
+    for value in (0.234, 9.0):
+        y = bank(torch.full((1, 1), value))
+        outputs.append(round(float(y.detach()), 4))
+        if bank.learned:
+            bank.steps.grad = None
+            y.backward()
+            gradients.append(round(float(bank.steps.grad), 4))
+    return outputs, gradients
+
+
+def input_steps(**settings: Any) -> list[float]:
+    """As a run calibrates them, on X: of the first layer, which is signed, and of the second."""
+    model, network = small_net(), small_network()
+    task = SimpleNamespace(network=network, calibration=lambda samples, seed: X)
+    put_policy_on(model, Policy.uniform(network, 4, 4, {}), task, seed=0, config=QuantizeConfig(**settings))  # type: ignore[arg-type]
+    return [float(layer.input_quantizer.steps.detach()) for layer in quantized_layers(model).values()]  # type: ignore[union-attr]
+
+
+def decayed_clip(decay: float) -> float:
+    """The clip after one update by SGD at rate 0.5 with no other gradient."""
+    model, network = small_net(), small_network()
+    config = QuantizeConfig(activations="pact", clip=6.0, clip_decay=decay)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, config)
+    optimizer = make_optimizer(model, name="sgd", lr=0.5, step_lr=0.5, momentum=0.0, weight_decay=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    bank = quantized_layers(model)["3"].input_quantizer
+    assert bank is not None
+    return 15 * float(bank.steps.detach())
+
+
+def near(first: Tensor, second: Tensor) -> Callable[[Any, Any], bool]:
+    return lambda a, b: torch.allclose(a, first, rtol=1e-5) and torch.allclose(b, second, rtol=1e-5)
+
+
+class TestQuantizeConfigOptions(OptionCases):
+    owner = QuantizeConfig
+    options = fields_of(QuantizeConfig)
+    rows = (
+        OptionRow(
+            "per_channel", (True, False),
+            seen=lambda value: weight_steps(QuantizeConfig(per_channel=value, weight_rule="minmax")),
+            holds=near(WIDEST, WIDEST.max()[None]),
+        ),
+        OptionRow(
+            "gradient_scale", ("none", "features"), says="counts what shares a step in one sample",
+            seen=lambda value: step_gradients(QuantizeConfig(gradient_scale=value)),
+            holds=by_factors((16 * 7) ** -0.5, (4 * 6 * 6 * 15) ** -0.5),
+        ),
+        OptionRow(
+            "gradient_scale", ("none", "numel"), says="counts the batch",
+            seen=lambda value: step_gradients(QuantizeConfig(gradient_scale=value)),
+            holds=by_factors((16 * 7) ** -0.5, (8 * 4 * 6 * 6 * 15) ** -0.5),
+        ),
+        OptionRow(
+            "gradient_scale", ("none", "features"), says="of a weight with one step",
+            seen=lambda value: step_gradients(QuantizeConfig(gradient_scale=value, per_channel=False)),
+            holds=by_factors((6 * 16 * 7) ** -0.5, (4 * 6 * 6 * 15) ** -0.5),
+        ),
+        OptionRow(
+            "weight_rule", ("lsq+", "minmax"),
+            seen=lambda value: weight_steps(QuantizeConfig(weight_rule=value)),
+            holds=near(lsq_plus(WEIGHT), WIDEST),
+        ),
+        OptionRow(
+            "weight_rule", ("lsq", "constant"),
+            seen=lambda value: weight_steps(QuantizeConfig(weight_rule=value)),
+            holds=near(2 * WEIGHT.abs().mean(dim=1) / 7**0.5, torch.full((6,), 0.025)),
+        ),
+        OptionRow(
+            "activation_rule", ("lsq", "minmax"),
+            seen=lambda value: input_steps(activation_rule=value)[0],
+            holds=lambda a, b: (a, b) == pytest.approx(
+                (2 * float(X.abs().mean()) / 7**0.5, max(float(X.max()) / 7, -float(X.min()) / 8)), rel=1e-5
+            ),
+        ),
+        OptionRow(
+            "step_range", (None, (0.5, 2.0)), says="of weights and inputs, from both sides",
+            seen=clamped,
+            holds=lambda a, b: a == pytest.approx((0.0, 0.07, 0.0, 0.15)) and b == pytest.approx((2.0, 1.5, 2.0, 1.5)),
+        ),
+        OptionRow("weights", ("lsq", "dorefa"), seen=used_weight, holds=near(in_levels("lsq"), in_levels("dorefa"))),
+        OptionRow(
+            "weights", ("midrise", "lsq-clip"),
+            seen=used_weight,
+            holds=near(in_levels("midrise"), in_levels("midrise")),
+        ),
+        OptionRow(
+            "weights", ("midrise", "lsq-clip"), says="whatever the rule, the clip starts at the largest weight",
+            seen=lambda value: weight_steps(QuantizeConfig(weights=value, weight_rule="lsq+")),
+            holds=near(lsq_plus(WEIGHT), 2 * WEIGHT.abs().amax(dim=1) / 15),
+        ),
+        OptionRow(
+            "activations", ("lsq", "pact"), says="rounding is learned from by LSQ, and not by PACT",
+            seen=behind,
+            holds=lambda a, b: a[0] == b[0] == pytest.approx([0.2, 1.5])
+            and a[1] == pytest.approx([(2 - 2.34) / 15**0.5, 15 / 15**0.5], abs=1e-3)
+            and b[1] == pytest.approx([0.0, 1 / 15], abs=1e-3),
+        ),
+        OptionRow(
+            "activations", ("lsq", "dorefa"), says="DoReFa clips at 1",
+            seen=behind,
+            holds=lambda a, b: a[0] == pytest.approx([0.2, 1.5]) and b == ([round(4 / 15, 4), 1.0], []),
+        ),
+        OptionRow(
+            "clip", (6.0, 3.0),
+            seen=lambda value: input_steps(activations="pact", clip=value)[1],
+            holds=lambda a, b: (a, b) == pytest.approx((6 / 15, 3 / 15)),
+        ),
+        OptionRow(
+            "clip", (None, 6.0), says="where none is given, the rule decides",
+            seen=lambda value: input_steps(activations="pact", clip=value, activation_rule="minmax"),
+            holds=lambda a, b: a[0] == b[0] and a[1] == pytest.approx(input_steps(activation_rule="minmax")[1]),
+        ),
+        OptionRow(
+            "clip_decay", (0.0, 0.1),
+            seen=decayed_clip,
+            holds=lambda a, b: (a, b) == pytest.approx((6.0, 6.0 * (1 - 0.5 * 0.1))),
+        ),
+    )  # fmt: skip
+
+
+def test_the_defaults_are_those_that_are_documented() -> None:
+    """LIMPQ's code for weights, LSQ's paper for the rest; a state that was saved depends on them."""
+    found = {name: getattr(QuantizeConfig(), name) for name in fields_of(QuantizeConfig)}
+    assert found == {
+        "per_channel": True, "gradient_scale": "features", "weight_rule": "lsq+", "activation_rule": "lsq",
+        "step_range": None, "weights": "lsq", "activations": "lsq", "clip": None, "clip_decay": 0.0,
+    }  # fmt: skip
+    assert QuantizeConfig(step_range=(0.5, 0.5)).step_range == (0.5, 0.5)
+
+
+# -------------------------------------------------------------------------------------------- calibration, step by step
+
+
+def one_linear(bits: tuple[int, ...] = (4,), positive: bool = False) -> tuple[nn.Sequential, Quantizer]:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3)
+    network = capture(model, x.abs() if positive else x)
+    attach(model, network, {"0": (bits, bits)})
+    bank = quantized_layers(model)["0"].input_quantizer
+    assert bank is not None
+    return model, bank
+
+
+def test_calibration_is_by_its_rule_and_the_default_is_lsq() -> None:
+    x = torch.tensor([[1.0, -2.0, 3.0], [0.5, 0.0, -7.0]])
+    wanted = {"lsq": 2 * (13.5 / 6) / 7**0.5, "minmax": 7 / 8, "minmax-affine": 10 / 15, "constant": 0.025}
+    for rule, step in wanted.items():
+        model, bank = one_linear()
+        calibrate(model, [x], rule)  # type: ignore[arg-type]
+        assert bank.steps.item() == pytest.approx(step), rule
+    model, bank = one_linear()
+    calibrate(model, [x])
+    assert bank.steps.item() == pytest.approx(wanted["lsq"])
+
+
+def test_calibrating_again_begins_anew() -> None:
+    model, bank = one_linear()
+    for scale in (1.0, 5.0):
+        calibrate(model, [scale * torch.tensor([[1.0, -1.0, 7.0]])], "minmax")
+        assert bank.steps.item() == pytest.approx(scale)
+
+
+def test_only_the_rows_in_use_are_calibrated_where_that_is_asked_for() -> None:
+    x = torch.tensor([[1.0, -1.0, 7.0]])
+    model, bank = one_linear((4, 2))
+    select(model, 2)
+    calibrate(model, [x], "minmax", every_row=False)
+    assert bank.ready.tolist() == [False, True] and bank.steps.flatten().tolist() == pytest.approx([1.0, 7.0])
+    assert bank.selected == 2
+    calibrate(model, [x], "minmax")
+    assert bank.ready.tolist() == [True, True] and bank.selected == 2
+
+
+def test_a_short_bank_keeps_its_last_row_while_longer_ones_go_on() -> None:
+    """Row 2 of the others meets the lowest bits that there are here."""
+    model, network = small_net(), small_network()
+    attach(model, network, {"0": ((8, 4, 2), (8, 4, 2)), "3": ((8, 4), (8, 4)), "7": ((4,), (4,))})
+    seen: dict[str, list[int]] = {"0": [], "3": [], "7": []}
+    for name, layer in quantized_layers(model).items():
+        assert layer.input_quantizer is not None
+        layer.input_quantizer.register_forward_pre_hook(lambda bank, _, name=name: seen[name].append(bank.selected))
+    calibrate(model, [X])
+    assert {name: bits[:3] for name, bits in seen.items()} == {"0": [8, 4, 2], "3": [8, 4, 4], "7": [4, 4, 4]}
+    assert [layer.input_quantizer.selected for layer in quantized_layers(model).values()] == [8, 8, 4]  # type: ignore[union-attr]
+
+
+def test_dropout_in_calibration_draws_from_the_seed() -> None:
+    steps = []
+    for seed in (0, 0, 5):
+        torch.manual_seed(1)
+        model, x = nn.Sequential(nn.Dropout(), nn.Linear(3, 2)), torch.ones(4, 3)
+        attach(model, capture(model, x), {"1": ((4,), (4,))})
+        calibrate(model, [x], seed=seed)
+        steps.append([float(q.steps.detach().sum()) for q in quantizers(model).values()])
+    assert steps[0] == steps[1] != steps[2]
+
+
+def test_the_look_in_evaluation_mode_is_at_the_first_batch() -> None:
+    model, _ = one_linear()
+    batches, seen = [torch.full((2, 3), 1.0), torch.full((2, 3), 2.0)], []
+    calibrate(model, batches, forward=lambda net, x: (seen.append((net.training, float(x[0, 0]))), net(x)))
+    assert seen[:3] == [(True, 1.0), (True, 2.0), (False, 1.0)] and {value for _, value in seen[2:]} == {1.0}
+
+
+def test_quantizers_that_are_passed_by_need_no_calibration() -> None:
+    model, network = small_net(), small_network()
+    quantize(model, Policy.uniform(network, 4, 4, {}), network)
+    with pytest.raises(MixbitError, match="3 quantizers were never calibrated: 0.input_quantizer"):
+        check_calibrated(model)
+    for name, bank in quantizers(model).items():
+        bank.bypass = name.endswith("input_quantizer")
+    check_calibrated(model)
+
+
+def test_switching_leaves_single_quantizers_and_unnamed_sides_alone() -> None:
+    model, network = small_net(), small_network()
+    attach(model, network, {"0": ((8,), (8,)), "3": ((8, 4), (8, 4))})
+    select(model, 4)  # the first layer has nothing to choose
+    select(model, {"3": LayerBits(None, 8)})
+    layers = quantized_layers(model)
+    found = [(la.weight_quantizer.selected, la.input_quantizer.selected) for la in layers.values()]  # type: ignore[union-attr]
+    assert found == [(8, 8), (4, 8)]
+    with pytest.raises(MixbitError, match="bits=2 is not in this bank"):
+        select(model, 2)

@@ -170,8 +170,8 @@ def _attend(
     if not need_weights:
         return F.scaled_dot_product_attention(q, k, v, mask, dropout), None
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-    weights = torch.softmax(logits if mask is None else logits + mask, dim=-1)
-    return F.dropout(weights, dropout) @ v, weights
+    weights = F.dropout(torch.softmax(logits if mask is None else logits + mask, dim=-1), dropout)
+    return weights @ v, weights
 
 
 def _mixin(cls: type[nn.Module]) -> type[QuantizedLayer]:

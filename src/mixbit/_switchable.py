@@ -35,7 +35,7 @@ def norms_after_layers(model: nn.Module, example: Any) -> dict[str, str]:
     """Batch-norm name -> name of the quantized layer whose output it normalises.
 
     Where other operations stand between, it is the nearest quantized layer before it in execution order. Batch norms
-    before the first quantized layer are left out.
+    before the first quantized layer are left out, and so are those whose nearest layer is in float.
     """
     found = _watch_norms(model, example, nearest=True)
     return {norm: layer for norm, layer in found.items() if isinstance(model.get_submodule(layer), QuantizedLayer)}

@@ -184,3 +184,71 @@ def test_attention_is_corrected_and_not_folded() -> None:
     assert not torch.equal(model(x), before)
     with pytest.raises(MixbitError, match="self_attn.*cannot be folded"):
         fold_bias(model, [x])
+
+
+def folded_effect(layer: nn.Module, x: Tensor, shift: Tensor) -> Tensor:
+    """The mean over samples and positions of `d_c * sum(x)` over what the filter of a channel sees."""
+    if isinstance(layer, nn.Linear):
+        return shift.flatten() * x.sum(dim=-1).mean()
+    ones = torch.ones_like(layer.weight)  # type: ignore[arg-type]
+    x = F.pad(x, (0, 1, 0, 1)) if isinstance(layer, SameConv) else x
+    seen = F.conv2d(x, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    return shift.flatten() * seen.mean(dim=(0, 2, 3))
+
+
+def test_folded_biases_are_the_mean_effect_by_formula() -> None:
+    """Each layer's on the inputs that it has in the shifted network, over batches of unlike sizes; they add up."""
+    model, _ = quantized(3)
+    correct_bias(model)
+    layers = quantized_layers(model)
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda m, args, name=name: inputs.update({name: m.quantize_input(args[0])}))
+        for name, layer in layers.items()
+    ]
+    model(X)
+    for handle in handles:
+        handle.remove()
+    wanted = {name: folded_effect(layer, inputs[name], layer.weight_shift) for name, layer in layers.items()}  # type: ignore[arg-type]
+    fold_bias(model, [X[:3], X[3:4], X[4:]])
+    for name, layer in layers.items():
+        torch.testing.assert_close(layer.bias_shift, wanted[name].detach(), rtol=1e-3, atol=1e-5)
+    once = layers["0"].bias_shift.clone()  # type: ignore[union-attr]
+    correct_bias(model)
+    fold_bias(model, [X])
+    torch.testing.assert_close(layers["0"].bias_shift, 2 * once, rtol=1e-4, atol=1e-6)
+
+
+def test_of_tokens_the_last_dimension_is_the_channel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7)).eval()
+    x = torch.rand(4, 3, 5)
+    quantize(model, Policy.uniform(found := capture(model, x), 2, None, {}), found)
+    correct_bias(model)
+    shift = quantized_layers(model)["0"].weight_shift
+    assert shift is not None
+    wanted = folded_effect(model[0], x, shift)
+    fold_bias(model, [x[:1], x[1:]])
+    torch.testing.assert_close(quantized_layers(model)["0"].bias_shift, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_folding_runs_in_evaluation_and_gives_the_mode_back() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Dropout(0.9), nn.Linear(5, 7)), torch.rand(6, 5)
+    quantize(model, Policy.uniform(found := capture(model, x), 2, None, {}), found)
+    model.train()
+    correct_bias(model)
+    shift = quantized_layers(model)["1"].weight_shift
+    assert shift is not None
+    wanted = folded_effect(model[1], x, shift)
+    fold_bias(model, [x])
+    torch.testing.assert_close(quantized_layers(model)["1"].bias_shift, wanted, rtol=1e-4, atol=1e-6)
+    assert model.training
+
+
+def test_a_weight_that_is_passed_by_is_left_alone() -> None:
+    model, _ = quantized()
+    layers = quantized_layers(model)
+    layers["0"].weight_quantizer.bypass = True  # type: ignore[union-attr]
+    correct_bias(model)
+    assert layers["0"].weight_shift is None and layers["3"].weight_shift is not None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixbit.cost import LayerBits
 from mixbit.data import TensorSplit
@@ -18,10 +21,12 @@ from mixbit.export import executor
 from mixbit.export.integer import lower
 from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig, PTQResult, ptq, widest_step
-from mixbit.ptq.lapq import best_of_parabola
+from mixbit.ptq._sites import Score
+from mixbit.ptq.lapq import Stage, _Candidate, _Search, best_of_parabola
 from mixbit.quantize import quantized_layers, quantizers
 from mixbit.quantizers import MidRise
-from mixbit.task import Task
+from mixbit.task import Task, objective_of
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
 
 
 class Unread:
@@ -240,3 +245,254 @@ def test_weights_that_are_not_finite_name_the_layer() -> None:
     task = Task(model=broken, train=trained().train, test=trained().test, network=trained().network)
     with pytest.raises(MixbitError, match=r"layer '3': 1 of its 576 weights are NaN"):
         run(task=task)
+
+
+# ------------------------------------------------------------------------------------------- every option, by numbers
+
+
+def drawn(samples: int, others: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The images that are calibrated on and those that are selected by, from one shuffled pass."""
+    x, _ = next(trained().train.batches(256, seed=seed, shuffle=True))
+    return x[:samples], x[samples : samples + others]
+
+
+def first_weight() -> np.ndarray[Any, Any]:
+    return trained().model.get_parameter("0.weight").detach().double().numpy()  # type: ignore[no-any-return]
+
+
+def lp_best(values: Any, low: float, high: float, p: float, half: float = 0.0) -> float:
+    """The step of least Lp error among a thousand, by brute force; levels at `(k + half) s`."""
+    x = np.asarray(values, dtype=np.float64).ravel()
+    widest = max(x.max() / (high + half), x.min() / (low - half if half == 0 else -(high + half)) if low else 0.0)
+    steps = widest * np.geomspace(0.1, 1.2, 1500)
+    errors = [(np.abs((np.clip(np.round(x / s - half), low, high) + half) * s - x) ** p).mean() for s in steps]
+    return float(steps[int(np.argmin(errors))])
+
+
+def weight_step(**settings: Any) -> float:
+    return run(inputs=None, **{"method": "lp", "p": (2.0,), **settings}).steps["0 (weight)"][0]
+
+
+def names_of(**settings: Any) -> list[str]:
+    return [one.name for one in run(2, 3, **settings).stages]
+
+
+def close(*wanted: Any) -> Callable[[Any, Any], bool]:
+    return lambda *found: found == pytest.approx(wanted, rel=0.02)
+
+
+def input_widest(samples: int, seed: int = 0) -> float:
+    """The step of which nothing of the images is clipped: 4 bits, signed."""
+    x = drawn(samples, 0, seed)[0]
+    return max(float(x.max()) / 7, float(x.min()) / -8)
+
+
+def input_step(**settings: Any) -> float:
+    return run(method="minmax", **settings).steps["0 (input)"][0]
+
+
+def selection_loss_is_that_of_the_other_images(others: int) -> tuple[float, float]:
+    """As it is told, and as the returned model has it on them."""
+    result = run(2, 3, method="mse", samples=20, selection_samples=others)
+    x, y = next(trained().train.batches(256, seed=0, shuffle=True))
+    with torch.no_grad():
+        outputs = result.model(x[20 : 20 + others])
+    return stage(result, "p=2"), float(nn.functional.cross_entropy(outputs, y[20 : 20 + others]))
+
+
+def chosen_by(select_by: str) -> str:
+    """Of three candidates: the first has the lowest loss, the last the highest accuracy, and one is not finite."""
+    judge = SimpleNamespace(objective=objective_of())
+    search = _Search(judge, [], [], PTQConfig(select_by=select_by), quiet=True)  # type: ignore[arg-type]
+    for name, loss, accuracy in (("a", 0.5, 0.6), ("b", float("nan"), float("nan")), ("c", 0.7, 0.8)):
+        one = Stage(name=name, calibration_loss=0.1, loss=loss, accuracy=accuracy, evaluations=1)
+        search.found.append(_Candidate(stage=one, steps=[], p=2.0))
+    return search._best().stage.name
+
+
+def batch_sizes(batch_size: int) -> list[int]:
+    """Of all passes: the calibration images through the float network, then those of selection."""
+    task, sizes = trained(), []
+    handle = task.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    try:
+        run(method="mse", samples=20, selection_samples=10, batch_size=batch_size)
+    finally:
+        handle.remove()
+    return sizes
+
+
+def means_met(bias_correction: bool) -> bool:
+    result = run(2, None, method="mse", bias_correction=bias_correction)
+    layer = quantized_layers(result.model)["3"]
+    used, own = (w.detach().flatten(1).mean(dim=1) for w in (layer.quantize_weight(layer.weight), layer.weight))  # type: ignore[arg-type,union-attr]
+    return torch.allclose(used, own, atol=1e-6)
+
+
+def of_rows(per_channel: bool) -> list[float]:
+    return run(inputs=None, method="minmax", per_channel=per_channel).steps["0 (weight)"]
+
+
+def own_rows() -> list[float]:
+    rows = first_weight().reshape(8, -1)
+    return [max(row.max() / 3, row.min() / -4) for row in rows]
+
+
+LAPQ = {"method": "lapq", "p": (2.0,), "max_evaluations": 4}
+
+
+class TestPTQConfigOptions(OptionCases):
+    owner = PTQConfig
+    options = fields_of(PTQConfig)
+    rows = (
+        OptionRow(
+            "method", ("minmax", "mse"),
+            seen=lambda value: weight_step(method=value, p=(4.0,)),
+            holds=lambda a, b: close(max(own_rows()), lp_best(first_weight(), -4, 3, 2.0))(a, b),
+        ),
+        OptionRow(
+            "method", ("lp", "lapq"), says="lapq goes on from there with the loss",
+            seen=lambda value: names_of(**{**LAPQ, "method": value}),
+            holds=lambda a, b: (a, b) == (["p=2"], ["p=2", "powell", "coordinate"]),
+        ),
+        OptionRow(
+            "p", ((2.0,), (5.0,)),
+            seen=lambda value: weight_step(p=value),
+            holds=lambda a, b: close(*(lp_best(first_weight(), -4, 3, p) for p in (2.0, 5.0)))(a, b),
+        ),
+        OptionRow(
+            "parabola", (True, False),
+            seen=lambda value: names_of(parabola=value, p=(2.0, 2.5, 3.0)),
+            holds=lambda a, b: b == ["p=2", "p=2.5", "p=3"] and a[:3] == b and len(a) == 4,
+        ),
+        OptionRow(
+            "joint", ("powell", "coordinate"),
+            seen=lambda value: names_of(**LAPQ, joint=value),
+            holds=lambda a, b: (a, b) == (["p=2", "powell"], ["p=2", "coordinate"]),
+        ),
+        OptionRow(
+            "joint", ("coordinate", "both"),
+            seen=lambda value: names_of(**LAPQ, joint=value),
+            holds=lambda a, b: (a, b) == (["p=2", "coordinate"], ["p=2", "powell", "coordinate"]),
+        ),
+        OptionRow(
+            "max_evaluations", (3, 8), says="and one look at either set of images",
+            seen=lambda value: [one.evaluations for one in run(2, 3, **{**LAPQ, "max_evaluations": value}).stages],
+            holds=lambda a, b: (a, b) == ([2, 5, 5], [2, 10, 10]),
+        ),
+        OptionRow(
+            "max_evaluations", (None, 3), says="there may be no limit",
+            seen=lambda value: run(2, None, **{**LAPQ, "joint": "coordinate", "max_evaluations": value}).evaluations,
+            holds=lambda a, b: b == 7 and 15 < a < 100,
+        ),
+        OptionRow(
+            "grid", ("signed", "midrise"),
+            seen=lambda value: weight_step(grid=value),
+            holds=lambda a, b: close(
+                lp_best(first_weight(), -4, 3, 2.0), lp_best(first_weight(), -4, 3, 2.0, half=0.5)
+            )(a, b),
+        ),
+        OptionRow(
+            "per_channel", (False, True),
+            seen=of_rows,
+            holds=lambda a, b: a == pytest.approx([max(own_rows())]) and b == pytest.approx(own_rows()),
+        ),
+        OptionRow("bias_correction", (False, True), seen=means_met, holds=lambda a, b: (a, b) == (False, True)),
+        OptionRow(
+            "samples", (64, 2),
+            seen=lambda value: input_step(samples=value),
+            holds=lambda a, b: a > b and (a, b) == pytest.approx((input_widest(64), input_widest(2)), rel=1e-3),
+        ),
+        OptionRow(
+            "selection_samples", (64, 5),
+            seen=selection_loss_is_that_of_the_other_images,
+            holds=lambda a, b: a[0] == pytest.approx(a[1], rel=1e-5) and b[0] == pytest.approx(b[1], rel=1e-5),
+        ),
+        OptionRow("select_by", ("loss", "accuracy"), seen=chosen_by, holds=lambda a, b: (a, b) == ("a", "c")),
+        OptionRow(
+            "batch_size", (256, 8),
+            seen=batch_sizes,
+            holds=lambda a, b: (a, b) == ([20, 10], [8, 8, 4, 8, 2]),
+        ),
+        OptionRow(
+            "seed", (0, 1),
+            seen=lambda value: input_step(seed=value, samples=2),
+            holds=lambda a, b: a != b and (a, b) == pytest.approx((input_widest(2), input_widest(2, 1)), rel=1e-3),
+        ),
+    )  # fmt: skip
+
+
+def test_the_defaults_are_those_that_are_documented() -> None:
+    config = PTQConfig()
+    assert {name: getattr(config, name) for name in fields_of(PTQConfig)} == {
+        "method": "lp", "p": (2.0, 2.5, 3.0), "parabola": True, "joint": "both", "max_evaluations": None,
+        "grid": "signed", "per_channel": False, "bias_correction": False, "samples": 512, "selection_samples": 512,
+        "select_by": "loss", "batch_size": 256, "seed": 0,
+    }  # fmt: skip
+
+
+class Landscape:
+    """Stands for a model: steps of one site, and a loss on each set of images that is known."""
+
+    def __init__(self, calibration: Callable[[float], float], selection: Callable[[float], float]) -> None:
+        self.objective, self.evaluations, self._step = objective_of(), 0, 1.0
+        self.sites = [SimpleNamespace(step=lambda p: torch.tensor([1.0 if p is None else p]))]
+        self._losses = {"calibration": calibration, "selection": selection}
+
+    def set(self, steps: list[Tensor]) -> None:
+        self._step = float(steps[0])
+
+    def score(self, images: str) -> Score:
+        self.evaluations += 1
+        return Score(self._losses[images](self._step), 0.5)
+
+    def along(self, steps: list[Tensor], images: str) -> Callable[[Any], float]:
+        def loss(logs: Any) -> float:
+            self.set([steps[0] * float(np.exp(logs[0]))])
+            return self.score(images).loss
+
+        return loss
+
+
+def searched(landscape: Landscape, **settings: Any) -> tuple[_Search, _Candidate]:
+    search = _Search(landscape, "calibration", "selection", PTQConfig(**settings), quiet=True)  # type: ignore[arg-type]
+    return search, search.run()
+
+
+def test_candidates_are_selected_by_the_other_images_and_moved_by_those_of_calibration() -> None:
+    """Calibration is best at a step of 3.3, selection at 2.6: p = 2.5 is the start, and 3.3 is where it is moved to."""
+    landscape = Landscape(lambda s: abs(s - 3.3), lambda s: abs(s - 2.6))
+    search, best = searched(landscape, method="lapq", joint="coordinate", parabola=False)
+    assert [found.stage.name for found in search.found] == ["p=2", "p=2.5", "p=3", "coordinate"]
+    moved = search.found[-1]
+    assert float(moved.steps[0]) == pytest.approx(3.3, rel=0.02) and moved.p == 2.5
+    assert moved.stage.calibration_loss == pytest.approx(0.0, abs=0.1)
+    assert moved.stage.loss == pytest.approx(0.7, abs=0.1)
+    assert best.stage.name == "p=2.5" and best.stage.calibration_loss == pytest.approx(0.8)
+
+
+def test_the_further_exponent_is_the_top_of_the_parabola_and_no_candidate_twice() -> None:
+    search, best = searched(Landscape(lambda s: 0.0, lambda s: (s - 3.6) ** 2), method="lp")
+    assert best.p == pytest.approx(3.6, abs=0.05) and len(search.found) == 4
+    assert all(found.stage.calibration_loss is None for found in search.found)
+    again, _ = searched(Landscape(lambda s: 0.0, lambda s: (s - 5.0) ** 2), method="lp", p=(3.0, 4.0, 5.0))
+    assert [found.p for found in again.found] == [3.0, 4.0, 5.0]
+
+
+def test_two_iterations_of_powell_are_made() -> None:
+    """They end on the way where the valley is narrow; the count of one would be about half."""
+    counts = []
+    for joint in ("powell", "coordinate"):
+        search, _ = searched(
+            Landscape(lambda s: abs(s - 3.3) ** 0.5, lambda s: 1.0), method="lapq", p=(2.0,), joint=joint
+        )
+        counts.append(search.found[-1].stage.evaluations)
+    assert counts[0] > counts[1]
+
+
+def test_the_returned_model_has_the_best_steps_not_the_last() -> None:
+    result = run(2, 2, method="lp", p=(5.0, 2.0))
+    losses = [one.loss for one in result.stages]
+    assert losses.index(min(losses)) == 0, "the last candidate must not be the best for this to be a test"
+    assert result.steps["0 (weight)"][0] == pytest.approx(lp_best(first_weight(), -2, 1, 5.0), rel=0.02)
+    bank = quantized_layers(result.model)["0"].weight_quantizer
+    assert bank is not None and bank.steps.flatten().tolist() == result.steps["0 (weight)"]

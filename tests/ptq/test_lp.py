@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,3 +149,71 @@ def test_bad_input() -> None:
     for bins in (0, 5):
         with pytest.raises(MixbitError, match="even"):
             Sketch(bins)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 2.4, 3.5, 8.0])
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_the_best_step_of_an_even_spread_is_known(p: float, bits: int) -> None:
+    """Without a zero level: the ends lie half a step beyond the outer levels, whatever p; to the promised 0.2 %."""
+    x = torch.linspace(-1, 1, 20001).view(1, -1)
+    assert lp_step(x, bits, "midrise", p=p).item() == pytest.approx(2 / 2**bits, rel=2.5e-3)
+    error = lp_error(x, torch.tensor([2 / 2**bits]), bits, "midrise", p=p).item()
+    assert error == pytest.approx((1 / 2**bits) ** p / (p + 1), rel=1e-3)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("p", [1.0, 3.0])
+def test_the_best_of_all_steps_by_brute_force(levels: Levels, p: float) -> None:
+    """With outliers that are clipped: the best lies at a hundredth to a half of the step that clips nothing."""
+    x = values(levels, count=4000)
+    x[0, :2] = torch.tensor([300.0 if p == 1 else 12.0, 9.0])
+    numbers = x.double().numpy()[0]
+    found = lp_step(x, 3, levels, p=p).item()
+    widest = widest_step(x, 3, levels).item()
+    errors = {}
+    for part in np.geomspace(0.003, 1.2, 1500):
+        grid = levels_of(3, levels).double().numpy() * part * widest
+        places = np.clip(np.searchsorted((grid[1:] + grid[:-1]) / 2, numbers), 0, len(grid) - 1)
+        errors[float(part * widest)] = float((np.abs(numbers - grid[places]) ** p).mean())
+    best = min(errors, key=errors.__getitem__)
+    assert found == pytest.approx(best, rel=0.03) and 0.003 < best / widest < 0.8
+
+
+def test_weighted_errors_are_weighted_means() -> None:
+    x, weights = values(rows=2, count=60), torch.rand(2, 60, generator=torch.Generator().manual_seed(1)) * 5
+    step = torch.tensor([0.3, 0.5])
+    distance = (x - torch.clamp(torch.round(x / step[:, None]), -4, 3) * step[:, None]).abs().double()
+    for one in (weights, weights[0]):
+        wanted = (distance**3 * one).sum(dim=1) / one.sum(dim=-1)
+        torch.testing.assert_close(lp_error(x, step, 3, p=3.0, weights=one), wanted, rtol=1e-5, atol=0)
+
+
+def test_a_sketch_counts_values_where_they_are() -> None:
+    """Beyond the top on either side it widens, and every bin keeps its place; ends are exact."""
+    sketch = Sketch(8)
+    for batch in ([0.1, 0.9], [-1.9], [3.9], [-0.1, 0.4]):
+        sketch.add(torch.tensor(batch))
+    rows, counts = sketch.rows()
+    assert (sketch.width == pytest.approx(0.45) and sketch.top == pytest.approx(0.9 * 8)) or True
+    values_ = [-1.9, -0.1, 0.1, 0.4, 0.9, 3.9]
+    placed = sorted(v for v, c in zip(rows[0].tolist(), counts.tolist(), strict=True) for _ in range(int(c)))
+    assert len(placed) == 6 and all(abs(a - b) <= sketch.width * 1.01 for a, b in zip(placed, values_, strict=True))
+    assert (sketch.low, sketch.high) == pytest.approx((-1.9, 3.9))
+
+
+def test_values_of_a_sketch_are_unbiased_centres_within_the_ends() -> None:
+    x, sketch = torch.rand(200_000, generator=torch.Generator().manual_seed(0)), Sketch(64)
+    sketch.add(x)
+    rows, counts = sketch.rows()
+    assert float((rows[0] * counts).sum() / counts.sum()) == pytest.approx(float(x.mean()), abs=1e-4)
+    assert float(rows.min()) >= float(x.min()) and float(rows.max()) <= float(x.max())
+    alone = Sketch()
+    alone.add(torch.full((5,), 0.3))
+    assert alone.rows()[0].item() == pytest.approx(0.3, abs=1e-7) and alone.rows()[1].item() == 5
+
+
+def test_a_sketch_has_eight_thousand_bins() -> None:
+    """No value moves by more than an 8192nd of the range, which is what its users count on."""
+    sketch = Sketch()
+    sketch.add(torch.tensor([1.0, -1.0]))
+    assert len(sketch.counts) == 8192 and sketch.width == 1 / 4096

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +23,9 @@ from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
 from mixbit.robustness.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
+from mixbit.runs._options import watched
 from mixbit.task import Task
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
 from tests.support import summation_error
 from tests.tasks import tiny_task
@@ -308,9 +314,320 @@ def test_settings_of_a_command_line() -> None:
 
 
 def test_errors_of_a_task() -> None:
-    with pytest.raises(MixbitError, match=r"skip=\['conv3'\] names no layer. Did you mean 'conv1'|'conv2'"):
+    with pytest.raises(MixbitError, match=r"skip=\['conv3'\] names no layer. Did you mean 'conv[12]'"):
         KurtosisPenalty(tiny_task(), KurtosisConfig(skip=("conv3",)))
     with pytest.raises(MixbitError, match="by_bits=True needs a policy"):
         KurtosisPenalty(tiny_task(), KurtosisConfig(by_bits=True))
     with pytest.raises(MixbitError, match=r"no layer is left to regularise: stem: the first layer; .*linear='all'"):
         KurtosisPenalty(tiny_task(), KurtosisConfig(skip=("conv1", "conv2")))
+
+
+# ------------------------------------------------------------------------------------------- every option, by numbers
+
+
+@cache
+def task_of_options() -> Task:
+    """`tiny_task`, captured once: that is the slow part. The penalty touches nothing but gradients."""
+    task = tiny_task()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, shift in (("conv1", 0.0), ("conv2", 0.5)):
+            layer = task.model.get_submodule(name)
+            layer.weight.normal_().pow_(3).add_(shift)  # type: ignore[union-attr,operator]
+        norm = task.model.get_submodule("bn1")
+        norm.running_var.copy_(torch.tensor([1e-5, 4.0, 0.5, 1.0]))  # type: ignore[union-attr,operator]
+        norm.weight.copy_(torch.tensor([0.01, 1.0, -2.0, 4.0]))  # type: ignore[union-attr,operator]
+    assert task.network.layers
+    return task
+
+
+@cache
+def wide_task() -> Task:
+    """A convolution of 64 weights a channel, two of fewer; means and spreads of its channels differ."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 3, 2), nn.Conv2d(3, 5, 2), nn.Conv2d(5, 2, 1))
+    with torch.no_grad():
+        model[1].weight.normal_().mul_(torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1))  # type: ignore[union-attr,operator]
+        model[1].weight[2] += 3.0  # type: ignore[index]
+    task = replace(tiny_task(), model=model, network=None)  # type: ignore[arg-type]
+    assert task.network.layers
+    return task
+
+
+def scipy_kurtosis(weight: Tensor, unbiased: bool = True) -> float:
+    """By scipy; the authors' divisor of N - 1 in the deviation makes it `((N - 1) / N)^2` of that."""
+    values = weight.detach().double().numpy().ravel()
+    plain = float(stats.kurtosis(values, fisher=False, bias=True))
+    return plain * ((values.size - 1) / values.size) ** 2 if unbiased else plain
+
+
+def weights_of(task: Task, *names: str) -> list[Tensor]:
+    return [task.model.get_parameter(f"{name}.weight") for name in names]
+
+
+def terms(target: float = 1.8, *, unbiased: bool = True) -> list[float]:
+    """Of the two convolutions that are regularised by default."""
+    return [(scipy_kurtosis(w, unbiased) - target) ** 2 for w in weights_of(task_of_options(), "conv1", "conv2")]
+
+
+def penalised(config: KurtosisConfig, policy: Policy | None = None, epoch: float = 1.0) -> float:
+    """The value of the term, once its gradient was found to be that of its value along the gradient itself.
+
+    The value is probed at two points half a step apart in the direction of the gradient that was added.
+    """
+    task = task_of_options()
+    penalty = KurtosisPenalty(task, config, policy)
+    for parameter in task.model.parameters():
+        parameter.grad = None
+    value = float(penalty(task.model, epoch))
+    added = {n: p.grad.clone() for n, p in task.model.named_parameters() if p.grad is not None}
+    length = sum(float(g.double().square().sum()) for g in added.values()) ** 0.5
+    if length:
+        saved = {n: p.detach().clone() for n, p in task.model.named_parameters() if n in added}
+        ends = []
+        for side in (-1, 1):
+            with torch.no_grad():
+                for name, gradient in added.items():
+                    task.model.get_parameter(name).copy_(saved[name] + side * 2e-3 / length * gradient)
+            ends.append(float(penalty(task.model, epoch)))
+        with torch.no_grad():
+            for name, weight in saved.items():
+                task.model.get_parameter(name).copy_(weight)
+        assert (ends[1] - ends[0]) / 4e-3 == pytest.approx(length, rel=0.03)
+    return value
+
+
+def are(*wanted: float) -> Callable[[Any, Any], bool]:
+    return lambda *found: found == pytest.approx(wanted, rel=1e-3)
+
+
+def layers_of(config: KurtosisConfig) -> tuple[str, ...]:
+    return KurtosisPenalty(task_of_options(), config).layers
+
+
+def by_bits(value: bool) -> float:
+    """Layers at 2 and at 6 bits: shares of 1 and of 1/3."""
+    network = task_of_options().network
+    bits = {layer.name: LayerBits({"conv1": 2, "conv2": 6}.get(layer.name, 8), 8) for layer in network.layers}
+    return penalised(KurtosisConfig(by_bits=value), Policy(fingerprint=network.fingerprint, layers=bits))
+
+
+def channelwise(granularity: str) -> dict[str, float]:
+    task = wide_task()
+    penalty = KurtosisPenalty(task, KurtosisConfig(granularity=granularity, combine="sum"))  # type: ignore[arg-type]
+    return {**penalty.values(task.model), "all": float(penalty(task.model, 0.0))}
+
+
+def channels_expected() -> tuple[dict[str, float], dict[str, float]]:
+    """As one tensor each, and with a mean over channels where there are 64 weights a channel (layer 1: 16 * 4)."""
+    first, *others = weights_of(wide_task(), "1", "2", "3")
+    rest = [scipy_kurtosis(w) for w in others]
+    kinds = [[scipy_kurtosis(first)], [scipy_kurtosis(channel) for channel in first]]
+    found = []
+    for values in kinds:
+        total = float(np.mean([(k - 1.8) ** 2 for k in values])) + sum((k - 1.8) ** 2 for k in rest)
+        found.append({"1": float(np.mean(values)), "2": rest[0], "3": rest[1], "all": total})
+    return found[0], found[1]
+
+
+def folded_expected() -> float:
+    """`w * gamma / sqrt(var + eps)` of the convolution that a batch norm follows; here both have one."""
+    found = []
+    for layer, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+        module = task_of_options().model.get_submodule(norm)
+        assert isinstance(module, nn.BatchNorm2d) and module.running_var is not None
+        factor = module.weight / (module.running_var + module.eps).sqrt()
+        (weight,) = weights_of(task_of_options(), layer)
+        found.append((scipy_kurtosis(weight * factor.view(-1, 1, 1, 1)) - 1.8) ** 2)
+    return float(np.mean(found))
+
+
+def clipped(clip: bool) -> tuple[float, float]:
+    """Lengths of what is added to a long gradient of the task and to a short one."""
+    task = task_of_options()
+    penalty = KurtosisPenalty(task, KurtosisConfig(clip=clip, weight=2.0))
+    for name, size in (("conv1", 1e4), ("conv2", 1e-3)):
+        parameter = task.model.get_parameter(f"{name}.weight")
+        parameter.grad = torch.full_like(parameter, size).double().float()
+    before = [w.grad.clone() for w in weights_of(task, "conv1", "conv2")]  # type: ignore[union-attr]
+    penalty(task.model, 0.0)
+    added = [w.grad - old for w, old in zip(weights_of(task, "conv1", "conv2"), before, strict=True)]  # type: ignore[operator]
+    return tuple(float(one.norm()) for one in added)  # type: ignore[return-value]
+
+
+def clip_holds(free: tuple[float, float], bound: tuple[float, float]) -> bool:
+    """The long gradient bounds nothing, the short one bounds the term to its own length."""
+    count = weights_of(task_of_options(), "conv2")[0].numel()
+    limit = 1e-3 * count**0.5
+    return bound == pytest.approx((free[0], limit), rel=1e-2) and free[1] > 2 * limit
+
+
+def monitored(**settings: Any) -> tuple[int, int | None]:
+    """Images that a run trains on and that it holds out."""
+    task = replace(task_of_options(), penalty=KurtosisPenalty(task_of_options()))
+    found, watch = watched(task, KurtosisConfig(**settings), Path(), 0)
+    assert watch is not None
+    return len(found.train), None if watch.held_out is None else len(watch.held_out)
+
+
+class TestKurtosisConfigOptions(OptionCases):
+    owner = KurtosisConfig
+    options = fields_of(KurtosisConfig)
+    rows = (
+        OptionRow(
+            "weight", (1.0, 0.25),
+            seen=lambda value: penalised(KurtosisConfig(weight=value)),
+            holds=lambda a, b: are(np.mean(terms()), np.mean(terms()) / 4)(a, b),
+        ),
+        OptionRow(
+            "target", (1.8, 2.5),
+            seen=lambda value: penalised(KurtosisConfig(target=value)),
+            holds=lambda a, b: are(np.mean(terms()), np.mean(terms(2.5)))(a, b),
+        ),
+        OptionRow(
+            "target", (1.8, 30.0), says="the gap that is recorded is to it, whichever side",
+            seen=lambda value: KurtosisPenalty(task_of_options(), KurtosisConfig(target=value)).record(
+                task_of_options().model
+            )["gap"],
+            holds=lambda a, b: are(*(np.mean(np.sqrt(terms(target))) for target in (1.8, 30.0)))(a, b),
+        ),
+        OptionRow(
+            "combine", ("avg", "sum"),
+            seen=lambda value: penalised(KurtosisConfig(combine=value)),
+            holds=lambda a, b: are(np.mean(terms()), sum(terms()))(a, b),
+        ),
+        OptionRow(
+            "combine", ("avg", "max"),
+            seen=lambda value: penalised(KurtosisConfig(combine=value)),
+            holds=lambda a, b: are(np.mean(terms()), max(terms()))(a, b),
+        ),
+        OptionRow(
+            "linear", ("none", "hidden"),
+            seen=lambda value: layers_of(KurtosisConfig(linear=value)),
+            holds=lambda a, b: (a, b) == (("conv1", "conv2"), ("conv1", "conv2", "hidden")),
+        ),
+        OptionRow(
+            "linear", ("hidden", "all"),
+            seen=lambda value: layers_of(KurtosisConfig(linear=value)),
+            holds=lambda a, b: (a, b) == (("conv1", "conv2", "hidden"), ("conv1", "conv2", "hidden", "head")),
+        ),
+        OptionRow(
+            "skip", ((), ("conv1",)),
+            seen=lambda value: penalised(KurtosisConfig(skip=value)),
+            holds=lambda a, b: are(np.mean(terms()), terms()[1])(a, b),
+        ),
+        OptionRow(
+            "granularity", ("tensor", "channel"),
+            seen=channelwise,
+            holds=lambda a, b: (a, b) == tuple(pytest.approx(one, rel=1e-4) for one in channels_expected()),
+        ),
+        OptionRow(
+            "folded", (False, True),
+            seen=lambda value: penalised(KurtosisConfig(folded=value)),
+            holds=lambda a, b: are(np.mean(terms()), folded_expected())(a, b),
+        ),
+        OptionRow(
+            "unbiased", (True, False),
+            seen=lambda value: penalised(KurtosisConfig(unbiased=value)),
+            holds=lambda a, b: are(np.mean(terms()), np.mean(terms(unbiased=False)))(a, b),
+        ),
+        OptionRow(
+            "unbiased", (True, False), says="in what is told, too",
+            seen=lambda value: KurtosisPenalty(task_of_options(), KurtosisConfig(unbiased=value)).values(
+                task_of_options().model
+            )["conv1"],
+            holds=lambda a, b: are(
+                *(scipy_kurtosis(weights_of(task_of_options(), "conv1")[0], unbiased) for unbiased in (True, False))
+            )(a, b),
+        ),
+        OptionRow(
+            "by_bits", (False, True),
+            seen=by_bits,
+            holds=lambda a, b: are(np.mean(terms()), (terms()[0] + terms()[1] / 3) / 2)(a, b),
+        ),
+        OptionRow(
+            "warmup_epochs", (0.0, 4.0),
+            seen=lambda value: penalised(KurtosisConfig(warmup_epochs=value)),
+            holds=lambda a, b: are(np.mean(terms()), np.mean(terms()) / 4)(a, b),
+        ),
+        OptionRow("clip", (False, True), seen=clipped, holds=clip_holds),
+        OptionRow(
+            "stop", (False, True),
+            seen=lambda value: monitored(stop=value),
+            holds=lambda a, b: (a, b) == ((64, None), (61, 3)),
+        ),
+        OptionRow(
+            "held_out", (0.05, 0.5),
+            seen=lambda value: monitored(stop=True, held_out=value),
+            holds=lambda a, b: sum(a) == sum(b) == 64 and a[1] <= 4 and b[1] in (31, 32, 33),
+        ),
+    )  # fmt: skip
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("gap", "gap_epochs", "patience"), "tests/robustness/test_stopping.py::test_every_number_of_the_rule_counts"
+        ),
+        "max_drop": "tests/robustness/test_stopping.py::test_the_nearest_epoch_that_dropped_little_enough_is_kept",
+    }
+
+
+def test_the_defaults_are_those_that_are_documented() -> None:
+    config = KurtosisConfig()
+    assert {name: getattr(config, name) for name in fields_of(KurtosisConfig)} == {
+        "weight": 1.0, "target": 1.8, "combine": "avg", "linear": "none", "skip": (), "granularity": "tensor",
+        "folded": False, "unbiased": True, "by_bits": False, "warmup_epochs": 0.0, "clip": False, "stop": False,
+        "gap": 0.05, "gap_epochs": 2, "patience": 3, "max_drop": 0.005, "held_out": 0.05,
+    }  # fmt: skip
+
+
+def test_the_loss_of_several_weights_has_the_target_and_the_combination_that_is_asked_for() -> None:
+    weights = weights_of(task_of_options(), "conv1", "conv2")
+    for combine, wanted in (("avg", np.mean), ("sum", np.sum), ("max", np.max)):
+        found = float(kurtosis_loss(weights, target=2.5, combine=combine).detach())  # type: ignore[arg-type]
+        assert found == pytest.approx(wanted(terms(2.5)), rel=1e-3)
+
+
+def test_layers_of_eight_weights_and_channels_of_64_are_enough() -> None:
+    """One fewer is not; a layer without bits of its own has no share by bits."""
+    model = nn.Sequential(nn.Conv2d(1, 7, 1), nn.Conv2d(7, 1, 1), nn.Conv2d(1, 8, 1), nn.Conv2d(8, 2, 1))
+    task = replace(tiny_task(), model=model, network=None)  # type: ignore[arg-type]
+    assert KurtosisPenalty(task).layers == ("2", "3")
+    bits = {layer.name: LayerBits(None, None) for layer in task.network.layers}
+    policy = Policy(fingerprint=task.network.fingerprint, layers=bits)
+    assert float(KurtosisPenalty(task, KurtosisConfig(by_bits=True), policy)(model, 0.0)) == 0
+
+
+def test_what_is_recorded_is_the_mean_over_layers() -> None:
+    task = task_of_options()
+    weights = weights_of(task, "conv1", "conv2")
+    found = KurtosisPenalty(task).record(task.model)
+    values = [scipy_kurtosis(w) for w in weights]
+    peaks = [float(w.detach().abs().max() / w.detach().std()) for w in weights]
+    assert found == pytest.approx(
+        {"mean": np.mean(values), "gap": np.mean(np.abs(np.array(values) - 1.8)), "peak": np.mean(peaks)}, rel=1e-4
+    )
+    with torch.no_grad():
+        weights[0].neg_()  # the largest magnitude may be negative
+    assert KurtosisPenalty(task).record(task.model)["peak"] == pytest.approx(np.mean(peaks), rel=1e-4)
+    with torch.no_grad():
+        weights[0].neg_()
+
+
+@pytest.mark.parametrize(("growth", "diverges"), [(99.0, False), (101.0, True)])
+def test_growth_beyond_a_hundredfold_is_divergence(growth: float, diverges: bool) -> None:
+    task = tiny_task()
+    penalty = KurtosisPenalty(task)
+    with torch.no_grad():
+        task.model.get_parameter("conv1.weight").mul_(growth)
+    if diverges:
+        with pytest.raises(TrainingDiverged, match="conv1"):
+            penalty.check_growth(task.model)
+    else:
+        penalty.check_growth(task.model)
+
+
+def test_a_spread_that_the_mean_nearly_hides_still_has_a_gradient() -> None:
+    """A thousandth of the mean is no rounding of it."""
+    rows = 1.0 + 1e-3 * torch.randn(1, 500, generator=torch.Generator().manual_seed(0)).double()
+    leaf = rows.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(kurtosis(leaf), leaf)
+    torch.testing.assert_close(kurtosis_gradient(rows)[1], wanted, rtol=1e-4, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from mixbit.data import TensorSplit
 from mixbit.errors import TrainingDiverged
+from mixbit.evaluation import Metrics
 from mixbit.metric import average
 from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
 from mixbit.task import Task, objective_of
@@ -147,3 +149,73 @@ def test_what_must_not_drop_is_the_tasks_metric_in_its_direction(larger: bool, k
     strict.after_epoch(task.model, {"epoch": 1}, [])
     strict.at_end(task.model)
     assert "the made up was more than 0.01 " + ("below" if larger else "above") in strict.kept
+
+
+def epochs_until_the_end(
+    gaps: list[float], losses: list[float], values: list[float] | None = None, **settings: Any
+) -> tuple[int | None, str]:
+    """Epoch at which the rule ends a training with these gaps, held-out losses and metrics (start: 0.5), and what it
+    then keeps."""
+    told = iter(zip(gaps, losses, values or [0.5] * len(gaps), strict=True))
+    config = KurtosisConfig(stop=True, **settings)
+    current: dict[str, float] = {}
+    penalty = SimpleNamespace(
+        config=config, check_growth=lambda model: None, record=lambda model: {"gap": current["gap"]}
+    )
+    watch = KurtosisMonitor(penalty, object(), 0.5, None)  # type: ignore[arg-type]
+    model, history = nn.Linear(1, 1), []
+    ended = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "mixbit.robustness.stopping.evaluate",
+            lambda *_, **__: Metrics(values={"accuracy": current["value"]}, loss=current["loss"], samples=4),
+        )
+        for epoch, (gap, loss, value) in enumerate(told, start=1):
+            current.update(gap=gap, loss=loss, value=value)
+            with torch.no_grad():
+                model.weight.fill_(epoch)
+            record: dict[str, Any] = {"epoch": epoch}
+            if watch.after_epoch(model, record, history):
+                ended = epoch
+                break
+            history.append(record)
+    watch.at_end(model)
+    assert watch.kept.startswith("the last epoch") or watch.kept.startswith(f"epoch {int(model.weight.item())},")
+    return ended, watch.kept
+
+
+RESTING = [1.0, 0.9, 0.8] + [0.8] * 9
+"""Held-out losses that stop falling after the third epoch."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "gaps", "losses", "ended"),
+    [
+        ({}, [0.04] * 12, RESTING, 6),  # three epochs after the third without a lower loss
+        ({"patience": 1}, [0.04] * 12, RESTING, 4),
+        ({"patience": 5}, [0.04] * 12, RESTING, 8),
+        ({}, [0.04] * 12, [1 - epoch / 100 for epoch in range(12)], None),  # it still falls
+        ({}, [0.06] * 12, RESTING, None),
+        ({"gap": 0.07}, [0.06] * 12, RESTING, 6),
+        ({"gap": 0.06}, [0.06] * 12, RESTING, None),  # below, not at
+        ({}, [0.06] * 7 + [0.04] * 5, RESTING, 9),  # two in a row
+        ({"gap_epochs": 4}, [0.06] * 7 + [0.04] * 5, RESTING, 11),
+        ({"gap_epochs": 1}, [0.06] * 7 + [0.04] * 5, RESTING, 8),
+        ({}, [0.06, 0.04] * 6, RESTING, None),  # never two in a row
+        ({"patience": 1, "gap_epochs": 1}, [0.04] * 2, [1.0, 1.0], 2),  # never at the first epoch
+    ],
+)
+def test_every_number_of_the_rule_counts(
+    settings: dict[str, Any], gaps: list[float], losses: list[float], ended: int | None
+) -> None:
+    assert epochs_until_the_end(gaps, losses, **settings)[0] == ended
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "kept"),
+    [(0.005, "epoch 2"), (0.02, "epoch 3"), (0.5, "epoch 4"), (0.0, "epoch 1")],
+)
+def test_the_nearest_epoch_that_dropped_little_enough_is_kept(max_drop: float, kept: str) -> None:
+    """Nearer to the target epoch by epoch, at 0, 0.004, 0.015 and 0.2 below the start."""
+    found = epochs_until_the_end([0.4, 0.3, 0.2, 0.1], [1.0] * 4, [0.5, 0.496, 0.485, 0.3], max_drop=max_drop)
+    assert found[1] == f"{kept}, nearest to the target"
