@@ -2,17 +2,105 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import tempfile
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from mixbit import runs
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.policy import Policy
+from mixbit.ptq import PTQConfig
+from mixbit.quantize import quantized_layers
 from mixbit.robustness import ShiftPoint
-from mixbit.runs import Profile, StressSettings
+from mixbit.runs import Profile, StressSettings, stressing
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT
+
+
+def measured(folder: Path | None = None, **settings: Any) -> Profile:
+    """A profile of a small network of nine images, in a folder of its own."""
+    chosen = StressSettings(
+        **{"images": 9, "parts": ("corruption",), "kinds": ("contrast",), "severities": (5,)} | settings
+    )
+    with tempfile.TemporaryDirectory() as out:
+        return runs.stress(tiny.float_run() if folder is None else folder, chosen, out=Path(out))
+
+
+def quantized(**settings: Any) -> tuple[dict[str, tuple[int | None, int | None]], PTQConfig]:
+    """Weight and activation bits of the network whose steps are scaled, and how it was quantized."""
+
+    class Enough(Exception):
+        pass
+
+    found = {}
+    with (
+        mock.patch.object(stressing, "step_sweep", side_effect=Enough) as sweep,
+        mock.patch.object(stressing, "ptq", side_effect=stressing.ptq) as quantize,
+        contextlib.suppress(Enough),
+    ):
+        measured(parts=("steps",), **settings)
+    for name, one in quantized_layers(sweep.call_args.args[0]).items():
+        reads = one.input_quantizer
+        found[name] = (levels(one), None if reads is None else reads.bits)
+    return found, quantize.call_args.args[2]
+
+
+def levels(layer: Any) -> int:
+    """Bits for as many values as the weights of one channel have at most."""
+    rows = layer.weight_quantizer(layer.weight.detach()).flatten(1)
+    most = max(len(row.unique()) for row in rows)
+    return math.ceil(math.log2(most))
+
+
+def noisy(seed: int) -> float:
+    """Loss on noise."""
+    found = measured(kinds=("gaussian_noise",), seed=seed).corruption
+    assert found is not None and found.seed == seed
+    loss = found.cell("gaussian_noise", 5).loss
+    assert loss is not None
+    return loss
+
+
+def corruption(field: str, **settings: Any) -> Any:
+    return getattr(measured(**settings).corruption, field)
+
+
+class TestStressOptions(OptionCases):
+    """On a network of four layers that nobody trained."""
+
+    owner = StressSettings
+    options = fields_of(StressSettings)
+    rows = (
+        OptionRow("parts", (("corruption",), ("bits",)),
+                  lambda v: [part for part in ("corruption", "steps", "power_of_two", "bits")
+                             if getattr(measured(parts=v), part) is not None],
+                  lambda a, b: (a, b) == (["corruption"], ["bits"])),
+        OptionRow("images", (None, 9), lambda v: corruption("samples", images=v), lambda a, b: (a, b) == (360, 9)),
+        OptionRow("images", (9, 12), lambda v: measured(parts=("bits",), images=v).bits.reference.samples,
+                  lambda a, b: (a, b) == (9, 12), says="behind the bits"),
+        OptionRow("kinds", (("contrast",), ("jpeg", "contrast")), lambda v: corruption("kinds", kinds=v),
+                  lambda a, b: (a, b) == (("contrast",), ("jpeg", "contrast"))),
+        OptionRow("severities", ((5,), (1, 3)),
+                  lambda v: [cell.severity for cell in corruption("cells", severities=v)],
+                  lambda a, b: (a, b) == ([0, 5], [0, 1, 3])),
+        OptionRow("ptq", ("minmax", "mse"), lambda v: quantized(ptq=v)[1],
+                  lambda a, b: (a, b) == (PTQConfig(method="minmax"), PTQConfig(method="mse"))),
+        OptionRow("ptq", ("minmax", "mse"), lambda v: measured(parts=("bits",), ptq=v).bits.at(2).loss,
+                  lambda a, b: a != b, says="of the bits"),
+        # the ends stay at 8 bits: `stem` has 9 weights a channel, `head` 4; no activation is quantized
+        OptionRow("weight_bits", (4, 2), lambda v: quantized(ptq="minmax", weight_bits=v)[0],
+                  lambda a, b: b["left"][0] <= 2 < a["left"][0] <= 4 and a["stem"] == b["stem"] and
+                  b["stem"][0] > 2 and {one[1] for one in (*a.values(), *b.values())} == {None}),
+        OptionRow("seed", (0, 1), noisy, lambda a, b: a != b and a == noisy(0)),
+    )  # fmt: skip
+
 
 FEW = StressSettings(images=40, kinds=("gaussian_noise", "contrast"), severities=(1, 5))
 

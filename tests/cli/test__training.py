@@ -1,0 +1,202 @@
+"""train, evaluate, stress: every option reaches what it is for, and what was found is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import typer
+
+from mixbit import cli, runs
+from mixbit.cost import Costs
+from mixbit.data.corruption import STANDARD_KINDS
+from mixbit.runs import Outcome, Profile, StressSettings, Subject
+from mixbit.testing.options import OptionCases, OptionRow, flags_of
+from tests.cli import tiny
+from tests.cli.typed import exactly, gives, handed, next_of, typed, written
+from tests.needs import need
+from tests.report.sweeps import step_sweep
+
+COMMANDS: Any = typer.main.get_command(cli.app)
+TRAIN = ("train", "net", "--run", "r")
+
+
+def trained(key: str) -> Any:
+    return lambda words: handed("train", *TRAIN, *words)[key]
+
+
+def setting(key: str) -> Any:
+    return lambda words: handed("train", *TRAIN, *words)["settings"].get(key, "unset")
+
+
+class TestTrainOptions(OptionCases):
+    """What training does with its settings is in the table of TrainConfig."""
+
+    owner = "mixbit train"
+    options = flags_of(COMMANDS.commands["train"])
+    rows = (
+        OptionRow("model", ("net", "x.py:f"), lambda v: handed("train", "train", v, "--run", "r")["subject"],
+                  exactly(Subject(model="net"), Subject(model="x.py:f"))),
+        OptionRow("--run", ([], ["--run", "s"]), trained("run"), exactly(Path("r"), Path("s"))),
+        OptionRow("--data", ([], ["--data", "digits"]), trained("subject"),
+                  exactly(Subject(model="net"), Subject(model="net", data="digits"))),
+        OptionRow("--policy", ([], ["--policy", "p.json"]), trained("policy"), exactly(None, Path("p.json"))),
+        OptionRow("--weights", ([], ["--weights", "w.pth"]), trained("subject"),
+                  exactly(Subject(model="net"), Subject(model="net", weights=Path("w.pth")))),
+        OptionRow("--seed", ([], ["--seed", "3"]), trained("subject"),
+                  exactly(Subject(model="net", seed=0), Subject(model="net", seed=3))),
+        OptionRow("--epochs", ([], ["--epochs", "7"]), setting("epochs"), exactly("unset", 7)),
+        OptionRow("--batch-size", ([], ["--batch-size", "48"]), setting("batch_size"), exactly("unset", 48)),
+        OptionRow("--fraction", ([], ["--fraction", "0.5"]), setting("fraction"), exactly("unset", 0.5)),
+        OptionRow("--lr", ([], ["--lr", "0.03"]), setting("lr"), exactly("unset", 0.03)),
+        OptionRow("--compile", ([], ["--compile"]), setting("compile"), exactly("unset", True)),
+        OptionRow("--set", ([], ["--set", "bn_samples=0", "--set", "optimizer=adamw"]),
+                  lambda words: handed("train", *TRAIN, *words)["settings"],
+                  exactly({}, {"bn_samples": 0, "optimizer": "adamw"})),
+    )  # fmt: skip
+
+
+def test_training_is_asked_for_nothing_that_was_not_typed() -> None:
+    assert handed("train", *TRAIN) == {
+        "subject": Subject(model="net"), "policy": None, "settings": {}, "run": Path("r"), "task": None, "quiet": False,
+    }  # fmt: skip
+
+
+def test_a_training_under_a_policy_as_it_was_typed(tmp_path: Path) -> None:
+    """The folder remembers it, and so many epochs were really made."""
+    words = ["train", tiny.net(), "--data", "digits", "--policy", tiny.policy(), "--run", tmp_path / "r", "--seed", "4"]
+    options = ["--epochs", "2", "--batch-size", "32", "--fraction", "0.05", "--lr", "0.02", "--set", "bn_samples=0"]
+    said = typed(*words, *options)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["settings"] == {"epochs": 2, "batch_size": 32, "fraction": 0.05, "lr": 0.02, "bn_samples": 0}
+    assert config["subject"]["seed"] == 4 and config["bits"]["left"] == [3, 4] and config["bits"]["right"] == [5, 4]
+    assert len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert "Note: no --weights" in said and "Loss" not in said
+    assert [path.name for path in written(said)] == ["model.safetensors", "policy.json", "metrics.jsonl"]
+    assert next_of(said) == ["evaluate", str(tmp_path / "r")]
+    said = typed("evaluate", tmp_path / "r")
+    assert next_of(said) == ["export", str(tmp_path / "r")] and "no --weights" not in said
+
+
+COSTS = Costs(bitops=1024, weight_bits=3200, activation_bytes=64, peak_step="fc")
+
+
+def outcome(**more: Any) -> Any:
+    """What training gives, as far as it is shown."""
+    values = {
+        "outcome": Outcome(name="limpq", accuracy=0.75, costs=COSTS), "float32": replace(COSTS, weight_bits=6400),
+        "further": (), "notes": (), "files": {Path("r/w"): "the weights"},
+        "metrics": SimpleNamespace(loss=0.5, samples=40),
+        "trained": Subject(model="net", data="digits", weights=Path("r/w")),
+    }  # fmt: skip
+    return SimpleNamespace(**(values | more))
+
+
+def test_what_is_said_of_a_training() -> None:
+    said = gives("train", outcome(), *TRAIN)
+    assert "limpq     75.00 %  1.024 k         400 B        2.00x" in said and "Wrote r/w  the weights" in said
+    assert "Loss" not in said and "Note" not in said  # a float training begins with nothing anyway
+    assert next_of(said) == ["search", "limpq", "net", "--data", "digits", "--weights", "r/w", "--run", "search"]
+    said = gives("train", outcome(further=("hit 37.50 %",), notes=("kept: 3",)), *TRAIN, "--policy", "p.json")
+    assert "Note: no --weights" in said and "Note: kept: 3\n" in said
+    assert "Loss 0.5000, hit 37.50 % on 40 test samples.\n" in said and next_of(said) == ["evaluate", "r"]
+    assert "no --weights" not in gives("train", outcome(), *TRAIN, "--policy", "p.json", "--weights", "w.pth")
+
+
+# ------------------------------------------------------------------------------------------------------- evaluate
+
+
+def evaluated(key: str) -> Any:
+    return lambda words: handed("evaluate", "evaluate", "net", *words)[key]
+
+
+class TestEvaluateOptions(OptionCases):
+    """What is evaluated on what."""
+
+    owner = "mixbit evaluate"
+    options = flags_of(COMMANDS.commands["evaluate"])
+    rows = (
+        OptionRow("target", ("net", "r"), lambda v: handed("evaluate", "evaluate", v)["target"], exactly("net", "r")),
+        OptionRow("--data", ([], ["--data", "digits"]), evaluated("data"), exactly(None, "digits")),
+        OptionRow("--policy", ([], ["--policy", "p.json"]), evaluated("policy"), exactly(None, Path("p.json"))),
+        OptionRow("--weights", ([], ["--weights", "w.pth"]), evaluated("weights"), exactly(None, Path("w.pth"))),
+        OptionRow("--seed", ([], ["--seed", "3"]), evaluated("seed"), exactly(None, 3)),
+    )  # fmt: skip
+
+
+def test_what_is_said_of_an_evaluation() -> None:
+    found = outcome(subject=Subject(model="net", data="digits", seed=2), policy=None, run=None, further=("hit 1 %",))
+    said = gives("evaluate", found, "evaluate", "net")
+    assert "Note: no --weights" in said and "Loss 0.5000, hit 1 % on 40 test samples.\n" in said
+    assert next_of(said)[:5] == ["search", "limpq", "net", "--data", "digits"]
+    found.policy = Path("p.json")
+    assert next_of(gives("evaluate", found, "evaluate", "net"))[0] == "train"
+    found.run = Path("r")
+    said = gives("evaluate", found, "evaluate", "r")
+    assert "no --weights" not in said and next_of(said) == ["export", "r"]
+
+
+# --------------------------------------------------------------------------------------------------------- stress
+
+
+def stressed(field: str) -> Any:
+    return lambda words: getattr(handed("stress", "stress", "r", *words)["settings"], field)
+
+
+STEPS = step_sweep(dict.fromkeys((0.8, 0.9, 1.0, 1.1, 1.25, 1.5), 0.5))
+PROFILE = Profile(run=Path("one"), quantized=True, steps=STEPS, notes=("note A",))
+
+
+def profiles(*words: str) -> str:
+    """What is said of runs that were stressed before."""
+    found = [replace(PROFILE, files={Path("one/p"): "one's"}), replace(PROFILE, run=Path("two"), notes=("note B",))]
+    with mock.patch.object(runs, "stress", side_effect=lambda run, *_, **__: found[str(run) == "two"]):
+        return typed("stress", *words)
+
+
+class TestStressOptions(OptionCases):
+    """What is measured; what comes of it is in the table of StressSettings."""
+
+    owner = "mixbit stress"
+    options = flags_of(COMMANDS.commands["stress"])
+    rows = (
+        OptionRow("run", (["one"], ["one", "two"]), lambda v: [n for n in ("note A", "note B") if n in profiles(*v)],
+                  exactly(["note A"], ["note A", "note B"])),
+        OptionRow("run", (["one"], ["two"]), lambda v: handed("stress", "stress", *v)["run"],
+                  exactly(Path("one"), Path("two")), says="one"),
+        OptionRow("--images", ([], ["--images", "9"]), stressed("images"), exactly(None, 9)),
+        OptionRow("--parts", ([], ["--parts", "bits, steps"]), stressed("parts"),
+                  exactly(("corruption", "steps", "bits"), ("bits", "steps"))),
+        OptionRow("--kinds", ([], ["--kinds", "jpeg,contrast"]), stressed("kinds"),
+                  exactly(STANDARD_KINDS, ("jpeg", "contrast"))),
+        OptionRow("--severities", ([], ["--severities", "4,2"]), stressed("severities"),
+                  exactly((1, 2, 3, 4, 5), (4, 2))),
+        OptionRow("--ptq", ([], ["--ptq", "mse"]), stressed("ptq"), exactly("lp", "mse")),
+        OptionRow("--weight-bits", ([], ["--weight-bits", "6"]), stressed("weight_bits"), exactly(4, 6)),
+        OptionRow("--data", ([], ["--data", "digits?seed=1"]),
+                  lambda words: handed("stress", "stress", "r", *words)["data"], exactly(None, "digits?seed=1")),
+        OptionRow("--seed", ([], ["--seed", "3"]), stressed("seed"), exactly(0, 3)),
+        OptionRow("--out", ([], ["--out", str(tiny.place() / "plots")]),
+                  lambda words: (need("plotly"), written(profiles(str(tiny.place() / "one"), *words))[-1])[1],
+                  exactly(tiny.place() / "one" / "stress" / "shifts.html", tiny.place() / "plots" / "shifts.html")),
+    )  # fmt: skip
+
+
+def test_stress_is_asked_for_the_usual_unless_told_otherwise() -> None:
+    found = handed("stress", "stress", "r")
+    assert found == {"run": Path("r"), "settings": StressSettings(), "data": None, "out": None}
+
+
+def test_what_is_said_of_stressed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.subplots", None)
+    said = profiles("one", "two")
+    assert "Accuracy with scaled steps" in said and "one: note A\ntwo: note B\n" in said
+    assert "Note: no plot. The plot needs plotly" in said and written(said) == [Path("one/p")]
+    assert next_of(said) == ["export", "one"]
+    assert "no list of numbers" in typed("stress", "one", "--severities", "1;5", code=2)
