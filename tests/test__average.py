@@ -23,6 +23,7 @@ def test_each_update_is_the_documented_rule() -> None:
         average.update(model, step)
         keep = min(0.9, (1 + step) / (10 + step))
         wanted = wanted * keep + value * (1 - keep)
+        torch.testing.assert_close(average.shadow["0.bias"], wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(average.shadow["1.running_mean"], wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(average.shadow["0.bias"], wanted, rtol=1e-5, atol=1e-6)
     assert set(average.shadow) == {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"}
@@ -36,6 +37,18 @@ def test_the_first_weights_are_forgotten_in_a_short_run() -> None:
     for step in range(48):
         average.update(model, step)
     assert float(average.shadow["weight"]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_checkpoints_average_goes_on() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    first, second = Average(model, 0.9), Average(model, 0.9)
+    nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
+    first.update(model, 0)
+    second.restore(first.shadow)
+    for average in (first, second):
+        average.update(model, 1)
+    assert all(torch.equal(tensor, second.shadow[name]) for name, tensor in first.shadow.items())
+    assert second.shadow["0.weight"] is not first.shadow["0.weight"]
 
 
 def test_taking_the_average_out_gives_every_number_back() -> None:

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixbit import _checkpoint
+from mixbit._optim import make_optimizer
 from mixbit.data import TensorSplit
-from mixbit.errors import MixbitError, WeightsError
+from mixbit.errors import MixbitError, StaleRun, WeightsError
 from mixbit.training import TrainConfig, train
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, bn_samples=0, ema=0.9, augment=False)
@@ -126,6 +127,42 @@ def test_infinite_constants_of_a_model_are_no_fault(tmp_path: Path) -> None:
 
     train(masked(), SPLIT, None, replace(CONFIG, epochs=1), run=tmp_path, quiet=True)
     train(masked(), SPLIT, None, replace(CONFIG, epochs=1), run=tmp_path, quiet=True)
+
+
+def test_tied_weights_are_written_apart_and_put_back_in_their_layout(tmp_path: Path) -> None:
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    tied = {"model/a": weight, "model/b": weight, "model/c": weight[1], "model/d": torch.arange(3)}
+    apart = _checkpoint.unshared(tied)
+    assert len({one.data_ptr() for one in apart.values()}) == 4 and apart["model/a"].is_contiguous()
+    assert all(torch.equal(one, tied[name]) for name, one in apart.items())
+
+
+def test_momenta_come_back_by_number_in_the_layout_of_their_parameters() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(2, 2)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for name in ("sgd", "adamw"):
+        first, second = (
+            make_optimizer(model, name=name, lr=0.1, step_lr=0.1, momentum=0.9, weight_decay=0.0) for _ in "ab"
+        )
+        for at, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.full_like(parameter, 1.0 + at)
+        first.step()
+        _checkpoint.restore_optimizer(second, _checkpoint.optimizer_tensors(first))
+        states = zip(first.state.values(), second.state.values(), strict=True)
+        assert all(torch.equal(one[key], other[key]) for one, other in states for key in one)
+        kept = next(iter(second.state.values()))["momentum_buffer" if name == "sgd" else "exp_avg"]
+        assert kept.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_changed_setting_is_named_with_both_values(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    _checkpoint.check_same(path, {"lr": 0.1, "seed": 1}, {"seed": 1, "lr": 0.1})
+    for old, new, told in (
+        ({"lr": 0.1}, {"lr": 0.2}, "lr=0.1, now lr=0.2"),
+        ({}, {"ema": 0.5}, "ema=None, now ema=0.5"),
+        ({"gone": 3}, {}, "gone=3, now gone=None"),
+    ):
+        with pytest.raises(StaleRun, match=f"run was begun with {told}"):
+            _checkpoint.check_same(path, old, new)
 
 
 def test_generators_of_every_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,22 +10,6 @@ import torch.distributed as dist
 
 from mixbit import _distributed
 from mixbit.errors import MixbitError, ProcessLost
-from tests import ranks_script
-
-
-def test_two_processes_train_what_one_trains(two_processes: dict[str, Any]) -> None:
-    """From rank 0's weights, with batches that two do not divide, whatever rank 1's clock says."""
-    assert two_processes["0"]["apart"] == two_processes["1"]["apart"]
-    torch.testing.assert_close(
-        torch.tensor(two_processes["0"]["apart"]), torch.tensor(ranks_script.apart(None)), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_targets_that_do_not_count_weigh_nothing_on_any_process(two_processes: dict[str, Any]) -> None:
-    assert two_processes["0"]["ignored"] == two_processes["1"]["ignored"]
-    torch.testing.assert_close(
-        torch.tensor(two_processes["0"]["ignored"]), torch.tensor(ranks_script.ignored()), rtol=1e-4, atol=1e-5
-    )
 
 
 def test_a_gradient_that_one_process_has_is_shared(two_processes: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mixbit._optim import make_optimizer, rate_at, split_parameters
+from mixbit._optim import make_optimizer, rate_at, set_rates, split_parameters
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, freeze, quantize
@@ -52,6 +53,51 @@ def test_a_rate_held_for_an_epoch_is_the_mean_of_the_ramp(warmup: float) -> None
             wanted = float((points / warmup).clamp(max=1).mean())
             found = rate_at(epoch / 4, peak=1.0, floor=0.0, warmup=warmup, held=0.25)
             assert found == pytest.approx(wanted, rel=1e-4) and found > 0
+
+
+@pytest.mark.parametrize(
+    ("peak", "floor", "warmup"), [(2.0, 0.1, 0.0), (2.0, 0.1, 0.25), (0.5, 0.0, 0.6), (0.1, 0.4, 0.2)]
+)
+def test_the_rate_is_a_cosine_whose_clock_includes_the_ramp(peak: float, floor: float, warmup: float) -> None:
+    """A ramp from the floor to the peak, and then the later part of a cosine that began with the run."""
+    floor_of = min(floor, peak)  # a floor above the peak: no decay
+    for at in range(26):
+        progress = at / 20
+        part = progress / warmup if progress < warmup else 0.5 * (1 + np.cos(np.pi * min(progress, 1)))
+        found = rate_at(progress, peak=peak, floor=floor, warmup=warmup)
+        assert found == pytest.approx(floor_of + (peak - floor_of) * part, rel=1e-12)
+
+
+def test_every_group_has_its_own_peak_and_floor() -> None:
+    optimizer = make_optimizer(
+        model_of(QuantizeConfig()), name="sgd", lr=0.1, step_lr=0.01, momentum=0.9, weight_decay=0.0
+    )
+    for progress, held, part in ((0.0, 0.0, 0.0), (0.05, 0.0, 0.5), (0.0, 0.1, 0.5), (1.0, 0.0, 0.0)):
+        set_rates(optimizer, progress, floor=0.2, warmup=0.1, held=held)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([one * (0.2 + 0.8 * part) for one in (0.1, 0.1, 0.01)])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_nesterovs_where_it_has_momentum(momentum: float) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = make_optimizer(model, name="sgd", lr=0.1, step_lr=0.1, momentum=momentum, weight_decay=0.0)
+    start, velocity, wanted = model.bias.detach().clone(), torch.zeros(2), model.bias.detach().clone()
+    for number in range(4):
+        gradient = torch.tensor([1.0, -0.5]) * (number + 1)
+        model.bias.grad, model.weight.grad = gradient.clone(), torch.zeros(2, 3)
+        optimizer.step()
+        velocity = momentum * velocity + gradient
+        wanted -= 0.1 * (gradient + momentum * velocity)
+    torch.testing.assert_close(model.bias.detach(), wanted, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(start, wanted)
+
+
+def test_weights_are_what_has_two_dimensions_and_learns() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2).requires_grad_(False))
+    parts = split_parameters(model)
+    assert [id(one) for one in parts["decay"]] == [id(model[0].weight), id(model[1].weight)]  # type: ignore[union-attr]
+    assert len(parts["plain"]) == 4 and parts["steps"] == []
 
 
 def test_momentum_that_begins_late_is_that_of_plain_sgd() -> None:

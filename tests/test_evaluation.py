@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mixbit.data import TensorSplit, as_split
 from mixbit.errors import MixbitError
-from mixbit.evaluation import evaluate, reestimate_batch_norm, try_out
-from mixbit.metric import MetricLike, accuracy
+from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, try_out
+from mixbit.metric import MetricInfo, MetricLike, accuracy
 from mixbit.task import Loss, objective_of
 from mixbit.training import TrainConfig, train
 from tests import ranks_script
@@ -116,6 +116,65 @@ def test_batch_norm_statistics_become_the_plain_mean() -> None:
     torch.testing.assert_close(norm.running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([b.var(0) for b in batches]).mean(0))
     assert norm.momentum == 0.1 and not norm.training and not model[1].training
+
+
+def test_re_estimation_counts_every_batch_alike_and_nothing_of_before() -> None:
+    """In front of the norm, too, dropout is off; five batches of shifted numbers, the last as heavy as the first."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(2, momentum=0.9))
+    model(torch.randn(8, 2, 3, 3) * 50)
+    batches = [torch.randn(4, 2, 3, 3) * (at + 1) + at * at for at in range(5)]
+    reestimate_batch_norm(model, batches)
+    rows = [one.transpose(0, 1).flatten(1) for one in batches]
+    norm: Any = model[1]
+    torch.testing.assert_close(
+        norm.running_mean, torch.stack([row.mean(1) for row in rows]).mean(0), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        norm.running_var, torch.stack([row.var(1) for row in rows]).mean(0), rtol=1e-5, atol=1e-5
+    )
+    assert norm.momentum == 0.9 and model.training and model[0].training
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_are_laid_out_as_asked_and_the_batches_are_as_large_as_asked(channels_last: bool) -> None:
+    seen: list[tuple[bool, int, bool]] = []
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 3))
+    model.register_forward_pre_hook(
+        lambda _, given: seen.append(
+            (given[0].is_contiguous(memory_format=torch.channels_last), len(given[0]), torch.is_grad_enabled())
+        )
+    )
+    data = TensorSplit(torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.zeros(10), 3, [0.5] * 3, [0.5] * 3)
+    evaluate(model, data, batch_size=4, channels_last=channels_last)
+    assert seen == [(channels_last, 4, False), (channels_last, 4, False), (channels_last, 2, False)]
+
+
+def test_a_trial_asks_the_loss_for_the_smoothing_of_the_training() -> None:
+    asked: list[float] = []
+
+    def own(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        asked.append(label_smoothing)
+        return F.mse_loss(outputs, targets)
+
+    try_out(nn.Linear(3, 3), as_split(FLOATS), objective_of(own), label_smoothing=0.3)
+    assert asked == [0.3]
+
+
+def test_what_evaluation_found_goes_into_files_and_back() -> None:
+    found = Metrics(
+        values={"error": 2.5, "second": 1.0}, loss=0.5, samples=8, info=MetricInfo(name="error", larger_is_better=False)
+    )
+    assert found.to_json() == {"error": 2.5, "second": 1.0, "loss": 0.5, "samples": 8} and found.value == 2.5
+    assert Metrics.from_json(found.to_json(), found.info) == found
+    for name, direction in (("accuracy", True), ("loss", False), ("own", None)):
+        content = {name: 0.25, "loss": 0.25, "samples": 3}
+        again = Metrics.from_json(content)
+        assert again.info.larger_is_better is direction and again.value == 0.25 and again.samples == 3
+    with pytest.raises(MixbitError, match="accuracy was not measured. Measured: error, second"):
+        assert found.accuracy
+    for wrong in ({"loss": 1.0}, {"loss": True, "samples": 1}, [], {"loss": "x", "samples": 1}):
+        with pytest.raises(MixbitError, match="are no metrics"):
+            Metrics.from_json(wrong)
 
 
 def test_model_without_batch_norm_is_left_alone() -> None:

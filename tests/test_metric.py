@@ -56,6 +56,21 @@ def test_mean_iou_is_that_of_sets_of_pixels_however_they_are_batched(sizes: tupl
     assert counted(mean_iou(4), outputs, targets, *sizes) == pytest.approx(sum(shares) / 4)
 
 
+def test_mean_iou_is_over_the_classes_that_occur_in_targets_or_answers() -> None:
+    """Of six classes: 0 is told right in 2 of 3, 1 is never told, 2 is told and never there; 3 to 5 do not occur."""
+    scores = torch.eye(6)[torch.tensor([0, 0, 2, 0])]
+    assert counted(mean_iou(6), scores, torch.tensor([0, 0, 0, 1]), 4) == pytest.approx((2 / 4 + 0 / 1 + 0 / 1) / 3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_top_k_is_the_share_among_exactly_k(k: int) -> None:
+    random = torch.Generator().manual_seed(2)
+    scores, targets = torch.randn(40, 5, 3, generator=random), torch.randint(0, 5, (40, 3), generator=random)
+    rank = (scores > scores.gather(1, targets[:, None])).sum(1)  # how many are higher
+    assert counted(top_k(k), scores, targets, 15, 25) == pytest.approx(float((rank < k).double().mean()))
+    assert top_k(k).name == f"top-{k} accuracy" and top_k(k).larger_is_better
+
+
 def test_mean_iou_names_a_class_that_there_is_not() -> None:
     outputs, targets = pixels()
     with pytest.raises(MixbitError, match="a target is 255.*0 to 3"):

@@ -19,7 +19,7 @@ from mixbit.errors import MixbitError
 from mixbit.evaluation import evaluate
 from mixbit.metric import mean_squared_error, top_k
 from mixbit.network import capture
-from mixbit.task import Task, as_loss, cross_entropy, objective_of
+from mixbit.task import Task, as_loss, cross_entropy, divergence, objective_of
 
 
 def test_network_is_captured_from_a_test_batch_unless_given() -> None:
@@ -86,7 +86,9 @@ def test_losses_over_classes_work_as_they_are(loss: Any) -> None:
 @pytest.mark.parametrize("loss", [cross_entropy, F.cross_entropy, nn.CrossEntropyLoss()])
 def test_label_smoothing_goes_by_its_name(loss: Any) -> None:
     x, y = CLASSES[0]
-    torch.testing.assert_close(as_loss(loss)(x, y, 0.1), F.cross_entropy(x, y, label_smoothing=0.1))
+    for smoothing in (0.1, 0.35):
+        wanted = F.cross_entropy(x, y, label_smoothing=smoothing)
+        torch.testing.assert_close(as_loss(loss)(x, y, smoothing), wanted)
     torch.testing.assert_close(as_loss(loss)(x, y), F.cross_entropy(x, y))  # and leaves nothing behind
 
 
@@ -221,8 +223,48 @@ def test_distillation_of_what_is_no_classification_needs_a_rule() -> None:
     hard = torch.tensor(2.0)
     with pytest.raises(MixbitError, match="distill=, a function"):
         objective_of(F.mse_loss).distilled(x, x, y, hard, weight=0.5, temperature=4.0)
-    ruled = objective_of(F.mse_loss, distill=F.mse_loss).distilled(x, x + 3, y, hard, weight=0.5, temperature=4.0)
-    torch.testing.assert_close(ruled, torch.tensor(0.5 * 2 + 0.5 * 9))
+    ruled = objective_of(F.mse_loss, distill=F.mse_loss).distilled(x, x + 3, y, hard, weight=0.2, temperature=4.0)
+    torch.testing.assert_close(ruled, torch.tensor(0.8 * 2 + 0.2 * 9))
+
+
+def test_distillation_of_classes_is_softened_and_weighed() -> None:
+    """Against probabilities in float64: (1 - w) hard + w T^2 sum p log(p / q), p of the teacher."""
+    random = torch.Generator().manual_seed(0)
+    outputs, teacher = (3 * torch.randn(6, 4, generator=random) for _ in range(2))
+    labels, hard = torch.randint(0, 4, (6,), generator=random), torch.tensor(1.7)
+    for weight, temperature in ((0.3, 2.5), (1.0, 1.0), (0.8, 0.7)):
+        p, q = ((one.double() / temperature).softmax(1) for one in (teacher, outputs))
+        apart = (p * (p / q).log()).sum(1).mean()
+        found = objective_of().distilled(outputs, teacher, labels, hard, weight=weight, temperature=temperature)
+        wanted = (1 - weight) * 1.7 + weight * temperature**2 * float(apart)
+        assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_divergence_is_the_mean_over_all_positions() -> None:
+    random = torch.Generator().manual_seed(1)
+    outputs, teacher = (2 * torch.randn(3, 5, 2, 4, generator=random) for _ in range(2))
+    for axis in (1, 3):
+        p, q = ((one.double() / 1.5).softmax(axis) for one in (teacher, outputs))
+        wanted = (p * (p / q).log()).sum(axis).mean()
+        assert float(divergence(outputs, teacher, axis, 1.5)) == pytest.approx(float(wanted), rel=1e-5)
+        assert float(divergence(teacher, outputs, axis, 1.5)) != pytest.approx(float(wanted), rel=1e-2)
+
+
+def test_calibration_reads_training_samples_in_the_order_of_the_seed_and_examples_the_first_of_the_test() -> None:
+    def numbered(first: int) -> TensorSplit:
+        pixels = (
+            torch.arange(first, first + 40, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 3, 3).contiguous()
+        )
+        return TensorSplit(pixels, torch.arange(40) % 2, 2, [0.0], [1 / 255], pad=1)
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    task = Task(model=model, train=numbered(0), test=numbered(100))
+    assert task.example(3)[:, 0, 1, 1].round().tolist() == [100, 101, 102]
+    drawn = [task.calibration(12, seed)[:, 0, 1, 1].round().tolist() for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len(set(one)) == 12 and max(one) < 40 and one != sorted(one) for one in drawn)
+    assert task.calibration(99, 0).shape[0] == 40 and float(task.calibration(40, 3)[:, 0, 0, 0].min().round()) == 0
+    assert (task.calibration(40, 3).flatten(1).std(1) < 1e-3).all()  # nothing is shifted: no augmentation
 
 
 def test_distillation_over_the_axis_that_has_the_classes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
 from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of
-from mixbit.training import StepContext, TrainConfig, distilled_loss, supervised_step, train
+from mixbit.training import StepContext, TrainConfig, _bf16_is_slow, distilled_loss, supervised_step, train
 from tests import ranks_script, training_script
 from tests.by_hand import by_hand
 from tests.nets import colours, numbered, quantized_net, small_net, tiny_net, tiny_split
@@ -204,6 +205,19 @@ def test_two_processes_train_the_steps_of_quantizers(two_processes: dict[str, An
         torch.testing.assert_close(values, wanted[name], rtol=0, atol=0.1 * way + 1e-6)
 
 
+def test_two_processes_train_what_one_trains(two_processes: dict[str, Any]) -> None:
+    """From rank 0's weights, with batches that two do not divide, whatever rank 1's clock says."""
+    assert two_processes["0"]["apart"] == two_processes["1"]["apart"]
+    found, wanted = torch.tensor(two_processes["0"]["apart"]), torch.tensor(ranks_script.apart(None))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_that_do_not_count_weigh_nothing_on_any_process(two_processes: dict[str, Any]) -> None:
+    assert two_processes["0"]["ignored"] == two_processes["1"]["ignored"]
+    found, wanted = torch.tensor(two_processes["0"]["ignored"]), torch.tensor(ranks_script.ignored())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_each_process_reads_its_part_of_every_batch(two_processes: dict[str, Any]) -> None:
     """Five samples: two and three."""
     parts = [two_processes[rank]["images read"] for rank in ("0", "1")]
@@ -215,6 +229,52 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     train(quantized_net(), tiny_split(), None, CONFIG, run=tmp_path, quiet=True)
     with pytest.raises(StaleRun, match=r"lr=0\.05, now lr=0\.01"):
         train(quantized_net(), tiny_split(), None, replace(CONFIG, lr=0.01), run=tmp_path, quiet=True)
+
+
+OTHERS: dict[str, Any] = {
+    "optimizer": "adamw", "schedule": "epoch", "precision": "bf16", "step_lr": 0.5, "clip_value": 0.5, "ema": 0.5,
+    "fraction": 0.9, "augment": True, "channels_last": False, "compile": True, "drop_zero_gradients": True,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:precision='bf16'")
+def test_every_setting_but_those_of_looking_on_must_be_the_runs(tmp_path: Path) -> None:
+    model, split = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), tiny_split()
+    begun = replace(CONFIG, batch_size=8, epochs=1, checkpoint_seconds=1e6, momentum=0.5, final_lr=0.5, distill=0.0)
+    train(model, split, None, begun, run=tmp_path, quiet=True)
+    free = {"checkpoint_seconds": 0.0, "validate_every": 3}
+    assert len(train(model, split, None, replace(begun, **free), run=tmp_path, quiet=True).history) == 1  # type: ignore[arg-type]
+    with mock.patch.object(torch, "compile", lambda one: one):
+        for name in set(fields_of(TrainConfig)) - set(free):
+            old = getattr(begun, name)
+            new = OTHERS[name] if name in OTHERS else old + (0.25 if isinstance(old, float) else 1)
+            changed = replace(begun, **{name: new})
+            with pytest.raises(StaleRun, match=re.escape(f"was begun with {name}={old!r}, now {name}={new!r}")):
+                train(model, split, None, changed, run=tmp_path, teacher=model, quiet=True)
+
+
+def test_progress_tells_what_was_done_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, config = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), replace(CONFIG, checkpoint_seconds=0.0)
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        if context.number == 8:
+            raise KeyboardInterrupt
+        return supervised_step(context, x, y)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tiny_split(), None, config, run=tmp_path, step=step, quiet=True)
+    assert capsys.readouterr().err == ""
+    train(model, tiny_split(), None, config, run=tmp_path, label="mine")
+    said = capsys.readouterr().err
+    assert "mine: 18 steps, 8 of them done before" in said
+    assert re.search(r"mine: done, 18/18 in 0:\d\d:\d\d, epoch 3/3  loss \d\.\d{3}\n", said)
+
+
+def test_bf16_is_slow_where_the_processor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda answer=supported: answer)
+        assert _bf16_is_slow(torch.device("cpu")) is not supported
+        assert not _bf16_is_slow(torch.device("cuda"))
 
 
 def test_nan_stops_the_run_names_the_layer_and_keeps_the_checkpoint(tmp_path: Path) -> None:

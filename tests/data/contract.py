@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+from typing import Any
 
-from mixbit.data import Batch, Split
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixbit.data import Batch, DataSet, Split, TensorSplit
+from mixbit.testing.options import OptionRow
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
@@ -68,3 +77,61 @@ def check_fraction(split: Split, size: int) -> None:
     half = sum(len(labels) for _, labels in split.batches(size, fraction=0.5))
     assert half == round(len(split) * 0.5)
     assert len(list(split.batches(size, fraction=0.5))) == split.num_batches(size, fraction=0.5)
+
+
+# ------------------------------------------------------------------------------------------------ options of a kind
+
+
+def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The options of a kind of data: what its loading function takes by name alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
+
+
+def normalises(option: str, first: Any, second: Any, load: Callable[..., DataSet]) -> OptionRow:
+    """`mean` or `std`: both splits hold `(byte / 255 - mean) / std` of the same bytes, and the data set says so."""
+
+    def seen(value: Any) -> tuple[Any, list[Tensor]]:
+        found = load(**{option: value})
+        mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (found.mean, found.std))
+        passes = [next(split.batches(4))[0] for split in (found.train, found.test)]
+        return tuple(getattr(found, option)), [(x * std + mean) * 255 for x in passes]
+
+    def holds(one: Any, other: Any) -> bool:
+        both = [(a, b) for a, b in zip(one[1], other[1], strict=True)]
+        whole = all(float((a - a.round()).abs().max()) < 1e-2 and 100 < float(a.max()) < 255.1 for a, _ in both)
+        same = all(torch.allclose(a, b, rtol=0, atol=1e-2) for a, b in both)
+        told = all(torch.allclose(torch.tensor(a), torch.tensor(b)) for a, b in ((one[0], first), (other[0], second)))
+        return whole and same and told
+
+    return OptionRow(option, (first, second), seen=seen, holds=holds)
+
+
+def moves_of(split: TensorSplit, *, passes: int = 1, reach: int = 5) -> Counter[tuple[int, int, bool]]:
+    """How often augmentation moved an image down and right by so many pixels, and then mirrored it, zeros coming in.
+
+    Found by trying all moves up to `reach` on every image; images that several moves explain are not counted.
+    """
+    height, width = split.images.shape[2:]
+    padded = F.pad(split.images, (reach,) * 4)
+    found: Counter[tuple[int, int, bool]] = Counter()
+    for epoch in range(passes):
+        x = torch.cat([x for x, _ in split.batches(64, augment=True, epoch=epoch)])
+        shown = (x * split.std + split.mean).round()
+        fits = {}
+        for down, right in product(range(-reach, reach + 1), repeat=2):
+            top, left = reach - down, reach - right
+            cut = padded[:, :, top : top + height, left : left + width]
+            for mirrored in (False, True):
+                fits[down, right, mirrored] = (shown == (cut.flip(3) if mirrored else cut)).flatten(1).all(1)
+        explained = torch.stack(list(fits.values())).sum(0)
+        assert bool((explained > 0).all()), "an image is no shifted or mirrored copy of the stored one"
+        for move, fit in fits.items():
+            found[move] += int((fit & (explained == 1)).sum())
+    return +found
+
+
+def all_moves(pad: int, *, flip: bool) -> set[tuple[int, int, bool]]:
+    """The moves of a crop out of an image padded by `pad` pixels."""
+    steps = range(-pad, pad + 1)
+    return set(product(steps, steps, (False, True) if flip else (False,)))

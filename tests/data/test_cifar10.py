@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mixbit import data
-from mixbit.data.cifar10 import TEST_FILES, TRAIN_FILES
+from mixbit.data.cifar10 import CLASSES, TEST_FILES, TRAIN_FILES, cifar10, files
 from mixbit.errors import DataError
-from tests.data.contract import check_split
+from mixbit.testing.options import OptionCases, OptionRow
+from tests.data.contract import check_split, keywords_of, moves_of, normalises
 
 RECORDS = 4
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write(parent: Path, records: int = RECORDS) -> None:
     random = np.random.default_rng(0)
-    place = tmp_path / "cifar-10-batches-bin"
+    place = parent / "cifar-10-batches-bin"
     place.mkdir()
     for number, name in enumerate((*TRAIN_FILES, *TEST_FILES)):
-        rows = random.integers(0, 256, (RECORDS, 3073), dtype=np.uint8)
-        rows[:, 0] = (np.arange(RECORDS) + number) % 10
+        rows = random.integers(0, 256, (records, 3073), dtype=np.uint8)
+        rows[:, 0] = (np.arange(records) + number) % 10
         rows.tofile(place / name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path)
     return tmp_path
+
+
+def loaded(records: int = RECORDS, **options: Any) -> data.DataSet:
+    with tempfile.TemporaryDirectory() as parent:
+        write(Path(parent), records)
+        return cifar10(parent, records=records, **options)
 
 
 def spec(folder: Path) -> str:
@@ -93,3 +106,59 @@ def test_another_size(folder: Path) -> None:
     assert torch.allclose(big.mean((1, 2, 3)), small.mean((1, 2, 3)), atol=1.0)
     with pytest.raises(DataError, match="size is .0.; it must be a whole number from 1 to 4096"):
         data.load(spec(folder) + "&size=0")
+
+
+def test_augmentation_shifts_by_four_pixels_and_mirrors(folder: Path) -> None:
+    """A crop out of the image padded by 4; both ways in all combinations would need thousands of images."""
+    found = cifar10(str(folder), records=RECORDS)
+    for split, passes in ((found.train, 8), (found.test, 40)):
+        assert isinstance(split, data.TensorSplit)
+        moves = moves_of(split, passes=passes)
+        assert {down for down, _, _ in moves} == {right for _, right, _ in moves} == set(range(-4, 5))
+        mirrored = sum(count for move, count in moves.items() if move[2]) / moves.total()
+        assert 0.4 < mirrored < 0.6 and len({down - right for down, right, _ in moves}) > 9
+
+
+def test_files_and_classes(folder: Path) -> None:
+    found = cifar10(str(folder), records=RECORDS)
+    assert found.classes == CLASSES and CLASSES[0] == "airplane" and CLASSES[9] == "truck"
+    assert sorted(files(str(folder))) == sorted((folder / "cifar-10-batches-bin").iterdir())
+
+
+def test_doubled_pixels_are_weighed_by_the_distances_of_their_centres() -> None:
+    """Three to one along each axis, and whole at the border."""
+    small, large = (loaded(size=size).test.images[0, 0].double() for size in (32, 64))  # type: ignore[attr-defined]
+    assert abs(float(large[0, 0] - small[0, 0])) <= 0.5
+    wanted = (9 * small[3, 4] + 3 * small[3, 5] + 3 * small[4, 4] + small[4, 5]) / 16
+    assert abs(float(large[7, 9] - wanted)) <= 0.5
+
+
+def halved(large: torch.Tensor, small: torch.Tensor) -> bool:
+    """Whether each pixel is the mean of four, rounded."""
+    mean = torch.nn.functional.avg_pool2d(large.double(), 2)
+    return small.shape[2:] == (16, 16) and float((mean - small).abs().max()) <= 0.5
+
+
+class TestCifar10Options(OptionCases):
+    """What `cifar10:DIR?name=value` does."""
+
+    owner = "cifar10"
+    options = keywords_of(cifar10)
+    rows = (
+        normalises("mean", (0.485, 0.456, 0.406), (0.1, 0.2, 0.3), loaded),
+        normalises("std", (0.229, 0.224, 0.225), (0.5, 0.7, 0.9), loaded),
+        OptionRow("size", (32, 16), seen=lambda value: loaded(size=value).train.images, holds=halved),  # type: ignore[attr-defined]
+        OptionRow(
+            "size",
+            (32, 16),
+            seen=lambda value: (loaded(size=value).input_shape, loaded(size=value).train.pad),  # type: ignore[attr-defined]
+            holds=lambda one, other: (one, other) == (((3, 32, 32), 4), ((3, 16, 16), 2)),
+            says="crops shift by as large a part",
+        ),
+        OptionRow(
+            "records",
+            (4, 2),
+            seen=lambda value: (len(loaded(value).train), len(loaded(value).test)),
+            holds=lambda one, other: (one, other) == ((20, 4), (10, 2)),
+        ),
+    )

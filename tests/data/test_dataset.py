@@ -51,6 +51,18 @@ def test_epochs_have_other_orders_and_other_noise() -> None:
     assert not bool((sorted_first[:, 1:] == sorted_second[:, 1:]).any())
 
 
+def test_seeds_give_other_noise_to_every_generator() -> None:
+    split = DatasetSplit(Noisy())
+    first, second = (next(split.batches(22, seed=seed))[0].flatten(1) for seed in (0, 1))
+    assert torch.equal(first[:, 0], second[:, 0]) and not bool((first[:, 1:] == second[:, 1:]).any())
+    assert all(len(first[:, column].unique()) == 22 for column in (1, 2, 3))
+
+
+def test_a_subset_is_read_as_the_whole() -> None:
+    part = DatasetSplit(Noisy(), num_classes=3, collate=lambda samples: (torch.ones(1), len(samples))).subset([3, 5])
+    assert len(part) == 2 and part.num_classes == 3 and next(part.batches(2))[1] == 2
+
+
 def test_collating_of_the_users_own() -> None:
     def boxes(samples: list[Any]) -> Any:
         return torch.stack([x for x, _ in samples]), [torch.zeros(y, 4) for _, y in samples]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from mixbit import data
+from mixbit.data.digits import digits
 from mixbit.errors import MissingExtra
-from tests.data.contract import check_split
+from mixbit.testing.options import OptionCases, OptionRow
+from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
 
 
 def pixels_of(split: data.TensorSplit) -> set[bytes]:
@@ -51,3 +55,40 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtra, match=r"mixbit\[data\]"):
         data.load("digits")
+
+
+def test_augmentation_shifts_by_one_pixel_and_never_mirrors() -> None:
+    """A mirrored 2 is no 2."""
+    found = digits()
+    for split in (found.train, found.test):
+        assert isinstance(split, data.TensorSplit) and set(moves_of(split)) == all_moves(1, flip=False)
+
+
+def test_grey_values_are_stretched_to_the_whole_range_and_stay_with_their_labels() -> None:
+    grey, labels = load_digits(return_X_y=True)
+    stored = {
+        (np.round(row * 255 / 16).astype(np.uint8).tobytes(), int(y)) for row, y in zip(grey, labels, strict=True)
+    }
+    found = digits(seed=3)
+    for split in (found.train, found.test):
+        assert isinstance(split, data.TensorSplit)
+        assert {(x.numpy().tobytes(), int(y)) for x, y in zip(split.images, split.labels, strict=True)} <= stored
+    assert found.classes == tuple("0123456789")
+
+
+class TestDigitsOptions(OptionCases):
+    """What `digits?name=value` does."""
+
+    owner = "digits"
+    options = keywords_of(digits)
+    rows = (
+        normalises("mean", (0.305,), (0.1,), digits),
+        normalises("std", (0.376,), (0.9,), digits),
+        OptionRow(
+            "seed",
+            (0, 4),
+            seen=lambda value: pixels_of(digits(seed=value).test),  # type: ignore[arg-type]
+            holds=lambda one, other: len(one) == len(other) == 360 and len(one & other) < 120,
+            says="draws the split",
+        ),
+    )

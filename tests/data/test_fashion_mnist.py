@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mixbit import data
-from mixbit.data.fashion_mnist import read_idx
+from mixbit.data.fashion_mnist import CLASSES, fashion_mnist, files, read_idx
 from mixbit.errors import DataError
-from tests.data.contract import check_split
+from mixbit.testing.options import OptionCases
+from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
 
 
 def idx(array: np.ndarray, kind: int = 8) -> bytes:
@@ -94,3 +97,34 @@ def test_a_head_that_promises_more_than_can_be_counted(tmp_path: Path, shape: tu
     (tmp_path / "a").write_bytes(struct.pack(f">I{len(shape)}I", 8 << 8 | len(shape), *shape))
     with pytest.raises(DataError, match="its head .* promises"):
         read_idx(tmp_path / "a")
+
+
+def loaded(**options: Any) -> data.DataSet:
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), packed=False, count=40)
+        return fashion_mnist(folder, **options)
+
+
+def test_augmentation_shifts_by_two_pixels_and_mirrors() -> None:
+    found = loaded()
+    for split in (found.train, found.test):
+        assert isinstance(split, data.TensorSplit)
+        assert set(moves_of(split, passes=12, reach=3)) == all_moves(2, flip=True)
+
+
+def test_the_test_part_is_its_own_file(tmp_path: Path) -> None:
+    write(tmp_path, packed=False)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(np.full((5, 28, 28), 7)))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.arange(5)))
+    found = fashion_mnist(str(tmp_path))
+    assert (len(found.train), len(found.test)) == (12, 5) and set(found.test.images.flatten().tolist()) == {7}  # type: ignore[attr-defined]
+    assert found.classes == CLASSES and found.classes[9] == "ankle boot"
+    assert sorted(files(str(tmp_path))) == sorted(tmp_path.iterdir())
+
+
+class TestFashionMnistOptions(OptionCases):
+    """What `fashion-mnist:DIR?name=value` does."""
+
+    owner = "fashion-mnist"
+    options = keywords_of(fashion_mnist)
+    rows = (normalises("mean", (0.286,), (0.1,), loaded), normalises("std", (0.353,), (0.9,), loaded))

@@ -25,6 +25,14 @@ def test_parts_share_nothing_and_leave_nothing_out() -> None:
     assert not torch.equal(out.labels, hold_out(split(), 0.2, seed=4)[1].labels)
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.31, 16), (0.07, 4), (0.001, 1), (0.98, 49)])
+def test_the_share_is_rounded_and_both_parts_keep_the_order(share: float, held: int) -> None:
+    kept, out = hold_out(split(), share)
+    assert len(out) == held
+    for part in (kept, out):
+        assert part.labels.tolist() == sorted(part.labels.tolist())  # type: ignore[attr-defined]
+
+
 def test_images_stay_with_their_labels() -> None:
     kept, _ = hold_out(split(), 0.2)
     seen = 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from mixbit import data
+from mixbit.data.hf import files, hf
 from mixbit.errors import DataError, MissingExtra
-from tests.data.contract import check_split
+from mixbit.testing.options import OptionCases, OptionRow
+from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
 from tests.needs import why
 
 datasets = pytest.importorskip("datasets", reason=why("datasets"))
@@ -138,3 +141,133 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"mixbit\[data\]"):
         data.load(f"hf:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_augmentation_shifts_by_an_eighth_and_mirrors_colours_alone(tmp_path: Path, grey: bool) -> None:
+    found = data.load(saved(tmp_path, train=part(20, size=(16, 16), grey=grey), test=part(3, size=(16, 16), grey=grey)))
+    assert isinstance(found.train, data.TensorSplit)
+    assert set(moves_of(found.train, passes=16, reach=3)) == all_moves(2, flip=not grey)
+
+
+def test_the_test_part_is_the_first_of_the_usual_names(tmp_path: Path) -> None:
+    parts = {"val": part(5), "valid": part(4), "validation": part(3), "test": part(2), "train": part(6)}
+    sizes = []
+    for name in ("test", "validation", "valid", "val"):
+        sizes.append(len(data.load(saved(tmp_path / name, **parts)).test))
+        del parts[name]
+    assert sizes == [2, 3, 4, 5]
+
+
+def test_files_are_those_of_a_folder(tmp_path: Path) -> None:
+    saved(tmp_path, train=part(2), test=part(2))
+    assert files(str(tmp_path / "set")) == sorted(one for one in (tmp_path / "set").rglob("*") if one.is_file())
+    assert files("some/name-of-the-hub") == []
+
+
+def loaded(*, pixels: tuple[int, int] = (8, 8), **options: Any) -> data.DataSet:
+    """Two image columns, of which one is black; two label columns, of which one is 2 throughout; three splits."""
+
+    def made(count: int, first: int) -> Any:
+        content = {
+            "img": [picture(first + i, pixels, False) for i in range(count)],
+            "black": [Image.new("RGB", pixels)] * count,
+            "label": [i % 3 for i in range(count)],
+            "other": [2] * count,
+        }
+        kinds = {"img": datasets.Image(), "black": datasets.Image()}
+        kinds |= {name: datasets.ClassLabel(names=["a", "b", "c"]) for name in ("label", "other")}
+        return datasets.Dataset.from_dict(content, features=datasets.Features(kinds))
+
+    parts = datasets.DatasetDict({"train": made(20, 0), "more": made(6, 50), "test": made(4, 90), "val": made(3, 99)})
+    options = {"image": "img", "label": "label", **options}
+    asked: list[Any] = []
+
+    def load(*words: Any) -> Any:
+        asked.append(words)
+        return datasets.DatasetDict({"train": parts["train"]}) if "whole" in words else parts
+
+    with mock.patch.object(datasets, "load_dataset", load):
+        found = hf("whole" if options.pop("cut", False) else "some/name", **options)
+    object.__setattr__(found, "name", str(asked))
+    return found
+
+
+def first_image(**options: Any) -> Any:
+    """(3, size, size) bytes of the first training image, where images are decoded when needed."""
+    found = loaded(pixels=(90, 70), **options)
+    mean, std = (np.array(one)[:, None, None] for one in (found.mean, found.std))
+    return next(found.train.batches(1))[0][0].numpy() * std + mean
+
+
+def middle(size: int, crop: float) -> Any:
+    """The same by pillow alone: resized so that the shorter side is `size / crop`, and cut."""
+    short = round(size / crop)
+    wide = picture(0, (90, 70), False).resize((int(90 * short / 70), short), Image.Resampling.BILINEAR)
+    left, top = round((wide.width - size) / 2), round((short - size) / 2)
+    return np.array(wide.crop((left, top, left + size, top + size))).transpose(2, 0, 1) / 255
+
+
+def middles(first: tuple[int, float], second: tuple[int, float]) -> Any:
+    return lambda one, other: (
+        np.allclose(one, middle(*first), atol=5e-3) and np.allclose(other, middle(*second), atol=5e-3)
+    )
+
+
+def brightest(found: data.DataSet) -> float:
+    assert isinstance(found.train, data.TensorSplit)
+    return float(found.train.images.max())
+
+
+def cut_by(seed: int) -> list[bytes]:
+    """The test images of data that came without any."""
+    found = loaded(cut=True, seed=seed)
+    assert isinstance(found.test, data.TensorSplit) and len(found.train) == 18
+    return sorted(one.numpy().tobytes() for one in found.test.images)
+
+
+class TestHfOptions(OptionCases):
+    """What `hf:NAME?name=value` does."""
+
+    owner = "hf"
+    options = keywords_of(hf)
+    rows = (
+        OptionRow(
+            "config", ("", "small"), seen=lambda value: loaded(config=value).name,
+            holds=lambda one, other: (one, other) == ("[('some/name', None)]", "[('some/name', 'small')]"),
+        ),
+        OptionRow(
+            "image", ("img", "black"), seen=lambda value: brightest(loaded(image=value)),
+            holds=lambda one, other: (one, other) == (255, 0),
+        ),
+        OptionRow(
+            "label", ("label", "other"), seen=lambda value: loaded(label=value).train.labels.tolist()[:4],  # type: ignore[attr-defined]
+            holds=lambda one, other: (one, other) == ([0, 1, 2, 0], [2, 2, 2, 2]),
+        ),
+        OptionRow(
+            "train", ("train", "more"), seen=lambda value: (len((it := loaded(train=value)).train), len(it.test)),
+            holds=lambda one, other: (one, other) == ((20, 4), (6, 4)),
+        ),
+        OptionRow(
+            "test", ("", "val"), seen=lambda value: (len((it := loaded(test=value)).train), len(it.test)),
+            holds=lambda one, other: (one, other) == ((20, 4), (20, 3)), says="`test` comes first",
+        ),
+        OptionRow(
+            "size", (0, 12), seen=lambda value: first_image(size=value), holds=middles((224, 0.875), (12, 0.875)),
+            says="of large images, by default 224",
+        ),
+        OptionRow(
+            "crop", (0.875, 0.5), seen=lambda value: first_image(size=12, crop=value),
+            holds=middles((12, 0.875), (12, 0.5)),
+        ),
+        OptionRow(
+            "workers", (1, 3), seen=lambda value: loaded(pixels=(90, 70), workers=value).train.workers,  # type: ignore[attr-defined]
+            holds=lambda one, other: (one, other) == (1, 3),
+        ),
+        normalises("mean", (0.485, 0.456, 0.406), (0.1, 0.2, 0.3), loaded),
+        normalises("std", (0.229, 0.224, 0.225), (0.5, 0.7, 0.9), loaded),
+        OptionRow(
+            "seed", (0, 1), seen=lambda value: cut_by(value), says="draws the cut of 9 to 1",
+            holds=lambda one, other: len(one) == len(other) == 2 and one != other and one == cut_by(0),
+        ),
+    )  # fmt: skip

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from mixbit import data
+from mixbit.data import LoaderSplit
+from mixbit.data.imagefolder import files, imagefolder
 from mixbit.errors import DataError
-from tests.data.contract import check_split
+from mixbit.testing.options import OptionCases, OptionRow
+from tests.data.contract import check_split, keywords_of, normalises
 
 
 def write(folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (10, 12)) -> None:
@@ -21,12 +32,16 @@ def write(folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (10, 1
     (image.convert("L") if name.endswith(".png") else image).save(folder / name)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def fill(folder: Path) -> None:
     for label in ("dog", "cat"):
         for number in range(6):
-            write(tmp_path / "train" / label, f"{number}.{'png' if number % 2 else 'jpg'}", number)
-        write(tmp_path / "val" / label, "0.bmp")
+            write(folder / "train" / label, f"{number}.{'png' if number % 2 else 'jpg'}", number)
+        write(folder / "val" / label, "0.bmp")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path)
     return tmp_path
 
 
@@ -101,3 +116,81 @@ def test_an_unreadable_image_is_named(folder: Path, content: bytes | None) -> No
     split = data.load(f"imagefolder:{folder}?size=8").train
     with pytest.raises(DataError, match=r"Cannot read image '.*train/dog/2\.jpg'"):
         list(split.batches(4))
+
+
+def test_the_test_part_is_val_before_test_before_validation(folder: Path) -> None:
+    for number, name in ((3, "test"), (5, "validation")):
+        for one in range(number):
+            write(folder / name / "cat", f"{one}.png", one)
+    sizes = [len(imagefolder(str(folder)).test)]
+    for name in ("val", "test"):
+        shutil.rmtree(folder / name)
+        sizes.append(len(imagefolder(str(folder)).test))
+    assert sizes == [2, 3, 5]
+
+
+def test_files_are_those_of_both_parts(folder: Path) -> None:
+    wanted = sorted(path for part in ("train", "val") for path in (folder / part).rglob("*") if path.is_file())
+    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+    assert sorted(files(str(folder))) == wanted
+
+
+def seen_with(**options: Any) -> dict[str, Any]:
+    """The first test image as bytes, the shape that is told, and the threads of a pass."""
+    with tempfile.TemporaryDirectory() as place:
+        fill(Path(place))
+        found = imagefolder(place, **options)
+        with mock.patch("mixbit.data.images.ThreadPoolExecutor", side_effect=ThreadPoolExecutor) as pool:
+            x, _ = next(found.test.batches(1))
+            next(found.train.batches(1))
+        mean, std = (torch.tensor(one).view(3, 1, 1) for one in (found.mean, found.std))
+        threads = {call.args[0] for call in pool.call_args_list}
+        return {"pixels": (x[0] * std + mean) * 255, "shape": found.input_shape, "threads": threads}
+
+
+def cropped(size: int, crop: float) -> torch.Tensor:
+    """The 10 x 12 image of the test part, its middle of `size` pixels after resizing the shorter side."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)).permute(2, 0, 1)
+    short = round(size / crop)
+    tall = int(12 * short / 10)
+    whole = F.interpolate(pixels[None].float(), (tall, short), mode="bilinear", antialias=True)[0]
+    top, left = round((tall - size) / 2), round((short - size) / 2)
+    return whole[:, top : top + size, left : left + size]
+
+
+def crops(first: tuple[int, float], second: tuple[int, float]) -> Callable[[Any, Any], bool]:
+    """Both are the middles of (size, crop), to two of 255 levels."""
+    pairs = ((first, 0), (second, 1))
+    return lambda *found: all(
+        found[at]["shape"] == (3, how[0], how[0]) and float((found[at]["pixels"] - cropped(*how)).abs().max()) <= 2
+        for how, at in pairs
+    )
+
+
+def loaded(**options: Any) -> Any:
+    """Read whole before the folder goes."""
+    with tempfile.TemporaryDirectory() as place:
+        fill(Path(place))
+        found = imagefolder(place, size=8, **options)
+        parts = {name: LoaderSplit(list(getattr(found, name).batches(4)), num_classes=2) for name in ("train", "test")}
+        return replace(found, **parts)
+
+
+class TestImagefolderOptions(OptionCases):
+    """What `imagefolder:DIR?name=value` does."""
+
+    owner = "imagefolder"
+    options = keywords_of(imagefolder)
+    rows = (
+        OptionRow("size", (8, 14), seen=lambda value: seen_with(size=value), holds=crops((8, 0.875), (14, 0.875))),
+        OptionRow(
+            "crop", (0.875, 0.5), seen=lambda value: seen_with(size=8, crop=value),
+            holds=crops((8, 0.875), (8, 0.5)),
+        ),
+        OptionRow(
+            "workers", (1, 3), seen=lambda value: seen_with(size=8, workers=value)["threads"],
+            holds=lambda one, other: (one, other) == ({1}, {3}),
+        ),
+        normalises("mean", (0.485, 0.456, 0.406), (0.1, 0.2, 0.3), loaded),
+        normalises("std", (0.229, 0.224, 0.225), (0.5, 0.7, 0.9), loaded),
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from random import Random
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
+from torch.nn import functional as F
 
-from mixbit.data.images import ImageSplit, centre_crop, random_resized_crop, to_pixels
+from mixbit.data.images import ImageSplit, _random_box, centre_crop, random_resized_crop, to_mode, to_pixels
 from mixbit.errors import DataError
 from tests.data.contract import check_split
 
@@ -71,6 +74,105 @@ def test_random_crops_stay_inside_and_vary_in_area() -> None:
         assert bool((row.diff() >= 0).all()) or bool((row.diff() <= 0).all())
     assert min(spreads) < 60
     assert max(spreads) <= 255
+
+
+@pytest.mark.parametrize("size", [(600, 400), (400, 600), (500, 500)])
+def test_random_boxes_are_uniform_in_area_side_ratio_and_place(size: tuple[int, int]) -> None:
+    """Below a third of the area every draw fits, so that the distributions are those of the paper."""
+    (width, height), draws = size, Random(5)
+    boxes = [_random_box(width, height, draws) for _ in range(4000)]
+    assert all(left >= 0 and top >= 0 and left + w <= width and top + h <= height for left, top, w, h in boxes)
+    areas = [w * h / (width * height) for _, _, w, h in boxes]
+    assert 0.077 < min(areas) < 0.1 and max(areas) > (0.98 if width == height else 0.85)
+    small = [box for box, area in zip(boxes, areas, strict=True) if area < 0.33]
+    if width == height:  # hardly a draw is refused
+        assert len(small) / 4000 == pytest.approx(0.25 / 0.92, rel=0.25)
+    ratios = [math.log(w / h) / math.log(4 / 3) for _, _, w, h in small]
+    places = [(left / (width - w), top / (height - h)) for left, top, w, h in small]
+    for found, low, high in (
+        ([w * h / (width * height) for _, _, w, h in small], 0.08, 0.33),
+        (ratios, -1.0, 1.0),
+        ([x for x, _ in places], 0.0, 1.0),
+        ([y for _, y in places], 0.0, 1.0),
+    ):
+        assert stats.kstest(found, "uniform", args=(low, high - low)).pvalue > 1e-3
+    assert abs(np.corrcoef(np.array(places).T)[0, 1]) < 0.15
+
+
+def test_where_no_box_fits_the_whole_image_is_taken() -> None:
+    assert {_random_box(1000, 3, Random(seed)) for seed in range(20)} == {(0, 0, 1000, 3)}
+
+
+def test_a_random_crop_is_its_box_resized() -> None:
+    """And mirrored or not, by the draw that comes after the box."""
+    image, mirrored = picture(3, 60, 40), 0
+    for seed in range(12):
+        draws = Random(seed)
+        left, top, width, height = _random_box(60, 40, draws)
+        box = torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, top : top + height, left : left + width]
+        wanted = F.interpolate(box[None].float(), (16, 16), mode="bilinear", antialias=True)[0]
+        flipped = draws.random() < 0.5
+        found = to_pixels(random_resized_crop(image, 16, Random(seed))).float()
+        assert float((found - (wanted.flip(2) if flipped else wanted)).abs().max()) <= 2
+        mirrored += flipped
+    assert 0 < mirrored < 12
+
+
+@pytest.mark.parametrize(("size", "crop"), [(16, 0.875), (16, 0.5), (11, 1.0), (30, 0.8)])
+@pytest.mark.parametrize("shape", [(50, 33), (33, 50)])
+def test_a_centre_crop_is_the_image_resized_by_its_shorter_side(shape: tuple[int, int], size: int, crop: float) -> None:
+    image = picture(4, *shape)
+    short = round(size / crop)
+    width, height = (max(short, int(side * short / 33)) for side in shape)
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    wanted = F.interpolate(whole, (height, width), mode="bilinear", antialias=True)[0]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    wanted = wanted[:, top : top + size, left : left + size]
+    assert float((to_pixels(centre_crop(image, size, crop)).float() - wanted).abs().max()) <= 2
+
+
+def test_every_place_of_every_batch_has_its_own_crop() -> None:
+    split = ImageSplit(lambda _: picture(1, 40, 30), str, torch.zeros(24), 1, MEAN, STD, size=8, workers=2)
+    passes = [
+        torch.cat([x for x, _ in split.batches(4, augment=True, **how)]) for how in ({}, {"epoch": 1}, {"seed": 1})
+    ]
+    assert len(torch.cat(passes).flatten(1).unique(dim=0)) == 72
+    plain = torch.cat([x for x, _ in split.batches(4)])
+    assert len(plain.flatten(1).unique(dim=0)) == 1
+
+
+def test_images_are_normalised_by_channel() -> None:
+    split = ImageSplit(lambda _: Image.new("RGB", (9, 9), (10, 100, 250)), str, torch.zeros(1), 1, (0.1, 0.2, 0.3),
+                       (0.5, 0.25, 0.125), size=8)  # fmt: skip
+    found = next(split.batches(1))[0][0].flatten(1).unique(dim=1).flatten().tolist()
+    assert found == pytest.approx(
+        [(10 / 255 - 0.1) / 0.5, (100 / 255 - 0.2) / 0.25, (250 / 255 - 0.3) / 0.125], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("given", "cores", "wanted"), [(3, 16, 3), (0, 2, 2), (0, 16, 8), (0, None, 1)])
+def test_threads_are_those_asked_for_or_the_cores(
+    given: int, cores: int | None, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many read at once, and no more."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    meeting, now, most = threading.Barrier(wanted), threading.Semaphore(wanted), list[bool]()
+
+    def read(index: int) -> Image.Image:
+        most.append(now.acquire(blocking=False))
+        meeting.wait(timeout=30)
+        now.release()
+        return picture(index)
+
+    split = ImageSplit(read, str, torch.zeros(4 * wanted), 1, MEAN, STD, size=8, workers=given)
+    assert sum(len(x) for x, _ in split.batches(2 * wanted)) == 4 * wanted and all(most)
+
+
+def test_grey_palette_and_transparent_images_become_rgb() -> None:
+    grey = Image.new("L", (2, 2), 77)
+    assert to_pixels(to_mode(grey, "RGB")).flatten().unique().tolist() == [77]
+    assert to_pixels(to_mode(Image.new("RGBA", (2, 2), (1, 2, 3, 0)), "RGB"))[:, 0, 0].tolist() == [1, 2, 3]
+    assert to_pixels(to_mode(picture(0), "L")).shape == (1, 16, 20)
 
 
 def test_half_of_the_random_crops_are_mirrored() -> None:

@@ -72,6 +72,16 @@ def test_seeds_and_epochs_give_other_orders() -> None:
     assert len(orders) == 4
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}])
+def test_every_generator_is_seeded_by_seed_and_epoch(change: dict[str, int]) -> None:
+    """Those of torch, NumPy and `random`, each by itself; and they go on from batch to batch."""
+    split = LoaderSplit(DataLoader(Noisy(), 4))
+    first, other = (torch.cat([x.flatten(1) for x, _ in split.batches(4, **how)]) for how in ({}, change))
+    assert torch.equal(first[:, 0], other[:, 0])
+    assert not bool((first[:, 1:] == other[:, 1:]).any())
+    assert all(len(first[:, column].unique()) == 22 for column in (1, 2, 3))
+
+
 def test_the_callers_numpy_and_python_random_numbers_stay() -> None:
     split = LoaderSplit(DataLoader(Noisy(), 4, shuffle=True))
     np.random.seed(3)

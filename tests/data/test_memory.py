@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mixbit.data import TensorSplit
 from mixbit.data.memory import crop_and_flip
 from mixbit.errors import DataError
-from tests.data.contract import check_split
+from tests.data.contract import all_moves, check_split, moves_of
 from tests.needs import needs
 
 
@@ -59,6 +59,24 @@ def test_augmentation_uses_all_shifts_and_flips_half() -> None:
     assert counts.min() > 700
 
 
+@pytest.mark.parametrize(("pad", "flip"), [(2, True), (2, False), (1, True), (0, True), (0, False)])
+def test_each_of_both_shifts_and_the_flip_is_drawn_by_itself(pad: int, flip: bool) -> None:
+    """All moves that there are, none that there is not, and none much more often than another."""
+    found = moves_of(split_of(count=300, pad=pad, flip=flip), passes=8, reach=3)
+    assert set(found) == all_moves(pad, flip=flip)
+    mean = found.total() / len(found)
+    assert all(abs(count - mean) <= 5 * mean**0.5 for count in found.values())
+
+
+def test_augmentation_follows_the_batch_of_the_order_and_not_the_sample() -> None:
+    """The draws of place k of batch b: the same pixels at another place are moved in another way."""
+    images = torch.randint(1, 256, (1, 3, 6, 5), dtype=torch.uint8).expand(40, -1, -1, -1).contiguous()
+    split = TensorSplit(images, torch.zeros(40), 1, [0.0] * 3, [1.0] * 3, pad=2, flip=True)
+    x = torch.cat([x for x, _ in split.batches(4, augment=True)])
+    assert len(x.flatten(1).unique(dim=0)) > 20
+    assert torch.equal(x, torch.cat([x for x, _ in split.batches(4, augment=True)]))
+
+
 def test_epochs_seeds_and_batches_differ() -> None:
     split = split_of(count=8)
     passes = {
@@ -83,7 +101,6 @@ def test_a_moved_split_gives_the_same_batches() -> None:
     assert all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in pairs)
 
 
-@pytest.mark.gpu
 @needs("cuda")
 def test_a_split_on_the_gpu_gives_the_same_batches() -> None:
     split = split_of()

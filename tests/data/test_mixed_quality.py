@@ -80,13 +80,13 @@ def test_clean_alone_changes_nothing() -> None:
 def test_augmentation_then_corruption_then_normalisation(augment: bool) -> None:
     base = split_of()
     plain = TensorSplit(base.images, base.labels, 4, [0.0] * 3, [1 / 255] * 3, pad=2, flip=True)
-    mixed = MixedQuality(base, ["gaussian_noise", "gaussian_blur"], [2, 5], seed=9)
+    mixed = MixedQuality(base, ["gaussian_noise", "gaussian_blur"], [2, 5], seed=9, scale="imagenet")
     how: Any = {"epoch": 3, "augment": augment}
     bytes_of = torch.cat([x for x, _ in plain.batches(5, **how)]).round().to(torch.uint8)
     found = torch.cat([x for x, _ in mixed.batches(5, **how)])
     epoch = 3 if augment else None
     for index, (kind, severity) in enumerate(mixed.quality_of(range(23), epoch=epoch)):
-        own = corrupt(bytes_of[index], kind, severity, indices=[index], seed=9, epoch=epoch)
+        own = corrupt(bytes_of[index], kind, severity, indices=[index], seed=9, epoch=epoch, scale="imagenet")
         assert torch.equal(found[index], normalise(own, base.mean, base.std))
 
 

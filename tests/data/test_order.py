@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixbit.data.order import count_batches, generator, key, part_of, plan_batches, samples_of
+from mixbit.data.order import count_batches, count_samples, generator, key, part_of, plan_batches, samples_of
 from mixbit.errors import DataError
 
 
@@ -55,6 +55,31 @@ def test_seeds_and_epochs_give_other_orders_but_the_same_subset() -> None:
     assert base != order(100, 10, shuffle=True, fraction=0.3, seed=1, epoch=4)
     assert sorted(base) != sorted(order(100, 10, shuffle=True, fraction=0.3, seed=2))
     assert len(base) == 30
+
+
+def test_counts_are_rounded_and_subsets_ascend() -> None:
+    assert [count_samples(10, share) for share in (0.01, 0.27, 0.33, 0.96, 1.0)] == [1, 3, 3, 10, 10]
+    for seed in range(3):
+        chosen = samples_of(50, 0.3, seed).tolist()
+        assert chosen == sorted(set(chosen)) and len(chosen) == 15
+    assert samples_of(5, 1.0, 3).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_plan_tells_its_place() -> None:
+    plans = list(plan_batches(10, 4, seed=3, epoch=2, shuffle=True, rank=1, world=2, start=1))
+    told = [(one.seed, one.epoch, one.index, one.first, one.part) for one in plans]
+    assert told == [(3, 2, 1, 4, slice(2, 4)), (3, 2, 2, 8, slice(1, 2))]
+    assert [part_of(5, rank, 2) for rank in (0, 1)] == [slice(0, 2), slice(2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("drop_last", "fraction", "wanted"), [(False, 1.0, 4), (True, 1.0, 3), (False, 0.5, 2), (True, 0.5, 1)]
+)
+def test_counts_of_batches(drop_last: bool, fraction: float, wanted: int) -> None:
+    assert count_batches(10, 3, drop_last=drop_last, fraction=fraction) == wanted
+    assert len(order(10, 3, drop_last=drop_last, fraction=fraction)) == (
+        3 * wanted if drop_last else round(10 * fraction)
+    )
 
 
 def test_the_subset_is_spread_over_the_data() -> None:

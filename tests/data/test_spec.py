@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from PIL import Image
 
 from mixbit import data
 from mixbit.data import MixedQuality, TensorSplit
+from mixbit.data._quality_spec import OPTIONS
 from mixbit.data.spec import parse_spec
 from mixbit.errors import DataError
+from mixbit.testing.options import OptionCases, OptionRow, alike, unlike
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,12 @@ def test_mean_and_std_of_the_caller_and_of_the_spec() -> None:
     assert data.load("digits?mean=0.25", mean=(0.0,)).mean == (0.25,)
 
 
+def test_the_seed_of_the_caller_holds_where_the_spec_has_none() -> None:
+    own = [data.load("digits?seed=4"), data.load("digits", seed=4), data.load("digits?seed=4", seed=2)]
+    assert all(torch.equal(one.test.images, own[0].test.images) for one in own)  # type: ignore[attr-defined]
+    assert not torch.equal(data.load("digits").test.images, own[0].test.images)  # type: ignore[attr-defined]
+
+
 def test_every_source_can_be_named() -> None:
     for name, source in data.sources().items():
         assert source.summary
@@ -108,3 +120,61 @@ def test_the_noise_is_the_same_for_every_seed_of_the_command() -> None:
     first, second = (data.load("digits?quality=mixed", seed=seed).test.quality_of(range(50)) for seed in (0, 1))
     assert first == second
     assert data.load("digits?quality=mixed&quality_seed=1").test.quality_of(range(50)) != first
+
+
+def as_built(option: str, first: Any, second: Any, given: str, **how: Any) -> OptionRow:
+    """`digits?given&option=value` has the images of a `MixedQuality` that is built by hand with (first, second)."""
+
+    def seen(value: tuple[str, dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        words, own = value
+        found = data.load(f"digits?{given}{words}").test
+        assert isinstance(found, MixedQuality)
+        arguments: dict[str, Any] = {**how, **own}
+        return tuple(next(one.batches(120))[0] for one in (found, MixedQuality(found.base, **arguments)))  # type: ignore[return-value]
+
+    def holds(one: Any, other: Any) -> bool:
+        return alike(*one) and alike(*other) and unlike(one[0], other[0])
+
+    return OptionRow(option, (first, second), seen=seen, holds=holds)
+
+
+CORRUPT: dict[str, Any] = {"kinds": ["gaussian_noise"], "severities": [3]}
+
+
+class TestQualityOptions(OptionCases):
+    """What `?corrupt=` and `?quality=` and their partners do, with every kind of data."""
+
+    owner = "quality"
+    options = OPTIONS
+    rows = (
+        as_built(
+            "corrupt", ("=contrast", {"kinds": ["contrast"]}), ("=jpeg", {"kinds": ["jpeg"]}), "corrupt",
+            severities=[3],
+        ),
+        as_built(
+            "severity", ("", {"severities": [3]}), ("&severity=5", {"severities": [5]}), "corrupt=gaussian_noise",
+            kinds=["gaussian_noise"],
+        ),
+        as_built("quality_seed", ("", {}), ("&quality_seed=4", {"seed": 4}), "corrupt=gaussian_noise", **CORRUPT),
+        as_built("quality_seed", ("", {}), ("&quality_seed=4", {"seed": 4}), "quality=mixed"),
+        as_built("scale", ("", {}), ("&scale=imagenet", {"scale": "imagenet"}), "corrupt=gaussian_noise", **CORRUPT),
+        as_built("scale", ("&scale=cifar", {}), ("&scale=imagenet", {"scale": "imagenet"}), "quality=mixed"),
+        as_built("quality", ("=mixed", {}), ("=mixed-batch", {"mode": "batch"}), "quality"),
+        as_built("quality", ("=mixed-batch", {"mode": "batch"}), ("=mixed-stream", {"mode": "stream"}), "quality"),
+        as_built("kinds", ("", {}), ("&kinds=clean,jpeg", {"kinds": ["clean", "jpeg"]}), "quality=mixed"),
+        as_built("severities", ("", {}), ("&severities=1,2", {"severities": [1, 2]}), "quality=mixed"),
+        as_built("weights", ("", {}), ("&weights=1,5,0.5", {"weights": [1, 5, 0.5]}), "quality=mixed"),
+    )  # fmt: skip
+
+
+def test_digests_follow_the_files(tmp_path: Path) -> None:
+    """Of each file that is read; embedded data have none."""
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / part / "cat" / "0.png")
+    spec, found = f"imagefolder:{tmp_path}", list[str | None]()
+    for part in ("train", "val", None):
+        found.append(data.digest(f"{spec}?size=8"))
+        if part is not None:
+            Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / part / "cat" / "0.png")
+    assert len(set(found)) == 3 and None not in found and data.digest("digits?seed=1") is None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mixbit import data, models
 from mixbit.errors import MixbitError
 from mixbit.runs import Subject
+from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of, unlike
 
 
 def test_json_round_trip() -> None:
@@ -28,7 +32,9 @@ def test_seed_moves_the_weights_but_not_the_split() -> None:
 
 def test_zoo_networks_get_the_normalisation_of_their_weights() -> None:
     found = Subject(model="digits-resnet", data="digits").load_data()
-    assert found.mean == models.info("digits-resnet").mean
+    assert (found.mean, found.std) == (models.info("digits-resnet").mean, models.info("digits-resnet").std)
+    moved = Subject(model="digits-resnet", data="digits?std=0.9&mean=0.1").load_data()
+    assert (moved.mean, moved.std) == ((0.1,), (0.9,))  # as the user said
     other = Subject(model="resnet8", data="digits").load_data()  # three channels, so the data keep their own
     assert other.mean == data.load("digits").mean
 
@@ -42,3 +48,98 @@ def test_networks_are_made_for_the_channels_of_their_images() -> None:
     """Grey images need no copy in three channels where the factory takes a number of channels."""
     task, _ = Subject(model="resnet20", data="digits").task()
     assert task.network.layers[0].weight_shape == (16, 1, 3, 3)
+
+
+class Own(torch.nn.Module):
+    """A network of a user's, named by this file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+
+OWN = f"{__file__}:Own"
+
+
+def weights_of(**named: Any) -> dict[str, torch.Tensor]:
+    """State of the network, by `build` for one of the zoo and by `named` for a user's own."""
+    subject = Subject(**{"model": "digits-resnet", **named})
+    found = subject.build() if subject.model == "digits-resnet" else subject.named()
+    assert isinstance(found, torch.nn.Module)
+    return {name: tensor.cpu() for name, tensor in found.state_dict().items()}
+
+
+def saved(number: int) -> dict[str, torch.Tensor]:
+    """State of the network by weights in a file, all of them the number."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "w.safetensors"
+        save_file({name: torch.full_like(tensor, number) for name, tensor in weights_of().items()}, file)
+        return weights_of(weights=file)
+
+
+def drawn(seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Initial weights of the zoo's network and of a user's own under a seed."""
+    return weights_of(seed=seed), weights_of(seed=seed, model=OWN)
+
+
+def drawn_by_torch(seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    torch.manual_seed(seed)
+    zoo = dict(models.load_model("digits-resnet", None, None).state_dict())
+    torch.manual_seed(seed)
+    return zoo, dict(Own().state_dict())
+
+
+class TestSubjectOptions(OptionCases):
+    """What each name that a user gives leads to."""
+
+    owner = Subject
+    options = fields_of(Subject)
+    rows = (
+        OptionRow(
+            "model",
+            ("digits-resnet", "resnet20"),
+            seen=lambda value: [one.name for one in Subject(model=value, data="digits").task()[0].network.layers],
+            holds=lambda one, other: unlike(one, other) and len(other) == 20,
+        ),
+        OptionRow(
+            "data",
+            ("digits", "digits?seed=3"),
+            seen=lambda value: Subject(model="digits-resnet", data=value).load_data().test.images,  # type: ignore[attr-defined]
+            holds=lambda one, other: (
+                alike(one, data.load("digits").test.images) and alike(other, data.load("digits?seed=3").test.images)  # type: ignore[attr-defined]
+            ),
+        ),
+        OptionRow(
+            "weights",
+            (2, 3),
+            seen=saved,
+            holds=lambda one, other: (
+                all(bool((one[name] == 2).all() and (other[name] == 3).all()) for name in one) and len(one) > 9
+            ),
+        ),
+        OptionRow(
+            "seed",
+            (0, 5),
+            seen=drawn,
+            holds=lambda one, other: alike(one, drawn_by_torch(0)) and alike(other, drawn_by_torch(5)),
+            says="draws the weights",
+        ),
+    )
+
+
+def test_digests_follow_weights_data_and_code(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    found = []
+    for value in (1.0, 2.0):
+        save_file({"fc.weight": torch.full((10, 64), value), "fc.bias": torch.zeros(10)}, weights)
+        found.append(Subject(model=OWN, weights=weights, data="digits").content())
+    assert found[0]["weights"] != found[1]["weights"] and found[0]["code"] == found[1]["code"] is not None
+    assert found[0]["data"] is None and Subject(model="resnet20").content() == dict.fromkeys(
+        ("code", "weights", "data")
+    )
+    facts = Subject(model=OWN, weights=weights, seed=4).facts()
+    assert facts["subject"] == {"model": OWN, "data": None, "weights": str(weights), "seed": 4}
+    assert facts["content"]["weights"] == found[1]["weights"]
