@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit.data import TensorSplit, as_split
+from mixbit.data import TensorSplit, as_split, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, try_out
 from mixbit.metric import MetricInfo, MetricLike, accuracy
@@ -147,6 +147,25 @@ def test_images_are_laid_out_as_asked_and_the_batches_are_as_large_as_asked(chan
     data = TensorSplit(torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.zeros(10), 3, [0.5] * 3, [0.5] * 3)
     evaluate(model, data, batch_size=4, channels_last=channels_last)
     assert seen == [(channels_last, 4, False), (channels_last, 4, False), (channels_last, 2, False)]
+
+
+def test_rules_of_reading_reach_the_loss_and_the_metric() -> None:
+    scores, tags = torch.randn(6, 4, 3), torch.randint(0, 3, (6, 4))
+
+    class Several(Itself):
+        def forward(self, x: Tensor) -> Any:
+            return {"other": None, "scores": super().forward(x)}
+
+    def own(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    data = [{"x": scores[:4], "tags": tags[:4]}, {"x": scores[4:], "tags": tags[4:]}]
+    rules: dict[str, Any] = {"read": read_keys("x", "tags"), "output": "scores", "class_axis": 2}
+    found = evaluate(Several(), data, batch_size=3, loss=own, **rules)
+    assert found.accuracy == pytest.approx(float((scores.argmax(2) == tags).double().mean()))
+    assert found.loss == pytest.approx(float(own(scores, tags)), rel=1e-5) and found.samples == 6
+    other = evaluate(Several(), data, batch_size=3, loss=own, metric=lambda o, _y: float(o.mean()), **rules)
+    assert other.value == pytest.approx(float(scores.mean()), abs=1e-5)
 
 
 def test_a_trial_asks_the_loss_for_the_smoothing_of_the_training() -> None:

@@ -62,6 +62,16 @@ def test_mean_iou_is_over_the_classes_that_occur_in_targets_or_answers() -> None
     assert counted(mean_iou(6), scores, torch.tensor([0, 0, 0, 1]), 4) == pytest.approx((2 / 4 + 0 / 1 + 0 / 1) / 3)
 
 
+def test_what_is_left_out_by_itself() -> None:
+    """Padding of tokens, -100; pixels of no class, 255; of plain accuracies nothing."""
+    scores, targets = torch.eye(3)[torch.tensor([[0, 1, 2]])], torch.tensor([[0, 2, -100]])
+    assert counted(token_accuracy(), scores, targets, 1) == 0.5
+    assert counted(mean_iou(3), scores[0], torch.tensor([0, 1, 255]), 3) == 1.0
+    for metric in (accuracy(-1), top_k(1, -1)):
+        with pytest.raises(MixbitError, match="a target is -100"):
+            metric.sums(scores, targets)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_top_k_is_the_share_among_exactly_k(k: int) -> None:
     random = torch.Generator().manual_seed(2)

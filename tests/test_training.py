@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -462,6 +463,51 @@ def test_a_regression_on_a_dataset_learns_and_goes_on_exactly(tmp_path: Path) ->
         assert torch.equal(one, other)
 
 
+def test_a_finished_run_gives_its_numbers_again(tmp_path: Path) -> None:
+    """Name and unit of the metric too, which its file does not hold; and not a step is taken."""
+    torch.manual_seed(0)
+    model, data, config = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), regression(), replace(CONFIG, epochs=1)
+    how: dict[str, Any] = {"loss": nn.MSELoss(), "metric": mean_absolute_error(unit="mm"), "run": tmp_path}
+    first = train(model, data, data, config, quiet=True, **how)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    again = train(model, data, data, config, quiet=True, **how)
+    assert again == first and again.metrics is not None and again.metrics.info.unit == "mm"
+    assert alike(state, dict(model.state_dict()))
+
+
+class Tokens(nn.Module):
+    """Scores of three classes for every token, among other outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"other": x, "scores": self.fc(x)}
+
+
+def test_rules_of_outputs_and_axes_reach_loss_metric_and_distillation() -> None:
+    """One step of gradient descent, by hand."""
+    torch.manual_seed(0)
+    model, teacher, x, y = Tokens(), Tokens(), torch.randn(8, 5, 4), torch.randint(0, 3, (8, 5))
+
+    def own(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    config = TrainConfig(epochs=1, batch_size=8, lr=0.1, momentum=0.0, weight_decay=0.0, distill=0.4, temperature=2.0)
+    copied = copy.deepcopy(model)
+    q, p = copied.fc(x) / 2, (teacher.fc(x) / 2).softmax(2)
+    apart = (p * (p.log() - q.log_softmax(2))).sum(2).mean()
+    (0.6 * own(2 * q, y) + 0.4 * 4 * apart).backward()  # type: ignore[no-untyped-call]
+    assert copied.fc.weight.grad is not None
+    wanted = copied.fc.weight.detach() - 0.1 * copied.fc.weight.grad
+    how: dict[str, Any] = {"loss": own, "output": "scores", "class_axis": 2, "teacher": teacher}
+    result = train(model, [(x, y)], [(x, y)], config, quiet=True, **how)
+    torch.testing.assert_close(model.fc.weight.detach(), wanted, rtol=1e-5, atol=1e-6)
+    assert result.metrics is not None
+    assert result.metrics.accuracy == pytest.approx(float((model.fc(x).argmax(2) == y).double().mean()))
+
+
 def test_a_loss_without_a_gradient_is_an_error_at_the_first_step() -> None:
     data, model = regression(), nn.Linear(4, 1)
     for loss in (lambda o, _y: o.detach().mean(), lambda o, _y: o.mean().item()):
@@ -673,6 +719,47 @@ def both_close(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool
 
 def expects(first: Any, second: Any) -> Callable[[Any, Any], bool]:
     return lambda one, other: (one, other) == (first, second)
+
+
+def test_defaults_are_those_that_are_told() -> None:
+    """Who changes one changes every training that does not name it: here, in the docstring and in the changelog."""
+    assert asdict(TrainConfig()) == {
+        "epochs": 5, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "step_lr": None, "momentum": 0.9,
+        "weight_decay": 1e-4, "warmup_epochs": 0.0, "final_lr": 0.0, "schedule": "step", "label_smoothing": 0.0,
+        "distill": 0.0, "temperature": 4.0, "clip_value": None, "drop_zero_gradients": False, "ema": None,
+        "bn_samples": 6000, "fraction": 1.0, "augment": True, "precision": "float32", "channels_last": True,
+        "compile": False, "seed": 0, "checkpoint_seconds": 60.0, "validate_every": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "legal", "illegal"),
+    [
+        ("momentum", (0, 0.999), (-0.01, 1.0)),
+        ("ema", (1e-9, 0.999), (0.0, 1.0)),
+        ("fraction", (1e-9, 1.0), (0.0, 1.01)),
+        ("label_smoothing", (0, 1), (-0.01, 1.01)),
+        ("distill", (0, 1), (-0.01, 1.01)),
+        ("final_lr", (0, 1), (-0.01, 1.01)),
+        ("temperature", (1e-9, 100.0), (0.0, -1.0)),
+        ("lr", (1e-9, 100.0), (0.0, float("nan"))),
+        ("step_lr", (None, 1e-9), (0.0, -1.0)),
+        ("weight_decay", (0, 10.0), (-1e-9, float("inf"))),
+        ("warmup_epochs", (0, 99.5), (-0.5, float("nan"))),
+        ("epochs", (1, 1_000_000), (0, 1_000_001)),
+        ("batch_size", (1, 10**9), (0, 2.0)),
+        ("bn_samples", (0, 10**9), (-1, 1.5)),
+        ("validate_every", (0, 1_000_000), (-1, 1_000_001)),
+        ("checkpoint_seconds", (0, 1e9), (-1.0, float("inf"))),
+        ("seed", (0, 2**63 - 1), (-1, 2**63)),
+    ],
+)
+def test_bounds_of_settings(name: str, legal: tuple[Any, ...], illegal: tuple[Any, ...]) -> None:
+    for value in legal:
+        assert getattr(TrainConfig(**{name: value}), name) == value
+    for value in illegal:
+        with pytest.raises(MixbitError, match=f"{name}=.* is illegal. Legal: "):
+            TrainConfig(**{name: value})
 
 
 class TestTrainConfigOptions(OptionCases):

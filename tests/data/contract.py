@@ -88,6 +88,11 @@ def keywords_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
 
 
+def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Option -> what it is where nobody names it."""
+    return {name: inspect.signature(function).parameters[name].default for name in keywords_of(function)}
+
+
 def normalises(option: str, first: Any, second: Any, load: Callable[..., DataSet]) -> OptionRow:
     """`mean` or `std`: both splits hold `(byte / 255 - mean) / std` of the same bytes, and the data set says so."""
 

@@ -14,7 +14,7 @@ from mixbit import data
 from mixbit.data.cifar10 import CLASSES, TEST_FILES, TRAIN_FILES, cifar10, files
 from mixbit.errors import DataError
 from mixbit.testing.options import OptionCases, OptionRow
-from tests.data.contract import check_split, keywords_of, moves_of, normalises
+from tests.data.contract import check_split, defaults_of, keywords_of, moves_of, normalises
 
 RECORDS = 4
 
@@ -137,6 +137,11 @@ def halved(large: torch.Tensor, small: torch.Tensor) -> bool:
     """Whether each pixel is the mean of four, rounded."""
     mean = torch.nn.functional.avg_pool2d(large.double(), 2)
     return small.shape[2:] == (16, 16) and float((mean - small).abs().max()) <= 0.5
+
+
+def test_defaults_are_those_of_the_published_weights_and_files() -> None:
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert defaults_of(cifar10) == {**imagenet, "size": 32, "records": 10_000}
 
 
 class TestCifar10Options(OptionCases):

@@ -13,7 +13,7 @@ from mixbit import data
 from mixbit.data.digits import digits
 from mixbit.errors import MissingExtra
 from mixbit.testing.options import OptionCases, OptionRow
-from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
+from tests.data.contract import all_moves, check_split, defaults_of, keywords_of, moves_of, normalises
 
 
 def pixels_of(split: data.TensorSplit) -> set[bytes]:
@@ -74,6 +74,15 @@ def test_grey_values_are_stretched_to_the_whole_range_and_stay_with_their_labels
         assert isinstance(split, data.TensorSplit)
         assert {(x.numpy().tobytes(), int(y)) for x, y in zip(split.images, split.labels, strict=True)} <= stored
     assert found.classes == tuple("0123456789")
+
+
+def test_defaults_are_mean_and_deviation_of_the_training_images() -> None:
+    """To three digits, of the split of seed 0."""
+    images = digits(seed=0).train.images.double() / 255  # type: ignore[attr-defined]
+    assert defaults_of(digits) == {"mean": (0.305,), "std": (0.376,), "seed": 0}
+    assert float(images.mean()) == pytest.approx(0.305, abs=1e-3) and float(images.std()) == pytest.approx(
+        0.376, abs=1e-3
+    )
 
 
 class TestDigitsOptions(OptionCases):

@@ -15,7 +15,7 @@ from mixbit import data
 from mixbit.data.fashion_mnist import CLASSES, fashion_mnist, files, read_idx
 from mixbit.errors import DataError
 from mixbit.testing.options import OptionCases
-from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
+from tests.data.contract import all_moves, check_split, defaults_of, keywords_of, moves_of, normalises
 
 
 def idx(array: np.ndarray, kind: int = 8) -> bytes:
@@ -120,6 +120,11 @@ def test_the_test_part_is_its_own_file(tmp_path: Path) -> None:
     assert (len(found.train), len(found.test)) == (12, 5) and set(found.test.images.flatten().tolist()) == {7}  # type: ignore[attr-defined]
     assert found.classes == CLASSES and found.classes[9] == "ankle boot"
     assert sorted(files(str(tmp_path))) == sorted(tmp_path.iterdir())
+
+
+def test_defaults_are_those_that_are_told() -> None:
+    """Mean and deviation of the published training images."""
+    assert defaults_of(fashion_mnist) == {"mean": (0.2860,), "std": (0.3530,)}
 
 
 class TestFashionMnistOptions(OptionCases):

@@ -14,7 +14,7 @@ from mixbit import data
 from mixbit.data.hf import files, hf
 from mixbit.errors import DataError, MissingExtra
 from mixbit.testing.options import OptionCases, OptionRow
-from tests.data.contract import all_moves, check_split, keywords_of, moves_of, normalises
+from tests.data.contract import all_moves, check_split, defaults_of, keywords_of, moves_of, normalises
 from tests.needs import why
 
 datasets = pytest.importorskip("datasets", reason=why("datasets"))
@@ -224,6 +224,28 @@ def cut_by(seed: int) -> list[bytes]:
     found = loaded(cut=True, seed=seed)
     assert isinstance(found.test, data.TensorSplit) and len(found.train) == 18
     return sorted(one.numpy().tobytes() for one in found.test.images)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    """Statistics are ImageNet's of colours and 0.5 of grey, both also of images that are decoded when needed."""
+    words = {"config": "", "image": "", "label": "", "train": "train", "test": "", "mean": (), "std": ()}
+    assert defaults_of(hf) == {**words, "size": 0, "crop": 0.875, "workers": 0, "seed": 0}
+    for name, size, grey, mean, std in (
+        ("a", (8, 8), False, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("b", (8, 8), True, (0.5,), (0.5,)),
+        ("c", (65, 8), False, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ):
+        found = data.load(
+            saved(tmp_path / name, train=part(2, size=size, grey=grey), test=part(2, size=size, grey=grey))
+        )
+        assert found.mean == pytest.approx(mean) and found.std == pytest.approx(std)
+        assert isinstance(found.train, data.TensorSplit) is (max(size) <= 64)
+
+
+@pytest.mark.parametrize(("side", "memory"), [(64, True), (65, False)])
+def test_images_up_to_64_pixels_are_kept_in_memory(tmp_path: Path, side: int, memory: bool) -> None:
+    found = data.load(saved(tmp_path, train=part(2, size=(side, 9)), test=part(2, size=(side, 9))))
+    assert isinstance(found.train, data.TensorSplit) is memory
 
 
 class TestHfOptions(OptionCases):

@@ -22,7 +22,7 @@ from mixbit.data import LoaderSplit
 from mixbit.data.imagefolder import files, imagefolder
 from mixbit.errors import DataError
 from mixbit.testing.options import OptionCases, OptionRow
-from tests.data.contract import check_split, keywords_of, normalises
+from tests.data.contract import check_split, defaults_of, keywords_of, normalises
 
 
 def write(folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (10, 12)) -> None:
@@ -174,6 +174,12 @@ def loaded(**options: Any) -> Any:
         found = imagefolder(place, size=8, **options)
         parts = {name: LoaderSplit(list(getattr(found, name).batches(4)), num_classes=2) for name in ("train", "test")}
         return replace(found, **parts)
+
+
+def test_defaults_are_those_of_imagenet() -> None:
+    """Resize to 256, centre crop of 224."""
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert defaults_of(imagefolder) == {"size": 224, "crop": 0.875, "workers": 0, **imagenet}
 
 
 class TestImagefolderOptions(OptionCases):
