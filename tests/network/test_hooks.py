@@ -13,6 +13,7 @@ from mixbit.network._export import evaluating
 from mixbit.network._hooks import observe
 from mixbit.network._inputs import read_inputs
 from tests.network.conftest import Call
+from tests.network.test_macs import ASYMMETRIC
 
 
 def observed(model: nn.Module, *inputs: torch.Tensor) -> Network:
@@ -116,3 +117,59 @@ def test_no_hook_stays() -> None:
     with pytest.raises(TypeError):
         observed(model, torch.randn(2, 4))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Branching(nn.Module):
+    """A model without a graph: its branch depends on the values."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x if x.sum() > -1e9 else -x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("layer", "size"), ASYMMETRIC, ids=str)
+def test_an_asymmetric_layer_has_the_numbers_that_it_has_in_a_graph(layer: nn.Module, size: tuple[int, ...]) -> None:
+    x = torch.randn(3, 4, *size)
+    (graph,), network = capture(layer, x).layers, capture(Branching(layer), x)
+    (found,) = network.layers
+    names = ("kind", "weight_shape", "groups", "macs", "macs_limpq", "input_shape", "output_shape", "input_signed")
+    assert [getattr(found, name) for name in names] == [getattr(graph, name) for name in names]
+    assert (found.name, found.parameter, network.other_macs) == ("inner", "inner.weight", 0)
+    assert not capture(Branching(layer), x.abs()).layers[0].input_signed
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_attention_has_the_numbers_that_it_has_in_a_graph(positive: bool) -> None:
+    x = torch.randn(2, 5, 8)
+    x = x.abs() if positive else x
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    self_attention = Call(lambda self, x: self.attention(x, x, x)[0], attention=attention)
+    graph, found = capture(self_attention, x), capture(Branching(self_attention), x)
+    names = ("kind", "weight_shape", "groups", "macs", "macs_limpq", "input_shape", "output_shape", "input_signed")
+    assert [[getattr(one, name) for name in names] for one in found.layers] == [
+        [getattr(one, name) for name in names] for one in graph.layers
+    ]
+    assert found.other_macs == graph.other_macs == 2 * 5 * 5 * 8
+    assert [layer.input_signed for layer in found.layers] == [not positive, True]
+
+
+def test_attention_over_other_keys_or_values_has_no_packed_layer() -> None:
+    x = torch.randn(2, 5, 8)
+    for call in (lambda self, x: self.attention(x, x, x + 1)[0], lambda self, x: self.attention(x, x + 1, x)[0]):
+        model = Call(call, attention=nn.MultiheadAttention(8, 2, batch_first=True))
+        found = capture(Branching(model), x)
+        assert [layer.name for layer in found.layers] == ["inner.attention.out_proj"]
+        assert any(one.name == "inner.attention.in_proj_weight" for one in found.skipped)
+
+
+def test_what_is_called_twice_is_counted_twice_and_left_in_float() -> None:
+    layer = nn.Linear(4, 4)
+    found = capture(Branching(Call(lambda self, x: self.fc(self.fc(x)), fc=layer)), torch.randn(3, 4))
+    assert found.layers == () and found.other_macs == found.macs == 32
+    assert [(one.name, one.macs) for one in found.skipped[1:]] == [("inner.fc", 32)]
+    assert [(one.name, one.size, one.macs) for one in found.float_parameters] == [
+        ("inner.fc.weight", 16, 32), ("inner.fc.bias", 4, 0),
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mixbit.network import capture
-from mixbit.network._signs import example_negative, has_negative
+from mixbit.network._signs import _KEEPS_SIGN, _NON_NEGATIVE, example_negative, has_negative
 from tests.network.conftest import Call
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -209,3 +210,170 @@ def test_no_layer_that_counts_as_unsigned_ever_sees_a_negative(names: list[str],
         model.eval()(x)
     assert {layer.name for layer in network.layers} == set(seen)
     assert [n for n, low in seen.items() if low < 0 and not network.layer(n).input_signed] == []
+
+
+# ----------------------------------------------------------------------- every word of the tables, by its operator
+
+ZEROS = torch.zeros(1, dtype=torch.long)
+SPECIAL: dict[str, Callable[[torch.Tensor], Any]] = {
+    "_adaptive_avg_pool2d": lambda x: torch.ops.aten._adaptive_avg_pool2d(x, [2, 3]),
+    "_adaptive_avg_pool3d": lambda x: torch.ops.aten._adaptive_avg_pool3d(x, [2, 2, 3]),
+    "_softmax": lambda x: torch.ops.aten._softmax(x, 1, False),
+    "_unsafe_view": lambda x: torch.ops.aten._unsafe_view(x, [8, 36]),
+    "adaptive_avg_pool1d": lambda x: F.adaptive_avg_pool1d(x[0], 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "adaptive_avg_pool3d": lambda x: F.adaptive_avg_pool3d(x, 2),
+    "adaptive_max_pool1d": lambda x: F.adaptive_max_pool1d(x[0], 2),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
+    "adaptive_max_pool3d": lambda x: F.adaptive_max_pool3d(x, 2),
+    "avg_pool1d": lambda x: F.avg_pool1d(x[0], 2),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
+    "avg_pool3d": lambda x: F.avg_pool3d(x, 2),
+    "baddbmm": lambda x: torch.baddbmm(x[0], x[0], x[0]),
+    "bernoulli": lambda x: torch.bernoulli(x.sigmoid()),
+    "bmm": lambda x: torch.bmm(x[0], x[0]),
+    "channel_shuffle": lambda x: F.channel_shuffle(x, 2),
+    "cumsum": lambda x: x.cumsum(1),
+    "dropout": lambda x: torch.ops.aten.dropout(x, 0.5, True),
+    "feature_dropout": lambda x: torch.ops.aten.feature_dropout(x, 0.5, True),
+    "fill": lambda x: torch.ops.aten.fill(x, 2.0),
+    "flip": lambda x: x.flip(1),
+    "gather": lambda x: x.gather(0, torch.zeros(1, 4, 6, 6, dtype=torch.long)),
+    "getitem": lambda x: x.split(2, 1),
+    "im2col": lambda x: F.unfold(x, 2),
+    "index": lambda x: x[ZEROS],
+    "index_add": lambda x: x.index_add(0, ZEROS, x[:1]),
+    "index_copy": lambda x: x.index_copy(0, ZEROS, x[1:]),
+    "index_fill": lambda x: x.index_fill(0, ZEROS, 2.0),
+    "index_put": lambda x: x.index_put((ZEROS,), x[1:]),
+    "index_select": lambda x: x.index_select(0, ZEROS),
+    "kthvalue": lambda x: x.kthvalue(2, dim=1).values,
+    "masked_fill": lambda x: x.masked_fill(x > 1, 2.0),
+    "masked_select": lambda x: x.masked_select(x > 1),
+    "max_pool1d": lambda x: F.max_pool1d(x[0], 2),
+    "max_pool1d_with_indices": lambda x: F.max_pool1d(x[0], 2, return_indices=True)[0],
+    "max_pool2d": lambda x: F.max_pool2d(x, 2),
+    "max_pool2d_with_indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "max_pool3d": lambda x: F.max_pool3d(x, 2),
+    "max_pool3d_with_indices": lambda x: F.max_pool3d(x, 2, return_indices=True)[0],
+    "mm": lambda x: x[0, 0].mm(x[0, 1]),
+    "native_dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
+    "new_ones": lambda x: x.new_ones(3),
+    "new_zeros": lambda x: x.new_zeros(3),
+    "one_hot": lambda x: F.one_hot((x > 1).long()).float(),
+    "ones": lambda x: torch.ones(3) + 0 * x[0, 0, 0, 0].abs(),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
+    "rand": lambda x: torch.rand(3) * x[0, 0, 0, 0].abs(),
+    "reflection_pad1d": lambda x: F.pad(x[0], (1, 2), mode="reflect"),
+    "reflection_pad2d": lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect"),
+    "repeat": lambda x: x.repeat(2, 1, 1, 1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
+    "replication_pad1d": lambda x: F.pad(x[0], (1, 2), mode="replicate"),
+    "replication_pad2d": lambda x: F.pad(x, (1, 2, 3, 1), mode="replicate"),
+    "scatter": lambda x: x.scatter(0, ZEROS.view(1, 1, 1, 1), x[:1]),
+    "scatter_add": lambda x: x.scatter_add(0, ZEROS.view(1, 1, 1, 1), x[:1]),
+    "softmax": lambda x: x.softmax(1),
+    "softsign": lambda x: F.softsign(x),
+    "take": lambda x: x.take(ZEROS),
+    "tile": lambda x: x.tile(2),
+    "topk": lambda x: x.topk(2, 1).values,
+    "upsample_bilinear2d": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    "upsample_linear1d": lambda x: F.interpolate(x[0], scale_factor=2.0, mode="linear"),
+    "upsample_nearest1d": lambda x: F.interpolate(x[0], scale_factor=2.0),
+    "upsample_nearest2d": lambda x: F.interpolate(x, scale_factor=2.0),
+    "upsample_nearest3d": lambda x: F.interpolate(x[None], scale_factor=2.0),
+    "upsample_trilinear3d": lambda x: F.interpolate(x[None], scale_factor=2.0, mode="trilinear"),
+    "zeros": lambda x: torch.zeros(3) * x[0, 0, 0, 0],
+}
+"""Operators that take more than tensors, as they are called on `(2, 4, 6, 6)`; all others are asked for by name."""
+
+
+def called(word: str, x: torch.Tensor) -> torch.Tensor:
+    """The first tensor that the operator gives, by name on one, on two, or on a list of tensors."""
+    ways = [SPECIAL[word]] if word in SPECIAL else []
+    if not ways:
+        op = getattr(torch.ops.aten, word)
+        ways = [lambda x: op(x), lambda x: op(x, x), lambda x: op([x, x])]
+    for way in ways[:-1]:
+        with suppress(RuntimeError):
+            return _first(way(x))
+    return _first(ways[-1](x))
+
+
+def _first(found: Any) -> torch.Tensor:
+    return found if isinstance(found, torch.Tensor) else found[0]
+
+
+@pytest.mark.parametrize("word", sorted(_KEEPS_SIGN))
+def test_what_keeps_the_sign_gives_no_negative_for_what_is_not(word: str) -> None:
+    torch.manual_seed(0)
+    for scale in (1e-3, 1.0, 30.0):
+        found = called(word, scale * torch.rand(2, 4, 6, 6) + 1e-6)
+        assert not (found < 0).any()
+
+
+@pytest.mark.parametrize("word", sorted(_NON_NEGATIVE))
+def test_what_is_never_negative_is_not_whatever_it_is_given(word: str) -> None:
+    torch.manual_seed(0)
+    for scale in (1e-3, 1.0, 30.0):
+        found = called(word, scale * torch.randn(2, 4, 6, 6))
+        assert not (found < 0).any()
+
+
+def test_no_word_got_lost() -> None:
+    """A word that is taken out costs a bit of every tensor behind that operator."""
+    assert SPECIAL.keys() <= _KEEPS_SIGN | _NON_NEGATIVE
+    assert len(_KEEPS_SIGN) >= 107 and len(_NON_NEGATIVE) >= 37 and not _KEEPS_SIGN & _NON_NEGATIVE
+
+
+MORE_NEVER: list[Function] = [
+    lambda x: F.relu(x) * torch.arange(6.0),
+    lambda x: F.relu(x) * torch.arange(1, 6.5, 1.0),
+    lambda x: F.relu(x) + x.new_full((6,), 2.0),
+    lambda x: F.relu(x).clamp(-1.0, 5.0),
+    lambda x: F.softplus(x, beta=2.0),
+    lambda x: torch.maximum(x, torch.full_like(x, 0.5)),
+    lambda x: F.scaled_dot_product_attention(x, -x, F.relu(x)),
+    lambda x: x.pow(4),
+    lambda x: F.relu(x).pow(3),
+    lambda x: F.relu(x).index_add(0, torch.zeros(2, dtype=torch.long), F.relu(x), alpha=2),
+    lambda x: F.relu(x).scatter(1, (x > 0).long(), 1.0),
+    lambda x: torch.clamp_max(F.relu(x), 6.0),
+]
+MORE_CAN: list[Function] = [
+    lambda x: F.relu(x) * torch.arange(-1, 5),
+    lambda x: F.relu(x) * torch.arange(3.0, -3.0, -1.0),
+    lambda x: F.relu(x) + x.new_full((6,), -2.0),
+    lambda x: x.clamp(max=3.0),
+    lambda x: torch.erf(x),
+    lambda x: torch.log(F.relu(x) + 0.5),
+    lambda x: 1 - F.relu(x),
+    lambda x: x.pow(1),
+    lambda x: x.pow(0.5 * 6),
+    lambda x: F.scaled_dot_product_attention(F.relu(x), F.relu(x), x),
+    lambda x: F.relu(x).index_fill(1, torch.tensor([0]), -1.0),
+    lambda x: F.relu(x) / -2,
+    lambda x: F.threshold(F.relu(x), 0.1, -20.0),
+    lambda x: F.hardtanh(F.relu(x), -2.0, -1.0),
+    lambda x: torch.clamp_max(F.relu(x), -1.0),
+    lambda x: torch.minimum(F.relu(x), x),
+    lambda x: torch.maximum(x, -F.relu(x)),
+    lambda x: F.pad(F.relu(x), (1, 1), "constant", -0.5),
+    lambda x: F.relu(x).fill_(-1.0),
+    lambda x: torch.cos(F.relu(x)),
+    lambda x: F.relu(x).cumsum(1) - F.relu(x),
+    lambda x: F.instance_norm(F.relu(x)),
+]
+
+
+@pytest.mark.parametrize(("functions", "wanted"), [(MORE_NEVER, False), (MORE_CAN, True)])
+def test_values_among_the_arguments_count(functions: list[Function], wanted: bool) -> None:
+    """In one graph, each before a layer of its own."""
+
+    def forward(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(getattr(self, f"at{at}")(function(x).flatten(1)[:, :8]) for at, function in enumerate(functions))
+
+    model = Call(forward, **{f"at{at}": nn.Linear(8, 1) for at in range(len(functions))})
+    network = capture(model, torch.randn(2, 4, 6, 6))
+    assert [at for at in range(len(functions)) if network.layer(f"at{at}").input_signed != wanted] == []

@@ -99,9 +99,10 @@ def _layer(seen: _Seen, name: str, kind: LayerKind, module: Any, x: torch.Tensor
     weight = tuple(module.weight.shape)
     positions = out.numel() // weight[0]
     limpq = positions
-    if kind != "linear" and not isinstance(module.padding, str):
+    if kind != "linear" and module.padding != "same":
         spatial = out.shape[2 - len(weight) :]
-        area = limpq_area(x.shape[2 - len(weight) :], weight[2:], module.stride, module.padding, module.dilation)
+        padding = (0,) * len(spatial) if module.padding == "valid" else module.padding
+        area = limpq_area(x.shape[2 - len(weight) :], weight[2:], module.stride, padding, module.dilation)
         limpq = positions // math.prod(spatial) * area
     return _record(
         seen,

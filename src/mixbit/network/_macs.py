@@ -15,15 +15,18 @@ from mixbit.network._sizes import Sizes
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
 TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 # Counted by running the operator on tensors without memory under torch's own FlopCounterMode.
-_MEASURED = words("bilinear cdist einsum gru gru_cell linalg_multi_dot lstm lstm_cell rnn_relu rnn_tanh tensordot")
+_MEASURED = words(
+    "einsum gru gru_cell linalg_multi_dot lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell tensordot"
+)
 
 
 def macs(node: fx.Node, sizes: Sizes) -> int:
     """Multiply-accumulates of one sample; bias, normalisation, pooling and adds are not counted, as everywhere.
 
     A convolution takes `outputs * C_in / groups * k_h * k_w`, a product of matrices `outputs * inner size`, attention
-    both of its products over all query heads (a causal mask saves nothing). Recurrent layers, einsum and their like are
-    run without memory under torch's FlopCounterMode.
+    both of its products over all query heads (a causal mask saves nothing), a bilinear layer `outputs * C_1 * C_2`, a
+    matrix of distances `outputs * size`. Recurrent layers, einsum and their like are run without memory under torch's
+    FlopCounterMode.
     """
     name = op_name(node)
     rule = _RULES.get(name)
@@ -132,6 +135,16 @@ def _inner(position: int, name: str) -> Callable[[fx.Node, Sizes], int]:
     return rule
 
 
+def _bilinear(node: fx.Node, sizes: Sizes) -> int:
+    """Every output takes the products of all pairs of its two inputs, `x1' W x2`."""
+    return math.prod(_full(node, sizes)) * math.prod(_full(argument(node, 2, "weight"), sizes)[1:])
+
+
+def _summed_over_batch(node: fx.Node, sizes: Sizes) -> int:
+    """`sum over b of (B, N, M) x (B, M, P)`."""
+    return math.prod(_full(argument(node, 1, "batch1"), sizes)) * _full(argument(node, 2, "batch2"), sizes)[-1]
+
+
 def _attention(node: fx.Node, sizes: Sizes) -> int:
     """Queries times keys, `(..., H, L, E) x (..., H, S, E)`, and weights times values."""
     keys = _full(argument(node, 1, "key"), sizes)[-2]
@@ -150,12 +163,19 @@ _RULES: dict[str, Callable[[fx.Node, Sizes], int]] = {
     "addmm": _inner(1, "mat1"),
     "addmv": _inner(1, "mat"),
     "baddbmm": _inner(1, "batch1"),
+    "addbmm": _summed_over_batch,
+    "bilinear": _bilinear,
+    "cdist": _inner(0, "x1"),
+    "inner": _inner(0, "self"),
     "scaled_dot_product_attention": _attention,
 }
 
 
 # Positions of the factors, where they are not the first two arguments.
-_FACTORS = {"addmm": (1, 3), "addmv": (1, 3), "baddbmm": (1, 3), "scaled_dot_product_attention": (0, 3)}
+_FACTORS = {
+    **dict.fromkeys(("addbmm", "addmm", "addmv", "baddbmm"), (1, 3)),
+    **dict.fromkeys(("bilinear", "scaled_dot_product_attention"), (0, 3)),
+}
 
 
 def _measured(node: fx.Node, sizes: Sizes) -> int:
