@@ -128,3 +128,50 @@ def test_layers_that_can_saturate_here_are_named() -> None:
     assert saturation_warning(replace(fast, runtime_saturates=False)) is None
     warning = saturation_warning(replace(fast, runtime_saturates=True))
     assert warning is not None and "conv1, conv2" in warning and "--cpu any" in warning
+
+
+def test_where_the_bytes_of_a_file_are() -> None:
+    fc = replace(LAYER, name="fc", weights=320, weight_bits=4, weight_bytes=160, scale_bytes=8, bias_bytes=4)
+    file = replace(FILE, layers=(LAYER, fc), size_bytes=1000, items={"weights": 400, "tables": 0, "graph": 600})
+    layers, content = file_tables(file)
+    assert layers.rows[0] == ("conv", "3", "packed 3 bit", "240 B", "80 B", "")
+    assert layers.rows[1] == ("fc", "4", "packed 3 bit", "160 B", "12 B", "")
+    assert content.rows == (
+        ("weights", "400 B", "40.00 %"),
+        ("graph", "600 B", "60.00 %"),
+        ("file", "1000 B", "100.00 %"),
+    )
+    # 640 weights of 3 bits and 320 of 4
+    assert content.notes[0] == "The policy's weights take 400 B; the file has 250.00 % of that."
+    again = file_tables(replace(file, layers=(LAYER, replace(fc, again="conv", widened="no"))))[0]
+    assert again.rows[1][-1] == "the weights of conv"
+
+
+def test_all_of_a_qonnx_layer() -> None:
+    layer = QonnxLayer(
+        name="fc", kind="MatMul", weight_bits=3, activation_bits=4, weights=640, macs=2000, size_bytes=2560
+    )
+    (table,) = file_tables(QonnxFile(path=Path("net.onnx"), size_bytes=4096, layers=(layer,)))
+    assert table.rows == (("fc", "3", "4", "2.000 k", "24.00 k", "2.500 KiB"),)
+    assert table.notes[0].startswith("The file has 4.000 KiB: ")
+
+
+def test_all_numbers_of_a_verification() -> None:
+    found = replace(
+        FOUND, top1_agreement=0.995, accuracy=0.9, reference_accuracy=0.8, runtime_saturates=False, cpu="any"
+    )
+    table = verification_table(found)
+    assert table.rows == (
+        ("images", "1000"),
+        ("same class as the reference", "99.50 %"),
+        ("same output but for the last digits of a float32", "99.80 %"),
+        ("largest difference", "0.01 (0.4 output steps)"),
+        ("accuracy, file and reference", "90.00 %, 80.00 %"),
+        ("exact on processors", "any"),
+        ("sums of two products here", "are exact"),
+        ("session creation", "12 ms"),
+        ("one inference, file", "0.500 ms (spread 0.010, 20 rounds)"),
+        ("one inference, float32", "1.250 ms (spread 0.020, 20 rounds)"),
+    )
+    narrowed = replace(found, narrowed=("a",), unnarrowed_agreement=0.75)
+    assert ("same class as without wider steps", "75.00 %") in verification_table(narrowed).rows

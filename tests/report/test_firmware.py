@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mixbit.export.c import COptions, CVerification, write_c
+from mixbit.export.c import COptions, CVerification, Footprint, write_c
 from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.mcu import BoardVerification, Counts, LayerCount, Sizes
-from mixbit.report import c_tables, c_verification_table, instructions_table
+from mixbit.report import c_tables, c_verification_table, footprint_summary, instructions_table, size
 from tests.export.graphs import random_graph, rounded
 
 SIZES = Sizes(text=1, rodata=1, data=0, bss=1)
@@ -57,3 +57,37 @@ def test_instructions() -> None:
     table = instructions_table(found)
     assert table.rows[0][-1] == "2.50" and table.rows[1][-1] == "" and table.rows[-1][0] == "whole inference"
     assert "never cycles" in table.notes[0]
+
+
+FOOTPRINT = Footprint(
+    weight_bytes=2048, factor_bytes=100, table_bytes=20, settings_bytes=3000, code_bytes=5120, arena_bytes=1536,
+    policy_bytes=1600, code_source="table", activation_bytes=1000,
+)  # fmt: skip
+
+
+def test_a_footprint_in_one_line() -> None:
+    assert footprint_summary(FOOTPRINT) == (
+        f"as C: {size(2048 + 100 + 20 + 3000 + 5120)} of flash, of which 2.000 KiB weights and 5.000 KiB code; "
+        "1.500 KiB of RAM"
+    )
+
+
+def test_bytes_on_the_device_line_by_line(tmp_path: Path) -> None:
+    folder = write_c(rounded(random_graph(0), "single"), tmp_path / "c", options=COptions())
+    layers, sizes = c_tables(dataclasses.replace(folder, footprint=FOOTPRINT))
+    assert sizes.rows == (
+        ("weights", "2.000 KiB"),
+        ("biases and multipliers", "100 B"),
+        ("tables", "20 B"),
+        ("settings of layers", "2.930 KiB"),
+        ("code", "5.000 KiB"),
+        ("flash", size(10288)),
+        ("RAM: arena", "1.500 KiB"),
+    )
+    assert "take 1.562 KiB; in flash they take 128.00 % of that" in sizes.notes[0]
+    assert sizes.notes[1].startswith("Code by a table.")
+    for one, row in zip(folder.layers, layers.rows, strict=True):
+        assert row[1] == one.kernel and row[5:] == (
+            size(one.factor_bytes + one.table_bytes), str(one.output_bits), size(one.output_bytes)
+        )  # fmt: skip
+        assert (row[3], row[4]) == ((str(one.weight_bits), size(one.weight_bytes)) if one.weights else ("", ""))

@@ -57,3 +57,11 @@ def test_the_next_command_allocates_within_a_time_that_is_there(tmp_path: object
     assert words[words.index("--budget") + 1] == "latency=54us"
     counted = replace(TABLE, unit="instructions")
     assert "instructions=54k" in after_latency("latency.json", counted)  # type: ignore[arg-type]
+
+
+def test_notes_tell_of_which_files_the_times_are() -> None:
+    found = replace(TABLE, cpu="vnni", threads=1, batch=4, repeats=7, notes=("", "odd"))
+    notes = latency_table(found).notes
+    assert notes[0] == "paper 1.0 on a CPU, 1 of 2 cores, batch 4, 7 repeats, files for --cpu vnni."
+    assert notes[2:] == ("Odd.",)
+    assert latency_table(replace(TABLE, float32=None)).notes[1] == "Weights of 4 bits take less time."

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from pathlib import Path
+
+import pytest
 
 from mixbit.report import Screen, Table
 
@@ -55,3 +58,21 @@ def test_a_silent_screen_writes_nothing() -> None:
         screen.say("a")
         screen.next("b")
         assert stream.getvalue() == ""
+
+
+def test_only_the_first_process_speaks_and_output_is_where_it_is_now(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.say("a\nb")
+    assert capsys.readouterr().out == "a\nb\n"
+    screen.files({})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_drawing_aligns_numbers_right_and_has_its_notes_below() -> None:
+    screen, stream = written(rich=True)
+    screen.show(Table(title="T", columns=("layer", ">bits"), rows=(("a", "8"), ("bcd", "16")), notes=("one", "two")))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    assert lines[0] == "T" and lines[-2:] == ["one", "two"]
+    rows = [line for line in plain.splitlines() if re.search(r"\b(8|16)\b", line)]
+    assert len({line.rstrip().rindex(line.rstrip()[-1]) for line in rows}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mixbit.errors import MixbitError
 from mixbit.report import corruption_plot, corruption_table, stress_plots, stress_tables
 from mixbit.robustness import CorruptionCell, CorruptionReport, ShiftPoint, ShiftSweep
 from mixbit.runs import Profile
+from tests.needs import need
 
 FACTORS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
 
@@ -96,3 +98,50 @@ def test_plots(tmp_path: Path) -> None:
     assert all(word in text for word in ("jpeg", "contrast", '"name":"two"'))
     assert stress_plots([profile("nothing")], tmp_path) == {}
     assert corruption_plot({"one": corruption(0.9, 0.5)}, tmp_path / "x.html").is_file()
+
+
+def test_lines_begin_at_the_clean_image_and_keep_to_their_panels(tmp_path: Path) -> None:
+    need("plotly")
+    kinds = ("jpeg", "contrast", "fog", "snow", "blur")
+    reports = {"one": corruption(0.9, 0.5, kinds), "two": corruption(0.8, 0.6, kinds)}
+    text = corruption_plot(reports, tmp_path / "c.html").read_text()
+    data = text[text.rindex("Plotly.newPlot") :]
+    found = json.JSONDecoder().raw_decode(data, data.index("["))[0]
+    lines = {(one["name"], one["xaxis"]): one for one in found}
+    assert len(lines) == 10 and {axis for _, axis in lines} == {"x", "x2", "x3", "x4", "x5"}
+    assert all(one["x"] == [0, 1, 5] for one in found)
+    assert all(one["y"] == pytest.approx([90.0, 70.0, 50.0]) for (name, _), one in lines.items() if name == "one")
+    assert all(one["y"] == pytest.approx([80.0, 70.0, 60.0]) for (name, _), one in lines.items() if name == "two")
+    assert [one["name"] for one in found if one["showlegend"]] == ["one", "two"]
+
+
+def test_all_numbers_of_one_and_of_several_models() -> None:
+    one, two = corruption(0.9, 0.5), corruption(0.8, 0.6)
+    assert corruption_table({"one": one}).rows == (
+        ("clean", "", "", "90.00 %"),
+        ("jpeg", "70.00 %", "50.00 %", "60.00 %"),
+        ("contrast", "70.00 %", "50.00 %", "60.00 %"),
+        ("mean of the kinds", "", "", "60.00 %"),
+    )
+    table = corruption_table({"one": one, "two": two})
+    assert table.rows[:4] == (
+        ("clean", "90.00 %", "80.00 %"),
+        ("jpeg", "60.00 %", "65.00 %"),
+        ("contrast", "60.00 %", "65.00 %"),
+        ("mean of the kinds", "60.00 %", "65.00 %"),
+    )
+    assert table.notes == ("50 test images; constants of CIFAR-10-C, severities 1, 5; noise seed 0.",)
+    assert "constants of ImageNet-C" in corruption_table({"one": replace(one, scale="imagenet")}).notes[0]
+    seven = corruption_table({"one": replace(one, seed=7)}).notes[0]
+    assert seven.endswith("noise seed 7.")
+    with pytest.raises(MixbitError, match="at .1, 5., and .* at .1,."):
+        corruption_table({"one": one, "two": replace(two, severities=(1,))})
+
+
+def test_runs_stand_in_the_tables_of_the_parts_that_they_have() -> None:
+    bare = profile("two", steps=sweep("step-size", FACTORS, 1.0))
+    tables = {table.title: table for table in stress_tables([WHOLE, bare])}
+    assert tables["Accuracy with scaled steps"].columns == ("step / trained step", ">one", ">two")
+    assert tables["Accuracy with weights at other bits"].columns == ("weight bits", ">one")
+    assert [row[0] for row in tables["Robustness to the quantizer"].rows] == ["one", "two"]
+    assert "Accuracy on bad data: one" in tables

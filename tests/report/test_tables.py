@@ -150,3 +150,25 @@ def test_comparison_is_of_the_metric_of_its_task() -> None:
     row = Outcome(name="float32", accuracy=0.12345678, costs=used, metric=mean_absolute_error(unit="mm").info)
     table = comparison_table([row], used)
     assert table.columns[1] == ">mean absolute error" and table.rows[0][1] == "0.1235 mm"
+
+
+def test_every_cell_of_a_layer_and_the_sums() -> None:
+    table = layers_table(FORK)
+    assert table.rows[0] == ("a", "linear", "100x1", "", "100", "2.000 k", "signed", "1")
+    assert table.notes == ("3 layers, 300 weights (1.172 KiB in float32), 4.000 k MACs a sample",)
+
+
+def test_the_peak_of_activations_and_where_it_is() -> None:
+    full = Costs(bitops=1024, weight_bits=3200, activation_bytes=2048, peak_step="fc")
+    small = Costs(bitops=12, weight_bits=1000, activation_bytes=8, peak_step="conv")
+    table = costs_table({"W4A4": small}, full, notes=["a note"])
+    assert table.rows == (
+        ("float32", "1.024 k", "400 B", "1.00x", "2.000 KiB", "fc"),
+        ("W4A4", "12", "125 B", "3.20x", "8 B", "conv"),
+    )
+    assert table.notes == ("a note",)
+
+
+def test_an_allocation_in_one_line() -> None:
+    found: Any = SimpleNamespace(objective=4.6, bound=4.5, gap=1.5e-4, proven=False, solver="dp", seconds=90)
+    assert allocation_summary(found) == "objective 4.6, bound 4.5, gap 1.50e-04; solved by dp in 1 min 30 s"

@@ -47,3 +47,11 @@ def test_percent_and_seconds() -> None:
 )
 def test_duration(value: int, text: str) -> None:
     assert duration(value) == text
+
+
+def test_seconds_at_the_edges() -> None:
+    assert [seconds(t) for t in (0.999, 1, 59.94, 60, 3599, 3600)] == [
+        "999.0 ms", "1.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min",
+    ]  # fmt: skip
+    assert [count(v) for v in (999_000, 10**15, 10**18)] == ["999.0 k", "1.000 P", "1000. P"]
+    assert [size(v) for v in (1025, 1024**4, -2048)] == ["1.001 KiB", "1.000 TiB", "-2.000 KiB"]
