@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixbit import runs
+from mixbit.cost import costs, float_costs
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
+from mixbit.runs.training import put_policy_on
+from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT
 
 
@@ -34,3 +38,34 @@ def test_folder_without_weights_and_folder_with_extra_words(float_run: runs.Trai
     assert float_run.trained.weights is not None
     with pytest.raises(MixbitError, match="brings its own"):
         runs.evaluate(str(float_run.trained.weights.parent), policy=tmp_path / "policy.json")
+
+
+def by_hand(model: torch.nn.Module, data: str = "digits") -> float:
+    """Accuracy on the test images, by PyTorch alone."""
+    split = runs.Subject(model=tiny.net(), data=data).load_data().test
+    x, y = next(split.batches(len(split)))
+    with torch.no_grad():
+        return float((model.eval()(x).argmax(1) == y).float().mean())
+
+
+def test_a_model_is_evaluated_with_its_seed_and_its_policy() -> None:
+    """The bits are those of the policy, calibrated on the images that the seed draws."""
+    task = runs.Subject(model=tiny.net(), data="digits", seed=3).task()[0]
+    bits = Policy.load(tiny.policy()).check(task.network)
+    put_policy_on(task.model, bits, task, seed=3)
+    found = runs.evaluate(tiny.net(), data="digits", policy=tiny.policy(), seed=3)
+    assert found.outcome.accuracy == pytest.approx(by_hand(task.model)) and found.outcome.name == "by hand"
+    assert found.outcome.costs == costs(task.network, bits.layers) and found.float32 == float_costs(task.network)
+    assert (found.policy, found.run, found.subject.seed) == (tiny.policy(), None, 3)
+    plain = runs.evaluate(tiny.net(), data="digits")
+    assert plain.outcome.accuracy == pytest.approx(by_hand(tiny.task().model)) and plain.outcome.name == "float32"
+    assert plain.outcome.costs == plain.float32 and (plain.policy, plain.subject.seed) == (None, 0)
+
+
+def test_a_run_folder_is_evaluated_on_its_own_data_or_on_others() -> None:
+    run = tiny.quantized_run()
+    found = runs.evaluate(str(run))
+    assert found.run == run and found.policy == run / "policy.json" and found.subject.data == "digits"
+    other = runs.evaluate(str(run), data="digits?seed=1", seed=2)
+    assert (other.subject.data, other.subject.seed) == ("digits?seed=1", 2)
+    assert other.metrics.loss != found.metrics.loss

@@ -15,6 +15,8 @@ from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
 from mixbit.policy import Policy
+from mixbit.runs.exporting import taken
+from tests.cli import tiny
 from tests.needs import why
 from tests.runs.conftest import DIGITS, SHORT
 
@@ -217,3 +219,22 @@ def test_times_of_files_for_other_processors_are_told(trained: Path, tmp_path: P
 def test_a_processor_is_for_onnx(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cpu='vnni' is for the target onnx, and this is qonnx"):
         runs.export(trained, "qonnx", out=tmp_path / "net.qonnx.onnx", cpu="vnni")
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "wanted"),
+    [
+        (100, None, (100, None)),
+        (360, None, (360, None)),
+        (361, None, (360, "360 images instead of 361: the test set has no more.")),
+        (None, None, (360, None)),
+        (50, 50, (50, None)),
+        (51, 50, (50, "50 images instead of 51: it is slow.")),
+        (None, 50, (50, "50 images instead of 360: it is slow.")),
+        (500, 400, (360, "360 images instead of 500: the test set has no more.")),
+    ],
+)
+def test_as_many_images_as_were_asked_for_and_are_there(
+    asked: int | None, limit: int | None, wanted: tuple[int, str | None]
+) -> None:
+    assert taken(tiny.task(), asked, limit=limit, slow="it is slow") == wanted

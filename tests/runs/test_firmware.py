@@ -16,6 +16,8 @@ from mixbit.errors import ExportError
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, CVerification
 from mixbit.policy import Policy
+from mixbit.runs.firmware import _bytes, _rounding
+from tests.cli import tiny
 from tests.needs import need, needs
 from tests.runs.conftest import DIGITS, SHORT
 
@@ -143,3 +145,27 @@ def test_wrong_targets_and_runs(exported: runs.ExportedC, float_run: runs.Traine
         runs.export_c(float_run.trained.weights.parent)
     with pytest.raises(ExportError, match="C is a folder"):
         runs.export(mixed_run, "c")
+
+
+def test_sizes_with_their_units() -> None:
+    assert [_bytes(text) for text in ("300", "300B", "2kB", "2KiB", "1.5MB", "1MiB")] == [
+        300, 300, 2000, 2048, 1_500_000, 1 << 20,
+    ]  # fmt: skip
+    for text in ("50%", "10x", "3x4"):
+        with pytest.raises(ExportError, match="is no size. Write a number of bytes with a unit"):
+            _bytes(text)
+
+
+def test_the_rounding_of_a_folder_is_that_of_its_operations() -> None:
+    assert _rounding({"Conv": "single", "Add": "single"}) == "single" and _rounding({"Conv": "double"}) == "double"
+    assert _rounding({"Conv": "double", "Linear": "away"}) == "litert"
+
+
+def test_a_limit_holds_to_the_byte(tmp_path: Path) -> None:
+    found = tiny.written_c().folder.footprint
+    for limit, used in (("ram", found.ram_bytes), ("flash", found.flash_bytes)):
+        done = runs.export_c(tiny.quantized_run(), tmp_path / limit, images=0, **{limit: f"{used}B"})
+        assert done.folder.footprint == found
+        with pytest.raises(ExportError, match=f"takes {used} bytes of .*allows {used - 1}"):
+            runs.export_c(tiny.quantized_run(), tmp_path / "no", images=0, **{limit: f"{used - 1}B"})
+    assert not (tmp_path / "no").exists()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mixbit.cli import main
+from mixbit.cost import LayerBits, costs, float_costs, uniform_bits
 from mixbit.errors import MixbitError
 from mixbit.network import Network
 from mixbit.runs import Subject, inspect
-from mixbit.runs.inspecting import open_model
+from mixbit.runs.inspecting import LARGEST_INPUT, open_model
+from tests.cli import tiny
 
 
 def test_zoo_model_knows_its_shape(tmp_path: Path) -> None:
@@ -60,3 +63,21 @@ def test_several_outputs_are_told_before_export_refuses_them(
     with pytest.raises(SystemExit):
         main(["inspect", str(file), "--input", "3"])
     assert ("cannot be exported as it is: the model gives 2" in " ".join(capsys.readouterr().out.split())) is bool(why)
+
+
+def test_uniform_networks_have_their_ends_at_8_bits() -> None:
+    found = inspect(tiny.subject())
+    ends = dict.fromkeys(("stem", "head"), LayerBits(8, 8))
+    for bits in (8, 4, 3, 2):
+        wanted = costs(found.network, uniform_bits(found.network, LayerBits(bits, bits), ends))
+        assert found.uniform[f"W{bits}A{bits}"] == wanted
+    assert list(found.uniform) == ["W8A8", "W4A4", "W3A3", "W2A2"] and found.float32 == float_costs(found.network)
+    assert found.input_shape == (1, 8, 8) and not found.own_data
+
+
+def test_real_inputs_where_there_are_any_of_that_shape() -> None:
+    test = tiny.subject().load_data().test
+    assert torch.equal(open_model(tiny.subject()).example, next(test.batches(2))[0])
+    assert open_model(tiny.subject(), (1, 6, 6)).example.shape == (2, 1, 6, 6)
+    with pytest.raises(MixbitError, match=f"Legal: up to {LARGEST_INPUT}"):
+        open_model(tiny.subject(), (1, 2**14, 2**14 + 1))

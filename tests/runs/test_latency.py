@@ -170,3 +170,48 @@ def test_a_processor_is_for_the_runtime(subject: Subject, tmp_path: Path) -> Non
     with pytest.raises(MixbitError, match="cpu='vnni' is for the target onnxruntime, and this is cortex-m4"):
         runs.build_latency(subject, "cortex-m4", tmp_path / "t.json", cpu="vnni", **QUICK)
     assert not (tmp_path / "t.json").exists()
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, subject: Subject, target: str, folder: Path, **how: Any) -> dict[str, Any]:
+    """What is to be measured, which is not done."""
+    found: dict[str, Any] = {}
+
+    class Enough(Exception):
+        pass
+
+    def build(_network: Network, lower: Lower, device: Any, **named: Any) -> None:
+        found.update(named, device=device, graph=lower({name: LayerBits(8, 8) for name in ("0", "2", "5")}))
+        raise Enough
+
+    monkeypatch.setattr("mixbit.runs.latency.build", build)
+    with pytest.raises(Enough):
+        runs.build_latency(subject, target, folder / "t.json", input_shape=SHAPE, **how)
+    return found
+
+
+def test_what_is_measured_is_what_was_asked_for(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnx")
+    found = asked(monkeypatch, subject, "onnxruntime", tmp_path, bits=(8, 3), repeats=5, checks=2, cpu="vnni")
+    pairs = {str(option) for option in found["options"]}
+    assert {"W8A8", "W8A3", "W3A8", "W3A3"} <= pairs and found["repeats"] == 5
+    assert found["partial"] == tmp_path / "t.json.partial"
+    assert list(found["checks"]) == ["random 0", "random 1"]
+    bits = [{one for pair in check.values() for one in (pair.weight_bits, pair.activation_bits)}
+            for check in found["checks"].values()]  # fmt: skip
+    assert all(one <= {8, 3} for one in bits)
+    assert found["float_model"] is not None and found["float_model"].example.shape == (1, *SHAPE)
+    assert {op.rounding for op in found["graph"].ops if hasattr(op, "rounding")} == {"float32"}
+    assert asked(monkeypatch, subject, "onnxruntime", tmp_path, compare_float=False)["float_model"] is None
+    board = asked(monkeypatch, subject, "cortex-m4", tmp_path)
+    assert board["float_model"] is None and board["repeats"] == 30 and len(board["checks"]) == 3
+    assert {op.rounding for op in board["graph"].ops if hasattr(op, "rounding")} == {"single"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "legal"), [({"repeats": 0}, "from 1 to 10000"), ({"checks": -1}, "from 0 to 1000")]
+)
+def test_how_often_has_bounds(setting: dict[str, int], legal: str, subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match=legal):
+        runs.build_latency(subject, "onnxruntime", tmp_path / "t.json", input_shape=SHAPE, **setting)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from mixbit.errors import BudgetError, MixbitError, PolicyError, StaleRun
 from mixbit.policy import Policy, Scores
 from mixbit.runs import Subject, Transferred
 from mixbit.task import Task
+from tests.cli import tiny
 from tests.runs.conftest import SHORT
 
 BUDGET = ["bitops=3x3"]
@@ -209,3 +210,25 @@ def test_other_classes_and_channels(searched: Source, tmp_path: Path) -> None:
     done = runs.transfer(tmp_path / "scores.json", subject, BUDGET, tmp_path / "run", task=task, quiet=True)
     assert [line.partition(":")[0] for line in done.dropped] == ["conv1", "fc"]
     assert done.reached[0].policy.layers["conv1"] == done.reached[0].policy.layers["fc"] == LayerBits(8, 8)
+
+
+def test_agreement_by_hand(tmp_path: Path) -> None:
+    """On a network whose own scores are known after the transfer: harms are sums over the layers that are free."""
+    subject = replace(tiny.subject(), model=tiny.net().replace(":build", ":other"))
+    done = runs.transfer(tiny.scores(), subject, ["bitops=4x4"], tmp_path, quiet=True)
+    own = Scores.load(tmp_path / "own" / "scores.json")
+    policies = {one.name: one.policy.layers for one in done.reached}
+    free = ("left", "right")
+
+    def harm(name: str) -> float:
+        chosen = [(own.layers[layer], policies[name][layer]) for layer in free]
+        return sum(
+            curve.activation[bits.activation_bits or 0] + own.alpha * curve.weight[bits.weight_bits or 0]
+            for curve, bits in chosen
+        )
+
+    found = done.agreement
+    assert found is not None
+    assert found.harm == pytest.approx(harm("transferred")) and found.own_harm == pytest.approx(harm("own"))
+    same = [policies["transferred"][name] == policies["own"][name] for name in free]
+    assert found.distance.layers == 2 and found.distance.equal_share == sum(same) / 2

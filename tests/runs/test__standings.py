@@ -1,0 +1,88 @@
+"""What a comparison has reached: means and spreads over seeds, who is first, and the lines for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mixbit.runs import Comparison, Effort, Row, _standings
+from tests.report.arenas import comparison, costs
+
+ROW = Row(
+    budget="b", name="fit", seed=0, bits={"fc": [3, 4]}, costs=costs(3000, 300), slack={"bitops": 7.0}, calibrated=0.5,
+    tuned=0.75,
+)  # fmt: skip
+
+
+def of(*rows: Row) -> Comparison:
+    return replace(comparison(), rows=rows)
+
+
+def test_a_standing_is_the_mean_of_its_seeds_after_fine_tuning() -> None:
+    rows = [replace(ROW, seed=seed, calibrated=0.1 * seed, tuned=tuned) for seed, tuned in enumerate((0.7, 0.8, 0.96))]
+    (one,) = of(*rows).standings("b")
+    assert one.accuracy == pytest.approx(0.82) and one.spread == pytest.approx(statistics.stdev((0.7, 0.8, 0.96)))
+    assert one.tuned == {0: 0.7, 1: 0.8, 2: 0.96} and one.calibrated == pytest.approx({0: 0.0, 1: 0.1, 2: 0.2})
+    (one,) = of(*(replace(row, tuned=None) for row in rows)).standings("b")
+    assert one.accuracy == pytest.approx(0.1) and one.spread == pytest.approx(0.1)
+    assert of(ROW).standings("b")[0].spread is None and of(ROW).standings("other") == ()
+
+
+def test_a_seed_that_failed_is_told_and_the_others_count() -> None:
+    failed = replace(ROW, seed=1, reason="no memory", tuned=None, calibrated=None, costs=None, bits={})
+    (one,) = of(failed, ROW).standings("b")
+    assert (one.reason, one.accuracy, one.costs) == ("no memory", 0.75, ROW.costs)
+
+
+def test_twins_have_the_same_bits_within_the_same_budget() -> None:
+    other = replace(ROW, name="sqnr", bits={"fc": [4, 3]})
+    rows = (ROW, replace(ROW, name="hawq-v2"), other, replace(other, budget="c", bits=ROW.bits))
+    found = {one.name: one.twins for one in of(*rows).standings("b")}
+    assert found == {"fit": ("hawq-v2",), "hawq-v2": ("fit",), "sqnr": ()}
+    nothing = replace(ROW, bits={}, reason="none")
+    assert [one.twins for one in of(nothing, replace(nothing, name="x")).standings("b")] == [(), ()]
+
+
+def test_equals_stand_by_name_and_what_has_no_result_last() -> None:
+    rows = (replace(ROW, name="z"), replace(ROW, name="a"), replace(ROW, name="best", tuned=0.8))
+    none = replace(ROW, name="0", reason="none", tuned=None, calibrated=None)
+    assert [one.name for one in of(none, *rows).standings("b")] == ["best", "a", "z", "0"]
+
+
+def test_one_line_a_row() -> None:
+    effort = Effort(cpu_seconds=2.5, wall_seconds=3.0, images=64, forward_images=65.5, backward_images=0.0)
+    failed = Row(budget="b", name="x, y", seed=2, outside=True, reason='said "no"')
+    first, second = csv.DictReader(io.StringIO(_standings.as_csv((ROW, failed), {"fit": effort})))
+    assert first == {
+        "budget": "b", "name": "fit", "seed": "0", "outside": "False", "calibrated": "0.5", "tuned": "0.75",
+        "bitops": "3000", "weight_bytes": "300", "activation_bytes": "64", "search_cpu_seconds": "2.5",
+        "search_wall_seconds": "3.0", "search_images": "64", "search_forward_images": "65.5",
+        "search_backward_images": "0.0", "reason": "",
+    }  # fmt: skip
+    assert (second["name"], second["outside"], second["reason"]) == ("x, y", "True", 'said "no"')
+    assert second["bitops"] == second["search_images"] == second["tuned"] == ""
+    assert _standings.as_csv((), {}) == "budget,name,seed\n"
+
+
+def test_all_of_a_comparison_in_plain_values() -> None:
+    found = _standings.as_json(comparison())
+    assert found["format"] == "mixbit-comparison" and found["float"]["accuracy"] == 0.97
+    assert found["float"]["costs"]["bitops"] == 1_024_000 and found["settings"] == {"epochs": 1}
+    assert found["interrupted"] == ["fit"] and found["efforts"]["mct"]["cpu_seconds"] == 90.0
+    assert [Row.from_json(row) for row in found["rows"]] == list(comparison().rows)
+
+
+def test_every_row_has_a_place_of_its_own(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, seed=1), replace(ROW, name="random?seed=1"), replace(ROW, budget="bitops=3x3,ram=4kB")]
+    for row in rows:
+        _standings.write_row(tmp_path, row)
+    assert len(list(tmp_path.rglob("seed-*.json"))) == 4
+    assert [_standings.read_row(tmp_path, row.budget, row.name, row.seed) for row in rows] == rows
+    assert _standings.read_row(tmp_path, "b", "fit", 5) is None
+    assert comparison().search_folder("a/b?c").parent == Path("runs/arena/search")
+    assert _standings.slug("a/b?c=[1,2]") == "a_b_c=_1,2_"
