@@ -100,12 +100,13 @@ def test_one_dimension() -> None:
 def test_sums_beyond_float32_stay_exact() -> None:
     """A sum of 2^24 and more with an odd last digit is no float32 number."""
     weight = np.full((1, 600, 1, 1), 127)
-    weight[0, 0] = 1
+    weight[0, 0] = 2
     op = conv(weight, bias=np.zeros(1, np.int32))
     graph = one_op(op, (600, 1, 1), (1, 1, 1))
-    assert accumulator_bound(graph, op) > 2**24
-    q = np.full((1, 600, 1, 1), 255)
-    assert accumulate(graph, op, q).item() == 252 + 599 * 127 * 252
+    assert 2**24 < accumulator_bound(graph, op) < 2**25
+    wanted = 2 * 251 + 599 * 127 * 251
+    assert wanted % 2 == 1 and float(np.float32(wanted)) != wanted
+    assert accumulate(graph, op, np.full((1, 600, 1, 1), 254)).item() == wanted
 
 
 def test_the_bound_is_reached_by_the_worst_input() -> None:
