@@ -389,3 +389,20 @@ def _train(model: RandomNet, pick: random.Random) -> None:
             other = known.setdefault((part.reads[0], module.bits[0], module.signed), module)
             if pick.random() < 0.35 or other is module:
                 module.load_state_dict(other.state_dict())
+
+
+def quantized(model: nn.Module, x: Tensor) -> nn.Module:
+    """Any model at 8 bits everywhere, by the smallest and the largest number of weights and of `x`."""
+    banks = []
+    for layer in list(model.modules()):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+            weight, inputs = Quantizer([8], signed=True), Quantizer([8], signed=True, batched=True)
+            weight.initialise(layer.weight, RULES["minmax"])
+            inputs.rule = RULES["minmax"]
+            put_on(layer, weight, inputs)
+            banks.append(inputs)
+    with torch.no_grad():
+        model.eval()(x)
+    for bank in banks:
+        bank.rule = None
+    return model

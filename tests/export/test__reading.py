@@ -17,7 +17,7 @@ from mixbit.export import graph as g
 from mixbit.export.integer import lower
 from mixbit.quantizers import RULES, Quantizer
 from tests.export.following import hold
-from tests.export.modules import NETWORK
+from tests.export.modules import NETWORK, quantized
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
@@ -43,25 +43,8 @@ class Changed(nn.Module):
         return self.fc(self.change(self, x).flatten(1))
 
 
-def quantized(model: nn.Module, x: Tensor = X) -> nn.Module:
-    """8 bits everywhere, by the smallest and the largest number."""
-    banks = []
-    for layer in list(model.modules()):
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
-            weight, inputs = Quantizer([8], signed=True), Quantizer([8], signed=True, batched=True)
-            weight.initialise(layer.weight, RULES["minmax"])
-            inputs.rule = RULES["minmax"]
-            put_on(layer, weight, inputs)
-            banks.append(inputs)
-    with torch.no_grad():
-        model.eval()(x)
-    for bank in banks:
-        bank.rule = None
-    return model
-
-
 def lowered(change: Callable[..., Tensor], **parts: nn.Module) -> g.IntegerGraph:
-    return lower(quantized(Changed(change, **parts)), NETWORK, [X])
+    return lower(quantized(Changed(change, **parts), X), NETWORK, [X])
 
 
 REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
@@ -118,18 +101,18 @@ def test_what_has_no_integer_form_is_refused(name: str) -> None:
     parts = {"conv": nn.Conv2d(3, 3, 1), "norm": norm, "own": nn.BatchNorm2d(3)}
     used = {key: part for key, part in parts.items() if key in change.__code__.co_names}
     with pytest.raises(ExportError, match=reason):
-        lower(quantized(Changed(change, **used)), NETWORK, [X])
+        lower(quantized(Changed(change, **used), X), NETWORK, [X])
 
 
 def test_a_learned_gain_by_channel_is_refused() -> None:
     model = Changed(lambda m, x: x + m.gain, 144)
     model.gain = nn.Parameter(torch.ones(1, 3, 1, 1))
     with pytest.raises(ExportError, match="add has no .*: its input is no activation of the network, but learned"):
-        lower(quantized(model), NETWORK, [X])
+        lower(quantized(model, X), NETWORK, [X])
 
 
 def test_weights_with_a_zero_point_are_refused() -> None:
-    model = quantized(Changed(lambda m, x: x))
+    model = quantized(Changed(lambda m, x: x), X)
     model.fc.weight_quantizer.zero_points.fill_(1)
     with pytest.raises(ExportError, match="its weights have a zero point. Legal: symmetric weights"):
         lower(model, NETWORK, [X])
@@ -161,12 +144,12 @@ def test_several_outputs_are_refused() -> None:
             return y, y + 1
 
     with pytest.raises(ExportError, match=r"has 2 outputs. Legal: one tensor in, one tensor out"):
-        lower(quantized(Two(lambda m, x: x)), NETWORK, [X])
+        lower(quantized(Two(lambda m, x: x), X), NETWORK, [X])
 
 
 def test_several_inputs_are_refused() -> None:
     with pytest.raises(ExportError, match=r"the model takes .* Legal: one tensor; an integer graph has one input"):
-        lower(quantized(Changed(lambda m, x: x)), NETWORK, [{"x": X, "y": X}])
+        lower(quantized(Changed(lambda m, x: x), X), NETWORK, [{"x": X, "y": X}])
 
 
 # ------------------------------------------------------------------------------------- arguments, one by one
@@ -199,7 +182,7 @@ LEGAL: dict[str, Callable[..., Tensor]] = {
 @pytest.mark.parametrize("name", LEGAL)
 def test_arguments_mean_what_pytorch_takes_them_for(name: str) -> None:
     """Within what two roundings to 8 bits can move; an argument that is read wrong moves far more or the shape."""
-    model = quantized(Changed(LEGAL[name]))
+    model = quantized(Changed(LEGAL[name]), X)
     graph = lower(model, NETWORK, [X], compare=False)
     with torch.no_grad():
         wanted = model(X).numpy()

@@ -121,6 +121,16 @@ def test_the_bound_is_reached_by_the_worst_input() -> None:
     assert 0.4 * accumulator_bound(graph, op) <= reached <= accumulator_bound(graph, op)
 
 
+@pytest.mark.parametrize(("zero", "reach"), [(0, 255), (3, 252), (200, 200), (255, 255)])
+def test_the_bound_counts_the_farther_end_from_the_zero_point(zero: int, reach: int) -> None:
+    op = conv(np.array([[[[5]], [[-7]]], [[[2]], [[2]]]]), bias=np.array([-11, 100], np.int32), shift=1)
+    graph = one_op(op, (2, 1, 1), (2, 1, 1))
+    graph.tensors["q"] = g.Tensor(
+        name="q", shape=(2, 1, 1), grid=Grid(scale=0.5, zero_point=zero, qmin=0, qmax=255), source="trained"
+    )
+    assert accumulator_bound(graph, op) == max(11 + 2 * reach * 12, 100 + 2 * reach * 4)
+
+
 def test_change_of_scale_zero_point_and_clamp() -> None:
     op = conv(np.ones((1, 1, 1, 1)), bias=np.zeros(1, np.int32), clamp=(-5, 0))
     graph = one_op(op, (1, 1, 3), (1, 1, 3))

@@ -169,7 +169,8 @@ def observe(program: Program, wires: list[Wire], batches: Iterable[Tensor]) -> d
                 low, high = (float(v) for v in value.aminmax())
                 for wire in wanted[node]:
                     old = found.get(wire, (low, high))
-                    found[wire] = (min(old[0], low), max(old[1], high))
+                    # NumPy's hand NaN on, whichever batch it came in.
+                    found[wire] = (float(np.minimum(old[0], low)), float(np.maximum(old[1], high)))
     if wires and not found:
         names = ", ".join(dict.fromkeys(wire.name for wire in wires[:5]))
         raise ExportError(
