@@ -324,6 +324,15 @@ def test_draws_stop_when_every_mean_is_settled() -> None:
     assert rows.settled(1e-3)
 
 
+@pytest.mark.parametrize(("second", "settled"), [(1e-6, False), (1e-9, True)])
+def test_means_near_zero_are_settled_within_a_millionth(second: float, settled: bool) -> None:
+    """As PyHessian: a millionth is added to what the change is a part of, so that a trace of 0 ends too."""
+    rows = Rows([("a", "weight")], None, {})
+    rows.add({("a", "weight"): 0.0})
+    rows.add({("a", "weight"): second})
+    assert rows.settled(1e-3) is settled
+
+
 def test_a_settled_search_makes_no_further_draw(narrow: Task) -> None:
     taps = taps_of(narrow)
     rows = Rows(taps.keys, None, {})

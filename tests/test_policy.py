@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mixbit.cost import cost_table
 from mixbit.errors import BudgetError, PolicyError
-from mixbit.network import Network
+from mixbit.network import FloatParameter, Network
 from mixbit.policy import LayerBits, LayerScores, Pairs, Policy, Program, Scores, resolve_pins
 from tests.support import chain, layer, network, random_latency, random_network, random_scores
 
@@ -104,6 +104,22 @@ def test_uniform_policy_carries_its_costs() -> None:
         Policy.uniform(resnet_like(), 3, 4, {"conv": EIGHT})
     with pytest.raises(PolicyError, match=r"weight_bits '1' is not legal"):
         Policy.uniform(net, 1, 4, {})
+
+
+def test_parameters_in_float_are_counted_and_told_with_the_first_five() -> None:
+    """Their own operations are not told again among those that nothing counts."""
+    bare = chain((10, 100), (20, 300))
+    rest = tuple(FloatParameter(name=f"p{i}", size=10 + i, reason="added", macs=2) for i in range(7))
+    net = replace(bare, float_parameters=rest, other_macs=20)
+    found = Policy.uniform(net, 3, 4, {})
+    assert found.notes == [
+        "7 parameters of 91 elements stay in float32, counted at 32 bits: p0 (added), p1 (added), p2 (added), "
+        "p3 (added), p4 (added) and 2 more, see mixbit inspect",
+        "6 MACs outside the layers (products without parameters, as in attention) stay in float, uncounted",
+    ]
+    five = Policy.uniform(replace(net, float_parameters=rest[:5], other_macs=10), 3, 4, {}).notes
+    assert len(five) == 1 and five[0].endswith("p4 (added)")
+    assert found.costs["bitops"] == 400 * 12 + 14 * 1024 and found.costs["weight_bytes"] == -(-(30 * 3 + 91 * 32) // 8)
 
 
 def test_edited_bits_are_welcome_and_costs_follow(tmp_path: Path) -> None:

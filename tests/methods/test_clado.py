@@ -371,3 +371,23 @@ def test_what_is_reported_is_of_the_matrix_as_measured(task: Task) -> None:
     settings = Clado(**SHORT).search(task, quiet=True).settings
     ends = np.linalg.eigvalsh(raw)[[0, -1]]
     assert [settings["smallest_eigenvalue"], settings["largest_eigenvalue"]] == pytest.approx(list(ends), abs=1e-9)
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert Clado() == Clado(
+        bits=(8, 4, 2),
+        activation_bits=(8,),
+        fix_activations=True,
+        base="float",
+        images=1024,
+        measure="loss",
+        project=True,
+        diagonal=False,
+        batch_size=128,
+        cache_mib=1024,
+        per_channel=True,
+        rule="mse",
+        step_images=32,
+        first_last=False,
+        seed=0,
+    )

@@ -130,3 +130,17 @@ def test_traces_are_of_the_images_of_the_seed() -> None:
         norms.append(torch.autograd.grad(loss, weight)[0].square().sum().item())
     traces = seen.search(SMALL(images=7, seed=5)).settings["traces"]
     assert traces["conv"]["weight"]["trace"] == pytest.approx(sum(norms) / 7, rel=1e-4)  # type: ignore[index, call-overload]
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert Fit() == Fit(
+        bits=(8, 6, 5, 4, 3, 2),
+        images=512,
+        noise="uniform",
+        weight_rule="minmax",
+        activation_rule="minmax",
+        per_channel=True,
+        calibration_images=64,
+        first_last=False,
+        seed=0,
+    )

@@ -306,3 +306,38 @@ class TestHawqV3Options(OptionCases):
             says="no effect on scores of weights",
         ),
     )
+
+
+def test_defaults_of_v2_are_those_that_are_documented() -> None:
+    assert HawqV2() == HawqV2(
+        bits=(8, 6, 5, 4, 3, 2),
+        activations=True,
+        monotone=False,
+        images=512,
+        batch_size=32,
+        draws=32,
+        tolerance=0.001,
+        joint=False,
+        weight_rule="minmax",
+        activation_rule="minmax",
+        per_channel=True,
+        calibration_images=64,
+        first_last=False,
+        seed=0,
+    )
+
+
+def test_defaults_of_v3_are_those_that_are_documented() -> None:
+    assert HawqV3() == HawqV3(
+        bits=(8, 4),
+        images=512,
+        batch_size=32,
+        draws=32,
+        tolerance=0.001,
+        joint=False,
+        weight_rule="minmax",
+        per_channel=True,
+        calibration_images=64,
+        first_last=False,
+        seed=0,
+    )

@@ -106,3 +106,7 @@ class TestMapSizeOptions(OptionCases):
         seen.first_last_row(MapSize),
         seen.unused_seed_row(MapSize),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert MapSize() == MapSize(bits=(8, 7, 6, 5, 4, 3, 2), coupled=True, first_last=False, seed=0)

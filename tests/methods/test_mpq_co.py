@@ -118,3 +118,17 @@ class TestMpqCoOptions(OptionCases):
         seen.first_last_row(SMALL),
         seen.seed_row(SMALL, images_used=2),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert MpqCo() == MpqCo(
+        bits=(8, 6, 5, 4, 3, 2),
+        activations=True,
+        images=512,
+        weight_rule="minmax",
+        activation_rule="minmax",
+        per_channel=True,
+        calibration_images=64,
+        first_last=False,
+        seed=0,
+    )

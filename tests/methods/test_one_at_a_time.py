@@ -196,3 +196,18 @@ class TestOneAtATimeOptions(OptionCases):
         seen.first_last_row(SMALL),
         seen.seed_row(SMALL, images_used=2),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert OneAtATime() == OneAtATime(
+        bits=(8, 6, 5, 4, 3, 2),
+        images=1024,
+        measure="loss",
+        batch_size=128,
+        cache_mib=1024,
+        per_channel=True,
+        rule="mse",
+        step_images=32,
+        first_last=False,
+        seed=0,
+    )

@@ -89,3 +89,7 @@ class TestRandomScoresOptions(OptionCases):
             says="draws",
         ),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert RandomScores() == RandomScores(bits=(8, 6, 5, 4, 3, 2), first_last=False, seed=0)

@@ -217,3 +217,17 @@ class TestSqnrOptions(OptionCases):
         seen.first_last_row(SMALL),
         seen.seed_row(SMALL, images_used=2),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert Sqnr() == Sqnr(
+        bits=(8, 6, 5, 4, 3, 2),
+        images=256,
+        measure="output",
+        batch_size=128,
+        per_channel=True,
+        rule="mse",
+        step_images=32,
+        first_last=False,
+        seed=0,
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from mixbit.methods.topological_entropy import _running_means
 from mixbit.policy import Scores
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
-from mixbit.topology import birth_times, channel_entropies, lattice_birth_times, layer_entropy
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from mixbit.topology import birth_times, channel_entropies, lattice_birth_times, layer_entropy, noise_births
+from tests.methods import seen
 from tests.tasks import Net, tiny_task
 
 
@@ -393,3 +397,314 @@ def test_a_size_that_the_network_does_not_take() -> None:
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(MixbitError, match=message):
         TopologicalEntropy(**settings)
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+BIRTHS = ([4, 4, 3, 2], [4, 0, 0, 3])
+"""Of the four images of either class."""
+
+
+def circle(steps: int) -> Tensor:
+    """A map of four vertices whose circle enters in so many steps, before its chords; 0: a map without an edge."""
+    edges = [min(at, max(steps, 1) - 1) for at in range(4)]
+    found = torch.zeros(4, 4)
+    for at, step in enumerate(edges if steps else ()):
+        found[at, (at + 1) % 4] = found[(at + 1) % 4, at] = 250 - 10 * step
+    return found
+
+
+class Drawn(nn.Module):
+    """Reads its images as maps: `maps` has the image and its negative as channels, `again` the image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.maps = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 2, 1, bias=False)
+        self.again, self.head = nn.Conv2d(2, 1, 1, bias=False), nn.Linear(1, 2)
+        with torch.no_grad():
+            self.stem.weight.fill_(1.0)
+            self.maps.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
+            self.again.weight.copy_(torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.again(torch.relu(self.maps(self.stem(x)))))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@cache
+def drawn_task() -> Task:
+    """Images of both classes in turn, whose births are `BIRTHS`."""
+    pixels = torch.stack([circle(BIRTHS[label][at]) for at in range(4) for label in (0, 1)])[:, None].to(torch.uint8)
+    split = TensorSplit(pixels, torch.arange(8) % 2, num_classes=2, mean=(0.0,), std=(1.0,))
+    return Task(model=Drawn(), train=split, test=split)
+
+
+@cache
+def wide_task() -> Task:
+    """Random images of 4 x 6 pixels."""
+    return random_task(Drawn(), 1, 4, 6, samples=8)
+
+
+DRAWN = partial(TopologicalEntropy, images=4, min_size=4, bits=(4, 2), null_channels=2, batch_size=4)
+
+
+def row_of(
+    layer: str, make: Callable[..., Method] = DRAWN, task: Task | None = None, **settings: Any
+) -> dict[str, Any]:
+    """What is reported of a layer."""
+    rows = details(seen.search(make(**settings), task or drawn_task()))["layers"]
+    found: dict[str, Any] = next(one for one in rows if one["layer"] == layer)
+    return found
+
+
+def entropy(values: Sequence[int]) -> float:
+    """In nats, of the shares of the values."""
+    return -sum(n / len(values) * math.log(n / len(values)) for n in Counter(values).values())
+
+
+def weighted(entropies: Sequence[float]) -> float:
+    """The mean in which each entropy is weighted by itself."""
+    return sum(one * one for one in entropies) / sum(entropies)
+
+
+def te_row(option: str, values: tuple[Any, Any], layer: str, wanted: tuple[float, float], **settings: Any) -> OptionRow:
+    """Entropies of a layer, by hand."""
+    return OptionRow(
+        option,
+        values,
+        seen=lambda value: row_of(layer, **{option: value}, **settings)["te"],
+        holds=lambda a, b: (
+            a != pytest.approx(b, rel=1e-3) and (a, b) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
+        ),
+        says=f"entropy of {layer} with {settings}" if settings else f"entropy of {layer}",
+    )
+
+
+def pixels_of(task: Task, seed: int | None = None, label: int | None = None) -> np.ndarray[Any, Any]:
+    """The first four images, in stored order or in that of a shuffled pass."""
+    x, y = next(task.train.batches(8, seed=seed or 0, shuffle=seed is not None))
+    return (x if label is None else x[y == label])[:4, 0].numpy()
+
+
+def enlarged() -> float:
+    """Entropy of the images of class 0 at 8 x 8, by torch's bilinear interpolation, pixels as areas."""
+    x = torch.from_numpy(pixels_of(wide_task(), label=0))[:, None]
+    large = nn.functional.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False)[:, 0]
+    return entropy(birth_times(through_again(large)).tolist())
+
+
+def mixed(seed: int) -> float:
+    """Entropy of the births among the first four images of a shuffled pass."""
+    return entropy([birth for birth in birth_times(pixels_of(drawn_task(), seed=seed)).tolist() if birth])
+
+
+H0, H1 = entropy([4, 4, 3, 2]), entropy([4, 3])
+MOST = math.log(4)
+"""What a channel without any birth gets of four images."""
+SOFT = math.exp(H0 - MOST)
+
+
+class TestTopologicalEntropyOptions(OptionCases):
+    owner = TopologicalEntropy
+    options = fields_of(TopologicalEntropy)
+    rows = (
+        seen.bits_row(DRAWN),
+        te_row("images", (4, 3), "again", (H0, entropy([4, 4, 3]))),
+        te_row("label", (None, 1), "again", (H0, H1)),
+        OptionRow(
+            "label",
+            (None, "mixed"),
+            seen=lambda value: (row_of("again", label=value)["te"], details(seen.search(DRAWN(label=value)))["label"]),
+            holds=lambda a, b: (
+                a == (pytest.approx(H0), 0)
+                and b
+                == (
+                    pytest.approx(mixed(0)),
+                    "mixed",
+                )
+            ),
+            says="images of all classes",
+        ),
+        OptionRow(
+            "program",
+            ("concave", "paper"),
+            seen=lambda value: seen.search(DRAWN(program=value), drawn_task()).layers["again"].weight,
+            holds=lambda a, b: a == pytest.approx({4: H0 / 256, 2: H0 / 16}) and b == pytest.approx({4: 0, 2: 2 * H0}),
+            says="harm",
+        ),
+        OptionRow(
+            "program",
+            ("paper", "ompq"),
+            seen=lambda value: seen.search(DRAWN(program=value), drawn_task()),
+            holds=lambda a, b: (
+                (a.program.box, b.program.box) == (False, True)
+                and b.layers["maps"].weight[2] == pytest.approx(weighted([H0, MOST]) + H0)
+                and b.layers["again"] == a.layers["again"]
+            ),
+            says="mean to the end",
+        ),
+        OptionRow(
+            "coupled",
+            (True, False),
+            seen=lambda value: seen.search(DRAWN(coupled=value), drawn_task()),
+            holds=lambda a, b: (
+                (a.program.coupled, b.program.coupled) == (True, False)
+                and [(one.weight[2], one.activation[2]) for one in (a.layers["again"], b.layers["again"])]
+                == [(pytest.approx(H0 / 16), 0), (pytest.approx(H0 / 32), pytest.approx(H0 / 32))]
+            ),
+            says="harm of both sides",
+        ),
+        OptionRow(
+            "isotonic",
+            (False, True),
+            # Class 1: without its negative, the image alone has more.
+            seen=lambda value: [
+                seen.search(
+                    DRAWN(isotonic=value, label=label, blind="keep", layer_weight="mean"), drawn_task()
+                ).program.order
+                for label in (0, 1)
+            ],
+            holds=lambda a, b: (a, b) == ([(), ()], [("again", "maps"), ("again", "maps")]),
+            says="layers by falling entropy",
+        ),
+        OptionRow(
+            "map_of",
+            ("activation", "output"),
+            seen=lambda value: (row_of("maps", map_of=value)["tensor"], row_of("maps", map_of=value)["after"]),
+            holds=lambda a, b: a == ("relu", ["relu"]) and b == ("maps", []),
+            says="what is read",
+        ),
+        OptionRow(
+            "graph",
+            ("unit", "grid"),
+            seen=lambda value: row_of("again", DRAWN, wide_task(), graph=value, missing="bin0"),
+            holds=lambda a, b: (
+                (a["shape"], b["shape"]) == ([6, 6], [4, 6])
+                and b["te"] == pytest.approx(entropy(lattice_birth_times(pixels_of_again(wide_task())).tolist()))
+            ),
+            says="rows and columns, or pixels",
+        ),
+        te_row("missing", ("drop", "bin0"), "again", (H1, entropy([4, 0, 0, 3])), label=1),
+        te_row("blind", ("sensitive", "printed"), "maps", (weighted([H0, MOST]), H0)),
+        te_row("blind", ("sensitive", "keep"), "maps", (weighted([H0, MOST]), H0)),
+        te_row("layer_weight", ("prop", "mean"), "maps", (weighted([H0, MOST]), (H0 + MOST) / 2)),
+        te_row("layer_weight", ("prop", "softmax"), "maps", (weighted([H0, MOST]), (SOFT * H0 + MOST) / (SOFT + 1))),
+        te_row("v_max", (None, 3), "again", (H0, entropy([3, 2]))),
+        te_row("miller_madow", (False, True), "again", (H0, H0 + 2 / 8)),
+        OptionRow(
+            "pad",
+            (None, "zero"),
+            seen=lambda value: row_of("maps", DRAWN, wide_task(), pad=value, map_of="output", missing="bin0")["te"],
+            holds=lambda a, b: a != b and (a, b) == (pytest.approx(padded(-math.inf)), pytest.approx(padded(0.0))),
+            says="edges of padding",
+        ),
+        OptionRow(
+            "normalise",
+            (False, True),
+            seen=lambda value: seen.search(DRAWN(normalise=value, missing="bin0")).layers["conv"].weight[2] * 16,
+            holds=lambda a, b: (
+                a == pytest.approx(row_of("conv", DRAWN, seen.small_task(), missing="bin0")["te"])
+                and b == pytest.approx(max(a - noise_by_hand(2, 0), 0.0))
+            ),
+            says="entropy beyond that of noise",
+        ),
+        OptionRow(
+            "null_channels",
+            (1, 2),
+            seen=lambda value: row_of("conv", DRAWN, seen.small_task(), null_channels=value, missing="bin0")["null"],
+            holds=lambda a, b: (a, b) == (pytest.approx(noise_by_hand(1, 0)), pytest.approx(noise_by_hand(2, 0))),
+            says="entropy of noise",
+        ),
+        OptionRow(
+            "batch_size",
+            (4, 3),
+            seen=lambda value: (
+                details(seen.search(DRAWN(batch_size=value), drawn_task()))["map_bytes_peak"],
+                seen.search(DRAWN(batch_size=value), drawn_task()).layers,
+            ),
+            holds=lambda a, b: (a[0], b[0]) == (4 * 2 * 16 * 4, 3 * 2 * 16 * 4) and a[1] == b[1],
+            says="memory, and the same scores",
+        ),
+        seen.first_last_row(DRAWN),
+        OptionRow(
+            "seed",
+            (0, 5),
+            seen=lambda value: row_of("conv", DRAWN, seen.small_task(), seed=value, missing="bin0")["null"],
+            holds=lambda a, b: (a, b) == (pytest.approx(noise_by_hand(2, 0)), pytest.approx(noise_by_hand(2, 5))),
+            says="noise",
+        ),
+        OptionRow(
+            "seed",
+            (0, 5),
+            seen=lambda value: row_of("again", seed=value, label="mixed", missing="bin0")["te"],
+            holds=lambda *found: (
+                found
+                == tuple(
+                    pytest.approx(entropy(birth_times(pixels_of(drawn_task(), seed=seed)).tolist())) for seed in (0, 5)
+                )
+            ),
+            says="mixed images",
+        ),
+        OptionRow(
+            "resize",
+            (None, 8),
+            seen=lambda value: row_of("again", DRAWN, wide_task(), resize=value, missing="bin0", label=0),
+            holds=lambda a, b: (a["shape"], b["shape"]) == ([6, 6], [8, 8]) and b["te"] == pytest.approx(enlarged()),
+            says="images of that size, bilinear",
+        ),
+    )
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "class_token": "tests/methods/test_topological_entropy.py::test_tokens_lie_on_a_grid",
+        "min_size": "tests/methods/test_topological_entropy.py::test_small_maps_fall_back",
+        "fallback": "tests/methods/test_topological_entropy.py::test_fallback_to_eight_bits",
+    }
+
+
+def through_again(x: Tensor) -> np.ndarray[Any, Any]:
+    """`again` after its ReLU (images, h, w): the image where it is not below zero."""
+    return torch.relu(x).numpy()
+
+
+def pixels_of_again(task: Task) -> np.ndarray[Any, Any]:
+    return through_again(torch.from_numpy(pixels_of(task, label=0)))
+
+
+def padded(fill: float) -> float:
+    """Entropy of maps of 4 x 6 and of their negatives, with two rows added below."""
+    x = pixels_of(wide_task(), label=0)
+    maps = (np.pad(one, ((0, 0), (0, 2), (0, 0)), constant_values=fill) for one in (x, -x))
+    return weighted([entropy(birth_times(one).tolist()) for one in maps])
+
+
+def noise_by_hand(channels: int, seed: int) -> float:
+    """Images without a birth are a value of their own."""
+    columns = noise_births((6, 6), 4, channels, seed=seed).T.tolist()
+    return weighted([entropy(column) for column in columns])
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert TopologicalEntropy() == TopologicalEntropy(
+        bits=(8, 7, 6, 5, 4, 3, 2),
+        images=128,
+        label=None,
+        program="concave",
+        coupled=True,
+        isotonic=False,
+        map_of="activation",
+        graph="unit",
+        missing="drop",
+        blind="sensitive",
+        layer_weight="prop",
+        v_max=None,
+        miller_madow=False,
+        pad=None,
+        class_token=True,
+        normalise=False,
+        min_size=5,
+        fallback="median",
+        resize=None,
+        null_channels=16,
+        batch_size=32,
+        first_last=False,
+        seed=0,
+    )

@@ -131,3 +131,7 @@ class TestUniformOptions(OptionCases):
         ),
         seen.unused_seed_row(Uniform),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert Uniform() == Uniform(bits=(8, 6, 5, 4, 3, 2), first_last=False, seed=0)

@@ -173,3 +173,9 @@ class TestWeightEntropyOptions(OptionCases):
         seen.first_last_row(SMALL),
         seen.seed_row(INPUTS, images_used=8),
     )
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    assert WeightEntropy() == WeightEntropy(
+        bits=(8, 6, 5, 4, 3, 2), faithful=False, activations=False, rule="mse", batch_size=128, first_last=False, seed=0
+    )

@@ -80,6 +80,14 @@ def test_policy_gets_fresh_costs_and_says_where_it_is_from(more_classes: Network
     assert "pinned: l0 W8A8, l3 W8A8" in moved.notes
 
 
+def test_costs_are_in_the_counting_of_the_policy(more_classes: Network) -> None:
+    source, target = (changed(net, 1, macs_limpq=7_000) for net in (SOURCE, more_classes))
+    moved = transfer_policy(Policy.uniform(source, 4, 4, macs="limpq"), source, target)
+    # 8 bits at both ends, and 4 between, of the target's layers in LIMPQ's counting.
+    assert moved.macs == "limpq" and moved.costs["bitops"] == 64 * (1000 + 500) + 16 * (7000 + 3000)
+    assert transfer_policy(Policy.uniform(source, 4, 4), source, target).costs["bitops"] != moved.costs["bitops"]
+
+
 def test_macs_in_float_are_those_of_the_target() -> None:
     source, target = replace(SOURCE, other_macs=10), replace(SOURCE, other_macs=70)
     notes = transfer_policy(Policy.uniform(source, 4, 4), source, target).notes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixbit.errors import MixbitError
-from mixbit.topology import noise_births
+from mixbit.topology import map_births, noise_births
 
 
 def test_same_seed_same_noise() -> None:
@@ -39,6 +39,13 @@ def test_pixels_as_vertices() -> None:
 def test_v_max() -> None:
     births = noise_births((10, 10), 50, 2)
     assert (noise_births((10, 10), 50, 2, v_max=9) == np.where(births > 9, 0, births)).all()
+
+
+def test_it_is_gaussian_noise_of_the_seed_and_the_sizes() -> None:
+    random = np.random.default_rng([3, 6, 9, 10])
+    maps = [random.standard_normal((10, 6, 9), dtype=np.float32) for _ in range(2)]
+    wanted = np.stack([map_births(one, graph="grid") for one in maps], axis=1)
+    assert (noise_births((6, 9), 10, 2, seed=3, graph="grid") == wanted).all() and wanted.any()
 
 
 def test_bad_shape() -> None:
