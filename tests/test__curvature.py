@@ -17,8 +17,12 @@ from mixbit._curvature import (
     Rows,
     Taps,
     _forms,
+    digest,
+    elements,
     fisher_traces,
+    listed,
     measured_noise,
+    not_scored,
     sample,
     sample_gradients,
     uniform_noise,
@@ -436,6 +440,41 @@ def test_uniform_noise_is_a_twelfth_of_the_squared_step(smooth: Task) -> None:
     steps = torch.maximum(largest.amax(1) / 7, -largest.amin(1) / 8)
     assert found["conv", "weight"][4] == pytest.approx((steps.square().mean() / 12).item(), rel=1e-5)
     assert found["conv", "activation"][8] == pytest.approx(perturbation.input_bank("conv").steps[0].item() ** 2 / 12)
+
+
+def test_elements_and_reports_are_of_their_layer_and_side(smooth: Task) -> None:
+    conv, hidden = (smooth.network.layer(name) for name in ("conv", "hidden"))
+    assert [elements(conv, side) for side in BOTH] == [2 * 3 * 2 * 2, 3 * 3 * 3]
+    assert [elements(hidden, side) for side in BOTH] == [8, 2]
+    means = {
+        (layer.name, side): Mean(value=float(number), error=0.5, count=2)
+        for layer in (conv, hidden)
+        for number, side in enumerate(BOTH)
+    }
+    assert listed([conv, hidden], means)["hidden"] == {
+        "weight": {"trace": 0.0, "standard_error": 0.5, "elements": 8},
+        "activation": {"trace": 1.0, "standard_error": 0.5, "elements": 2},
+    }
+    assert not_scored(smooth, [hidden], first_last=False) == ["conv: its module cannot carry a quantizer"]
+    assert [line.split(":")[0] for line in not_scored(smooth, [conv], first_last=True)] == ["stem", "hidden", "head"]
+
+
+def test_digests_are_of_weights_and_of_images(smooth: Task) -> None:
+    batches, other = sample(smooth, 8, 4, seed=0), sample(smooth, 8, 4, seed=1)
+    one = digest(smooth.model, batches)
+    assert one == digest(smooth.model, sample(smooth, 8, 4, seed=0)) and len(one["weights"]) == 16
+    assert digest(smooth.model, other)["weights"] == one["weights"]
+    assert digest(smooth.model, other)["training_images"] != one["training_images"]
+    assert digest(Narrow(), batches)["weights"] != one["weights"]
+
+
+def test_samples_are_not_augmented() -> None:
+    pixels = torch.randint(0, 255, (6, 1, 5, 5), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    split = TensorSplit(pixels, torch.arange(6) % 3, num_classes=3, mean=(0.5,), std=(0.25,), flip=True)
+    task = Task(model=Narrow(), train=split, test=split)
+    ((x, _),) = sample(task, 6, 6, seed=0)
+    assert torch.equal(x, next(split.batches(6, seed=0, shuffle=True))[0])
+    assert not torch.equal(x, next(split.batches(6, seed=0, shuffle=True, augment=True))[0])
 
 
 def test_samples_fill_batches_and_never_exceed_the_split(smooth: Task) -> None:

@@ -163,7 +163,28 @@ def test_states_hold_only_what_is_needed() -> None:
     _, states = suffix.run(suffix.begin(x), {}, keep=["conv2"])
     kept = [tuple(v.shape) for v in states["conv2"].values.values() if isinstance(v, Tensor)]
     assert kept == [(5, 4, 6, 6)]
+    before = suffix.work.done, suffix.work.passes
     assert suffix.bytes_per_image(x) == 4 * (4 * 36 + 4 * 36 + 6)
+    assert (suffix.work.done, suffix.work.passes) == before  # a look at the memory is no measurement
+
+
+class Exported(nn.Module):
+    """Tells the graph another number than it gives itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x.flatten(1)) * (1.01 if torch.compiler.is_exporting() else 1.0)
+        return self.c(torch.relu(self.b(x)))  # type: ignore[no-any-return]
+
+
+def test_a_graph_with_other_numbers_is_not_used() -> None:
+    suffix, probe, x = make(make_task(Exported(), (1, 2, 2)), first_last=True)
+    assert suffix.reason == "its exported graph gives other numbers than the model"
+    out, _ = suffix.run(suffix.begin(x), {"b": LayerBits(2, None)})
+    assert torch.equal(out, whole(probe, {"b": LayerBits(2, None)}, x))
 
 
 def test_the_task_s_model_is_left_alone() -> None:

@@ -346,6 +346,19 @@ def test_illegal_pairs_in_memory(variables: tuple[Any, ...], matrix: tuple[Any, 
         Pairs(variables, matrix)
 
 
+def test_a_difference_beyond_rounding_is_not_taken() -> None:
+    with pytest.raises(PolicyError, match="not symmetric"):
+        Pairs(TWO, ((0.0, 1.0), (1.00001, 0.0)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rule", "named"), [({"box": True}, "box"), ({"order": ("a",)}, "order")])
+def test_pairs_go_with_no_other_rule(rule: dict[str, Any], named: str) -> None:
+    pairs = Pairs(TWO, ((0.0, 1.0), (1.0, 0.0)))  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match=f"both pairs and {named}"):
+        Program(pairs=pairs, **rule)
+    assert Program(pairs=pairs, coupled=True).coupled
+
+
 def test_a_matrix_that_is_symmetric_to_rounding_is_taken() -> None:
     Pairs(TWO, ((0.0, 0.1 + 0.2), (0.3, 0.0)))  # type: ignore[arg-type]
 

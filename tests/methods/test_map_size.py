@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mixbit.cost import Budget
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
 from mixbit.methods import MapSize, Method
+from mixbit.methods.map_size import map_side
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
@@ -83,6 +85,23 @@ def test_tokens_stand_on_a_square() -> None:
     tokens = {la.name: la.output_shape[0] for la in task.network.layers[1:-1] if len(la.output_shape) == 2}
     assert set(tokens.values()) == {17}
     assert all(importance[key] == math.log(math.ceil(math.sqrt(n))) for key, n in tokens.items())  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "side"),
+    [
+        ("conv2d", (16, 8, 6), 8),
+        ("conv2d", (16, 5, 9), 9),
+        ("linear", (16, 7), 4),
+        ("linear", (17, 7), 5),
+        ("attention_in_proj", (25, 7), 5),
+        ("linear", (10,), None),
+        ("conv1d", (4, 100), None),
+    ],
+)
+def test_the_side_is_that_of_the_square_that_holds_the_map(kind: str, shape: tuple[int, ...], side: int | None) -> None:
+    """The longer side of a map that is not square; tokens in rows of the root of their number, rounded up."""
+    assert map_side(SimpleNamespace(kind=kind, output_shape=shape)) == side  # type: ignore[arg-type]
 
 
 def test_a_network_without_maps_is_refused() -> None:

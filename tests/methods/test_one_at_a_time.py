@@ -144,8 +144,16 @@ def test_threads_do_not_change_the_scores(task: Task) -> None:
 
 
 def test_large_decreases_are_listed() -> None:
-    harms: dict[Any, float] = {("a", "weight", 2): 1.0, ("a", "weight", 4): -0.005, ("b", "activation", 4): -0.5}
-    assert decreases(harms) == ["b (activation) at 4 bits: -0.5"]
+    """Those of more than a hundredth of the largest rise."""
+    harms: dict[Any, float] = {
+        ("a", "weight", 2): 2.0,
+        ("a", "weight", 3): 1.0,
+        ("a", "weight", 4): -0.019,
+        ("a", "activation", 4): -0.021,
+        ("b", "activation", 4): -0.5,
+    }
+    assert decreases(harms) == ["a (activation) at 4 bits: -0.021", "b (activation) at 4 bits: -0.5"]
+    assert decreases({("a", "weight", 2): -0.25}) == ["a (weight) at 2 bits: -0.25"]
 
 
 def test_a_loss_that_is_not_finite_is_an_error(task: Task) -> None:

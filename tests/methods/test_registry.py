@@ -22,6 +22,23 @@ def test_names_match_a_glob_and_carry_what_a_list_shows() -> None:
 def test_make_passes_settings_on() -> None:
     method = methods.make("limpq", {"epochs": 7})
     assert isinstance(method, Limpq) and method.epochs == 7
+    assert methods.make("limpq", {"bits": [4, 2]}) == Limpq(bits=(4, 2))
+    assert methods.make("limpq") == Limpq()
+
+
+COSTS = {
+    "none": {"map-size", "random", "uniform"},
+    "weights": {"weight-entropy"},
+    "forward": {"clado", "limpq-init", "one-at-a-time", "sqnr", "topological-entropy"},
+    "gradient": {"fit", "mpq-co"},
+    "curvature": {"hawq-v2", "hawq-v3"},
+    "training": {"limpq"},
+}
+
+
+def test_every_method_says_what_its_search_needs() -> None:
+    for cost, those in COSTS.items():
+        assert {name for name in methods.names() if methods.info(name).cost == cost} == those
 
 
 def test_unknown_method_and_setting_offer_the_nearest() -> None:

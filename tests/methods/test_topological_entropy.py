@@ -579,7 +579,7 @@ class TestTopologicalEntropyOptions(OptionCases):
             ("unit", "grid"),
             seen=lambda value: row_of("again", DRAWN, wide_task(), graph=value, missing="bin0"),
             holds=lambda a, b: (
-                (a["shape"], b["shape"]) == ([6, 6], [4, 6])
+                (a["shape"], b["shape"], b["size"]) == ([6, 6], [4, 6], 6)
                 and b["te"] == pytest.approx(entropy(lattice_birth_times(pixels_of_again(wide_task())).tolist()))
             ),
             says="rows and columns, or pixels",
@@ -658,6 +658,58 @@ class TestTopologicalEntropyOptions(OptionCases):
         "min_size": "tests/methods/test_topological_entropy.py::test_small_maps_fall_back",
         "fallback": "tests/methods/test_topological_entropy.py::test_fallback_to_eight_bits",
     }
+
+
+def test_shares_of_births_and_blind_channels_are_reported() -> None:
+    """A channel with a birth in a third of the images is not blind; a layer's share is that of all its channels."""
+    third, half = row_of("again", label=1, images=3), row_of("maps")
+    assert (third["births"], third["blind"]) == (pytest.approx(1 / 3), 0)
+    assert (half["births"], half["blind"]) == (0.5, 1)
+
+
+def test_the_control_is_read_as_the_maps_are() -> None:
+    """As many channels as the layer has, the same last step, the size without padding."""
+    wide = row_of("again", DRAWN, wide_task(), missing="bin0", null_channels=5)
+    assert wide["null"] == pytest.approx(entropy(noise_births((4, 6), 4, 1)[:, 0].tolist()))
+    cut = row_of("conv", DRAWN, seen.small_task(), missing="bin0", v_max=6, null_channels=1)
+    births = noise_births((6, 6), 4, 1)[:, 0]
+    assert cut["null"] == pytest.approx(entropy(np.where(births > 6, 0, births).tolist())) and (births > 6).any()
+
+
+class Last(nn.Module):
+    """A linear layer over the channels of every pixel, which are last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(1, 3, 1), nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2)))  # type: ignore[no-any-return]
+
+
+def test_channels_of_linear_layers_are_the_last_dimension() -> None:
+    task = random_task(Last(), 1, 5, 5, samples=8)
+    model = task.model
+    assert isinstance(model, Last)
+    x = torch.from_numpy(pixels_of(task, label=0))[:, None]
+    with torch.no_grad():
+        maps = model.mix(model.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    births = birth_times(maps.contiguous().numpy())
+    row = row_of("mix", DRAWN, task, missing="bin0")
+    assert row["channels"] == 2 and row["te"] == pytest.approx(weighted([entropy(c) for c in births.T.tolist()]))
+
+
+def test_the_first_token_is_the_one_left_out() -> None:
+    task = random_task(Tokens(), 1, 10, 10, samples=8)
+    model, found = task.model.eval(), []
+    assert isinstance(model, Tokens)
+    handle = model.layer.linear1.register_forward_hook(lambda _m, _i, output: found.append(output.detach()))
+    model(torch.from_numpy(pixels_of(task, label=0))[:, None])
+    handle.remove()
+    tokens = found[0].movedim(-1, 1)[..., 1:].contiguous().numpy()
+    births = birth_times(tokens.reshape(4, 12, 5, 5))
+    row = row_of("layer.linear1", DRAWN, task, missing="bin0", map_of="output", class_token=False)
+    assert row["te"] == pytest.approx(weighted([entropy(column) for column in births.T.tolist()]))
 
 
 def through_again(x: Tensor) -> np.ndarray[Any, Any]:

@@ -20,7 +20,9 @@ EXPRESSIONS = [
     r"layer\d\..*", r"layer1\.0\.conv[12]", r".*conv1", r"(layer1|stem).*", r"[^l].*", r"\w+", r"\w+(\.\w+){2}",
     r"layer1\.(\d+\.)?conv\d", r"(?i)head", r"stem|Head", r"^stem$", r".*\bdown", r"(?!layer).*", r"(?=l).*2",
     r"(?:a|b)\[0\]", r"(?i)[^h]EAD", r"(?i)[h-i]\w*",
-    r"s{1}tem", r".{4}", r".{5,}", r".*?1", r"[a-z]+[0-9]\.[^c]+conv1", r"", r"(\w+\.?)+", r"(a*)*", r"\Astem\Z",
+
+    r".{2,3}", r"[p-s]tem", r"[s-z]tem", r"[^p-s]tem", r"[t-z]tem", r"s{1}tem", r".{4}",
+    r".{5,}", r".*?1", r"[a-z]+[0-9]\.[^c]+conv1", r"", r"(\w+\.?)+", r"(a*)*", r"\Astem\Z",
 ]  # fmt: skip
 
 

@@ -22,6 +22,10 @@ def test_rows_and_columns_are_padded_to_a_square() -> None:
 def test_tokens_are_padded_to_a_square() -> None:
     tokens = np.random.default_rng(0).standard_normal((30, 60)).astype(np.float32)
     assert (map_births(tokens, tokens=True) == birth_times(token_grid(tokens))).all()
+    few = np.random.default_rng(1).standard_normal((60, 11)).astype(np.float32)
+    zero, absent = (birth_times(token_grid(few, fill=fill)) for fill in (0.0, -np.inf))
+    assert (map_births(few, tokens=True, fill=-np.inf) == absent).all() and (zero != absent).any()
+    assert (map_births(tokens, tokens=True, v_max=9) == birth_times(token_grid(tokens), v_max=9)).all()
 
 
 def test_pixels_are_not_padded() -> None:
