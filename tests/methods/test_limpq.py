@@ -580,6 +580,19 @@ def drawn_apart(settings: Limpq) -> tuple[bool, bool]:
     return unlike, len(hidden) > 1
 
 
+@pytest.mark.parametrize("bits", [4, 2])
+def test_steps_start_from_what_layers_at_the_same_bits_give(bits: int) -> None:
+    """`hidden` reads what `conv` makes of its rounded weight and input, at each bit-width by itself."""
+    x, model = augmented(0, 4), seen.small_task().model
+    weight, bias = (model.get_parameter(f"conv.{name}").detach() for name in ("weight", "bias"))
+    weight_step, step = lsq_start("conv", x, bits)
+    rounded = torch.round(weight / weight_step).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * weight_step
+    inputs = torch.round(seen.inputs_of("conv", x) / step).clamp(0, 2**bits - 1) * step
+    given = torch.relu(F.conv2d(inputs, rounded, bias, padding=1)).mean((2, 3))
+    wanted = 2 * float(given.abs().mean()) / (2**bits - 1) ** 0.5
+    assert seen.search(START()).layers["hidden"].activation[bits] == pytest.approx(wanted, rel=1e-4)
+
+
 def test_parameters_without_a_gradient_stay_as_they_are() -> None:
     """Neither decay nor momentum moves them, as in the released code."""
     assert moved(SMALL(weight_decay=1.0), "head.weight", factor=0.0) == 0
