@@ -68,6 +68,18 @@ def search(method: Method, task: Task | None = None) -> Scores:
     return method.search(task or small_task(), quiet=True)
 
 
+def scores(method: Method, task: Task | None = None) -> Scores:
+    """The same, searched once for all who only look at them."""
+    task = task or small_task()
+    key = method, id(task)
+    if key not in _KEPT:
+        _KEPT[key] = task, search(method, task)  # the task is kept too, so that its number stays its own
+    return _KEPT[key][1]
+
+
+_KEPT: dict[tuple[Method, int], tuple[Task, Scores]] = {}
+
+
 @cache
 def images(seed: int) -> Tensor:
     """All training images in the order of a shuffled pass, as the network gets them."""
@@ -203,7 +215,7 @@ def bits_row(make: Make, *, option: str = "bits", sides: tuple[Side, ...] = ("we
     """The columns of the table."""
 
     def columns(bits: tuple[int, ...]) -> list[set[int]]:
-        found = search(make(**{option: bits}))
+        found = scores(make(**{option: bits}))
         return [set(getattr(one, side)) for one in found.layers.values() for side in sides]
 
     count = 2 * len(sides)
@@ -217,7 +229,7 @@ def first_last_row(make: Make) -> OptionRow:
     return OptionRow(
         "first_last",
         (False, True),
-        lambda value: list(search(make(first_last=value)).layers),
+        lambda value: list(scores(make(first_last=value)).layers),
         lambda a, b: (a, b) == (SEARCHED, ALL),
         "layers scored",
     )
@@ -329,7 +341,7 @@ def batch_size_row(make: Make, *, seen: Callable[[Method], list[int]] = loss_cal
 
     def run(size: int) -> tuple[set[int], Scores]:
         method = make(batch_size=size)
-        return set(seen(method)), search(method)
+        return set(seen(method)), scores(method)
 
     def holds(first: tuple[set[int], Scores], second: tuple[set[int], Scores]) -> bool:
         sizes = max(first[0]) == 8 and max(second[0]) == 3

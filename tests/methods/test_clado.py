@@ -283,7 +283,7 @@ SINGLE = partial(SMALL, diagonal=True)
 
 def base_loss(**settings: Any) -> float:
     """Loss of all images in the base state."""
-    found = seen.search(Clado(**{"bits": (4, 2), "images": 12, "step_images": 2, "diagonal": True} | settings))
+    found = seen.scores(Clado(**{"bits": (4, 2), "images": 12, "step_images": 2, "diagonal": True} | settings))
     return float(found.settings["base_loss"])  # type: ignore[arg-type]
 
 
@@ -308,7 +308,7 @@ class TestCladoOptions(OptionCases):
         OptionRow(
             "activation_bits",
             ((8,), (4, 2)),
-            seen=lambda value: seen.search(SMALL(activation_bits=value)),
+            seen=lambda value: seen.scores(SMALL(activation_bits=value)),
             holds=lambda a, b: (
                 [len(one.program.pairs.variables) for one in (a, b)] == [4, 8]
                 and [set(one.activation) for one in (*a.layers.values(), *b.layers.values())]
@@ -341,7 +341,7 @@ class TestCladoOptions(OptionCases):
         OptionRow(
             "project",
             (False, True),
-            seen=lambda value: full_matrix(seen.search(SMALL(project=value))),
+            seen=lambda value: full_matrix(seen.scores(SMALL(project=value))),
             holds=lambda raw, found: (
                 np.linalg.eigvalsh(raw)[0] < -1e-4 and np.allclose(found, nearest_psd(raw), atol=1e-6)
             ),
@@ -350,7 +350,7 @@ class TestCladoOptions(OptionCases):
         OptionRow(
             "diagonal",
             (False, True),
-            seen=lambda value: seen.search(SMALL(diagonal=value, project=False)),
+            seen=lambda value: seen.scores(SMALL(diagonal=value, project=False)),
             holds=lambda a, b: a.program.pairs is not None and b.program.pairs is None and a.layers == b.layers,
             says="pairs",
         ),

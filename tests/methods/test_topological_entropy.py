@@ -452,7 +452,7 @@ def row_of(
     layer: str, make: Callable[..., Method] = DRAWN, task: Task | None = None, **settings: Any
 ) -> dict[str, Any]:
     """What is reported of a layer."""
-    rows = details(seen.search(make(**settings), task or drawn_task()))["layers"]
+    rows = details(seen.scores(make(**settings), task or drawn_task()))["layers"]
     found: dict[str, Any] = next(one for one in rows if one["layer"] == layer)
     return found
 
@@ -514,7 +514,7 @@ class TestTopologicalEntropyOptions(OptionCases):
         OptionRow(
             "label",
             (None, "mixed"),
-            seen=lambda value: (row_of("again", label=value)["te"], details(seen.search(DRAWN(label=value)))["label"]),
+            seen=lambda value: (row_of("again", label=value)["te"], details(seen.scores(DRAWN(label=value)))["label"]),
             holds=lambda a, b: (
                 a == (pytest.approx(H0), 0)
                 and b
@@ -528,14 +528,14 @@ class TestTopologicalEntropyOptions(OptionCases):
         OptionRow(
             "program",
             ("concave", "paper"),
-            seen=lambda value: seen.search(DRAWN(program=value), drawn_task()).layers["again"].weight,
+            seen=lambda value: seen.scores(DRAWN(program=value), drawn_task()).layers["again"].weight,
             holds=lambda a, b: a == pytest.approx({4: H0 / 256, 2: H0 / 16}) and b == pytest.approx({4: 0, 2: 2 * H0}),
             says="harm",
         ),
         OptionRow(
             "program",
             ("paper", "ompq"),
-            seen=lambda value: seen.search(DRAWN(program=value), drawn_task()),
+            seen=lambda value: seen.scores(DRAWN(program=value), drawn_task()),
             holds=lambda a, b: (
                 (a.program.box, b.program.box) == (False, True)
                 and b.layers["maps"].weight[2] == pytest.approx(weighted([H0, MOST]) + H0)
@@ -546,7 +546,7 @@ class TestTopologicalEntropyOptions(OptionCases):
         OptionRow(
             "coupled",
             (True, False),
-            seen=lambda value: seen.search(DRAWN(coupled=value), drawn_task()),
+            seen=lambda value: seen.scores(DRAWN(coupled=value), drawn_task()),
             holds=lambda a, b: (
                 (a.program.coupled, b.program.coupled) == (True, False)
                 and [(one.weight[2], one.activation[2]) for one in (a.layers["again"], b.layers["again"])]
@@ -559,7 +559,7 @@ class TestTopologicalEntropyOptions(OptionCases):
             (False, True),
             # Class 1: without its negative, the image alone has more.
             seen=lambda value: [
-                seen.search(
+                seen.scores(
                     DRAWN(isotonic=value, label=label, blind="keep", layer_weight="mean"), drawn_task()
                 ).program.order
                 for label in (0, 1)
@@ -601,7 +601,7 @@ class TestTopologicalEntropyOptions(OptionCases):
         OptionRow(
             "normalise",
             (False, True),
-            seen=lambda value: seen.search(DRAWN(normalise=value, missing="bin0")).layers["conv"].weight[2] * 16,
+            seen=lambda value: seen.scores(DRAWN(normalise=value, missing="bin0")).layers["conv"].weight[2] * 16,
             holds=lambda a, b: (
                 a == pytest.approx(row_of("conv", DRAWN, seen.small_task(), missing="bin0")["te"])
                 and b == pytest.approx(max(a - noise_by_hand(2, 0), 0.0))
@@ -619,8 +619,8 @@ class TestTopologicalEntropyOptions(OptionCases):
             "batch_size",
             (4, 3),
             seen=lambda value: (
-                details(seen.search(DRAWN(batch_size=value), drawn_task()))["map_bytes_peak"],
-                seen.search(DRAWN(batch_size=value), drawn_task()).layers,
+                details(seen.scores(DRAWN(batch_size=value), drawn_task()))["map_bytes_peak"],
+                seen.scores(DRAWN(batch_size=value), drawn_task()).layers,
             ),
             holds=lambda a, b: (a[0], b[0]) == (4 * 2 * 16 * 4, 3 * 2 * 16 * 4) and a[1] == b[1],
             says="memory, and the same scores",
