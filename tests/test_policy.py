@@ -156,6 +156,17 @@ def test_a_measured_latency_stays_with_its_bits() -> None:
     assert edited_bits.check(net, table).costs["latency_ns"] == table.cost(edited_bits.layers)
 
 
+def test_flash_and_ram_stay_with_their_bits() -> None:
+    """What was counted of a device's form holds as long as the bits do."""
+    net = resnet_like()
+    plain = Policy.uniform(net, 3, 4, {})
+    policy = replace(plain, costs={**plain.costs, "flash_bytes": 1234, "ram_bytes": 567})
+    assert policy.check(net) is policy
+    edited_bits = replace(policy, layers={**policy.layers, "fc": LayerBits(4, 4)}).check(net)
+    assert not {"flash_bytes", "ram_bytes"} & set(edited_bits.costs)
+    assert "flash_bytes" in edited_bits.notes[-1] and "ram_bytes" in edited_bits.notes[-1]
+
+
 def test_a_file_without_costs_gets_them_without_a_note() -> None:
     net = resnet_like()
     policy = replace(Policy.uniform(net, 3, 4, {}), costs={})
