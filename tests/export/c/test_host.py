@@ -21,7 +21,7 @@ from mixbit.errors import ExportError
 from mixbit.export import IntegerGraph, Rounding, executor, lower
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Grid
-from mixbit.export.c import COptions, _scratch, verify_c, write_c
+from mixbit.export.c import COptions, _scratch, host, verify_c, write_c
 from mixbit.export.c.host import SANITIZERS, CVerification, compile_host, compile_kernels
 from mixbit.network import capture
 from mixbit.policy import Policy
@@ -226,6 +226,66 @@ def test_float_helpers_give_the_reference_logits(bits: int, tmp_path: Path) -> N
     found, wanted = np.frombuffer(raw, np.float32).reshape(len(x), 3).copy(), executor.run(graph, x)
     found[wanted.argmax(axis=1) == 2, 0] *= -1  # the program turns it where model_argmax says 2
     assert np.array_equal(found, wanted)
+
+
+CALLED = """\
+#include <stdio.h>
+#include "model.h"
+void model_hook(int layer, const void *output, uint32_t size_bytes) { (void)layer; (void)output; (void)size_bytes; }
+int main(void)
+{
+    static int32_t output[MODEL_OUTPUT_SIZE];
+    static float y[MODEL_OUTPUT_SIZE + 1];
+    if (model_invoke(0, output) != -1 || model_invoke(model_input(), 0) != -1) return 1;
+    while (fread(output, sizeof output, 1, stdin) == 1) {
+        model_dequantize_output(output, y);
+        y[MODEL_OUTPUT_SIZE] = (float)model_argmax(output);
+        fwrite(y, sizeof y, 1, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 2, 4)])
+def test_outputs_in_real_numbers_and_the_first_of_the_largest(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Any accumulators; units whose largest is negative, and a shift; of a map along its last dimension too."""
+    b = Builder(shape, seed=4)
+    graph = rounded(b.finish(b.linear(b.first, 5, weight_bits=3, shift=2, bits=None)), "single")
+    scales = np.array([0.5, -4.0, 0.25, 0.5, 0.125], np.float32)
+    linear = graph.ops[-1]
+    assert isinstance(linear, g.Linear)
+    graph = replace(graph, ops=(*graph.ops[:-1], replace(linear, weight_scale=scales)))
+    folder = write_c(graph, tmp_path / "net").path
+    (folder / "host_main.c").write_text(CALLED)
+    program = compile_host(folder, flags=("-DMODEL_FLOAT", "-O0"))
+    result = graph.tensors[graph.output].shape
+    outputs = np.random.default_rng(0).integers(-2, 3, (40, *result)).astype(np.int32)  # ties as often as not
+    stored = np.moveaxis(outputs, 1, -1) if len(result) > 1 else outputs
+    raw = subprocess.run([program], input=stored.tobytes(), capture_output=True, check=True).stdout
+    found = np.frombuffer(raw, np.float32).reshape(40, -1)
+    real = outputs * (scales * np.float32(graph.grid("xq").scale / 4))
+    wanted = (np.moveaxis(real, 1, -1) if len(result) > 1 else real).reshape(40, -1)
+    assert found[:, :-1] == pytest.approx(wanted, rel=1e-6)
+    assert np.array_equal(found[:, -1], wanted.argmax(axis=1))
+
+
+def test_many_samples_are_verified_in_parts(monkeypatch: pytest.MonkeyPatch, objects: Path) -> None:
+    monkeypatch.setattr(host, "_CHUNK", 2)
+    b = Builder((3, 4), seed=0)
+    graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 2, bits=8)), 3, bits=None)), "single")
+    found = checked(verify_c(graph, inputs(graph, 5), objects=objects, flags=("-O0",)))
+    assert (found.samples, found.identical_outputs, found.layers, found.sanitized) == (5, 5, 2, False)
+    found = verify_c(graph, inputs(graph, 5), objects=objects, flags=("-O0",), every_layer=False)
+    assert (found.exact, found.samples, found.layers, found.identical_layers) == (True, 5, 0, 0)
+
+
+def test_exact_is_every_output_and_no_difference() -> None:
+    found = CVerification(samples=2, layers=1, identical_outputs=2, identical_layers=2, first_difference=None,
+                          compiler="gcc", sanitized=False, seconds=1.0)  # fmt: skip
+    assert found.exact
+    assert not replace(found, identical_outputs=1).exact
+    assert not replace(found, first_difference="sample 0, layer 0 (a)").exact
 
 
 def test_a_wrong_weight_is_found_with_its_layer(tmp_path: Path) -> None:

@@ -107,3 +107,60 @@ def test_views_lie_where_their_source_lies() -> None:
     flat = b.flatten(b.first)
     plan = plan_memory(single(b.finish(b.linear(flat, 3, bits=None))))
     assert plan.offset(flat) == plan.offset(b.first) and plan.arena_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("drawn", "wanted"),
+    [
+        ([(12, 4, 6), (4, 1, 2), (12, 4, 4), (16, 3, 5), (8, 2, 4), (16, 3, 3)], 48),
+        ([(4, 0, 2), (4, 2, 3), (16, 0, 0), (8, 0, 1), (8, 1, 3), (4, 4, 5), (12, 1, 2)], 32),
+        ([(12, 1, 3), (8, 4, 7), (8, 4, 7), (12, 2, 4)], 28),
+        ([(8, 1, 2), (16, 3, 4), (8, 0, 2), (16, 1, 1), (12, 2, 4), (8, 3, 4)], 36),
+        ([(4, 0, 0), (4, 2, 2), (12, 4, 4), (12, 1, 3), (12, 2, 4)], 28),
+    ],
+    ids=["largest first", "by size and life", "longest first", "by time", "a gap that just fits"],
+)
+def test_the_best_of_several_orders(drawn: list[tuple[int, int, int]], wanted: int) -> None:
+    """Each is without a gap at its fullest step in one order alone; the last where an exact fit is taken."""
+    buffers = [Buffer(names=(str(at),), size_bytes=size, first=first, last=last)
+               for at, (size, first, last) in enumerate(drawn)]  # fmt: skip
+    plan = MemoryPlan(buffers=place(buffers), steps=tuple(map(str, range(8))))
+    assert plan.arena_bytes == plan.peak_bytes == wanted
+
+
+def test_a_view_keeps_its_source_alive() -> None:
+    """The flattened map is read after three convolutions that would fit into its place."""
+    b = Builder((4, 4, 4), seed=1)
+    flat = b.flatten(b.conv(b.first, 4))
+    x = b.first
+    for _ in range(3):
+        x = b.conv(x, 4)
+    total = b.add(b.linear(flat, 3, bits=8), b.linear(b.flatten(x), 3, bits=8))
+    plan = plan_memory(single(b.finish(b.linear(total, 2, bits=None))))
+    names = next(one for one in plan.buffers if flat in one.names)
+    assert "op1_out" in names.names and plan.steps[names.last] == next(
+        op.name for op in b.ops if op.kind == "Linear" and op.x == flat
+    )
+    check(plan.buffers)
+
+
+def test_wider_elements_are_not_written_over_narrower_ones() -> None:
+    """Of 8 bits over 4: the second would be gone before it is read."""
+    b = Builder((4, 4, 4), seed=1)
+    narrow = b.requantize(b.first, bits=4)
+    wide = b.lookup(narrow, bits=8)
+    graph = single(b.finish(b.linear(b.flatten(wide), 2, bits=None)))
+    plan = plan_memory(graph, options=COptions(pack_activations=True))
+    assert plan.offset(narrow) == plan.offset(b.first) != plan.offset(wide)
+    bytewise = plan_memory(graph)
+    assert bytewise.offset(narrow) == bytewise.offset(b.first) == bytewise.offset(wide)
+
+
+def test_what_is_still_needed_is_not_written_over() -> None:
+    b = Builder((4, 4, 4), seed=1)
+    x = b.conv(b.first, 4)
+    y = b.requantize(x, bits=4)
+    x = b.add(b.add(y, y), x)
+    plan = plan_memory(single(b.finish(b.linear(b.flatten(x), 2, bits=None))), options=COptions(fold_requantize=False))
+    assert plan.offset(y) != plan.offset("op1_out")
+    assert plan.offset("op1_out") != plan.offset("op3_out") == plan.offset(y)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mixbit.export import IntegerGraph
+from mixbit.export import IntegerGraph, Rounding
 from mixbit.export.c import COptions, predict, write_c
-from mixbit.export.c.sizes import struct_bytes
-from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
+from mixbit.export.c._program import build
+from mixbit.export.c.sizes import Footprint, struct_bytes
+from mixbit.export.c.sizes import layers as program_layers
+from tests.export.c import layers
+from tests.export.graphs import Builder, resnet_cifar, rounded
 from tests.needs import needs
 
 ARM = "arm-none-eabi-gcc"
@@ -51,10 +54,101 @@ def test_words_cost_padding() -> None:
     assert wordwise.weight_bytes == 4 * 12 + 3 * 52
 
 
-def test_what_is_predicted_is_what_is_written(tmp_path: Path) -> None:
-    for seed in range(4):
-        graph = rounded(random_graph(seed), "double")
-        assert predict(graph) == write_c(graph, tmp_path / "net").footprint
+def symbols(folder: Path, *, tools: str = "", flags: tuple[str, ...] = ()) -> dict[str, int]:
+    """Name -> bytes of all that a compiler makes of the network's own two files."""
+    sources = ["model.c", "weights.c"]
+    command = [f"{tools}gcc", *flags, "-std=c99", "-O1", "-I.", "-Ikernels", "-c", *sources]
+    subprocess.run(command, cwd=folder, check=True)
+    objects = [source.replace(".c", ".o") for source in sources]
+    listing = subprocess.run([f"{tools}nm", "-S", *objects], cwd=folder, capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listing.stdout.splitlines()]
+    return {row[3]: int(row[1], 16) for row in rows if len(row) == 4}
+
+
+@needs("gcc")
+@pytest.mark.parametrize("name", layers.NETWORKS)
+def test_what_is_predicted_is_what_a_compiler_lays_out(name: str, tmp_path: Path) -> None:
+    """Arena and arrays have their sizes on every machine; all but what holds pointers."""
+    graph, alignment = layers.network(name, "single"), 4 if name == "grouped" else 1
+    options = COptions(
+        kernels="dsp" if name == "depthwise" else "plain", pack_activations=True, row_alignment=alignment
+    )
+    found, written = predict(graph, options=options), write_c(graph, tmp_path / "net", options=options)
+    sizes = symbols(tmp_path / "net")
+    assert found == written.footprint
+    assert found.ram_bytes == found.arena_bytes == sizes["arena"] == written.plan.arena_bytes
+    roles = {
+        "weight_bytes": ("weights",),
+        "factor_bytes": ("bias", "multiplier", "exponent"),
+        "table_bytes": ("table",),
+    }
+    for field, names in roles.items():
+        of_layer = [sum(sizes.get(f"model_{one.index}_{role}", 0) for role in names) for one in written.layers]
+        assert of_layer == [getattr(one, field) for one in written.layers]
+        assert sum(of_layer) == getattr(found, field)
+
+
+@needs("arm")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("regular", COptions(kernels="dsp")),
+        ("depthwise", COptions(kernels="dsp", pack_activations=True)),
+        ("folded", COptions()),
+        ("others", COptions(pack_activations=True)),
+    ],
+)
+@pytest.mark.parametrize("rounding", ["double", "away"])
+def test_settings_and_code_of_a_cortex_m4(name: str, options: COptions, rounding: Rounding, tmp_path: Path) -> None:
+    """Settings to the byte; code, which is a sum of parts that were measured once, to 9 %."""
+    graph = layers.network(name, rounding)
+    found = write_c(graph, tmp_path / "net", options=options)
+    cpu = ("-mcpu=cortex-m4", "-mthumb")
+    sizes = symbols(tmp_path / "net", tools="arm-none-eabi-", flags=cpu)
+    settings = {one.index: one.settings_bytes for one in found.layers if one.settings_bytes}
+    assert settings == {
+        at: sum(size for symbol, size in sizes.items() if re.fullmatch(rf"layer_{at}(_\d+)?", symbol))
+        for at in settings
+    }
+    assert sum(settings.values()) == found.footprint.settings_bytes
+    assert abs(found.footprint.flash_bytes / library(tmp_path / "net", cpu)[0] - 1) < 0.09
+
+
+def library(folder: Path, cpu: tuple[str, ...]) -> list[int]:
+    """Bytes of `.text`, `.data` and `.bss` of the whole library, as `make size` tells them."""
+    target = ["CROSS=arm-none-eabi-", f"CPU={' '.join(cpu)}"]
+    done = subprocess.run(["make", "-s", "size", *target], cwd=folder, capture_output=True, text=True, check=True)
+    return [int(size) for size in done.stdout.splitlines()[-1].split()[:3]]
+
+
+def test_layers_tell_their_results() -> None:
+    """Shapes and bits as stored; the last layer's are int32."""
+    b = Builder((3, 6, 5), seed=0)
+    x = b.conv(b.first, 5, (3, 2), weight_bits=3, stride=(1, 2), bits=3, padding=0)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 7, weight_bits=2, bits=None)), "single")
+    conv, linear = program_layers(build(graph, COptions(pack_activations=True)))
+    assert (conv.kernel, conv.weights, conv.weight_bits, conv.macs) == ("mixbit_conv", 90, 3, 90 * 4 * 2)
+    assert (conv.output_shape, conv.output_bits, conv.output_bytes) == ((5, 4, 2), 4, 20)
+    assert (conv.weight_bytes, conv.padding_bytes) == (5 * 7, 5 * 7 - 34), "18 weights of 3 bits are 54 bits"
+    assert (linear.output_shape, linear.output_bits, linear.output_bytes, linear.macs) == ((7,), 32, 28, 280)
+    assert (conv.scratch_bytes, linear.scratch_bytes) == (18, 40), "a column, and the features taken out of 4 bits"
+    plain = program_layers(build(graph, COptions()))
+    assert [one.scratch_bytes for one in plain] == [18, 0], "features in bytes are read where they lie"
+    dsp = program_layers(build(graph, COptions(kernels="dsp")))
+    assert [one.scratch_bytes for one in dsp] == [6 * 32, 3 * 48], "whole groups of 16: two columns, and one"
+
+
+def test_scratch_of_depthwise_layers() -> None:
+    b = Builder((6, 6, 5), seed=0)
+    x = b.conv(b.conv(b.first, 6, (3, 2), groups=6), 12, 1, groups=6)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single")
+    plain, dsp = (
+        [one.scratch_bytes for one in program_layers(build(graph, COptions(kernels=kernels)))[:2]]
+        for kernels in ("plain", "dsp")
+    )
+    assert plain == [6, 1], "the taps of a channel"
+    # Pointers to the taps, all weights, a place of padding; two outputs a channel are gathered beside these.
+    assert dsp == [4 * 6 + 8 * 6 + 8, 4 + 12 + 12 + 12]
 
 
 def test_activations_beside_scratch() -> None:
@@ -96,3 +190,31 @@ def test_flash_and_ram_of_a_cortex_m4(rounding: str, packed: bool, tmp_path: Pat
     flash, data, ram = map(int, listing.splitlines()[-1].split()[:3])
     assert (ram, data) == (found.ram_bytes, 0)
     assert abs(found.flash_bytes / flash - 1) < 0.03
+
+
+def test_flash_is_the_sum_of_all_that_lies_in_it() -> None:
+    parts = {"weight_bytes": 1, "factor_bytes": 2, "table_bytes": 4, "settings_bytes": 8, "code_bytes": 16}
+    found = Footprint(**parts, policy_bytes=32, code_source="", arena_bytes=64, activation_bytes=128)
+    assert (found.data_bytes, found.flash_bytes, found.ram_bytes) == (15, 31, 64)
+
+
+def test_code_grows_by_the_scales_of_outputs_and_by_calls() -> None:
+    def classes(count: int) -> int:
+        b = Builder((3,), seed=0)
+        return predict(rounded(b.finish(b.linear(b.first, count, bits=None)), "single")).code_bytes
+
+    assert classes(100) - classes(3) == 4 * 97, "one int32 a class, for the index of the largest"
+
+    def parts(count: int) -> int:
+        b = Builder((3, 2), seed=0)
+        x = b.concat(*(b.first for _ in range(count)))
+        return predict(rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single")).code_bytes
+
+    assert parts(4) - parts(3) == parts(3) - parts(2) > 4, "a call for each"
+
+
+def test_a_result_in_place_counts_once_and_as_the_larger() -> None:
+    """192 elements in 8 bits, and over them in 4."""
+    b = Builder((3, 8, 8), seed=0)
+    graph = rounded(b.finish(b.linear(b.flatten(b.requantize(b.first, bits=4)), 5, bits=None)), "single")
+    assert predict(graph, options=COptions(pack_activations=True)).activation_bytes == 192

@@ -16,7 +16,8 @@ from mixbit.errors import ExportError
 from mixbit.export import IntegerGraph, executor
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Grid, dequantize
-from mixbit.export.c import COptions, render_c, write_c
+from mixbit.export.c import COptions, plan_memory, render_c, write_c
+from mixbit.export.c._options import KERNELS
 from mixbit.export.c._program import build
 from mixbit.export.c.writer import MANIFEST
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
@@ -61,6 +62,46 @@ def test_the_header_says_all_that_a_caller_needs() -> None:
     assert (int(macros["MODEL_INPUT_LOW"]), int(macros["MODEL_INPUT_HIGH"])) == (-128, 127)
     assert (macros["MODEL_INPUT_SIZE"], macros["MODEL_OUTPUT_SIZE"], macros["MODEL_LAYERS"]) == ("75", "3", "2")
     assert "in memory 5x5x3" in header
+    assert (macros["MODEL_INPUT_BYTES"], macros["MODEL_INPUT_BITS"], macros["MODEL_INPUT_ZERO"]) == ("75", "8", "0")
+    assert (macros["MODEL_OUTPUT_CHANNELS"], macros["MODEL_OUTPUT_INNER"]) == ("3", "1")
+    assert int(macros["MODEL_WEIGHT_BYTES"]) == 4 * 11 + 3 * 25, "27 weights of 3 bits a row, 100 of 2 bits"
+    assert int(macros["MODEL_ARENA_BYTES"]) == plan_memory(graph).arena_bytes
+
+
+def test_every_array_of_weights_begins_at_a_word() -> None:
+    """Kernels may read words; the other arrays are of numbers that the compiler aligns."""
+    text = render_c(small())["weights.c"]
+    assert re.findall(r"^(.*)const uint8_t model_\d_weights", text, re.MULTILINE) == ["MODEL_ALIGNED "] * 2
+
+
+def test_kernels_with_two_products_are_written_where_they_are_asked_for() -> None:
+    plain, dsp = (set(render_c(small(), options=COptions(kernels=kernels))) for kernels in KERNELS)
+    assert dsp - plain == {f"kernels/mixbit_{name}" for name in ("conv_dsp.c", "dsp.h", "linear_dsp.c", "rows_dsp.c")}
+    assert plain < dsp
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_the_selftest_records_the_first_inputs(vectors: int) -> None:
+    graph, options = small(), COptions(vectors=vectors)
+    samples = np.random.default_rng(0).standard_normal((5, 3, 5, 5)).astype(np.float32)
+    text = render_c(graph, options=options, samples=samples)["selftest_vectors.h"]
+    assert f"#define SELFTEST_VECTORS {vectors}\n" in text
+    body = text[text.index("selftest_inputs") : text.index("selftest_outputs")]
+    found = np.array(re.findall(r"(-?\d+),", body), int).reshape(vectors, 5, 5, 3)
+    assert np.array_equal(found.transpose(0, 3, 1, 2), executor.trace(graph, samples[:vectors])["xq"])
+    outputs = text[text.index("selftest_outputs") : text.index("FNV-1a")]
+    last = np.array(re.findall(r"(-?\d+),", outputs), int).reshape(vectors, 3)
+    linear = graph.ops[-1]
+    assert isinstance(linear, g.Linear)
+    wanted = executor.accumulate(graph, linear, executor.trace(graph, samples[:vectors])[linear.x])
+    assert np.array_equal(last, wanted)
+
+
+def test_without_samples_the_selftest_has_inputs_of_the_whole_range() -> None:
+    text = render_c(small(), options=COptions(vectors=20))["selftest_vectors.h"]
+    body = text[text.index("selftest_inputs") : text.index("selftest_outputs")]
+    found = np.array(re.findall(r"(-?\d+),", body), int)
+    assert (found.min(), found.max(), found.size) == (-128, 127, 20 * 75)
 
 
 def test_only_widths_and_roundings_that_are_used_are_compiled() -> None:
