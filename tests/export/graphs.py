@@ -43,6 +43,7 @@ class Builder:
     ) -> None:
         self.random = np.random.default_rng(seed)
         self.rounding: Rounding = "float32"
+        self.least_scale = 1e-3  # of results that are all but zero
         self.samples = self.random.standard_normal((2, *shape)).astype(np.float32)
         self.tensors = {"x": g.Tensor(name="x", shape=tuple(shape), grid=None, source="float")}
         self.values: dict[str, Array] = {"x": self.samples}
@@ -274,7 +275,7 @@ class Builder:
         steps = [
             end / (bound - zero_point) for end, bound in ((low, empty.qmin), (high, empty.qmax)) if bound != zero_point
         ]
-        scale = max([*steps, 1e-3])
+        scale = max([*steps, self.least_scale])
         return grid(bits, signed=signed, zero_point=zero_point, scale=scale)
 
     def _push(self, op: g.Op, of: Grid | None) -> str:

@@ -12,11 +12,12 @@ from tests.export.graphs import Builder, rounded
 _RESULTS: tuple[dict[str, Any], ...] = (
     {"bits": 8, "signed": True, "zero_point": -3},
     {"bits": 4, "zero_point": 5},
+    {"bits": 8, "zero_point": 131},
+    {"bits": 3, "zero_point": 4},
     {"bits": 8, "zero_point": 131, "clamp": (20, 240)},
-    {"bits": 2, "signed": True, "zero_point": -2},
-    {"bits": 3, "zero_point": 7},
+    {"bits": 2, "signed": True, "zero_point": -1},
 )
-"""Grids of results, one after the other: containers of 8, 4 and 2 bits, zero points inside and at both ends."""
+"""Grids of results, one after the other: containers of 8, 4 and 2 bits. What follows 2 bits has few values."""
 
 
 def regular(b: Builder) -> str:
@@ -112,10 +113,17 @@ def grouped(b: Builder) -> str:
         },
         {"kernel": 1, "channels": 33},
         {"kernel": (3, 2), "stride": (1, 1), "dilation": (1, 1), "padding": ((0, 2), (1, 0)), "channels": 4},
-        {"kernel": 1, "padding": ((0, 2), (0, 0)), "channels": 5},
+    )
+    return _each(b, windows)
+
+
+def pointwise(b: Builder) -> str:
+    """One tap, which reads beside the map on one side only, or where a step would lead there."""
+    windows: tuple[dict[str, Any], ...] = (
         {"kernel": 1, "padding": ((0, 0), (0, 1)), "channels": 4},
         {"kernel": 1, "stride": (1, 2), "padding": ((0, 0), (1, 0)), "channels": 6},
         {"kernel": 1, "stride": (2, 1), "padding": ((1, 0), (0, 0)), "channels": 3},
+        {"kernel": 1, "padding": ((0, 2), (0, 0)), "channels": 5},
     )
     return _each(b, windows)
 
@@ -151,7 +159,10 @@ def _each(b: Builder, windows: tuple[dict[str, Any], ...]) -> str:
 def others(b: Builder) -> str:
     """Pools, sums, changes of grid, tables, moves, linear layers along a dimension; from tensors of few bits."""
     of = {"bits": 4, "signed": True, "zero_point": 2}
-    x = b.max_pool(b.requantize(b.first, **of), (2, 3), stride=(1, 2), padding=((1, 1), (2, 0)))
+    half = {**_as(b, b.first), "scale": 2 * _as(b, b.first)["scale"]}  # every other result is a tie
+    ties = b.add(b.first, b.lookup(b.first, **_as(b, b.first)), **half)
+    x = b.add(b.requantize(b.first, **half), ties, bits=8, zero_point=117)
+    x = b.max_pool(b.requantize(x, **of), (2, 3), stride=(1, 2), padding=((1, 1), (2, 0)))
     y = b.average_pool(x, (3, 2), stride=(2, 1), padding=((1, 1), (0, 1)), bits=8, zero_point=100)
     z = b.average_pool(x, (1, 2), stride=(2, 1), padding=((0, 0), (1, 0)), **_as(b, x))
     x = b.add(y, z, bits=3, zero_point=3, clamp=(1, 6))
@@ -163,19 +174,18 @@ def others(b: Builder) -> str:
     rows, high, wide = b.tensors[x].shape
     x = b.reshape(x, (high, wide, rows))
     x = b.add(b.lookup(x, bits=2, zero_point=1), x, bits=8, signed=True, zero_point=40)
-    half = {**_as(b, x), "scale": 2 * _as(b, x)["scale"]}  # every other result is a tie
-    x = b.add(b.requantize(x, **half), b.add(x, x, **half), bits=8)
     x = b.linear(x, 5, weight_bits=3, bits=4, zero_point=9, shift=1)
     return b.linear(b.reshape(x, (3, 4, 5)), 5, weight_bits=7, bits=2, zero_point=1)
 
 
 NETWORKS: dict[str, Callable[[Builder], str]] = {
-    one.__name__: one for one in (regular, depthwise, grouped, folded, others)
+    one.__name__: one for one in (regular, depthwise, grouped, pointwise, folded, others)
 }
 
 
 def network(name: str, rounding: Rounding) -> IntegerGraph:
     """One of `NETWORKS` and a linear layer at its end."""
     b = Builder((3, 9, 8), bits=8, signed=False, zero_point=117, seed=11)
+    b.least_scale = 1e-9  # numbers become small down a chain, and are to differ to its end
     x = NETWORKS[name](b)
     return rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=6, bits=None)), rounding)
