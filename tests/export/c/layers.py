@@ -161,7 +161,7 @@ def others(b: Builder) -> str:
     of = {"bits": 4, "signed": True, "zero_point": 2}
     half = {**_as(b, b.first), "scale": 2 * _as(b, b.first)["scale"]}  # every other result is a tie
     ties = b.add(b.first, b.lookup(b.first, **_as(b, b.first)), **half)
-    x = b.add(b.requantize(b.first, **half), ties, bits=8, zero_point=117)
+    x = b.add(b.requantize(b.first, clamp=(90, 140), **half), ties, bits=8, zero_point=117)
     x = b.max_pool(b.requantize(x, **of), (2, 3), stride=(1, 2), padding=((1, 1), (2, 0)))
     y = b.average_pool(x, (3, 2), stride=(2, 1), padding=((1, 1), (0, 1)), bits=8, zero_point=100)
     z = b.average_pool(x, (1, 2), stride=(2, 1), padding=((0, 0), (1, 0)), **_as(b, x))
