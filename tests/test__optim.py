@@ -70,12 +70,12 @@ def test_the_rate_is_a_cosine_whose_clock_includes_the_ramp(peak: float, floor: 
 
 def test_every_group_has_its_own_peak_and_floor() -> None:
     optimizer = make_optimizer(
-        model_of(QuantizeConfig()), name="sgd", lr=0.1, step_lr=0.01, momentum=0.9, weight_decay=0.0
+        model_of(QuantizeConfig()), name="sgd", lr=0.3, step_lr=0.01, momentum=0.9, weight_decay=0.0
     )
     for progress, held, part in ((0.0, 0.0, 0.0), (0.05, 0.0, 0.5), (0.0, 0.1, 0.5), (1.0, 0.0, 0.0)):
         set_rates(optimizer, progress, floor=0.2, warmup=0.1, held=held)
         rates = [group["lr"] for group in optimizer.param_groups]
-        assert rates == pytest.approx([one * (0.2 + 0.8 * part) for one in (0.1, 0.1, 0.01)])
+        assert rates == pytest.approx([one * (0.2 + 0.8 * part) for one in (0.3, 0.3, 0.01)])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
