@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py
 
 QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
-.PHONY: help demo setup-mcu test check pytest fuzz mutants bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu setup-oracles test check pytest fuzz mutants bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,12 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 	    { $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES); }; \
 	fi
 
-# `make pytest ISA=avx2` runs the tests as on a processor without AVX-512, `ISA=default` without PyTorch's vector kernels.
+# What tests compare with: homology packages, other runtimes, a second emulator. Without them those tests are not run.
+setup-oracles: .venv/.dev  ## packages that tests compare with (310 MB)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]' unicorn
+
+# `make pytest ISA=avx2` runs the tests as on a processor without AVX-512, `ISA=default` without PyTorch's vector kernels;
+# `make pytest ARGS=--durations=10` tells the ten slowest.
 ISA_VARIABLES_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 ISA_VARIABLES_default := ATEN_CPU_CAPABILITY=default
 
@@ -67,7 +72,7 @@ test: check pytest  ## everything CI runs: make check, tests, doctests, README c
 
 pytest: .venv/.dev
 	$(if $(ISA),$(or $(ISA_VARIABLES_$(ISA)),$(error ISA=$(ISA) is not known. Legal: avx2, default, or nothing for the processor's own))) \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q $(ARGS)
 
 fuzz: .venv/.dev  ## all malformed commands, settings and files: each must be refused with one message
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "fuzz or not bench" -q tests/fuzz

@@ -72,3 +72,8 @@ def _launched(folder: Path) -> str:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The commands of the documentation take longest: begun first, no process is left alone with them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")

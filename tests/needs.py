@@ -64,7 +64,7 @@ def shared_folder() -> Path:
 
 DATA = "the shared reference material: MIXBIT_DATA names its data folder"
 NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
-    "ai_edge_litert": ("ai-edge-litert: extra oracles", _packages("ai_edge_litert")),
+    "ai_edge_litert": ("ai-edge-litert: make setup-oracles", _packages("ai_edge_litert")),
     "arm": ("the compiler for Cortex-M: make setup-mcu", _programs(*ARM)),
     "board": ("compiler and emulator for Cortex-M: make setup-mcu", _programs(*ARM, "qemu-system-arm")),
     "cmsis-nn": ("a checkout of CMSIS-NN: MIXBIT_CMSIS_NN names its folder", lambda: "MIXBIT_CMSIS_NN" in os.environ),
@@ -73,24 +73,25 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "datasets": ("datasets: extra data", _packages("datasets")),
     "g++": ("g++: apt-get install g++", _programs("g++")),
     "gcc": ("gcc and make: apt-get install gcc make", _programs("gcc", "make", "ar", "objcopy")),
-    "gudhi": ("gudhi: extra oracles", _packages("gudhi")),
+    "gudhi": ("gudhi: make setup-oracles", _packages("gudhi")),
     "kernels": ("the compiled kernels: a C compiler when mixbit is installed", _kernels),
     "ldd": ("cc and ldd, to build the kernels and see what they link", _programs("cc", "ldd")),
     "libjpeg-turbo": ("a pillow that was built with libjpeg-turbo", _jpeg),
     "linux": ("Linux: page faults are counted, and mallopt is glibc's", lambda: sys.platform.startswith("linux")),
     "onnx": ("onnx and onnxruntime: extra export", _packages("onnx", "onnxruntime", "onnxscript")),
-    "openvino": ("openvino: extra oracles", _packages("openvino")),
+    "openvino": ("openvino: make setup-oracles", _packages("openvino")),
     "pillow": ("pillow: extra data", _packages("PIL")),
     "plotly": ("plotly: extra report", _packages("plotly")),
     "qemu-user": ("qemu-x86_64: apt-get install qemu-user", _programs("qemu-x86_64")),
     "qonnx": ("qonnx: extra export", _packages("qonnx")),
-    "ripser": ("ripser: extra oracles", _packages("ripser")),
+    "ripser": ("ripser: make setup-oracles", _packages("ripser")),
     "shared": (DATA, lambda: shared_folder().is_dir()),
     "transformers": ("transformers: extra zoo", _packages("transformers")),
-    "unicorn": ("ziglang and unicorn: extra emulator", _packages("ziglang", "unicorn")),
+    "unicorn": ("unicorn: make setup-oracles, or extra emulator", _packages("unicorn")),
     "x86-64": ("an x86-64 processor under Linux", _processor("sse2")),
     "x86-64-v3": ("a processor with AVX2", _processor("avx2", "fma", "bmi2")),
     "x86-64-v4": ("a processor with AVX-512", _processor("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+    "ziglang": ("ziglang: extra emulator", _packages("ziglang")),
 }
 """Name -> what is missing and how it is got, and whether it is there."""
 

@@ -3,12 +3,15 @@
 How a page marks its command blocks (```console, ```bash and ```python):
 
     <!-- runs -->                 the block below is run here, in a scratch folder, after the page's earlier ones
-    <!-- runs with PROGRAM -->    the same, where that program is installed
+    <!-- runs with NEED -->       the same, where that is installed (a name of tests/needs.py)
     <!-- not run: the reason -->  it is not, and says why (needs downloads, a GPU, hours)
 
 In a ```console block the lines that start with "$ " are commands and the others are output, which is not compared. A
 command block without a mark is an error, so that none goes stale unseen. The doctests of `src` are collected by pytest
 itself.
+
+Two pages may begin alike, with the same training. A command that an earlier page ran, on the same inputs, finds the
+folder or the file that it made there, and reads it again.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from mixbit import __version__
+from tests.needs import need, reason
+from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,11 +54,13 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """Whether it is run here: marked so, and the program that it asks for is there."""
-        if self.mark is None or not self.mark.startswith("runs"):
-            return False
-        program = self.mark.removeprefix("runs").removeprefix(" with ")
-        return not program or shutil.which(program) is not None
+        """Whether it is run here."""
+        return self.mark is not None and self.mark.startswith("runs")
+
+    @property
+    def need(self) -> str | None:
+        """What it asks for, a name of tests/needs.py."""
+        return self.mark.removeprefix("runs with ") if self.mark and self.mark.startswith("runs with ") else None
 
     @property
     def script(self) -> str:
@@ -81,21 +90,126 @@ def runnable(path: Path) -> list[Block]:
     return [block for block in blocks(path.read_text()) if block.runs]
 
 
-def run(block: Block, folder: Path) -> None:
-    environment = dict(os.environ, OMP_NUM_THREADS="1", COLUMNS="120")
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-    command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+# A folder or a file that a command makes, by all that leads to it: the command, and how each of its inputs came.
+Made = tuple[str, tuple["Made", ...]]
+MAKES = re.compile(r" --(?:run|out) (?P<into>\S+)")
+
+
+def made_by(commands: list[str]) -> Iterator[tuple[str, Path, Made]]:
+    """Every command of a page that makes something, with what it makes."""
+    made: dict[str, Made] = {}
+    for command in commands:
+        found = MAKES.search(command)
+        if found is not None:
+            inputs = tuple(made[name] for name in made if re.search(rf" {re.escape(name)}\b", command))
+            made[found["into"]] = (command, inputs)
+            yield command, Path(found["into"]), made[found["into"]]
+
+
+def commands_of(path: Path) -> list[str]:
+    """The commands of a page that are run, one a line."""
+    return [line for block in runnable(path) for line in block.script.replace("\\\n", "").splitlines()]
+
+
+def page_groups() -> list[list[Path]]:
+    """The pages with commands that are run; those that make the same thing stand together."""
+    found: list[tuple[list[Path], set[Made]]] = []
+    for page in PAGES:
+        if not runnable(page):
+            continue
+        pages, makes = [page], {made for *_, made in made_by(commands_of(page))}
+        for other in [other for other in found if other[1] & makes]:
+            found.remove(other)
+            pages, makes = other[0] + pages, other[1] | makes
+        found.append((pages, makes))
+    return [pages for pages, _ in found]
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    with Warm() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "output", "errors"),
+    [
+        ("mixbit --version", 0, f"mixbit {__version__}\n", ""),
+        (
+            "python -c 'import os, sys; print(os.getcwd(), os.environ[\"A\"], sys.argv); sys.exit(3)' b",
+            3,
+            "{} c ['-c', 'b']\n",
+            "",
+        ),
+        ("echo 'print(__name__, input())' > a.py; echo d | python a.py", 0, "__main__ d\n", ""),
+        ("python -c 'import sys; sys.exit(\"no\")'", 1, "", "no\n"),
+        ("python -c 'import subprocess; raise SystemExit(subprocess.run([\"false\"]).returncode + 4)'", 5, "", ""),
+        ("python -c 'import os; os.abort()'", 70, "", ""),
+    ],
+)
+def test_a_warm_command_is_like_any_other(
+    command: str, code: int, output: str, errors: str, warm: Warm, tmp_path: Path
+) -> None:
+    """Folder, environment, arguments, streams, children, exit code; one that dies is a failure."""
+    environment = {**os.environ, "PATH": warm.path, "A": "c"}
     done = subprocess.run(
-        [*command, block.script], cwd=folder, env=environment, text=True, capture_output=True, timeout=900, check=False
+        ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, output.replace("{}", str(tmp_path)))
+    assert done.stderr == errors or code == 70
+
+
+def run(block: Block, folder: Path, warm: Warm) -> None:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", COLUMNS="120", PATH=warm.path)
+    command = ["python", "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+    program = str(shutil.which(command[0], path=warm.path))
+    done = subprocess.run(
+        [program, *command[1:], block.script],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, f"{block.script}\nstdout:\n{done.stdout[-4000:]}\nstderr:\n{done.stderr[-4000:]}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [page for page in PAGES if runnable(page)], ids=name)
-def test_marked_commands_run(path: Path, tmp_path: Path) -> None:
+def run_page(path: Path, folder: Path, done: dict[Made, Path], warm: Warm) -> None:
+    """All its blocks; what `done` has already is copied to where the page makes it."""
+    folder.mkdir()
+    makes = {command: (into, made) for command, into, made in made_by(commands_of(path))}
     for block in runnable(path):
-        run(block, tmp_path)
+        if block.need is not None and reason(block.need) is not None:
+            continue
+        for command in block.script.splitlines():
+            if command in makes and makes[command][1] in done:
+                into, made = makes[command]
+                (folder / into).parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if done[made].is_dir() else shutil.copy)(done[made], folder / into)
+        run(block, folder, warm)
+    done |= {made: folder / into for into, made in makes.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pages", page_groups(), ids=lambda pages: "+".join(name(page) for page in pages))
+def test_marked_commands_run(pages: list[Path], tmp_path: Path, warm: Warm) -> None:
+    done: dict[Made, Path] = {}
+    for page in pages:
+        run_page(page, tmp_path / page.stem, done, warm)
+    need(*{block.need for page in pages for block in runnable(page) if block.need is not None})
+
+
+def test_pages_share_what_the_same_commands_make() -> None:
+    first = ["mixbit train a --run runs/float", "mixbit search --weights runs/float/model.safetensors --run runs/s"]
+    one, two = ({made for *_, made in made_by([*begin, *first])} for begin in ([], ["mixbit list models"]))
+    assert one == two and len(one) == 2
+    other = {made for *_, made in made_by([first[0].replace("train a", "train b"), first[1]])}
+    assert not one & other  # the same search, of other weights
+    assert [[page.stem for page in pages] for pages in page_groups() if len(pages) > 1] == [
+        ["README", "quickstart"],
+        ["kure", "stress"],
+    ]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)

@@ -197,7 +197,10 @@ def test_what_evaluation_found_goes_into_files_and_back() -> None:
 
 
 def test_model_without_batch_norm_is_left_alone() -> None:
-    reestimate_batch_norm(nn.Linear(2, 2), [torch.zeros(1, 2)])
+    model = nn.Linear(2, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reestimate_batch_norm(model, [torch.ones(1, 2)])
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Auxiliary(nn.Module):

@@ -15,6 +15,7 @@ import pytest
 
 from mixbit.allocation import Allocation, SolverName, allocate, solve
 from mixbit.cost import Budget
+from mixbit.methods.hawq import omega
 from mixbit.network import Network
 from mixbit.policy import LayerScores, Program, Scores
 from tests.support import layer, network, shared
@@ -129,7 +130,7 @@ def as_budget(net: Network, budget: str, kind: str) -> Budget:
 def test_published_policy_by_coupled_bits_and_tie_groups(arrays: dict[str, Any], budget: str, kind: str) -> None:
     net = as_network(arrays, kind)
     columns = (arrays[key] for key in ("trace_over_n", "perturbation_8bit_sq", "perturbation_4bit_sq"))
-    harms = [{8: trace * d8, 4: trace * d4} for trace, d8, d4 in zip(*columns, strict=True)]
+    harms = [{8: omega(trace, d8), 4: omega(trace, d4)} for trace, d8, d4 in zip(*columns, strict=True)]
     layers = {
         one.name: LayerScores(weight=harm, activation={8: 0.0, 4: 0.0})
         for one, harm in zip(net.layers, harms, strict=True)

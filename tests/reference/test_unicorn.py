@@ -41,13 +41,13 @@ def check(graph: IntegerGraph, options: COptions, folder: Path) -> None:
         assert found.output == wanted[last]
 
 
-@needs("unicorn")
+@needs("unicorn", "ziglang")
 @pytest.mark.parametrize("kernels", ["dsp", "plain"])
 def test_every_layer_has_the_reference_s_bytes(tmp_path: Path, kernels: str) -> None:
     check(mixed(), COptions(kernels=kernels), tmp_path)  # type: ignore[arg-type]
 
 
-@needs("unicorn")
+@needs("unicorn", "ziglang")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_random_networks_have_them_too(tmp_path: Path, seed: int) -> None:
@@ -55,7 +55,7 @@ def test_random_networks_have_them_too(tmp_path: Path, seed: int) -> None:
     check(graph, COptions(kernels="plain" if seed % 3 == 2 else "dsp", pack_activations=seed == 3), tmp_path)
 
 
-@needs("unicorn")
+@needs("unicorn", "ziglang")
 def test_a_wrong_weight_is_seen(tmp_path: Path) -> None:
     """The comparison can fail: a bit of one weight is turned over before compiling."""
     graph = mixed()

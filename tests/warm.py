@@ -1,0 +1,170 @@
+"""`mixbit` and `python` as processes of their own that start at once: for tests that start many.
+
+A command imports for seconds and works for milliseconds. Here a server imports once and forks for each command, which
+then has the folder, the environment, the streams and the exit code of one that was started in the usual way.
+
+    with Warm() as warm:
+        subprocess.run(["mixbit", "list", "models"], env={**os.environ, "PATH": warm.path})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+import types
+from pathlib import Path
+
+# What commands import, beside mixbit itself; what is absent is left out.
+HEAVY = (
+    "PIL.Image",
+    "onnx",
+    "onnxruntime",
+    "plotly.graph_objects",
+    "pydantic",
+    "qonnx.core.modelwrapper",
+    "rich.progress",
+    "rich.table",
+    "scipy.optimize",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "torch.export",
+    "typer",
+)
+_CLIENT = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    asked = dict(program={program!r}, words=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))
+    text = json.dumps(asked).encode()
+    socket.send_fds(server, [len(text).to_bytes(4, "big")], [0, 1, 2])
+    server.sendall(text)
+    code = server.recv(1)
+sys.exit(code[0] if code else 70)
+"""
+
+
+class Warm:
+    """A server, and the folder with the two programs that ask it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="warm"))  # a short name: addresses of sockets end at 107 bytes
+        address = str(self.folder / "socket")
+        for program in ("mixbit", "python"):
+            client = self.folder / program
+            client.write_text(_CLIENT.format(python=sys.executable, address=address, program=program))
+            client.chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(address)
+            server.listen(16)  # who asks before the imports are done waits
+            number = server.fileno()
+            command = [sys.executable, str(Path(__file__)), str(number)]
+            self._process = subprocess.Popen(command, pass_fds=[number], stdin=subprocess.DEVNULL)
+
+    @property
+    def path(self) -> str:
+        """For PATH: these programs first, then those of this environment."""
+        return os.pathsep.join([str(self.folder), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self.folder)
+
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _imports() -> None:
+    import mixbit
+
+    ours = (module.name for module in pkgutil.walk_packages(mixbit.__path__, "mixbit."))
+    for name in (*HEAVY, *(name for name in ours if not name.endswith("__main__"))):
+        with contextlib.suppress(ImportError):  # a package that is not here; a C library that is no module
+            importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    mixbit.network.capture(torch.nn.Linear(2, 2), torch.zeros(1, 2))  # loads what the first capture loads
+
+
+def _run(program: str, words: list[str]) -> None:
+    sys.argv = [program, *words]
+    if program == "mixbit":
+        from mixbit import cli
+
+        cli.main(words)
+    elif words[0] == "-c":
+        sys.modules["__main__"] = module = types.ModuleType("__main__")
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), module.__dict__)
+    else:
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def _answer(connection: socket.socket) -> int:
+    """In the child: becomes the command that was asked for; its exit code."""
+    head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    with connection.makefile("rb") as stream:
+        asked = json.loads(stream.read(int.from_bytes(head, "big")))
+    for number, stream_number in enumerate(streams):
+        os.dup2(stream_number, number)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    try:
+        _run(asked["program"], asked["words"])
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve(listening: socket.socket) -> None:
+    """Forks for every command, until whoever started it is gone."""
+    parent = os.getppid()
+    _imports()
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    listening.settimeout(5)
+    while os.getppid() == parent:
+        try:
+            connection, _ = listening.accept()
+        except TimeoutError:
+            continue
+        if os.fork() == 0:
+            connection.settimeout(None)
+            code = _answer(connection)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.send(bytes([code & 255]))
+            os._exit(code & 255)
+        connection.close()
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
