@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from hypothesis import settings
 
 from tests.needs import pytest_terminal_summary as pytest_terminal_summary
+from tests.remembered import remembered_exports
 
 # A test says nothing of time: on a machine with other work the first example alone may take seconds.
 settings.register_profile("mixbit", deadline=None)
@@ -77,3 +80,15 @@ def _launched(folder: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The commands of the documentation take longest: begun first, no process is left alone with them at the end."""
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
+# Folders and files where a run, a method or a command opens the same network again and again.
+REMEMBERED = {"cli", "end_to_end", "methods", "robustness", "runs", "test_cli"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remembered(request: pytest.FixtureRequest) -> Iterator[None]:
+    """There the same network is followed once. Elsewhere torch.export, and what is read from it, is tested itself."""
+    inside = request.path.parts[len(Path(__file__).parent.parts) :]
+    with remembered_exports() if REMEMBERED & {*inside, request.path.stem} else nullcontext():
+        yield

@@ -1,0 +1,110 @@
+"""A network is followed again as soon as anything of it is another, and what is remembered is what would be found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mixbit.network import _export, capture
+from mixbit.network._inputs import read_inputs
+from tests.remembered import content, remembered_exports
+
+X = torch.zeros(2, 4)
+
+
+class Net(nn.Module):
+    """Two layers, a buffer and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("shift", torch.ones(4))
+        self.times = 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            x = self.second(self.first(x)) + self.shift
+        return x
+
+
+class Other(Net):
+    """The same under another name."""
+
+
+def net(kind: type[Net] = Net) -> Net:
+    torch.manual_seed(0)
+    return kind()
+
+
+def tied() -> Net:
+    made = net()
+    with torch.no_grad():
+        made.second.weight.copy_(made.first.weight)
+    return made
+
+
+def tie(made: Net) -> None:
+    made.second.weight = made.first.weight
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "weight": lambda made: made.first.weight.data.mul_(1.0001),
+    "buffer": lambda made: made.shift.neg_(),
+    "number": lambda made: setattr(made, "times", 2),
+    "frozen": lambda made: made.first.weight.requires_grad_(False),
+    "mode": lambda made: made.first.train(False),
+    "dtype": lambda made: made.double(),
+    "class": lambda made: setattr(made, "__class__", Other),
+    "hook": lambda made: made.register_forward_hook(print),
+    "layer": lambda made: setattr(made, "second", nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_makes_another_network(change: str) -> None:
+    made, inputs = net(), read_inputs(X)
+    before = content(made, inputs)
+    assert before == content(net(), inputs)
+    CHANGES[change](made)
+    assert content(made, inputs) != before
+
+
+def test_sharing_a_parameter_is_a_change() -> None:
+    equal, same = tied(), tied()
+    tie(same)
+    assert content(equal, read_inputs(X)) != content(same, read_inputs(X))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 4), torch.zeros(2, 4, dtype=torch.float64), {"x": X}, (X, 3)])
+def test_other_inputs_are_another_key_and_other_values_are_not(x: Any) -> None:
+    assert content(net(), read_inputs(X)) != content(net(), read_inputs(x))
+    assert content(net(), read_inputs(X)) == content(net(), read_inputs(X + 1))
+
+
+def test_a_network_is_followed_once_and_found_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = _export.export, []
+    monkeypatch.setattr(_export, "export", lambda *given: calls.append(given) or real(*given))
+    anew = capture(net(), X)
+    with remembered_exports():
+        first, again = capture(net(), X), capture(net(), X)
+        changed = net()
+        changed.times = 2
+        twice = capture(changed, X)
+    assert anew == first == again != twice and len(calls) == 3
+    capture(net(), X)
+    assert len(calls) == 4  # outside nothing is remembered
+
+
+def test_what_cannot_be_written_down_is_followed_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = _export.export, []
+    monkeypatch.setattr(_export, "export", lambda *given: calls.append(given) or real(*given))
+    with remembered_exports():
+        for _ in range(2):
+            made = net()
+            made.act = lambda x: x  # type: ignore[assignment]
+            capture(made, X)
+    assert len(calls) == 2
