@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from mixbit import __version__
-from tests.needs import need, reason
+from tests.needs import NEEDS, need, reason
 from tests.warm import Warm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -320,11 +320,31 @@ five
 """
 
 
-@pytest.mark.parametrize(("program", "runs"), [("python3", True), ("no-such-program", False)])
-def test_a_block_runs_where_its_program_is(program: str, runs: bool) -> None:
-    page = f"<!-- runs with {program} -->\n```console\n$ {program}\n```\n"
-    (found,) = blocks(page)
-    assert found.runs is runs
+def test_a_block_that_needs_something_runs_where_it_is(
+    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says what it needs, by the name of tests/needs.py."""
+    page = tmp_path / "page.md"
+    for there in (True, False):
+        monkeypatch.setitem(NEEDS, "an-anvil", ("an anvil", lambda there=there: there))
+        page.write_text(
+            f"<!-- runs with an-anvil -->\n```bash\necho > struck-{there}\n```\n<!-- runs -->\n```bash\necho\n```\n"
+        )
+        assert [block.need for block in blocks(page.read_text())] == ["an-anvil", None]
+        run_page(page, tmp_path / str(there), {}, warm)
+        assert (tmp_path / str(there) / f"struck-{there}").exists() is there
+
+
+def test_what_an_earlier_page_made_is_there_before_the_command(warm: Warm, tmp_path: Path) -> None:
+    """The folder of the first page is copied, so that a command finds it; each page goes on in its own."""
+    page, done = tmp_path / "page.md", {}
+    page.write_text(
+        "<!-- runs -->\n```bash\ntest -e runs/a || mkdir -p runs/a; echo $PWD >> runs/a/log; true --run runs/a\n```\n"
+    )
+    for name in ("first", "second"):
+        run_page(page, tmp_path / name, done, warm)
+    assert [Path(line).name for line in (tmp_path / "second/runs/a/log").read_text().split()] == ["first", "second"]
+    assert [Path(line).name for line in (tmp_path / "first/runs/a/log").read_text().split()] == ["first"]
 
 
 def test_blocks_reads_marks_and_commands() -> None:
@@ -334,12 +354,12 @@ def test_blocks_reads_marks_and_commands() -> None:
     assert found[0].script == "one \\\n    --two\nthree\n"
 
 
-def test_run_reports_a_failing_command(tmp_path: Path) -> None:
+def test_run_reports_a_failing_command(warm: Warm, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="false"):
-        run(Block("bash", "runs", "false\n"), tmp_path)
+        run(Block("bash", "runs", "false\n"), tmp_path, warm)
 
 
-def test_run_stops_at_the_first_failure(tmp_path: Path) -> None:
+def test_run_stops_at_the_first_failure(warm: Warm, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        run(Block("console", "runs", "$ false\n$ touch later\n"), tmp_path)
+        run(Block("console", "runs", "$ false\n$ touch later\n"), tmp_path, warm)
     assert not (tmp_path / "later").exists()
