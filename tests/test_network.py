@@ -118,6 +118,18 @@ def test_the_schedule_is_consistent(name: str) -> None:
     assert all(set(join.layers) <= names for join in network.joins)
 
 
+def test_limpqs_counting_of_a_residual_network_by_hand() -> None:
+    """Its area is not whole where a side is halved: 112.5, 28.5, 14.5 and 7.5, the product truncated."""
+    network = captured("resnet18")
+    strided = {"conv1": 112.5, "layer2.0.conv1": 28.5, "layer3.0.conv1": 14.5, "layer4.0.conv1": 7.5}
+    for layer in network.layers:
+        side = strided.get(layer.name) or (layer.output_shape[-1] if layer.kind == "conv2d" else 1)
+        if layer.name.endswith("downsample.0"):
+            side = layer.output_shape[-1] + 0.5  # (56 - 1) / 2 + 1 = 28.5
+        assert layer.macs_limpq == int(side * side) * layer.weights, layer.name
+    assert sum(layer.macs_limpq != layer.macs for layer in network.layers) == 7
+
+
 def test_what_shares_a_tensor_in_a_residual_network() -> None:
     ties = {group for group in captured("resnet18").ties() if len(group) > 1}
     assert ties == {(f"layer{n}.0.conv1", f"layer{n}.0.downsample.0") for n in (2, 3, 4)}

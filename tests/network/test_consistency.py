@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mixbit.errors import MixbitError
-from mixbit.network import Network, capture, check_network
+from mixbit.network import Network, Skipped, capture, check_network
 
 NET = capture(
     nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1, groups=2), nn.Flatten(), nn.Linear(8, 3)),
@@ -38,12 +38,31 @@ WRONG: dict[str, tuple[Callable[[], Network], str]] = {
     "readers": (lambda: tensor(readers=("zz",)), "is read by 'zz', which is no layer"),
     "lives": (lambda: tensor(first_step=3, last_step=1), "lives from step 3 to 1"),
     "huge": (lambda: tensor(shape=(2**40, 2**40)), "below 2.53 numbers"),
+    "at the limit": (lambda: layer(macs=2**53), "has macs .*legal are 0 to below 2"),
+    "limpq at the limit": (lambda: layer(macs_limpq=2**53), "has macs_limpq "),
+    "no weights": (lambda: layer(weight_shape=(0, 2)), "has (weights 0|the shape)"),
+    "input shape": (lambda: layer(input_shape=(1, 0, 4)), "has the shape"),
+    "output shape": (lambda: layer(output_shape=(0,)), "has the shape"),
+    "written": (lambda: layer(output_tensor="zz"), "names the tensor 'zz', which is not there"),
+    "a tensor twice": (lambda: replace(NET, tensors=(*NET.tensors, NET.tensors[0])), "the tensor 'input' stands there"),
+    "an empty tensor": (lambda: tensor(shape=(0, 3)), "has the shape"),
+    "before the start": (lambda: tensor(first_step=-1), "lives from step -1"),
+    "after the end": (lambda: tensor(last_step=len(NET.steps)), f"to {len(NET.steps)} of {len(NET.steps)}"),
+    "skipped": (lambda: replace(NET, skipped=(Skipped(name="fc", reason="", macs=2**53),)), "the MACs of 'fc' are"),
+    "other at the limit": (lambda: replace(NET, other_macs=2**53), "the MACs of 'other_macs' are"),
     "other": (lambda: replace(NET, other_macs=-1), "the MACs of 'other_macs' are -1"),
 }
 
 
 def test_what_capture_makes_fits_together() -> None:
     check_network(NET)
+
+
+def test_what_is_just_within_the_limits_fits() -> None:
+    check_network(layer(macs=2**53 - 1, macs_limpq=0))
+    check_network(replace(NET, other_macs=2**53 - 1))
+    check_network(tensor(last_step=len(NET.steps) - 1))
+    check_network(replace(NET, layers=(), steps=(), tensors=(replace(NET.tensors[0], readers=(), last_step=0),)))
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -163,6 +164,16 @@ def test_attention_over_other_keys_or_values_has_no_packed_layer() -> None:
         found = capture(Branching(model), x)
         assert [layer.name for layer in found.layers] == ["inner.attention.out_proj"]
         assert any(one.name == "inner.attention.in_proj_weight" for one in found.skipped)
+
+
+def test_what_cannot_be_turned_is_counted_as_often_as_it_is_called() -> None:
+    layer = nn.Linear(4, 4)
+    layer.forward = types.MethodType(nn.Linear.forward, layer)  # type: ignore[method-assign]
+    found = capture(Branching(Call(lambda self, x: self.fc(self.fc(x)), fc=layer)), torch.randn(3, 4))
+    assert found.layers == () and found.other_macs == 32
+    assert [(one.name, one.macs, "set on the instance" in one.reason) for one in found.skipped[1:]] == [
+        ("inner.fc", 32, True)
+    ]
 
 
 def test_what_is_called_twice_is_counted_twice_and_left_in_float() -> None:

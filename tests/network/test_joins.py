@@ -57,6 +57,15 @@ def test_concats() -> None:
     ]
 
 
+def test_differences_and_products_are_no_joins_and_the_order_is_that_of_execution() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y, z = self.a(x), self.b(x)
+        w = self.c(z - y) * z
+        return torch.cat([w, z, y], 1)
+
+    assert joins(Call(forward, a=conv(), b=conv(), c=conv())) == [("cat", "concat", ("a", "b", "c"))]
+
+
 def test_constants_and_a_tensor_with_itself_are_no_join() -> None:
     token = nn.Parameter(torch.zeros(1, 1, 6, 6))
 

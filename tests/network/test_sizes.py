@@ -50,6 +50,31 @@ def test_dropping_a_static_batch_keeps_the_elements(shape: list[int], batch: int
     assert torch.Size(drop_batch(whole, batch)).numel() == torch.Size(shape).numel()
 
 
+@pytest.mark.parametrize(
+    ("shape", "batch", "found"),
+    [
+        ((2, 8, 2), 2, (8, 2)),  # the first of two that fit
+        ((5, 2, 4), 2, (5, 4)),  # not in front
+        ((12, 7), 2, (6, 7)),  # folded into the first dimension that it divides
+        ((7, 12), 2, (7, 6)),
+        ((3, 5), 2, (3, 5)),  # not in it at all
+        ((1, 4), 1, (4,)),
+        ((4, 6), 1, (4, 6)),
+    ],
+)
+def test_a_static_batch_is_dropped_where_it_stands(shape: tuple[int, ...], batch: int, found: tuple[int, ...]) -> None:
+    assert drop_batch(shape, batch) == found
+
+
+def test_where_the_batch_stands(program: Callable[..., Program]) -> None:
+    """In which dimension it is alone; -1 where it is folded into another, or not there."""
+    model = Call(lambda self, x: (x.transpose(0, 1).reshape(3, -1).relu(), x.mean(0)))
+    found = program(model, torch.zeros(2, 3, 4))
+    places = [found.sizes.batch_dim(result(node)) for node in found.calls if node in found.live]
+    assert places == [1, -1, -1, -1]
+    assert [found.sizes.numel(result(node)) for node in found.calls if node in found.live] == [12, 12, 12, 12]
+
+
 def test_counts_that_do_not_depend_on_the_batch_stay() -> None:
     sizes = Sizes(frozenset(), 4)
     assert (sizes.per_sample(8), sizes.per_sample(7)) == (2, 7)

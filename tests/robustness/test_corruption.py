@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixbit.cost import LayerBits
 from mixbit.data import LoaderSplit, MixedQuality, TensorSplit
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.evaluation import evaluate
@@ -299,3 +300,44 @@ def test_errors_of_a_metric_are_errors_in_its_direction() -> None:
     assert cell(MetricInfo(name="mean squared error", larger_is_better=False)).error == 0.75
     with pytest.raises(MixbitError, match="no share of one"):
         _ = cell(MetricInfo(name="signal to noise", unit="dB")).error
+
+
+# ------------------------------------------------------------------------------------------- what reaches what
+
+
+def test_settings_of_the_evaluation_reach_it() -> None:
+    """Sizes of batches, the loss, and every kind and severity with the noise of the seed."""
+    model, sizes = Threshold(), []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = evaluate_corruptions(
+        model, bright_or_dark(30), kinds=["gaussian_noise"], severities=[2], batch_size=12,
+        loss=lambda outputs, y: 0 * outputs.sum() + 3.0,
+    )  # fmt: skip
+    assert sizes == [12, 12, 6] * 2 and {cell.loss for cell in found.cells} == {3.0}
+    accuracies = {
+        seed: evaluate_corruptions(model, bright_or_dark(), kinds=["gaussian_noise"], severities=[5], seed=seed)
+        .cell("gaussian_noise", 5).accuracy
+        for seed in range(4)
+    }  # fmt: skip
+    assert len(set(accuracies.values())) > 1
+
+
+def test_sides_in_float_count_as_32_bits() -> None:
+    task = tiny_task()
+    assert static_bits(task.model) == BitUse() and static_bits(task.model, task.network) == BitUse()
+    names = [layer.name for layer in task.network.layers]
+    pins = {name: LayerBits(8, None) for name in names[:2]} | {names[2]: LayerBits(None, 4)}
+    quantize(task.model, Policy.uniform(task.network, 2, 6, pins), task.network)
+    found = static_bits(task.model)
+    assert found.weight_bits == pytest.approx((8 + 8 + 32 + 2 + 2) / 5)
+    assert found.activation_bits == pytest.approx((32 + 32 + 4 + 6 + 6) / 5) and found.bitops is None
+
+
+def test_the_mean_error_is_one_over_kinds_of_means_over_severities() -> None:
+    assert report(FULL).mean_error == pytest.approx(((0.2 + 0.4) / 2 + (0.5 + 0.7) / 2) / 2)
+    less = replace(report(FULL), cells=tuple(replace(cell, metric=LESS) for cell in report(FULL).cells))
+    assert less.mean_error == pytest.approx(((0.8 + 0.6) / 2 + (0.5 + 0.3) / 2) / 2)
+    assert less.relative_corruption_error(less) == pytest.approx(1.0)
+
+
+LESS = MetricInfo(name="errors", unit="", larger_is_better=False)

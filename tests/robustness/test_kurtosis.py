@@ -343,9 +343,9 @@ def task_of_options() -> Task:
 
 @cache
 def wide_task() -> Task:
-    """A convolution of 64 weights a channel, two of fewer; means and spreads of its channels differ."""
+    """A convolution of 64 weights a channel, two of fewer (96 and 16 in all); means and spreads differ."""
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 3, 2), nn.Conv2d(3, 5, 2), nn.Conv2d(5, 2, 1))
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 3, 2), nn.Conv2d(3, 8, 2), nn.Conv2d(8, 2, 1))
     with torch.no_grad():
         model[1].weight.normal_().mul_(torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1))  # type: ignore[union-attr,operator]
         model[1].weight[2] += 3.0  # type: ignore[index]

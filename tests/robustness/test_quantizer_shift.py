@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -599,3 +601,105 @@ def test_models_that_cannot_be_shifted() -> None:
         step_sweep(model, images, pinned=[layer.name for layer in network().layers])
     with pytest.raises(MixbitError, match="weights, inputs, both"), shifted(model, WeightBits(2), sides="left"):  # type: ignore[arg-type]
         pass
+
+
+# ------------------------------------------------------------------------------------------- every argument of a sweep
+
+SWEEPS: dict[str, Callable[..., ShiftSweep]] = {
+    "step-size": lambda model, see, **how: step_sweep(model, see, (1.5,), **how),
+    "power-of-two": power_of_two,
+    "qat-bits": lambda model, see, **how: qat_bit_sweep(model, see, (3,), **how),
+    "bit-shift": lambda model, see, **how: bit_shift_sweep(model, see, (-1,), **how),
+    "rounding": lambda model, see, **how: rounding_sweep(model, see, ("floor",), **how),
+    "clipping": lambda model, see, **how: clipping_sweep(model, see, ("sigma 2",), **how),
+}
+
+
+@pytest.mark.parametrize("protocol", SWEEPS)
+@pytest.mark.parametrize("correct", [True, False])
+def test_every_sweep_keeps_what_is_pinned_and_corrects_means_if_asked(protocol: str, correct: bool) -> None:
+    """Seen by what the layers compute with while the model is evaluated."""
+    model, seen = quantized(), []
+
+    def see(one: nn.Module) -> Metrics:
+        seen.append(weights_of(one))
+        return Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
+
+    sweep = SWEEPS[protocol](model, see, pinned=["conv1", "head"], bias_correction=correct)
+    before, under_it = seen
+    assert sweep.protocol == protocol and len(sweep.points) == 1
+    assert sweep.settings == {"sides": "weights", "pinned": ["conv1", "head"], "bias_correction": correct}
+    same = {name for name in before if torch.equal(before[name], under_it[name])}
+    assert same == {"conv1", "head"}
+    means = [
+        torch.allclose(before[name].flatten(1).mean(1), under_it[name].flatten(1).mean(1), atol=1e-6)
+        for name in ("stem", "conv2", "hidden")
+    ]
+    assert all(means) if correct else not all(means)
+
+
+@pytest.mark.parametrize("protocol", ["step-size", "power-of-two", "rounding"])
+@pytest.mark.parametrize(
+    ("sides", "moved"), [("weights", (True, False)), ("inputs", (False, True)), ("both", (True, True))]
+)
+def test_sweeps_of_inputs_change_what_layers_see(protocol: str, sides: Any, moved: tuple[bool, bool]) -> None:
+    model, seen = quantized(inputs=4), []
+    x = X.repeat(1, 4, 1, 1)
+
+    def see(one: nn.Module) -> Metrics:
+        layer = quantized_layers(one)["conv1"]
+        seen.append((weights_of(one)["conv1"], layer.quantize_input(x).detach()))
+        return Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
+
+    sweep = SWEEPS[protocol](model, see, sides=sides)
+    assert sweep.settings["sides"] == sides
+    assert tuple(not torch.equal(a, b) for a, b in zip(*seen, strict=True)) == moved
+
+
+def test_stochastic_rounding_is_evaluated_once_with_each_seed() -> None:
+    model, found = quantized(), Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
+    sweep = rounding_sweep(model, lambda _: found, ("floor", "stochastic"), seeds=(4, 9))
+    assert [point.label for point in sweep.points] == ["floor", "stochastic 4", "stochastic 9"]
+    assert [point.label for point in rounding_sweep(model, lambda _: found).points][-3:] == [
+        "stochastic 0", "stochastic 1", "stochastic 2",
+    ]  # fmt: skip
+
+
+def test_places_on_the_axes() -> None:
+    model, found = quantized(5), Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
+    sweeps = [step_sweep(model, lambda _: found, (0.5,)), qat_bit_sweep(model, lambda _: found, (3, None))]
+    sweeps += [bit_shift_sweep(model, lambda _: found, (-2,)), power_of_two(model, lambda _: found)]
+    assert [sweep.reference.value for sweep in sweeps] == [1.0, 5.0, 0.0, None]
+    assert [[point.value for point in sweep.points] for sweep in sweeps] == [[0.5], [3.0, None], [-2.0], [None]]
+
+
+def test_an_evaluator_takes_loss_and_batch_size() -> None:
+    model, sizes = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    split = digits_task().test
+    found = evaluator(split, images=50, batch_size=20, loss=lambda outputs, y: outputs.sum() * 0 + 7.0)(model)
+    assert found.loss == pytest.approx(7.0) and found.samples == 50 and sum(sizes) == 50 and max(sizes) == 20
+
+
+def test_post_training_quantization_gets_its_settings_bits_and_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, asked = digits_task(), []
+
+    def noted(_: Task, policy: Policy, config: PTQConfig, *, quiet: bool) -> Any:
+        asked.append((policy.layers, config, quiet))
+        return SimpleNamespace(model=task.model)
+
+    monkeypatch.setattr("mixbit.robustness.quantizer_shift.ptq", noted)
+    config = PTQConfig(method="lapq", samples=3)
+    found = Metrics(values={"accuracy": 0.5}, loss=1.0, samples=2)
+    ptq_bit_sweep(task, [LayerBits(3, 4), LayerBits(3, None)], lambda _: found, config=config)
+    ptq_bit_sweep(task, [LayerBits(3, 4)], lambda _: found, config=config, pins={"0": LayerBits(5, None)})
+    assert all(one is config and quiet for _, one, quiet in asked)
+    first, *_, last = task.network.layers
+    wanted = [
+        (LayerBits(8, 8), LayerBits(8, 8)),
+        (LayerBits(8, None), LayerBits(8, None)),
+        (LayerBits(5, None), LayerBits(3, 4)),
+    ]
+    assert [(layers[first.name], layers[last.name]) for layers, *_ in asked] == wanted
+    middle = task.network.layers[1].name
+    assert [layers[middle] for layers, *_ in asked] == [LayerBits(3, 4), LayerBits(3, None), LayerBits(3, 4)]
