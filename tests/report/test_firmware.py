@@ -74,7 +74,9 @@ def test_a_footprint_in_one_line() -> None:
 
 def test_bytes_on_the_device_line_by_line(tmp_path: Path) -> None:
     folder = write_c(rounded(random_graph(0), "single"), tmp_path / "c", options=COptions())
-    layers, sizes = c_tables(dataclasses.replace(folder, footprint=FOOTPRINT))
+    written = [dataclasses.replace(one, table_bytes=256 + at) for at, one in enumerate(folder.layers)]
+    folder = dataclasses.replace(folder, layers=tuple(written), footprint=FOOTPRINT)
+    layers, sizes = c_tables(folder)
     assert sizes.rows == (
         ("weights", "2.000 KiB"),
         ("biases and multipliers", "100 B"),

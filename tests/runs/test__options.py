@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixbit.data import Split
 from mixbit.errors import MixbitError
+from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig
 from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs._options import quantize_config, read_options, regularised, watched
@@ -34,6 +35,10 @@ def test_the_term_is_in_the_loss_where_it_was_asked_for() -> None:
     assert regularised(task, None) is task
     found = regularised(task, KurtosisConfig(weight=0.5))
     assert isinstance(found.penalty, KurtosisPenalty) and found.penalty.config == KurtosisConfig(weight=0.5)
+    by_bits = regularised(task, KurtosisConfig(by_bits=True), Policy.uniform(task.network, 3, 4))
+    assert isinstance(by_bits.penalty, KurtosisPenalty)  # which it cannot be without the bits
+    with pytest.raises(MixbitError, match="by_bits"):
+        regularised(task, KurtosisConfig(by_bits=True))
     assert watched(task, KurtosisConfig(stop=True), Path("r"), 0) == (task, None)  # there is no term to watch
 
 
