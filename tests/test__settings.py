@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixbit import _settings
-from mixbit._settings import Bits, Count, Part, Positive, Range, Share
+from mixbit._settings import Amount, Bits, Count, Epochs, NotNegative, Part, Positive, Range, Seed, Share, Side, fits
 from mixbit.cost import MAX_BITS, MIN_BITS
 from mixbit.errors import DataError, MixbitError
 
@@ -134,3 +134,45 @@ def test_typed_options_are_checked_by_the_functions_annotations(name: str, text:
 
 def test_text_stays_text() -> None:
     assert _settings.read_options(load, {"part": "1e3"}, where="it", error=DataError) == {"part": "1e3"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside", "words"),
+    [
+        (Range(least=1), [1, 2, 1e9], [0, 0.999, -1], "from 1 up"),
+        (Range(least=0, most=1), [0, 0.5, 1], [-0.001, 1.001], "from 0 to 1"),
+        (Range(above=0), [1e-9, 5], [0, -1], "above 0"),
+        (Range(above=0, most=1), [0.1, 1], [0, 1.001], "above 0, at most 1"),
+        (Range(above=0, below=1), [0.1, 0.999], [0, 1], "above 0, below 1"),
+        (Range(least=1, below=2), [1, 1.5], [0.5, 2, 3], "from 1 up, below 2"),
+        (Range(), [-1e9, 0, 1e9], [], ""),
+    ],
+)
+def test_bounds_hold_to_the_number_and_are_told(
+    bounds: Range, inside: list[float], outside: list[float], words: str
+) -> None:
+    assert [bounds.holds(value) for value in inside] == [True] * len(inside)
+    assert [bounds.holds(value) for value in outside] == [False] * len(outside)
+    assert bounds.words() == words
+
+
+def test_the_kinds_that_settings_share() -> None:
+    """Each at its two ends, and one beyond."""
+    ends: list[tuple[Any, int, int]] = [
+        (Count, 1, 10**9), (Amount, 0, 10**9), (Epochs, 1, 10**6), (Seed, 0, 2**63 - 1), (Side, 1, 4096), (Bits, 2, 8),
+    ]  # fmt: skip
+    for kind, least, most in ends:
+        assert fits(kind, least) and fits(kind, most) and not fits(kind, least - 1) and not fits(kind, most + 1)
+    assert fits(Share, 0) and fits(Share, 1) and not fits(Share, 1.01) and not fits(Share, -0.01)
+    assert fits(Part, 1) and not fits(Part, 0) and fits(NotNegative, 0) and not fits(Positive, 0)
+    assert fits(int, 2**63 - 1) and not fits(int, 2**63) and not fits(int, -(2**63))
+
+
+def test_whole_numbers_that_were_typed_stay_whole() -> None:
+    def load(*, size: Count = 1, rate: float = 0.0, sizes: tuple[Count, ...] = ()) -> None: ...
+
+    texts = {"size": "16", "rate": "3", "sizes": "1,2"}
+    found = _settings.read_options(load, texts, where="it", error=MixbitError)
+    assert found == {"size": 16, "rate": 3, "sizes": (1, 2)} and isinstance(found["size"], int)
+    with pytest.raises(MixbitError, match="size is '1.5'; it must be a whole number from 1 to"):
+        _settings.read_options(load, {"size": "1.5"}, where="it", error=MixbitError)
