@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mixbit import runs
 from mixbit.cost import costs, float_costs
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
+from mixbit.runs import evaluating
 from mixbit.runs.training import put_policy_on
 from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT
@@ -40,12 +42,13 @@ def test_folder_without_weights_and_folder_with_extra_words(float_run: runs.Trai
         runs.evaluate(str(float_run.trained.weights.parent), policy=tmp_path / "policy.json")
 
 
-def by_hand(model: torch.nn.Module, data: str = "digits") -> float:
-    """Accuracy on the test images, by PyTorch alone."""
-    split = runs.Subject(model=tiny.net(), data=data).load_data().test
+def by_hand(model: torch.nn.Module) -> tuple[float, float]:
+    """Accuracy and loss on the test images, by PyTorch alone."""
+    split = tiny.subject().load_data().test
     x, y = next(split.batches(len(split)))
     with torch.no_grad():
-        return float((model.eval()(x).argmax(1) == y).float().mean())
+        outputs = model.eval()(x)
+    return float((outputs.argmax(1) == y).float().mean()), float(torch.nn.functional.cross_entropy(outputs, y))
 
 
 def test_a_model_is_evaluated_with_its_seed_and_its_policy() -> None:
@@ -53,12 +56,16 @@ def test_a_model_is_evaluated_with_its_seed_and_its_policy() -> None:
     task = runs.Subject(model=tiny.net(), data="digits", seed=3).task()[0]
     bits = Policy.load(tiny.policy()).check(task.network)
     put_policy_on(task.model, bits, task, seed=3)
-    found = runs.evaluate(tiny.net(), data="digits", policy=tiny.policy(), seed=3)
-    assert found.outcome.accuracy == pytest.approx(by_hand(task.model)) and found.outcome.name == "by hand"
+    with mock.patch.object(evaluating, "put_policy_on", side_effect=put_policy_on) as calibrated:
+        found = runs.evaluate(tiny.net(), data="digits", policy=tiny.policy(), seed=3)
+    assert calibrated.call_args.kwargs == {"seed": 3}
+    seen = (found.outcome.accuracy, found.metrics.loss)
+    assert seen == pytest.approx(by_hand(task.model), rel=1e-4) and found.outcome.name == "by hand"
     assert found.outcome.costs == costs(task.network, bits.layers) and found.float32 == float_costs(task.network)
     assert (found.policy, found.run, found.subject.seed) == (tiny.policy(), None, 3)
     plain = runs.evaluate(tiny.net(), data="digits")
-    assert plain.outcome.accuracy == pytest.approx(by_hand(tiny.task().model)) and plain.outcome.name == "float32"
+    seen = (plain.outcome.accuracy, plain.metrics.loss)
+    assert seen == pytest.approx(by_hand(tiny.task().model), rel=1e-4) and plain.outcome.name == "float32"
     assert plain.outcome.costs == plain.float32 and (plain.policy, plain.subject.seed) == (None, 0)
 
 
