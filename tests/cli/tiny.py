@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -42,8 +44,10 @@ def other():
 
 @cache
 def place() -> Path:
-    """A folder of this process."""
-    return Path(tempfile.mkdtemp(prefix="mixbit-commands-"))
+    """A folder of this process, which is gone with it."""
+    folder = tempfile.mkdtemp(prefix="mixbit-commands-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache
