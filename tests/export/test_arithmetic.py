@@ -14,6 +14,7 @@ from mixbit.errors import MixbitError
 from mixbit.export.arithmetic import (
     ROUNDINGS,
     Grid,
+    Rounding,
     add,
     change_scale,
     dequantize,
@@ -162,6 +163,20 @@ def test_saturation_adds_the_zero_point_first() -> None:
 
 def test_bits_of_a_grid() -> None:
     assert [Grid(scale=1.0, zero_point=0, qmin=0, qmax=2**b - 1).bits for b in range(2, 9)] == list(range(2, 9))
+
+
+@pytest.mark.parametrize("rounding", ["single", "away"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sum_is_the_nearest_to_the_real_one_for_all_pairs(seed: int, rounding: Rounding) -> None:
+    """By the real numbers of both grids; all 65,536 pairs, zero points anywhere."""
+    random = np.random.default_rng(seed)
+    grids = [
+        Grid(scale=float(np.float32(scale)), zero_point=int(zero), qmin=-128, qmax=127)
+        for scale, zero in zip(random.uniform(0.01, 0.3, 3), random.integers(-128, 128, 3), strict=True)
+    ]
+    a, b = (axis.ravel() for axis in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    wanted = sum((q - of.zero_point) * of.scale for q, of in zip((a, b), grids, strict=False)) / grids[2].scale
+    assert np.abs(add(a, b, (grids[0], grids[1], grids[2]), rounding) - wanted).max() <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("seed", range(170, 180))
