@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbit.cost import Budget, Costs, LayerBits, Limit, cost_table, costs, float_costs, tensor_bytes, uniform_bits
+from mixbit.cost import (
+    Budget,
+    Costs,
+    LayerBits,
+    Limit,
+    MemoryTable,
+    RamStep,
+    cost_table,
+    costs,
+    float_costs,
+    tensor_bytes,
+    uniform_bits,
+)
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import FloatParameter, Network
 from tests.support import chain, layer, network, random_network
@@ -139,6 +151,22 @@ def test_more_bits_never_cost_less(seed: int, low: int) -> None:
     assert less.bitops < more.bitops
     assert less.weight_bits < more.weight_bits
     assert less.activation_bytes <= more.activation_bytes
+
+
+def test_flash_and_ram_are_those_of_the_table() -> None:
+    net = chain((10, 100), (20, 300))
+    tensors = {net.layers[0].input_tensor: {2: 10, 3: 15, 4: 20}}
+    table = MemoryTable(
+        fingerprint=net.fingerprint, target="t", weights={"l0": {2: 25, 3: 35}, "l1": {2: 50, 3: 75}}, code={3: 7},
+        rest=100, steps=(RamStep(name="l0", constant=3, tensors=tensors),),
+    )  # fmt: skip
+    found = costs(net, all_at(net, W3A4), memory=table)
+    assert (found.flash_bytes, found.ram_bytes) == (100 + 35 + 75 + 7, 3 + 20)
+    shown = cost_table(net, all_at(net, W3A4), memory=table)
+    assert (shown["flash_bytes"], shown["ram_bytes"]) == (217, 23)
+    assert "float_flash_bytes" not in shown and "float_ram_bytes" not in shown
+    limits = Budget.parse(["flash=2x3", "ram=2x2"]).resolve(net, {"l1": W3A4}, memory=table)
+    assert limits == {"flash_bytes": 100 + 25 + 75 + 7, "ram_bytes": 3 + 10}
 
 
 def test_cost_table_has_the_float_network_beside() -> None:

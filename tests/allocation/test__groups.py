@@ -102,6 +102,19 @@ def test_untied_layers_merge_only_where_they_share_a_buffer_that_is_limited() ->
     assert {rest[2] for rest in found.values()} == {16}  # at 8 bits, for readers of any
 
 
+def test_shared_bits_that_use_the_same_widths_stay_beside_each_other() -> None:
+    """Pins at 2 and at 4 bits: whether the free layers share 2 or 4, both widths are in use, and both are options."""
+    net = siblings(4)
+    table = options(net, {"l2": CURVE, "l3": CURVE})
+    for name, bits in (("l0", 2), ("l1", 4)):
+        pin = table[name]
+        table[name] = LayerOptions(layer=pin.layer, weight=[(8, 0.0)], activation=[(bits, 0.0)], pinned=True)
+    (group,) = build_groups(net, table, tied=True, macs="exact", limited=ALL)
+    shared = {(bits[2][1], bits[3][1]) for bits, *_ in rows(group)}
+    assert shared == {(2, 2), (4, 4)}
+    assert min(score for bits, score, *_ in rows(group) if bits[2][1] == 4) == pytest.approx(2.2)
+
+
 def test_a_pinned_reader_keeps_its_bits_and_its_buffer() -> None:
     net = siblings(3)
     table = options(net, {"l1": CURVE, "l2": CURVE})

@@ -30,6 +30,11 @@ def test_tighten_finds_groups_without_an_option() -> None:
     assert tighten(problem) is None
 
 
+def test_tighten_knows_a_limit_that_nothing_at_all_exceeds() -> None:
+    problem = from_tables([], {"a": []}, {"a": -1})
+    assert tighten(problem) is None
+
+
 def test_rows_that_cannot_bind_or_follow_from_others_go() -> None:
     rows = [[1, 2, 4], [1, 2, 4]]
     half = [[1, 2, 3], [1, 2, 3]]
@@ -38,6 +43,7 @@ def test_rows_that_cannot_bind_or_follow_from_others_go() -> None:
         {"idle": rows, "tight": rows, "half": half, "same": rows},
         {"idle": 8, "tight": 5, "half": 5, "same": 5},
     )
+    assert drop_idle_rows(problem).rows == (1, 2, 3)  # what the most expensive options just fill is idle
     kept = drop_implied_rows(drop_idle_rows(problem))
     # Of equal rows one stays.
     assert kept.rows == (3,)

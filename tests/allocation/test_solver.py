@@ -136,6 +136,19 @@ def test_differences_below_the_grid_still_count_where_there_is_room() -> None:
 
 
 @EVERY
+def test_differences_below_the_grid_are_taken_where_they_cost_no_room(solver: str) -> None:
+    """A step of the grid is 9e-13 here, since the first group stays at its dear option."""
+    answer = solve([[1.0, 0.0], [1e-13, 0.0]], {"bits": [[0, 5], [0, 1]]}, {"bits": 2}, solver=solver)  # type: ignore[arg-type]
+    assert (answer.choice, answer.objective) == ((0, 1), 1.0)
+
+
+def test_small_scores_beside_a_huge_one_are_chosen_together() -> None:
+    """The largest gain, 6 for 3 bits, is not part of the best choice, 5 and 5 for 2 bits each."""
+    scores, costs = [[6e-7, 0.0], [5e-7, 0.0], [5e-7, 0.0], [1e8, 0.0]], [[0, 3], [0, 2], [0, 2], [0, 0]]
+    assert solve(scores, {"bits": costs}, {"bits": 4}).objective == 6e-7
+
+
+@EVERY
 def test_many_rows_of_which_few_bind(solver: str) -> None:
     """One row a step of a schedule, as for peak memory: tensors live for two steps each."""
     random = np.random.default_rng(0)
@@ -221,6 +234,7 @@ def test_a_time_limit_gives_an_answer_with_an_honest_gap() -> None:
     assert answer.seconds < 5
     assert answer.bound <= answer.objective
     assert answer.proven == (answer.gap == 0)
+    assert answer.gap == pytest.approx((answer.objective - answer.bound) / answer.objective)
 
 
 # -------------------------------------------------------------------------------------------------- infeasible
@@ -233,6 +247,15 @@ def test_a_limit_below_the_cheapest_options_names_value_and_groups() -> None:
         solve(scores, costs, {"bits": 99, "bytes": 6}, names=["conv1", "conv2", "fc"])
     assert caught.value.nearest == {"bits": 100, "bytes": 3}
     assert caught.value.blocking == ["conv2"]
+
+
+def test_groups_that_block_are_those_of_half_the_use_and_five_at_most() -> None:
+    """40 of 80 is half; of ten equal groups five are half, and of twelve no more than five are named."""
+    for uses, blocking in ((([40] + [4] * 10), 1), ([10] * 9, 5), ([10] * 8, 4), ([10] * 12, 5), ([1, 2, 30, 28], 2)):
+        with pytest.raises(InfeasibleBudget) as caught:
+            solve([[0.0]] * len(uses), {"bits": [[use] for use in uses]}, {"bits": 1})
+        ranked = sorted(range(len(uses)), key=lambda at: -uses[at])
+        assert caught.value.blocking == [f"group {at}" for at in ranked[:blocking]], uses
 
 
 @EVERY

@@ -41,6 +41,7 @@ DROPPED_METHODS = {
     "strip",
     "detach_",
 }
+SYMMETRIC = {"isinstance", "issubclass", "min", "max", "suppress", "set", "zip_longest"}
 DROPPED_FUNCTIONS = {
     "abs": "",
     "round": "",
@@ -63,7 +64,7 @@ def drop_keyword(node: ast.AST, _: set[str]) -> Iterator[Edit]:
 
 def swap_arguments(node: ast.AST, _: set[str]) -> Iterator[Edit]:
     """`f(a, b)` -> `f(b, a)`, of names alone: other things are seldom taken for each other."""
-    if not isinstance(node, ast.Call) or len(node.args) < 2 or ast.unparse(node.func) in ("isinstance", "min", "max"):
+    if not isinstance(node, ast.Call) or len(node.args) < 2 or ast.unparse(node.func) in SYMMETRIC:
         return
     first, second, *rest = node.args
     if all(isinstance(one, ast.Name | ast.Attribute) for one in (first, second)) and ast.dump(first) != ast.dump(

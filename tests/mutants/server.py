@@ -84,6 +84,11 @@ def _be_child(folder: Path, tests: list[str], cpu: float, log: Path, write: bool
         # The same examples each time, and no search for the smallest one that fails.
         phases = (Phase.explicit, Phase.generate)
         settings.register_profile("mutants", deadline=None, derandomize=True, database=None, phases=phases)
+        for test in tests:
+            # pytest executes a source anew for its doctest unless it is imported, and operators register but once.
+            if test.startswith("src/"):
+                with suppress(Exception):  # a source that cannot be imported fails in pytest too, which tells how
+                    importlib.import_module(test.removeprefix("src/").removesuffix(".py").replace("/", "."))
         status = int(pytest.main([*OPTIONS, f"--basetemp={folder.parent / 'tmp'}", *tests]))
     finally:
         sys.stdout.flush()

@@ -32,6 +32,7 @@ Position = tuple[int, int]  # line from 1, column from 0
 IDLE_DECORATORS = re.compile(
     r"dataclass|cache|overload|override|final|abstractmethod|runtime_checkable|wraps|deprecated|model_validator|field_validator"
 )
+LARGE = 999
 IDLE_FUNCTIONS = {"__repr__", "__str__", "extra_repr", "__rich_repr__"}
 IDLE_KEYWORDS = {"stacklevel", "strict", "help", "rich_help_panel"}
 
@@ -60,6 +61,8 @@ def mutant_at(file: str, source: str, site: Site) -> Mutant | None:
     if changed == source or not is_legal(changed) or _same_code(source, changed):
         return None
     index, old, new = between(source, changed)
+    if site.operator.endswith("Mul_Div") and re.search(r"(^|[(,])\s*/\s*,", new):  # the star of a signature
+        return None
     where = scopes(source)
     same = [
         at
@@ -167,6 +170,10 @@ def _idle_nodes(tree: ast.Module) -> Iterator[ast.AST]:
             yield node.annotation
         elif isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
             yield node
+        elif isinstance(node, ast.ExceptHandler) and node.type is not None:
+            yield node.type
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > LARGE:
+            yield node  # one more or less of a size is no mistake that could matter
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             yield from node.body
             yield node.test

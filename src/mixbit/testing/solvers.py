@@ -114,7 +114,8 @@ class SolverCases:
             assert answer.used[name] == _use(costs[name], answer.choice)
             assert answer.slack[name] == limit - answer.used[name] >= 0
         assert answer.bound <= answer.objective
-        assert answer.gap >= 0
+        distance = answer.objective - answer.bound
+        assert math.isclose(answer.gap * abs(answer.objective), distance, rel_tol=1e-9, abs_tol=1e-300)
         assert not answer.proven or answer.gap == 0
 
     def test_agrees_with_brute_force(self) -> None:
