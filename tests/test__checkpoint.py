@@ -147,7 +147,7 @@ def test_momenta_come_back_by_number_in_the_layout_of_their_parameters() -> None
         for at, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 1.0 + at)
         first.step()
-        _checkpoint.restore_optimizer(second, _checkpoint.optimizer_tensors(first))
+        _checkpoint.restore_optimizer(second, _checkpoint.unshared(_checkpoint.optimizer_tensors(first)))
         states = zip(first.state.values(), second.state.values(), strict=True)
         assert all(torch.equal(one[key], other[key]) for one, other in states for key in one)
         kept = next(iter(second.state.values()))["momentum_buffer" if name == "sgd" else "exp_avg"]

@@ -107,6 +107,7 @@ def test_modes_come_back_after_an_error_and_through_the_classes_own_train() -> N
     assert [net[0].training, net[1].training] == [True, False] and calls == [False, True]
     with in_training(net):
         assert is_frozen(net, net[1]) and not is_frozen(net, net[0])
+    assert not is_frozen(net.eval(), net[1])  # in evaluation as a whole, nothing is frozen
     with modes_kept(net.eval()):
         net[0].train()
     assert not net[0].training

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mixbit.data import TensorSplit, as_split, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, try_out
-from mixbit.metric import MetricInfo, MetricLike, accuracy
+from mixbit.metric import MetricInfo, MetricLike, accuracy, mean_absolute_error
 from mixbit.task import Loss, objective_of
 from mixbit.training import TrainConfig, train
 from tests import ranks_script
@@ -52,6 +52,17 @@ def test_two_processes_evaluate_what_one_does(two_processes: dict[str, Any]) -> 
         found = two_processes[rank]["evaluated"]
         assert found == two_processes["0"]["evaluated"] and found["samples"] == alone["samples"] == 96
         assert found["accuracy"] == alone["accuracy"] and found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert "hold different weights" in two_processes[rank]["refused"]
+    statistics = [two_processes[rank]["normed"]["1.running_var"] for rank in ("0", "1")]
+    assert statistics[0] == statistics[1]  # of other halves of every batch
+
+
+def test_a_frozen_norm_keeps_its_statistics_and_another_has_new_ones() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)).train()
+    model[0].eval()
+    reestimate_batch_norm(model, [torch.randn(40, 3) * 2 + 5])
+    frozen, other = (module.running_mean for module in model)
+    assert torch.equal(frozen, torch.zeros(3)) and float(other.min()) > 3 and not model[0].training  # type: ignore[arg-type]
 
 
 def test_mode_is_put_back() -> None:
@@ -166,6 +177,8 @@ def test_rules_of_reading_reach_the_loss_and_the_metric() -> None:
     assert found.loss == pytest.approx(float(own(scores, tags)), rel=1e-5) and found.samples == 6
     other = evaluate(Several(), data, batch_size=3, loss=own, metric=lambda o, _y: float(o.mean()), **rules)
     assert other.value == pytest.approx(float(scores.mean()), abs=1e-5)
+    error = mean_absolute_error(unit="mm")
+    assert evaluate(Itself(), FLOATS, loss=F.mse_loss, metric=error).info == error.info
 
 
 def test_a_trial_asks_the_loss_for_the_smoothing_of_the_training() -> None:

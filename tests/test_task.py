@@ -154,6 +154,33 @@ def test_the_default_metric_follows_the_targets() -> None:
         names(floats, own, metric=[top_k(2), top_k(2)])
 
 
+def test_rules_of_a_task_are_those_of_its_objective() -> None:
+    def own(outputs: torch.Tensor, _targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+    tokens = [(torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5)))]
+    model = nn.Sequential(nn.Linear(3, 3))
+    task = Task(model=model, train=tokens, test=tokens, loss=own, class_axis=2, distill=F.l1_loss, output=lambda o: o)
+    assert task.objective.distill is F.l1_loss and task.objective.class_axis == 2 and task.objective.output is not None
+    found = evaluate(model, task.test, loss=task.objective)  # accuracy follows from the targets, over that axis
+    x, y = tokens[0]
+    assert found.accuracy == pytest.approx(float((model(x).argmax(2) == y).double().mean()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [(F.cross_entropy, -100), (nn.NLLLoss(), -100), (partial(F.cross_entropy, ignore_index=7), 7), (F.mse_loss, None)],
+)
+def test_targets_that_a_loss_leaves_out_weigh_nothing_and_are_not_wrong(loss: Any, ignored: int | None) -> None:
+    targets = torch.tensor([0, -100, 1, 7, 2])
+    assert as_loss(loss).weight(targets, 5) == (5 if ignored is None else 4)
+    assert as_loss(loss).weight(targets.float(), 5) == 5
+    if ignored is not None:
+        targets = torch.tensor([0, ignored, 1])
+        (metric,) = objective_of(loss).metrics or ()
+        assert metric.sums(torch.eye(3), targets).tolist() == [1, 2]  # type: ignore[union-attr]
+
+
 class Two(nn.Module):
     """Two named inputs, several outputs."""
 

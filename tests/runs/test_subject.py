@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 from mixbit import data, models
 from mixbit.errors import MixbitError
 from mixbit.runs import Subject
+from mixbit.task import Task
 from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of, unlike
 
 
@@ -37,6 +41,32 @@ def test_zoo_networks_get_the_normalisation_of_their_weights() -> None:
     assert (moved.mean, moved.std) == ((0.1,), (0.9,))  # as the user said
     other = Subject(model="resnet8", data="digits").load_data()  # three channels, so the data keep their own
     assert other.mean == data.load("digits").mean
+
+
+def test_both_numbers_of_the_zoo_take_the_place_of_the_datas(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(models.info("digits-resnet"), mean=(0.2,), std=(0.7,))
+    monkeypatch.setattr(models, "info", lambda name: own)
+    found = Subject(model="digits-resnet", data="digits").load_data()
+    assert (found.mean, found.std) == ((0.2,), (0.7,))
+
+
+def test_a_task_has_the_parts_of_its_data_and_the_classes_of_its_images() -> None:
+    subject = Subject(model="digits-resnet", data="digits")
+    task, found = subject.task()
+    assert found is not None and (len(task.train), len(task.test)) == (1437, 360)
+    seven = subject.build(replace(found, num_classes=7))
+    assert seven(torch.zeros(2, 1, 8, 8).to(next(seven.parameters()).device)).shape == (2, 7)
+
+
+def test_a_task_of_the_users_is_copied_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network is quantized in place, and a module is imported once."""
+    images = [(torch.zeros(2, 64), torch.tensor([0, 1]))]
+    module = ModuleType("tasks_of_a_user")
+    module.mine = Task(model=Own(), train=images, test=images)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tasks_of_a_user", module)
+    first, second = (Subject(model="tasks_of_a_user:mine").named() for _ in range(2))
+    assert isinstance(first, Task) and isinstance(second, Task)
+    assert first.model is not second.model and alike(dict(first.model.state_dict()), dict(second.model.state_dict()))
 
 
 def test_data_are_needed() -> None:
