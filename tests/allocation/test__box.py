@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation import allocate
+from mixbit.allocation._box import _Smooth, _start
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import InfeasibleBudget, PolicyError
 from mixbit.network import FloatParameter, Network
@@ -126,3 +127,12 @@ def test_infeasible_as_anywhere() -> None:
     net = chain((10, 100))
     with pytest.raises(InfeasibleBudget, match="the smallest is 400"):
         allocate(net, linear(net, [1.0], (2, 4), coupled=True), Budget.parse(["bitops=300"]), pins={})
+
+
+def test_the_search_starts_at_the_most_bits_on_the_way_up_that_fit() -> None:
+    """From 2 and 3 bits to 8 and 5 under a sum of 9: half the way, to a few thousandths of it."""
+    low, high = np.array([2.0, 3.0]), np.array([8.0, 5.0])
+    limit = _Smooth(lambda x: 9.0 - float(x.sum()), lambda x: -np.ones_like(x))
+    assert _start(low, high, [limit]) == pytest.approx([5.0, 4.0], abs=2e-2)
+    assert _start(low, high, []) == pytest.approx([8.0, 5.0], abs=2e-2)
+    assert _start(low, high, [_Smooth(lambda x: -1.0, lambda x: x)]) == pytest.approx([2.0, 3.0])

@@ -126,4 +126,5 @@ def test_a_search_that_ran_out_of_time_is_not_proven() -> None:
         return
     assert found.bound <= found.objective
     assert found.proven == (found.gap == 0)
+    assert found.gap == pytest.approx((found.objective - found.bound) / abs(found.objective))
     assert min(found.slack.values()) >= 0

@@ -252,7 +252,10 @@ def test_repair_is_skipped_where_harms_are_joint() -> None:
     assert {bits.weight_bits for bits in policy.layers.values()} == {2, 4}
     assert policy.allocation["repair"] == "none"
     assert any(note.startswith("repair skipped") for note in policy.notes)
-    assert any(note.startswith("pairs: joint harms of 2 single choices") for note in policy.notes)
+    assert "pairs: joint harms of 2 single choices counted; the best that was found" in policy.notes
+    proven, sure = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={}, exact=True)
+    assert (found.proven, sure.proven) == (False, True)
+    assert "pairs: joint harms of 2 single choices counted; proven best" in proven.notes
 
 
 def test_pairs_inside_a_tie_group_and_with_a_pinned_layer() -> None:

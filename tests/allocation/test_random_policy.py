@@ -67,3 +67,10 @@ def test_measured_limits_hold_too() -> None:
     assert policy.costs["latency_ns"] == table.cost(policy.layers) <= most
     with pytest.raises(BudgetError, match="needs a latency table"):
         random_policy(network, budget, bits=BITS)
+
+
+def test_bits_are_two_to_six_where_none_are_named() -> None:
+    network, budget = random_network(1, layers=8), Budget.parse(["bitops=4x4"])
+    pins = resolve_pins(network)
+    drawn = [random_policy(network, budget, seed=seed).layers for seed in range(20)]
+    assert {bits.weight_bits for layers in drawn for name, bits in layers.items() if name not in pins} == {*BITS}

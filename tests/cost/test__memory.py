@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mixbit.cost import LayerBits, MemoryTable, RamStep, costs
@@ -46,3 +48,32 @@ def test_what_is_not_in_the_table() -> None:
         TABLE.weight_bytes("l2", 2)
     with pytest.raises(BudgetError, match="of another network"):
         TABLE.check(chain((20, 100)))
+
+
+def test_a_layout_is_charged_to_its_own_activation_bits_alone() -> None:
+    """By the table 68 of flash and 43 of RAM; the layout was found to take 70 and 60."""
+    layers = {"l0": LayerBits(2, 8), "l1": LayerBits(2, 2)}
+    other = {"l0": LayerBits(2, 2), "l1": LayerBits(8, 2)}
+    laid = TABLE.laid_out(NET, layers, flash=70, ram=60)
+    assert (laid.flash(layers), laid.ram(NET, layers)) == (70, 60)
+    assert (laid.flash(other), laid.ram(NET, other)) == (TABLE.flash(other), TABLE.ram(NET, other))
+    fixed = laid.with_layout_of(layers)  # that layout, now counted to every policy
+    assert fixed.layouts == {} and (fixed.rest, fixed.ram_margin) == (11 + 2, 17)
+    assert (fixed.flash(layers), fixed.ram(NET, layers)) == (70, 60)
+    assert TABLE.with_layout_of(layers).ram(NET, layers) == TABLE.ram(NET, layers)
+
+
+def test_a_layout_that_takes_less_than_the_table_says_is_no_gain() -> None:
+    layers = {"l0": LayerBits(2, 8), "l1": LayerBits(2, 2)}
+    laid = TABLE.laid_out(NET, layers, flash=60, ram=20)
+    assert (laid.flash(layers), laid.ram(NET, layers)) == (68, 43)
+    more = TABLE.laid_out(NET, layers, flash=90, ram=50).laid_out(NET, layers, flash=80, ram=55)
+    assert (more.flash(layers), more.ram(NET, layers)) == (90, 55)  # the larger of two
+
+
+def test_code_is_of_layers_that_need_it() -> None:
+    layers = {"l0": LayerBits(2, 8), "l1": LayerBits(8, 2)}
+    coded = replace(TABLE, coded=frozenset({"l1"}))
+    assert coded.widths(layers) == {8} and TABLE.widths(layers) == {2, 8}
+    assert coded.flash(layers) == 11 + 25 + 100 + 5
+    assert TABLE.code_bytes([2, 2, 8, 3]) == 7 + 5

@@ -41,7 +41,9 @@ DROPPED_METHODS = {
     "strip",
     "detach_",
 }
-SYMMETRIC = {"isinstance", "issubclass", "min", "max", "suppress", "set", "zip_longest"}
+SYMMETRIC = {"isinstance", "issubclass", "min", "max", "suppress", "set"} | {
+    f"{room}.{name}" for room in ("np", "torch") for name in ("minimum", "maximum", "allclose", "isclose")
+}
 DROPPED_FUNCTIONS = {
     "abs": "",
     "round": "",
