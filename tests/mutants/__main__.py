@@ -23,8 +23,8 @@ from tests.mutants.survey import RedBaseline, Survey, Trial
 def chosen(arguments: argparse.Namespace) -> list[Mutant]:
     """The mutants that are asked for, files taking turns, so that a survey cut short has seen all of them."""
     lines = None if arguments.all or arguments.files else changed_lines(arguments.base)
-    named = named_files()
-    files = [_from_root(name) for name in arguments.files] or [name for name in named if lines is None or name in lines]
+    named = named_files() if lines is None else sorted(name for name in lines if (ROOT / name).is_file())
+    files = [_from_root(name) for name in arguments.files] or named
     sources = {file: (ROOT / file).read_text() for file in files if file.endswith(".py")}
     weights = {
         file: len({site.line for site in sites(text) if lines is None or site.line in lines[file]})
@@ -83,6 +83,11 @@ def main(words: Sequence[str] | None = None) -> int:
         mutants = chosen(arguments)
         if arguments.list:
             print("\n".join(mutant.key for mutant in mutants))
+            return 0
+        if not mutants:
+            print(
+                "Nothing to try: no line that could be mistaken differs from BASE. ALL=1 takes a sample of all files."
+            )
             return 0
         arguments.folder.mkdir(parents=True, exist_ok=True)
         trials = Survey(arguments.folder.resolve(), workers=arguments.workers).run(mutants)

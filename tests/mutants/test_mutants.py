@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mirror import ROOT
 from tests.mutants import choice
 from tests.mutants.__main__ import main, report
 from tests.mutants.choice import area_of, changed_lines, lines_of_diff, named_files, shares
@@ -186,6 +187,21 @@ def test_the_report_counts_by_file_and_names_what_nobody_judged() -> None:
 def test_a_file_that_is_no_source_is_refused() -> None:
     with pytest.raises(SystemExit, match=r"README.md is no source. Legal: .py and .c files under src/mixbit"):
         main(["README.md"])
+
+
+@needs("cosmic-ray")
+def test_changed_lines_are_of_any_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = (ROOT / "src/mixbit/cli/_words.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(source, 1) if 'rpartition("=")' in text)
+    monkeypatch.setattr("tests.mutants.__main__.changed_lines", lambda base: {"src/mixbit/cli/_words.py": {line}})
+    assert main(["--list"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told and all('rpartition("=")' in text for text in told)
+    monkeypatch.setattr("tests.mutants.__main__.changed_lines", lambda base: {})
+    assert main(["--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("Nothing to try")
 
 
 # --------------------------------------------------------------------------------------------- a toy, from end to end
