@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import pytest
 import typer
 
-from mixbit import cli, runs
+from mixbit import cli, report, runs
 from mixbit.cost import Costs
 from mixbit.data.corruption import STANDARD_KINDS
+from mixbit.errors import MissingExtra
 from mixbit.runs import Outcome, Profile, StressSettings, Subject
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
 from tests.cli import tiny
 from tests.cli.typed import exactly, gives, handed, next_of, typed, written
-from tests.needs import need
 from tests.report.sweeps import step_sweep
 
 COMMANDS: Any = typer.main.get_command(cli.app)
@@ -153,10 +151,18 @@ STEPS = step_sweep(dict.fromkeys((0.8, 0.9, 1.0, 1.1, 1.25, 1.5), 0.5))
 PROFILE = Profile(run=Path("one"), quantized=True, steps=STEPS, notes=("note A",))
 
 
-def profiles(*words: str) -> str:
+def curves(_profiles: object, folder: Path) -> dict[Path, str]:
+    """In the place of plots, which are not drawn here."""
+    return {folder / "shifts.html": "curves"}
+
+
+def profiles(*words: str, plots: Any = curves) -> str:
     """What is said of runs that were stressed before."""
     found = [replace(PROFILE, files={Path("one/p"): "one's"}), replace(PROFILE, run=Path("two"), notes=("note B",))]
-    with mock.patch.object(runs, "stress", side_effect=lambda run, *_, **__: found[str(run) == "two"]):
+    with (
+        mock.patch.object(runs, "stress", side_effect=lambda run, *_, **__: found[str(run) == "two"]),
+        mock.patch.object(report, "stress_plots", side_effect=plots),
+    ):
         return typed("stress", *words)
 
 
@@ -182,9 +188,8 @@ class TestStressOptions(OptionCases):
         OptionRow("--data", ([], ["--data", "digits?seed=1"]),
                   lambda words: handed("stress", "stress", "r", *words)["data"], exactly(None, "digits?seed=1")),
         OptionRow("--seed", ([], ["--seed", "3"]), stressed("seed"), exactly(0, 3)),
-        OptionRow("--out", ([], ["--out", str(tiny.place() / "plots")]),
-                  lambda words: (need("plotly"), written(profiles(str(tiny.place() / "one"), *words))[-1])[1],
-                  exactly(tiny.place() / "one" / "stress" / "shifts.html", tiny.place() / "plots" / "shifts.html")),
+        OptionRow("--out", ([], ["--out", "plots"]), lambda words: written(profiles("one", "two", *words))[-1],
+                  exactly(Path("one/stress/shifts.html"), Path("plots/shifts.html"))),
     )  # fmt: skip
 
 
@@ -193,10 +198,9 @@ def test_stress_is_asked_for_the_usual_unless_told_otherwise() -> None:
     assert found == {"run": Path("r"), "settings": StressSettings(), "data": None, "out": None}
 
 
-def test_what_is_said_of_stressed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.subplots", None)
-    said = profiles("one", "two")
+def test_what_is_said_of_stressed_runs() -> None:
+    said = profiles("one", "two", plots=MissingExtra("The plot needs plotly."))
     assert "Accuracy with scaled steps" in said and "one: note A\ntwo: note B\n" in said
-    assert "Note: no plot. The plot needs plotly" in said and written(said) == [Path("one/p")]
+    assert "Note: no plot. The plot needs plotly.\n" in said and written(said) == [Path("one/p")]
     assert next_of(said) == ["export", "one"]
     assert "no list of numbers" in typed("stress", "one", "--severities", "1;5", code=2)
