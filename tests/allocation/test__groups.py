@@ -115,6 +115,16 @@ def test_shared_bits_that_use_the_same_widths_stay_beside_each_other() -> None:
     assert min(score for bits, score, *_ in rows(group) if bits[2][1] == 4) == pytest.approx(2.2)
 
 
+def test_where_ram_is_limited_the_best_of_every_set_of_widths_stays() -> None:
+    """A tensor is there once for every width at which it is read, and each step may have another favourite."""
+    net = siblings(2)
+    table = options(net, {"l0": CURVE, "l1": CURVE})
+    (tied,) = build_groups(net, table, tied=True, macs="exact", limited=("ram_bytes",))
+    assert [bits for bits, *_ in rows(tied)] == [((4, 4), (4, 4)), ((4, 2), (4, 2))]
+    (free,) = build_groups(net, table, tied=False, macs="exact", limited=("ram_bytes",))
+    assert sorted(sorted({a for _, a in bits}) for bits, *_ in rows(free)) == [[2], [2, 4], [4]]
+
+
 def test_a_pinned_reader_keeps_its_bits_and_its_buffer() -> None:
     net = siblings(3)
     table = options(net, {"l1": CURVE, "l2": CURVE})

@@ -8,7 +8,8 @@ from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import BudgetError
 from mixbit.policy import resolve_pins
-from tests.support import random_latency, random_network
+from tests.support import layer, random_latency, random_network
+from tests.support import network as of_layers
 
 BITS = (2, 3, 4, 5, 6)
 
@@ -74,3 +75,10 @@ def test_bits_are_two_to_six_where_none_are_named() -> None:
     pins = resolve_pins(network)
     drawn = [random_policy(network, budget, seed=seed).layers for seed in range(20)]
     assert {bits.weight_bits for layers in drawn for name, bits in layers.items() if name not in pins} == {*BITS}
+
+
+def test_limits_and_raises_are_in_the_same_counting() -> None:
+    """200 MACs by LIMPQ's counting and 100 exact ones: W2A2 takes 800, and whatever has more bits exceeds 2x2."""
+    network = of_layers([layer("a", "x", "y", macs=100, limpq=200)])
+    policy = random_policy(network, Budget.parse(["bitops=2x2"]), bits=BITS, pins={}, macs="limpq")
+    assert policy.layers == {"a": LayerBits(2, 2)} and policy.macs == "limpq" and policy.costs["bitops"] == 800

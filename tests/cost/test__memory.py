@@ -41,6 +41,19 @@ def test_a_tensor_read_at_two_widths_is_there_twice() -> None:
     assert TABLE.steps[0].bytes_of("elsewhere", [2]) == 0
 
 
+def test_a_layout_is_charged_to_its_own_activation_bits_and_never_pays_back() -> None:
+    """By the sums W2A2 takes 68 and 13 bytes, W2A8 68 and 43; the margin of 100 is for what was not laid out."""
+    low, high = ({name: LayerBits(2, bits) for name in ("l0", "l1")} for bits in (2, 8))
+
+    def takes(table: MemoryTable, layers: dict[str, LayerBits]) -> tuple[int, int]:
+        return table.flash(layers), table.ram(NET, layers)
+
+    more = TABLE.laid_out(NET, low, flash=75, ram=20)
+    assert (takes(more, low), takes(more, high)) == ((75, 20), (68, 143))
+    assert takes(more.laid_out(NET, low, flash=70, ram=15), low) == (75, 20)  # the most that was ever found
+    assert takes(TABLE.laid_out(NET, low, flash=60, ram=10), low) == (68, 13)  # the sums count the larger of two
+
+
 def test_what_is_not_in_the_table() -> None:
     with pytest.raises(BudgetError, match=r"l0 at 3 bits has no form.*Legal: 2, 8"):
         TABLE.weight_bytes("l0", 3)
