@@ -470,6 +470,20 @@ def test_candidates_are_selected_by_the_other_images_and_moved_by_those_of_calib
     assert best.stage.name == "p=2.5" and best.stage.calibration_loss == pytest.approx(0.8)
 
 
+def test_both_joint_stages_start_from_the_best_exponent() -> None:
+    """What Powell finds is better than all before, and the descent begins where Powell began all the same."""
+    starts: list[float] = []
+
+    class Noted(Landscape):
+        def along(self, steps: list[Tensor], images: str) -> Callable[[Any], float]:
+            starts.append(float(steps[0]))
+            return super().along(steps, images)
+
+    search, _ = searched(Noted(lambda s: (s - 3.3) ** 2, lambda s: (s - 3.3) ** 2), method="lapq", p=(2.0, 2.5))
+    assert [found.stage.name for found in search.found] == ["p=2", "p=2.5", "powell", "coordinate"]
+    assert search.found[2].stage.loss < search.found[1].stage.loss and starts == [2.5, 2.5]
+
+
 def test_the_further_exponent_is_the_top_of_the_parabola_and_no_candidate_twice() -> None:
     search, best = searched(Landscape(lambda s: 0.0, lambda s: (s - 3.6) ** 2), method="lp")
     assert best.p == pytest.approx(3.6, abs=0.05) and len(search.found) == 4

@@ -96,6 +96,13 @@ def test_many_layouts_that_do_not_fit_end_in_one_that_does(monkeypatch: pytest.M
     assert 8 not in [one.activation_bits for one in policy.layers.values()]
 
 
+def test_a_margin_that_does_not_do_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the sums are, the layout takes one byte too much; only W8A2 has no gap."""
+    policy, *_, tried = fit(monkeypatch, ["ram=200"], lambda bits: 0 if bits == (2, 2, 2) else 201 - 10 * sum(bits))
+    assert [one.activation_bits for one in policy.layers.values()] == [2, 2, 2]
+    assert [sum(bits) for bits in tried[12:]] == sorted({sum(bits) for bits in tried[12:]}, reverse=True)
+
+
 def test_the_lowest_bits_are_laid_out_before_a_limit_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     lowest = {one.name: LayerBits(8, 2) for one in NET.layers}
     higher = {one.name: LayerBits(8, 4) for one in NET.layers}

@@ -204,6 +204,26 @@ def test_calibration_alone(calls: Calls, arena: Any) -> None:
     assert calls["train"] == 0
 
 
+def test_a_row_is_calibrated_and_trained_with_its_seed(
+    calls: Calls, arena: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: dict[str, list[int]] = {"calibrated": [], "trained": []}
+    put, train = comparing.put_policy_on, comparing.train
+
+    def calibrated(*given: Any, seed: int, **named: Any) -> None:
+        put(*given, seed=seed, **named)
+        seeds["calibrated"].append(seed)
+
+    def trained(subject: Subject, *given: Any, **named: Any) -> runs.Trained:
+        seeds["trained"].append(subject.seed)
+        return train(subject, *given, **named)
+
+    monkeypatch.setattr(comparing, "put_policy_on", calibrated)
+    monkeypatch.setattr(comparing, "train", trained)
+    arena(["test-a"], seeds=(3, 5))
+    assert seeds == {"calibrated": [3, 5], "trained": [3, 5]}
+
+
 def test_several_limits_in_one_budget(calls: Calls, arena: Any) -> None:
     (one,) = arena(["test-a"], ["bitops=6x6,weight-bytes=9x"], fine_tune=False).standings("bitops=6x6,weight-bytes=9x")
     assert set(one.slack) == {"bitops", "weight-bytes"} and min(one.slack.values()) >= 0
