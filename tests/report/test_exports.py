@@ -77,6 +77,12 @@ def test_verification_says_what_it_found() -> None:
     assert not any(row[0].startswith("accuracy") for row in wrong.rows)
 
 
+def test_no_speed_is_told_of_a_time_too_short_to_measure() -> None:
+    timings = {**FOUND.timings, "file": Timing(median_ms=0.0, spread_ms=0.0, rounds=20)}
+    table = verification_table(replace(FOUND, timings=timings))
+    assert "times the speed" not in table.plain() and "one inference, file" in dict(table.rows)
+
+
 def test_notes_of_lowering() -> None:
     graph = IntegerGraph(input="x", output="y", tensors={}, ops=(), fingerprint="")
     assert lowering_notes_table(graph) is None
