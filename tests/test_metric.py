@@ -139,6 +139,19 @@ def test_one_score_is_no_classification_and_no_class_is_no_wrong_answer() -> Non
         assert counted(top_k(2, ignore_index=label), scores, targets, 4) == 1.0
 
 
+def test_a_class_may_be_what_is_left_out() -> None:
+    """As padding of token 0 is: an output that says it of such a target is not right either."""
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    targets = torch.tensor([0, 0, 1, 1, 2])
+    for metric, wanted in (
+        (accuracy(ignore_index=0), 1 / 3),
+        (token_accuracy(1, ignore_index=0), 1 / 3),
+        (top_k(2, ignore_index=0), 2 / 3),
+        (mean_iou(3, ignore_index=0), 1 / 6),  # (0 / 2 + 1 / 2 + 0 / 1) / 3
+    ):
+        assert counted(metric, scores, targets, 1, 4) == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("factory", [mean_absolute_error, accuracy, top_k, average])
 def test_a_factory_is_to_be_called(factory: Any) -> None:
     with pytest.raises(MixbitError, match=rf"Call it: mixbit.metric.{factory.__name__}\("):

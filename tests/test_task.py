@@ -17,7 +17,7 @@ from mixbit import methods
 from mixbit.data import TensorSplit, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import evaluate
-from mixbit.metric import mean_squared_error, top_k
+from mixbit.metric import Metric, mean_squared_error, top_k
 from mixbit.network import capture
 from mixbit.task import Task, as_loss, cross_entropy, divergence, objective_of
 
@@ -243,6 +243,30 @@ def test_an_output_may_be_named_by_place_attribute_or_function() -> None:
         assert objective_of(output=output).chosen(named(1, 2)) == 1
     with pytest.raises(MixbitError, match="no rule"):
         objective_of(output=2.5)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_reads_one_output_may_be_told_another() -> None:
+    outputs, targets = (torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0])), torch.tensor([1.0, 3.0])
+    first = objective_of(F.mse_loss, output=0).loss
+    assert float(first(outputs, targets)) == 0.5
+    assert float(objective_of(first, output=1).loss(outputs, targets)) == 16.0
+    assert float(objective_of(first).loss(outputs, targets)) == 0.5 and as_loss(first) is first
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, lambda outputs, _targets: outputs.mean()])
+def test_the_default_metric_looks_where_the_classes_are_said_to_be(loss: Any) -> None:
+    scores = torch.tensor([[[9.0, 4.0, 0.0], [1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]])  # (1, 3, 3): classes on either axis
+    targets = torch.tensor([[0, 0, 2]])
+    for axis, right in ((1, 1.0), (2, 2 / 3), (None, None)):
+        objective = objective_of(loss, class_axis=axis).settled(targets)
+        assert objective.metrics is not None
+        (metric,) = objective.metrics
+        assert isinstance(metric, Metric)
+        if right is None:
+            with pytest.raises(MixbitError, match=r"on 1 or 2: say class_axis="):
+                metric.sums(scores, targets)
+        else:
+            assert metric.result(metric.sums(scores, targets)) == pytest.approx(right)
 
 
 def test_distillation_of_what_is_no_classification_needs_a_rule() -> None:

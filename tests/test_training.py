@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from mixbit.metric import mean_absolute_error
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize, quantizers
+from mixbit.quantizers import Quantizer
 from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of
 from mixbit.training import StepContext, TrainConfig, _bf16_is_slow, distilled_loss, supervised_step, train
 from tests import ranks_script, training_script
@@ -572,6 +574,26 @@ def test_steps_that_a_rate_would_take_through_zero_are_held_and_told() -> None:
     with pytest.warns(UserWarning, match=r"step sizes were cut short .*lower step_lr"):
         train(model, data, None, config, quiet=True)
     assert all(bool((bank.steps > 0).all()) for bank in quantizers(model).values())
+
+
+@pytest.mark.parametrize(("updates", "told"), [(100, 1), (101, 0)])
+def test_steps_that_are_held_once_in_more_than_a_hundred_updates_are_not_told(updates: int, told: int) -> None:
+    model, x = nn.Sequential(Quantizer([8], signed=True), nn.Linear(2, 2)), torch.randn(updates, 2)
+    nn.init.constant_(model[0].steps, 0.1)  # type: ignore[arg-type]
+
+    def step(context: StepContext, x: Tensor, y: Tensor) -> Tensor:
+        loss = supervised_step(context, x, y)
+        for bank in quantizers(context.model).values():
+            assert bank.steps.grad is not None
+            bank.steps.grad.fill_(0.0 if context.number else 1e6)
+        return loss
+
+    data = LoaderSplit([(x, torch.arange(updates) % 2)], num_classes=2)
+    config = TrainConfig(epochs=1, batch_size=1, lr=0.01, momentum=0.0, bn_samples=0)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train(model, data, None, config, step=step, quiet=True)
+    assert sum("cut short" in str(one.message) for one in found) == told
 
 
 # ----------------------------------------------------------------------------------- every option, by hand or counted
