@@ -70,7 +70,7 @@ def _launched(folder: Path) -> str:
         for rank in (0, 1)
     ]
     try:
-        return str(processes[0].communicate(timeout=240)[1])
+        return str(processes[0].communicate(timeout=900)[1])
     finally:
         for process in processes:
             process.kill()

@@ -81,6 +81,18 @@ def ignored() -> list[float]:
     return numbers(model)
 
 
+def weighed() -> list[float]:
+    """A loss that says of itself neither what it ignores nor how much it is a mean of: two samples and three."""
+    model = Net(0)
+    train(model, tiny_split(), None, CONFIG, loss=own_loss, quiet=True)
+    return numbers(model)
+
+
+def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean over samples."""
+    return nn.functional.cross_entropy(outputs, targets)
+
+
 # 8 samples: 4 and 4, which batch norm sees apart.
 NORMED = TrainConfig(epochs=2, batch_size=8, lr=0.05, bn_samples=0, ema=0.6, final_lr=0.1)
 QUANTIZED = TrainConfig(epochs=1, batch_size=16, lr=0.003, bn_samples=0, weight_decay=0.0, augment=False)
@@ -217,6 +229,7 @@ def main() -> None:
         "apart": apart(folder / "run"),
         "left out": left_out(),
         "ignored": ignored(),
+        "weighed": weighed(),
         "refused": refused(),
         "normed": normed(),
         "quantized": quantized(),

@@ -230,6 +230,12 @@ def test_targets_that_do_not_count_weigh_nothing_on_any_process(two_processes: d
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_process_counts_by_its_samples_where_the_loss_says_nothing_else(two_processes: dict[str, Any]) -> None:
+    assert two_processes["0"]["weighed"] == two_processes["1"]["weighed"]
+    found, wanted = torch.tensor(two_processes["0"]["weighed"]), torch.tensor(ranks_script.weighed())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_each_process_reads_its_part_of_every_batch(two_processes: dict[str, Any]) -> None:
     """Five samples: two and three."""
     parts = [two_processes[rank]["images read"] for rank in ("0", "1")]
