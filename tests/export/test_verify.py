@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from mixbit.export._float_onnx import float_onnx
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.onnx import load_session, write_onnx
+from mixbit.export.qonnx import write_qonnx
 from mixbit.export.verify import Judge, Verification, numpy_batches, verify
 
 X = torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -50,6 +52,51 @@ def graph(model: nn.Module) -> IntegerGraph:
 
 def labels(graph: IntegerGraph) -> np.ndarray:
     return executor.run(graph, X.numpy()).argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("told", "right"),
+    [
+        ({"top1_agreement": 0.999}, True),
+        ({"top1_agreement": 0.9989}, False),
+        ({"top1_agreement": None}, True),
+        ({"top1_agreement": None, "largest_steps": 1.01}, False),
+        ({"largest_steps": 1.0}, True),
+        ({"largest_steps": 1.01}, False),
+        ({"operations": 3, "top1_agreement": 0.5, "largest_steps": 9.0}, True),
+        ({"operations": 3, "parting": "fc (Linear), by 1 steps"}, False),
+    ],
+)
+def test_right_is_both_the_classes_and_a_step_of_the_outputs(told: dict[str, Any], right: bool, tmp_path: Path) -> None:
+    found = Verification(
+        path=tmp_path,
+        size_bytes=1,
+        images=1000,
+        top1_agreement=1.0,
+        identical=0.0,
+        largest_difference=0.1,
+        largest_steps=0.4,
+        reference_accuracy=None,
+        accuracy=None,
+        session_ms=1.0,
+    )
+    assert replace(found, **told).right is right
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_operation_that_is_wrong_in_one_batch_is_wrong(order: int, tmp_path: Path) -> None:
+    """Weights that were lost say nothing where the input is zero."""
+    pytest.importorskip("qonnx", reason=why("qonnx"))
+    b = Builder((2, 5, 5))
+    graph = b.finish(b.linear(b.flatten(b.conv(b.first, 4)), 3, bits=None))
+    conv = graph.weighted()[0]
+    lost = replace(conv, weight=np.concatenate([conv.weight[:1], 0 * conv.weight[1:]]))
+    wrong = replace(graph, ops=tuple(lost if op is conv else op for op in graph.ops))
+    file = write_qonnx(wrong, tmp_path / "net.onnx").path
+    zeros = np.zeros_like(b.samples), None
+    assert verify(file, graph, [zeros]).right
+    found = verify(file, graph, [(b.samples, None), zeros][::order])
+    assert not found.right and found.parting is not None and found.parting.startswith(f"{conv.name} (Conv), by ")
 
 
 def test_a_right_file(graph: IntegerGraph, tmp_path: Path) -> None:
