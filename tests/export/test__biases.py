@@ -52,6 +52,14 @@ def test_an_all_zero_row_of_the_last_layer_keeps_its_bias() -> None:
     assert kinds(graph) == [("1", "dead channels")]
 
 
+def test_what_a_pruned_row_was_scaled_by_does_not_coarsen_its_bias() -> None:
+    weights = np.array([[5, -3], [0, 0]], np.int8)
+    scale, bias = np.array([0.01, 1e4]), np.array([0.5, 0.4])
+    step = Multiply(name="fc", inputs=[], integers=weights, bits=8, scale=scale, bias=bias, window=None)
+    found = units(step, Grid(scale=0.1, zero_point=0, qmin=0, qmax=255), None)
+    assert (found.bias * found.scale * 0.1 / 2**found.shift).tolist() == pytest.approx([0.5, 0.4], rel=1e-6)
+
+
 @pytest.mark.parametrize("prior", [-4.595, 3e-9, 2e7])
 def test_a_head_that_starts_at_zero_gives_its_prior(prior: float) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))

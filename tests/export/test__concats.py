@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixbit.export import _concats, executor
 from mixbit.export.graph import IntegerGraph
@@ -38,6 +39,15 @@ class Net(nn.Module):
         return self.fc((self.d(y) + z if self.shared else z).flatten(1))
 
 
+class Pooled(Net):
+    """The narrow tensor reaches the join through a pool, which only moves elements."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(torch.relu(self.a(x)), 3, 1, 1)
+        found: Tensor = self.fc(self.c(torch.cat([y, self.big(x)], 1)).flatten(1))
+        return found
+
+
 class Prepared(NamedTuple):
     model: nn.Module
     network: Network
@@ -46,9 +56,9 @@ class Prepared(NamedTuple):
         return lower(self.model, self.network, [X], rounding="float32", apart=apart)
 
 
-def prepared(ratio: float, *, shared: bool = True) -> Prepared:
+def prepared(ratio: float, *, shared: bool = True, net: type[Net] = Net) -> Prepared:
     torch.manual_seed(4)
-    model = Net(ratio, shared=shared).eval()
+    model = net(ratio, shared=shared).eval()
     network = capture(model, X)
     quantize(model, Policy.uniform(network, 8, 8), network)
     calibrate(model, [X], rule="minmax")
@@ -82,8 +92,9 @@ def test_like_ranges_share_a_grid() -> None:
     assert copies(found.lower(apart=True)) == ["cat.requantize"], "room for what training makes of it"
 
 
-def test_what_the_concat_alone_reads_is_written_on_its_grid_at_once() -> None:
-    found = prepared(50.0, shared=False)
+@pytest.mark.parametrize("net", [Net, Pooled])
+def test_what_the_concat_alone_reads_is_written_on_its_grid_at_once(net: type[Net]) -> None:
+    found = prepared(50.0, shared=False, net=net)
     for apart in (False, True):
         graph = found.lower(apart=apart)
         assert not copies(graph)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mixbit.export import IntegerGraph, Rounding, executor, lower
+from mixbit.export import IntegerGraph, Rounding, _dead, executor, lower
+from mixbit.export._steps import FakeQuantize, Flow, Wire
+from mixbit.export.arithmetic import Grid
 from mixbit.export.c import render_c
 from mixbit.network import capture
 from mixbit.policy import Policy
@@ -54,6 +57,20 @@ def lowered(model: nn.Module, rule: str, rounding: Rounding) -> tuple[IntegerGra
     calibrate(model, [X], rule)
     with torch.no_grad():
         return lower(model.eval(), network, [X], rounding=rounding), model(X).numpy()
+
+
+@pytest.mark.parametrize(("ends", "dead"), [((0.0, 0.0), True), ((-1e-6, 0.0), False), ((0.0, 1e-6), False)])
+def test_dead_is_what_was_zero_from_both_sides(
+    ends: tuple[float, float], dead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Any = None
+    source = Wire(name="x", shape=(3,), node=node, step=None)
+    step = FakeQuantize(name="q", inputs=[source], grid=Grid(scale=1e-8, zero_point=0, qmin=-128, qmax=127))
+    step.output = Wire(name="q", shape=(3,), node=node, step=step)
+    flow = Flow(input=source, output=step.output, steps=[step], float_weights=[], unique=str)
+    monkeypatch.setattr(_dead, "observe", lambda program, wires, batches: dict.fromkeys(wires, ends))
+    assert [note.kind for note in _dead.mark_dead(flow, node, [X])] == (["dead input"] if dead else [])
+    assert (step.dead, step.grid.scale) == ((True, 1.0) if dead else (False, 1e-8))
 
 
 @pytest.mark.parametrize("rule", ["minmax", "mse"])

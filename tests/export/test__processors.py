@@ -138,6 +138,16 @@ def test_the_smallest_layers_stay() -> None:
     assert all("one of the smallest" in why for why in adapted(graph, "any").kept.values())
 
 
+def test_what_is_small_is_small_beside_the_whole_network() -> None:
+    """A classifier of 8 bits behind a convolution of 4 bits, which cannot saturate: 320 of 295,232 products."""
+    b = Builder((4, 16, 16))
+    y = b.flatten(b.average_pool(b.conv(b.first, 32, weight_bits=4)))
+    graph = b.finish(b.linear(y, 10, weight_bits=8, bits=None))
+    found, name = adapted(graph, "any"), graph.weighted()[-1].name
+    assert found.graph is graph and found.narrowed == {} and found.kept.keys() == {name}
+    assert "one of the smallest" in found.kept[name]
+
+
 def test_products_of_a_layer() -> None:
     b = Builder((3, 8, 8))
     y = b.conv(b.first, 4, 3, stride=2, padding=1)
