@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,10 @@ from mixbit.data import LoaderSplit
 from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.runs import Subject
+from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.runs import Subject, training
 from mixbit.task import Task
+from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT
 
 
@@ -105,3 +109,32 @@ def test_a_tuple_among_the_settings_is_the_list_that_the_folder_remembers(tmp_pa
     policy = Policy.uniform(tied_task().network, 4, 4)
     for _ in range(2):
         runs.train(Subject(model="tied"), policy, settings, tmp_path, task=tied_task(), quiet=True)
+
+
+def test_a_network_is_quantized_as_the_settings_say_and_taught_by_itself_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What training begins with: one step a tensor, calibrated on the images that the seed draws."""
+    given: dict[str, Any] = {}
+
+    def fit(model: nn.Module, *_: object, **named: Any) -> None:
+        given.update(named, model=model)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", fit)
+    settings, config = {"epochs": 1, "quantize": {"per_channel": False}}, QuantizeConfig(per_channel=False)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(replace(tiny.subject(), seed=3), tiny.policy(), settings, tmp_path, quiet=True)
+
+    def by_hand(seed: int) -> dict[str, Tensor]:
+        model = copy.deepcopy(tiny.task().model)
+        policy = Policy.load(tiny.policy()).check(tiny.task().network)
+        quantize(model, policy, tiny.task().network, config)
+        calibrate(model, [tiny.task().calibration(256, seed)], config.activation_rule, seed=seed)
+        return dict(model.state_dict())
+
+    found, wanted, other = given["model"].state_dict(), by_hand(3), by_hand(0)
+    assert found.keys() == wanted.keys() and found["left.weight_quantizer.steps"].numel() == 1
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert not all(torch.equal(other[name], wanted[name]) for name in wanted)
+    assert given["teacher"].state_dict().keys() == tiny.task().model.state_dict().keys()

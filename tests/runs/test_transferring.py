@@ -64,6 +64,7 @@ def test_own_search_has_the_settings_of_the_source(moved: tuple[Transferred, Pat
     config = json.loads((moved[1] / "own" / "config.json").read_text())
     assert config["method"] == "limpq-init" and config["settings"] == {"bits": [4, 3, 2]}
     assert config["subject"] == target.to_json()
+    assert Scores.load(moved[1] / "own" / "scores.json").seed == target.seed == 1
     assert (
         Scores.load(moved[1] / "own" / "scores.json").layers
         != Scores.load(moved[1] / "transferred" / "scores.json").layers
@@ -141,6 +142,9 @@ def test_a_scores_file_brings_its_method_and_settings(searched: Source, target: 
     config = json.loads((tmp_path / "run" / "own" / "config.json").read_text())
     assert config["method"] == "limpq-init" and config["settings"]["bits"] == [4, 3, 2]
     assert "steps_out_of_range" not in config["settings"]  # a finding, not a setting
+    # The seed is the target's own, and no setting.
+    assert "seed" not in config["settings"]
+    assert Scores.load(tmp_path / "run" / "own" / "scores.json").seed == target.seed == 1
 
 
 @pytest.fixture
