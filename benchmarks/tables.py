@@ -211,7 +211,8 @@ def peers_qat_step() -> str:
     if not (RESULTS / "peers_qat_step.json").exists():
         return "Not run yet.\n"
     found = result("peers_qat_step")
-    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio']:.2f}") for name, row in found["steps"].items()]
+    steps = found["steps"].items()
+    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio_in_pairs']:.2f}") for name, row in steps]
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
     note = f"Batch {found['batch']}, {found['rounds']} rounds, one thread; {versions}.\n"
     return markdown(("step", ">CPU time", ">ratio"), rows) + "\n" + note
@@ -356,6 +357,8 @@ def latency() -> str:
     rows = [
         (f"{name}, its own table", *_errors(one["held_out_policies"]), "-") for name, one in found["networks"].items()
     ]
+    alone = found["resnet20_from_layers_alone"]["held_out_policies"]
+    rows.insert(1, ("resnet20, layers measured alone", *_errors(alone), "-"))
     rows += [
         (
             f"{name}, from resnet20's kernels",
