@@ -175,7 +175,9 @@ def test_a_vision_transformer_of_the_transformers_package() -> None:
 
 
 def test_a_language_model_with_tied_embeddings() -> None:
-    transformers = need("transformers")
+    need("transformers")
+    import transformers
+
     config = transformers.LlamaConfig(
         vocab_size=50,
         hidden_size=32,

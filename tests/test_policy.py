@@ -289,7 +289,11 @@ def programs() -> st.SearchStrategy[Program]:
     entry = st.floats(allow_nan=False, allow_infinity=False)
     pairs = entry.map(lambda harm: Pairs(TWO, ((0.0, harm), (harm, 0.0))))  # type: ignore[arg-type]
     plain = st.builds(
-        Program, coupled=st.booleans(), box=st.booleans(), order=st.sampled_from([(), ("a",), ("b", "a")])
+        Program,
+        coupled=st.booleans(),
+        box=st.booleans(),
+        order=st.sampled_from([(), ("a",), ("b", "a")]),
+        activation_order=st.sampled_from([None, (), ("b",)]),
     )
     return plain | st.builds(Program, coupled=st.booleans(), pairs=pairs)
 
@@ -456,7 +460,8 @@ MESSAGES = {
     "scores_pairs_with_order": "both pairs and order",
     "scores_program_coupled_text": "'program' > 'coupled' is \"yes\". Legal: true or false",
     "scores_program_in_version_1": "is version 1 but has a 'program'",
-    "scores_program_is_list": "'program' is an empty list. Legal: an object with some of coupled, order, box, pairs",
+    "scores_program_is_list": "'program' is an empty list. Legal: an object with some of coupled, order, "
+    "activation_order, box, pairs",
     "scores_program_unknown_key": "'copled' is an unknown key. Did you mean 'coupled'",
     "scores_unknown_key": "'methd' is an unknown key. Did you mean 'method'",
     "scores_without_method": "'method' is missing",

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -323,6 +325,32 @@ def uniform_noise(perturbation: Perturbation, keys: Sequence[Key]) -> dict[Key, 
         bank = perturbation.weight_bank(name) if side == "weight" else perturbation.input_bank(name)
         powers = (bank.steps.detach().double().square().mean(dim=1) / 12).tolist()
         found[name, side] = dict(zip(bank.bits, powers, strict=True))
+    return found
+
+
+@torch.no_grad()
+def range_noise(perturbation: Perturbation, keys: Sequence[Key], x: Any) -> dict[Key, dict[int, float]]:
+    """`((max - min) / (2^b - 1))^2` of the whole tensor, as FIT's public code has it: the width of a cell, squared.
+
+    Args:
+        perturbation: the model with its quantizers.
+        keys: (layer, side).
+        x: images that the ranges of inputs are of, in float.
+    """
+    found: dict[Key, dict[int, float]] = {key: {} for key in keys}
+
+    def see(key: Key, bank: Any, tensor: Tensor) -> None:
+        low, high = torch.aminmax(tensor)
+        found[key].update({bits: ((float(high) - float(low)) / (2**bits - 1)) ** 2 for bits in bank.bits})
+
+    with ExitStack() as stack:
+        for key in keys:
+            if key[1] == "weight":
+                see(key, perturbation.weight_bank(key[0]), perturbation.weight(key[0]))
+                continue
+            hook = partial(lambda key, bank, inputs: see(key, bank, inputs[0]), key)
+            stack.callback(perturbation.input_bank(key[0]).register_forward_pre_hook(hook).remove)
+        _batch.call(perturbation.model, _batch.move(x, next(perturbation.model.parameters()).device))
     return found
 
 

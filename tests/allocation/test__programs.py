@@ -66,7 +66,10 @@ def best_by_enumeration(
         layers = {**pins, **dict(zip(free, picked, strict=True))}
         if any(len({layers[name].activation_bits for name in group}) > 1 for group in tied):
             continue
-        if not falling([layers[name] for name in program.order if name in free]):
+        if not all(
+            falling([getattr(layers[name], f"{side}_bits") for name in names if name in free])
+            for side, names in zip(("weight", "activation"), program.orders, strict=True)
+        ):
             continue
         harm = sum(scores.harm(name, layers[name]) for name in free)
         harm += program.pairs.harm(layers) if program.pairs else 0.0
@@ -75,12 +78,8 @@ def best_by_enumeration(
     return best
 
 
-def falling(found: list[LayerBits]) -> bool:
-    return all(
-        (later.weight_bits or 0) <= (earlier.weight_bits or 0)
-        and (later.activation_bits or 0) <= (earlier.activation_bits or 0)
-        for earlier, later in pairwise(found)
-    )
+def falling(found: list[int | None]) -> bool:
+    return all((later or 0) <= (earlier or 0) for earlier, later in pairwise(found))
 
 
 PROGRAMS = [
@@ -118,6 +117,21 @@ def test_equals_enumeration(program: dict[str, bool], seed: int, texts: list[str
     if not pinned:
         assert scores.total(policy.layers) == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert policy.check(net) is policy
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000), inputs=st.sampled_from([(), ("l3", "l1"), ("l0", "l1", "l2", "l3")]))
+def test_inputs_have_an_order_of_their_own(seed: int, inputs: tuple[str, ...]) -> None:
+    net = random_network(seed, layers=4)
+    scores = with_program(seed, net, (2, 5), coupled=False, order=True, pairs=False)
+    scores = replace(scores, program=replace(scores.program, activation_order=inputs))
+    budget = Budget.parse(["bitops=4x4"])
+    expected = best_by_enumeration(net, scores, budget, {}, ties=False)
+    policy, found = allocate(net, scores, budget, pins={}, ties=False)
+    assert found.objective == pytest.approx(expected, rel=1e-9, abs=1e-9) and found.proven
+    assert policy.allocation["program"]["activation_order"] == list(inputs)  # type: ignore[index]
+    said = [note.partition(":")[0] for note in policy.notes if note.startswith("order")]
+    assert said == ["order of weights", *(["order of inputs"] if inputs else [])]
 
 
 @settings(max_examples=15, deadline=None)
@@ -218,7 +232,8 @@ def test_an_order_turns_a_policy_around_but_not_against_a_pin() -> None:
     assert (plain.layers["l1"], plain.layers["l2"]) == (LayerBits(2, 2), LayerBits(4, 4))
     ordered = replace(scores, program=Program(order=("l0", "l1", "l2")))
     policy, found = allocate(net, ordered, budget, pins={})
-    assert falling(list(policy.layers.values()))
+    for side in ("weight_bits", "activation_bits"):
+        assert falling([getattr(bits, side) for bits in policy.layers.values()])
     assert found.objective > 2.0
     assert any(note.startswith("order: of 3 layers none has fewer bits") for note in policy.notes)
     pinned, _ = allocate(net, ordered, budget, pins={"l1": LayerBits(2, 2)})

@@ -67,7 +67,7 @@ def test_measured_noise_leaves_the_traces(task: Task, scores: Scores) -> None:
 
 def test_report_and_bad_settings(scores: Scores) -> None:
     assert scores.settings["images_used"] == 24 and scores.settings["not_scored"] == [] and scores.alpha == 1
-    with pytest.raises(MixbitError, match="noise='white' is illegal. Legal: 'uniform' or 'measured'"):
+    with pytest.raises(MixbitError, match="noise='white' is illegal. Legal: 'uniform', 'measured' or 'range'"):
         Fit(noise="white")  # type: ignore[arg-type]
     with pytest.raises(MixbitError, match="images=0"):
         Fit(images=0)
@@ -91,6 +91,10 @@ def noise_by_hand(model: str) -> tuple[float, float]:
     """A twelfth of the squared step, channels averaged; or the mean of the squared errors."""
     x = seen.images(0)[:2]
     steps, step = seen.minmax_weight_step("conv", 2), seen.minmax_input_step("conv", 2, x)
+    if model == "range":
+        tensors = (seen.small_task().model.get_parameter("conv.weight").detach(), seen.inputs_of("conv", x))
+        weight, inputs = (float((one.max() - one.min()) / 3) ** 2 for one in tensors)
+        return weight, inputs
     if model == "uniform":
         return float(steps.square().mean() / 12), float(step.square() / 12)
     inputs, weights = seen.inputs_of("conv", x).numel(), 3 * 2 * 9
@@ -111,6 +115,15 @@ class TestFitOptions(OptionCases):
                 found == tuple(pytest.approx(noise_by_hand(model), rel=1e-4) for model in ("uniform", "measured"))
             ),
             says="power of the noise",
+        ),
+        OptionRow(
+            "noise",
+            ("uniform", "range"),
+            seen=noise_of_conv,
+            holds=lambda *found: (
+                found == tuple(pytest.approx(noise_by_hand(model), rel=1e-4) for model in ("uniform", "range"))
+            ),
+            says="power of the noise of the public code",
         ),
         seen.rule_row(SMALL, "weight_rule", "weight", of=2),
         seen.rule_row(SMALL, "activation_rule", "activation", of=2),

@@ -86,6 +86,12 @@ def test_report_says_what_was_measured(scores: Scores) -> None:
     assert scores.alpha == 1 and scores.program == Program()
 
 
+def test_images_that_no_draw_reached_are_not_counted(task: Task) -> None:
+    """Two draws of eight images, of the 32 at hand."""
+    found = HawqV2(bits=(4, 2), images=32, batch_size=8, draws=2, tolerance=1e-9).search(task, quiet=True).settings
+    assert (found["draws_made"], found["images_used"]) == (2, 16)
+
+
 def test_negative_traces_count_as_zero_and_are_listed(task: Task) -> None:
     """One joint draw of few images is noisy enough to go below zero somewhere."""
     for seed in range(30):
@@ -105,7 +111,14 @@ def test_monotone_asks_for_bits_in_the_order_of_the_traces(task: Task, scores: S
         for name in found.layers
     }
     assert list(found.program.order) == sorted(traces, key=lambda name: -traces[name])
+    inputs = {
+        name: sides["activation"]["trace"] / sides["activation"]["elements"]
+        for name, sides in found.settings["traces"].items()  # type: ignore[attr-defined]
+    }
+    assert found.program.activation_order == tuple(sorted(inputs, key=lambda name: -inputs[name]))
     assert found.layers == scores.layers
+    weights = HawqV2(**FAST, monotone=True, activations=False).search(task, quiet=True)  # type: ignore[arg-type]
+    assert weights.program.orders == (found.program.order, ())
 
 
 def test_without_activations_inputs_keep_the_most_bits(task: Task) -> None:

@@ -218,6 +218,62 @@ def test_first_and_last_layer_can_be_searched(task: Task) -> None:
     ]
 
 
+def test_normalise_measures_the_output_projection_of_attention() -> None:
+    """PyTorch's attention calls no module for it, so a hook there sees nothing."""
+    torch.manual_seed(0)
+    model = Attending().eval()
+    x = torch.randn(8, 5, 8)
+    task = Task(model=model, train=seen_split(x), test=seen_split(x))
+    scores = LimpqInit(batch_size=8, first_last=True, normalise=True).search(task)
+    plain = LimpqInit(batch_size=8, first_last=True).search(task)
+    attention, layer = model.attention, "attention.out_proj"
+    with torch.no_grad():
+        q, k, v = (F.linear(model.first(task.example(8)), *weights) for weights in thirds(attention))
+        heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v)]
+        inputs = F.scaled_dot_product_attention(*heads)
+    for side, scale in (("weight", attention.out_proj.weight.std()), ("activation", inputs.square().mean().sqrt())):
+        ratio = getattr(plain.layers[layer], side)[4] / getattr(scores.layers[layer], side)[4]
+        assert ratio == pytest.approx(float(scale.detach()), rel=1e-4)
+
+
+class Attending(torch.nn.Module):
+    """Attention over five tokens behind a layer, and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(8, 8)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def thirds(attention: torch.nn.MultiheadAttention) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of query, key and value."""
+    return list(zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True))
+
+
+def seen_split(x: Tensor) -> object:
+    return [(x, torch.arange(len(x)) % 3)]
+
+
+def test_indicators_start_from_the_batch_that_the_training_sees_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, asked = seen.small_task(), list[dict[str, Any]]()
+    batches = type(task.train).batches
+
+    def watched(self: Any, *args: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        return batches(self, *args, **settings)
+
+    monkeypatch.setattr(type(task.train), "batches", watched)
+    Limpq(epochs=1, fraction=0.5, batch_size=6, bits=(4, 2)).search(task, quiet=True)
+    Limpq(epochs=1, fraction=1.0, batch_size=6, bits=(4, 2)).search(task, quiet=True)
+    shuffled = [one.get("fraction", 1.0) for one in asked if one.get("shuffle")]
+    assert set(shuffled[: len(shuffled) // 2]) == {0.5} and set(shuffled[len(shuffled) // 2 :]) == {1.0}
+
+
 def test_faithful_excludes_our_options() -> None:
     with pytest.raises(MixbitError, match="faithful=True excludes independent_draws, step_lr"):
         Limpq(independent_draws=True, step_lr=0.1)
@@ -337,9 +393,9 @@ def at_loss(method: Method, what: Callable[[Tensor, float], Any]) -> set[Any]:
     return found
 
 
-def gradient_of_step(faithful: bool) -> float:
+def gradient_of_step(**settings: object) -> float:
     """Of the input's step of a linear layer at 4 bits, on one batch."""
-    model, _ = prepare(seen.small_task(), SMALL(faithful=faithful))
+    model, _ = prepare(seen.small_task(), SMALL(**settings))
     bank = quantized_layers(model)["hidden"].input_quantizer
     assert bank is not None
     with torch.no_grad():
@@ -348,6 +404,15 @@ def gradient_of_step(faithful: bool) -> float:
     bank(x).sum().backward()
     assert bank.steps.grad is not None
     return float(bank.steps.grad.abs().max())
+
+
+def refused(**settings: object) -> bool:
+    """Whether one of our options is."""
+    try:
+        Limpq(independent_draws=True, **settings)  # type: ignore[arg-type]
+    except MixbitError:
+        return True
+    return False
 
 
 def lsq_start(layer: str, x: Tensor, bits: int) -> tuple[float, float]:
@@ -495,9 +560,16 @@ class TestLimpqOptions(OptionCases):
         OptionRow(
             "faithful",
             (True, False),
-            seen=gradient_of_step,
+            seen=lambda value: (gradient_of_step(faithful=value), refused(faithful=value)),
+            holds=lambda a, b: a[0] == b[0] and (a[1], b[1]) == (True, False),
+            says="refuses our options, and changes nothing else",
+        ),
+        OptionRow(
+            "gradient_scale",
+            ("numel", "features"),
+            seen=lambda value: gradient_of_step(faithful=False, gradient_scale=value),
             holds=lambda a, b: b / a == pytest.approx(3.0, rel=1e-4),  # the root of nine samples
-            says="gradient scale by the whole batch or by a sample",
+            says="by the whole batch or by a sample",
         ),
         OptionRow(
             "independent_draws",
@@ -655,6 +727,7 @@ def test_defaults_are_those_that_are_documented() -> None:
         clip_value=1.0,
         first_last=False,
         faithful=True,
+        gradient_scale="numel",
         independent_draws=False,
         normalise=False,
         step_lr=None,

@@ -62,6 +62,8 @@ def test_programs_lose_what_belongs_to_dropped_layers(more_classes: Network) -> 
         return transfer_scores(replace(random_scores(SOURCE), program=program), SOURCE, more_classes).program
 
     assert moved(Program(order=("l3", "l2", "l1"), coupled=True)) == Program(order=("l2", "l1"), coupled=True)
+    apart = Program(order=("l2",), activation_order=("l1", "l3"))
+    assert moved(apart) == Program(order=("l2",), activation_order=("l1",))
     assert moved(Program(pairs=pairs)).pairs == Pairs((variables[0], variables[2]), ((0.0, 2.0), (2.0, 0.0)))  # type: ignore[arg-type]
 
 

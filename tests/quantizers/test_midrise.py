@@ -93,6 +93,11 @@ def test_gradients_inside_at_and_beyond_the_clip(kind: type[Quantizer], channels
     y.backward(up)
     out, passed, by_step, _ = lsq(x.detach() - slopes / 2, up, step, -4, 3)
     half = slopes / 2
+    if kind is LsqClip:  # an element on the clip is inside there: it passes its gradient, and asks nothing of the step
+        ends = (x.detach().abs() == 3.5 * slopes).expand_as(up)
+        passed = torch.where(ends, up.double(), passed)
+        asked = torch.where(ends, torch.where(x.detach() < 0, -4.0, 3.0) * up, 0.0)
+        by_step = by_step - asked.double().reshape(channels, -1).sum(dim=1)
     # y = Q(x - s/2) + s/2: the argument's part of dy/ds is -1/2 where Q passes gradients on, and s/2's own is 1/2.
     by_step = by_step + (up.double() - passed).reshape(channels, -1).sum(dim=1) / 2
     count = 3 * 97 // channels
@@ -121,6 +126,22 @@ def test_rules_are_their_formulas_on_this_grid(bits: int) -> None:
             errors.append((np.abs(row[:, None] - levels).min(axis=1) ** 2).sum())
         assert step == pytest.approx(parts[int(np.argmin(errors))], rel=1e-4)
         assert step / widest < 0.7
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_start_of_the_clip_has_the_gradients_of_the_authors_clamp(bits: int) -> None:
+    """There the largest weight lies on the clip, and counts as inside."""
+    w = weights().requires_grad_()
+    alpha = w.detach().abs().max().reshape(1).requires_grad_()
+    up = weights(1)
+    (from_minus_alpha(w, alpha, bits) * up).sum().backward()
+    quantizer, x = made(LsqClip, bits), weights().requires_grad_()
+    (quantizer(x) * up).sum().backward()
+    assert x.grad is not None and w.grad is not None and alpha.grad is not None and quantizer.steps.grad is not None
+    assert torch.equal(x.grad, up)
+    torch.testing.assert_close(w.grad, up)
+    levels = (2**bits - 1) / 2
+    torch.testing.assert_close(quantizer.steps.grad.flatten() * levels, alpha.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_gradient_scale_counts_features_and_the_clip() -> None:

@@ -84,7 +84,7 @@ class Assignment:
         reach = Reach(options=self.options, memory=self._bare, tables=self._tables)
         found = infeasible(self.network, self.budget, self.limits, reach, self.pins, self.macs, self._times)
         if found is None:
-            ordered = self.scores.program.order
+            ordered = self.scores.program.ordered
             found = error if ordered else jointly_infeasible(self.budget, self.limits, reach, error)
         if not lost:
             return found
@@ -116,7 +116,7 @@ class Assignment:
             tied=self.ties,
             macs=self.macs,
             limited=limits,
-            keep_all=bool(program.order or program.box or program.pairs),
+            keep_all=bool(program.ordered or program.box or program.pairs),
             latency=times,
             memory=memory,
         )
@@ -143,7 +143,7 @@ class Assignment:
                 self.network, groups, rows, self.scores.program, options, self.solver, macs=self.macs, exact=self.exact
             )
         except InfeasibleBudget as error:
-            if self.scores.program.order:
+            if self.scores.program.ordered:
                 raise infeasible_in_order(self.budget, rows, error) from error
             raise
 
@@ -269,13 +269,13 @@ def _solve(
             "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
             "weight_bits": {layer.name: layer.weights for layer in network.layers},
         }
-        return solve_box(groups, rows, counts, chains(groups, options, program.order))
+        return solve_box(groups, rows, counts, chains(groups, options, program))
     costs = {row.name: row.costs for row in rows}
     limits = {row.name: row.limit for row in rows}
     names, scores = [group.name for group in groups], [group.score for group in groups]
     if program.pairs:
         own, joint = joint_harms(groups, program.pairs)
         return solve_pairs(own, joint, costs, limits, names=names, exact=exact)
-    if program.order:
-        return solve_ordered(scores, costs, limits, chains(groups, options, program.order), names=names)
+    if program.ordered:
+        return solve_ordered(scores, costs, limits, chains(groups, options, program), names=names)
     return solve(scores, costs, limits, names=names, solver=solver)

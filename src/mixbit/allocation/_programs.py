@@ -20,12 +20,15 @@ Floats = npt.NDArray[np.float64]
 _SIDES: tuple[Side, Side] = ("weight", "activation")
 
 
-def chains(groups: Sequence[Group], options: Mapping[str, LayerOptions], order: Sequence[str]) -> list[Chain]:
-    """Weight bits, and activation bits, of the free layers in the order; a user's pin is above it."""
+def chains(groups: Sequence[Group], options: Mapping[str, LayerOptions], program: Program) -> list[Chain]:
+    """Weight bits, and activation bits, of the free layers in their orders; a user's pin is above it."""
     place = {name: (index, at) for index, group in enumerate(groups) for at, name in enumerate(group.layers)}
-    links = [place[name] for name in order if not options[name].pinned]
-    found = tuple(index for index, _ in links)
-    return [Chain(found, tuple(groups[index].bits[:, at, side] for index, at in links)) for side in range(2)]
+    found = []
+    for side, order in enumerate(program.orders):
+        links = [place[name] for name in order if not options[name].pinned]
+        bits = tuple(groups[index].bits[:, at, side] for index, at in links)
+        found += [Chain(tuple(index for index, _ in links), bits)] if links else []
+    return found
 
 
 def joint_harms(groups: Sequence[Group], pairs: Pairs) -> tuple[list[Floats], Floats]:
@@ -69,6 +72,8 @@ def program_facts(program: Program) -> dict[str, JSON]:
         "box": program.box,
         "pairs": size,
     }
+    if program.activation_order is not None:
+        facts["activation_order"] = list(program.activation_order)
     return {"coupled": program.coupled, "program": facts}
 
 
@@ -77,14 +82,16 @@ def program_notes(scores: Scores, options: Mapping[str, LayerOptions], allocatio
     program, notes = scores.program, []
     if program.coupled:
         notes.append("coupled: weights and activation of a layer have the same bits (pinned layers aside)")
-    if program.order:
-        aside = [name for name in program.order if options[name].pinned]
-        notes.append(
-            f"order: of {len(program.order) - len(aside)} layers none has fewer bits than one after it"
-            + (f"; pinned, so not part of it: {', '.join(aside)}" if aside else "")
-        )
+    sides = ("order",) if program.activation_order is None else ("order of weights", "order of inputs")
+    for what, names in zip(sides, program.orders, strict=False):
+        if names:
+            aside = [name for name in names if options[name].pinned]
+            notes.append(
+                f"{what}: of {len(names) - len(aside)} layers none has fewer bits than one after it"
+                + (f"; pinned, so not part of it: {', '.join(aside)}" if aside else "")
+            )
     if program.box:
-        notes.append("box: solved in real bits and rounded down (OMPQ), which is not the best choice of whole bits")
+        notes.append("box: solved in real bits (OMPQ) and rounded down, which is not the best choice of whole bits")
     if program.pairs:
         how = "proven best" if allocation.proven else "the best that was found"
         notes.append(f"pairs: joint harms of {len(program.pairs.variables)} single choices counted; {how}")

@@ -46,7 +46,7 @@ def allocate(
 
     `scores.program` changes that (see `mixbit.policy.Program`): `coupled` gives weights and activation of a free layer
     the same bits, tied layers all bits; `order` lets no free layer have fewer bits than one after it, solved exactly;
-    `box` rounds the solution in real bits down, as OMPQ; `pairs` adds joint harms, those with pinned layers too.
+    `box` solves in real bits, as OMPQ, and rounds down (ours); `pairs` adds joint harms, those with pinned layers too.
 
     Args:
         network: the captured network.

@@ -75,7 +75,7 @@ class Clado:
         images: training images, the first of a shuffled pass without augmentation.
         measure: "loss", or "kl": the divergence of the class probabilities from the float network's.
         project: project G onto the positive semi-definite matrices, as the paper does; it makes the form convex.
-        diagonal: measure no pairs: the additive ablation.
+        diagonal: measure no pairs: the additive ablation. The rises are taken as they are, without projection.
         batch_size: images that go through the network together.
         cache_mib: limit of the kept states; fewer images go together where they would take more.
         per_channel: one weight step an output channel.
@@ -203,7 +203,7 @@ class Clado:
         base = means[""][0]
         rises = [[total - base for total in means[str(at)]] for at in range(len(variables))]
         raw = sensitivity_matrix(variables, rises)
-        matrix = project_psd(raw) if self.project else raw
+        matrix = project_psd(raw) if self.project and not self.diagonal else raw
         searched = [layer.name for layer in searched_layers(task.network, first_last=self.first_last)]
         return make_scores(
             task.network,

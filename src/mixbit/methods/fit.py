@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mixbit import _batch
 from mixbit._curvature import (
+    Key,
     Taps,
     fisher_traces,
     listed,
     measured_noise,
     not_scored,
+    range_noise,
     sample,
     uniform_noise,
 )
@@ -29,8 +32,8 @@ from mixbit.task import Task
 
 __all__ = ["Fit", "NoiseModel"]
 
-NoiseModel = Literal["uniform", "measured"]
-"""`step^2 / 12`, or the mean squared quantization error."""
+NoiseModel = Literal["uniform", "measured", "range"]
+"""`step^2 / 12`, the mean squared quantization error, or `((max - min) / (2^b - 1))^2` as in the public code."""
 
 
 @register(
@@ -50,8 +53,9 @@ class Fit:
     Attributes:
         bits: candidate bit-widths of weights and inputs.
         images: training images, one forward and one backward pass each.
-        noise: "uniform" takes `step^2 / 12`; "measured" the mean squared quantization error (ours), which knows of
-            clipping, and of the zeros behind a ReLU, that have no error.
+        noise: "uniform" takes `step^2 / 12`, with the step of each channel (ours); "measured" the mean squared
+            quantization error (ours), which knows of clipping, and of the zeros behind a ReLU, that have no error;
+            "range" `((max - min) / (2^b - 1))^2` of the whole tensor, as the public code.
         weight_rule: step sizes of weights; "minmax" clips nothing.
         activation_rule: step sizes of inputs.
         per_channel: one step size an output channel of weights.
@@ -82,11 +86,7 @@ class Fit:
         taps = Taps(perturbation, task.loss, ("weight", "activation"))
         with progress_bar("gradients", len(batches), quiet=quiet) as advance:
             traces = fisher_traces(taps, batches, advance)
-        noise = (
-            uniform_noise(perturbation, taps.keys)
-            if self.noise == "uniform"
-            else measured_noise(perturbation, taps.keys, x)
-        )
+        noise = self._noise(perturbation, taps.keys, x)
         scores = {key: {b: traces[key].value * power for b, power in noise[key].items()} for key in taps.keys}
         layers = {
             layer.name: LayerScores(scores[layer.name, "weight"], scores[layer.name, "activation"])
@@ -103,6 +103,12 @@ class Fit:
                 "not_scored": not_scored(task, perturbation.layers, first_last=self.first_last),
             },
         )
+
+    def _noise(self, perturbation: Perturbation, keys: Sequence[Key], x: Any) -> dict[Key, dict[int, float]]:
+        """Power of the error of every tensor at every bit-width."""
+        if self.noise == "uniform":
+            return uniform_noise(perturbation, keys)
+        return (measured_noise if self.noise == "measured" else range_noise)(perturbation, keys, x)
 
     def _perturbation(self, task: Task, x: torch.Tensor) -> Perturbation:
         return Perturbation(

@@ -67,8 +67,9 @@ class HawqV2:
         bits: candidate bit-widths of weights and inputs.
         activations: also score inputs, by the Hessian of a sample's loss in its own input of the layer, averaged over
             samples. False keeps every input at the most of `bits`.
-        monotone: only policies in which a layer of smaller average weight trace has no more bits, as the paper's Pareto
-            selection enumerates; else the exact optimum over all.
+        monotone: only policies in which weights of smaller average trace have no more bits, as the paper's Pareto
+            selection enumerates, and inputs of smaller average trace of their own no more either (our reading; they are
+            free where inputs are not scored); else the exact optimum over all.
         images: training images that the traces are of, full batches only.
         batch_size: images of a draw. In smaller batches fewer images share a vector, so the same work has less noise.
         draws: at most so many, each of one batch and one vector a tensor; further draws go through the images again.
@@ -112,7 +113,10 @@ class HawqV2:
             )
             for layer in found.layers
         }
-        program = Program(order=found.by_trace()) if self.monotone else Program()
+        program = Program()
+        if self.monotone:
+            inputs = found.by_trace("activation") if self.activations else ()
+            program = Program(order=found.by_trace("weight"), activation_order=inputs)
         return make_scores(
             task.network, self, method="hawq-v2", layers=layers, program=program, found=found.report(task, self)
         )
@@ -171,15 +175,16 @@ class _Found:
     traces: Mapping[Key, Mean]
     noise: Mapping[Key, Mapping[int, float]]
     images: int
+    """Of the batches that were drawn."""
 
     def curve(self, layer: Layer, side: Side) -> dict[int, float]:
         """`omega` at every bit-width."""
         count, trace = elements(layer, side), self.traces[layer.name, side].value
         return {bits: omega(trace / count, power * count) for bits, power in self.noise[layer.name, side].items()}
 
-    def by_trace(self) -> tuple[str, ...]:
-        """Layers by falling average trace of their weights."""
-        average = {layer.name: self.traces[layer.name, "weight"].value / layer.weights for layer in self.layers}
+    def by_trace(self, side: Side) -> tuple[str, ...]:
+        """Layers by falling average trace of that side."""
+        average = {layer.name: self.traces[layer.name, side].value / elements(layer, side) for layer in self.layers}
         return tuple(sorted(average, key=lambda name: -average[name]))
 
     def report(self, task: Task, settings: Settings) -> dict[str, object]:
@@ -225,5 +230,5 @@ def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | 
         layers=perturbation.layers,
         traces=traces,
         noise=measured_noise(perturbation, taps.keys, x),
-        images=sum(_batch.samples(images) for images, _ in batches),
+        images=sum(_batch.samples(images) for images, _ in batches[: next(iter(traces.values())).count]),
     )

@@ -5,7 +5,8 @@ jointly for a few epochs; read the learned step sizes. A larger step is a coarse
 those bits and wants more of them. `mixbit.allocation.allocate` minimises the sum of `s_a + alpha * s_w` under the
 budget.
 
-`faithful=True` follows the authors' released code. The named options below it are ours, not the paper's.
+The defaults follow the authors' released code. Options that are called ours are not the paper's, and need
+`faithful=False`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _batch
+from mixbit._modes import in_evaluation
 from mixbit._perturbation import searched_layers
 from mixbit._settings import Bits, Count, Epochs, NotNegative, Part, Positive, Seed, Share, check
 from mixbit._switchable import make_switchable, norms_after_layers, select_norms
@@ -61,13 +63,17 @@ class Limpq:
         clip_value: element-wise clip of the summed gradients.
         first_last: also search the first and the last layer (released code: both stay float and are pinned at 8 bits
             later).
-        faithful: as released: unscaled sum of the n + 1 gradients, one draw a layer for weight and activation in the
-            random pass, only convolutions drawn, gradient scale by the whole batch, steps clamped to [1e-5, 1].
+        faithful: refuses the options below that are called ours, and changes nothing else. As released, in any case:
+            unscaled sum of the n + 1 gradients, steps clamped to [1e-5, 1]; and unless an option below says otherwise,
+            one draw a layer for weight and activation in the random pass, only convolutions drawn, gradient scale by
+            the whole batch.
         independent_draws: our option: weight and activation bits drawn separately in the random pass, linear layers
             too.
         normalise: our option: indicators divided by the standard deviation of their weight tensor, or by the root
             mean square of their input, so that rescaling a tensor does not change its importance.
         step_lr: our option: a learning rate of their own for step sizes (None: `lr`).
+        gradient_scale: of steps: "numel", by the elements of the whole batch, as released; "features", by those of one
+            sample, as LSQ counts, is our option here.
         precision: "float32", or "bf16" autocast.
         seed: of data order and draws.
     """
@@ -86,12 +92,14 @@ class Limpq:
     independent_draws: bool = False
     normalise: bool = False
     step_lr: Positive | None = None
+    gradient_scale: Literal["numel", "features"] = "numel"
     precision: Literal["float32", "bf16"] = "float32"
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         check(self)
-        ours = [n for n in ("independent_draws", "normalise", "step_lr") if getattr(self, n) not in (False, None)]
+        named = ("independent_draws", "normalise", "step_lr", "gradient_scale")
+        ours = [name for name in named if getattr(self, name) not in (False, None, "numel")]
         if self.faithful and ours:
             raise MixbitError(
                 f"faithful=True excludes {', '.join(ours)}, which the paper does not have. "
@@ -184,7 +192,7 @@ def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...
     """A copy of the model with banks on every searched layer, and those layers in execution order."""
     searched = searched_layers(task.network, first_last=settings.first_last)
     model = copy.deepcopy(task.model)
-    scale: GradientScale = "features" if isinstance(settings, Limpq) and not settings.faithful else "numel"
+    scale: GradientScale = settings.gradient_scale if isinstance(settings, Limpq) else "numel"
     config = QuantizeConfig(per_channel=False, gradient_scale=scale, step_range=(1e-5, 1.0))
     attach(model, task.network, {layer.name: (settings.bits, settings.bits) for layer in searched}, config)
     on = quantized_layers(model)
@@ -194,7 +202,8 @@ def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...
 def calibrate_indicators(model: nn.Module, task: Task, settings: Settings, after: Mapping[str, str]) -> None:
     """Activation steps from the first training batch at each bit-width, with all layers at that bit-width."""
     device = next(model.parameters()).device
-    batches = task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True)
+    part = settings.fraction if isinstance(settings, Limpq) else 1.0  # the batch that the training sees first
+    batches = task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True, fraction=part)
     x = _batch.move(_batch.first_samples(batches, settings.batch_size)[0], device)
     for bits in settings.bits:
         _select_uniform(model, after, settings.bits, bits)
@@ -245,7 +254,7 @@ class _JointStep:
 
 def read_indicators(model: nn.Module, task: Task, settings: Settings, *, method: str) -> Scores:
     """The step sizes of every searched layer as scores; a wider step is more harm."""
-    scale = _scales(model, task, settings) if settings.normalise else {}
+    scale = _scales(task, settings) if settings.normalise else {}
     layers = {}
     for name, layer in quantized_layers(model).items():
         weight_scale, input_scale = scale.get(name, (1.0, 1.0))
@@ -283,19 +292,32 @@ def _indicator(bank: Quantizer, scale: float) -> dict[int, float]:
 
 
 @torch.no_grad()
-def _scales(model: nn.Module, task: Task, settings: Settings) -> dict[str, tuple[float, float]]:
+def _scales(task: Task, settings: Settings) -> dict[str, tuple[float, float]]:
     """Layer name -> (standard deviation of its weight, root mean square of its input on one float batch)."""
-    float_model = copy.deepcopy(task.model).eval()
-    found: dict[str, tuple[float, float]] = {}
+    # At quantizers that are bypassed: PyTorch's attention never calls the module of its output projection, but the
+    # quantized attention calls that layer's quantizer.
+    model, searched = prepare(task, settings)
+    layers, found = quantized_layers(model), dict[str, tuple[float, float]]()
 
     def watch(layer: Layer) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            weight = float_model.get_parameter(layer.parameter)
+        def hook(_bank: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            weight = task.model.get_parameter(layer.parameter)
             found[layer.name] = (float(weight.std()) or 1.0, float(inputs[0].square().mean().sqrt()) or 1.0)
 
         return hook
 
-    for layer in task.network.layers:
-        float_model.get_submodule(layer.parameter.rpartition(".")[0]).register_forward_pre_hook(watch(layer))
-    _batch.call(float_model, task.example(settings.batch_size))
+    for layer in searched:
+        bank = layers[layer.name].input_quantizer
+        assert bank is not None
+        bank.register_forward_pre_hook(watch(layer))
+    for quantizer in quantizers(model).values():
+        quantizer.bypass = True
+    with in_evaluation(model):
+        _batch.call(model, task.example(settings.batch_size))
+    missing = [layer.name for layer in searched if layer.name not in found]
+    if missing:
+        raise MixbitError(
+            f"normalise: one batch did not reach the inputs of {', '.join(missing)}, so their scale is not known. Give "
+            "batches that reach all layers, or set normalise=False."
+        )
     return found

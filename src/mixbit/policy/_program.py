@@ -72,7 +72,10 @@ class Program:
     Attributes:
         coupled: weight and activation of a layer take the same bits, one decision a layer (pinned layers aside).
         order: layers by falling importance: none may get fewer bits than one after it (isotonic). Empty: no such rule.
-        box: solve with bits relaxed to real numbers and round down, as OMPQ does; the harms must be linear in the bits.
+        activation_order: the same for inputs alone, and `order` is then of weights alone; None: one order for both.
+        box: solve with bits relaxed to real numbers, as OMPQ does, and round down, which keeps the budget and is ours
+            (its code rounds to the nearest, which may exceed the budget, and for ResNet-18 searches floors and
+            ceilings); the harms must be linear in the bits.
         pairs: joint harm of two choices. Goes with `coupled` alone.
 
     Raises:
@@ -81,16 +84,32 @@ class Program:
 
     coupled: bool = False
     order: tuple[str, ...] = ()
+    activation_order: tuple[str, ...] | None = None
     box: bool = False
     pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.order)) != len(self.order):
-            twice = next(name for name in self.order if self.order.count(name) > 1)
-            raise PolicyError(f"order: the layer {twice!r} occurs more than once. Keep one.")
-        if self.pairs and (self.order or self.box):
-            rule = "order" if self.order else "box"
+        for key, names in (("order", self.order), ("activation_order", self.activation_order or ())):
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise PolicyError(f"{key}: the layer {twice!r} occurs more than once. Keep one.")
+        if self.pairs and (self.ordered or self.box):
+            rule = "order" if self.ordered else "box"
             raise PolicyError(f"A program has both pairs and {rule}; no solver takes both. Legal: pairs with coupled.")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether there is an order of any side."""
+        return bool(self.order or self.activation_order)
+
+    @property
+    def orders(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of weights, and of inputs.
+
+        >>> Program(order=("a", "b")).orders, Program(order=("a", "b"), activation_order=()).orders
+        ((('a', 'b'), ('a', 'b')), (('a', 'b'), ()))
+        """
+        return self.order, self.order if self.activation_order is None else self.activation_order
 
 
 def _check_variable(variable: tuple[str, Side, int]) -> None:

@@ -42,6 +42,7 @@ LEGAL = {
 LEGAL_PROGRAM = {
     "coupled": "true or false",
     "order": "a list of layer names",
+    "activation_order": "a list of layer names, or null",
     "box": "true or false",
     "pairs": "an object with variables and matrix, or null",
     "variables": f'a list of [layer, "weight" or "activation", bits {MIN_BITS} to {MAX_BITS}]',
@@ -111,6 +112,7 @@ class _Pairs(_Strict):
 class _Program(_Strict):
     coupled: bool = False
     order: list[str] = []
+    activation_order: list[str] | None = None
     box: bool = False
     pairs: _Pairs | None = None
 

@@ -113,7 +113,7 @@ class Scores:
         plain = self.program == Program()
         content = {"format": self.format, "version": 1 if plain else self.VERSION}
         content |= {key: getattr(self, key) for key in ("fingerprint", "method", "seed", "alpha", "settings")}
-        program = {} if plain else {"program": asdict(self.program)}
+        program = {} if plain else {"program": _program_to_file(self.program)}
         _io.write_json(path, {**content, "layers": layers, **program})
 
     @classmethod
@@ -167,9 +167,10 @@ def _check_curve(curve: Mapping[int, float], kind: str) -> None:
 
 def _check_program(program: Program, layers: Mapping[str, LayerScores]) -> None:
     """A program may speak only of what the table holds."""
-    for name in program.order:
-        if name not in layers:
-            raise PolicyError(f"order: there are no scores for the layer {name!r}.{did_you_mean(name, layers)}")
+    for key, names in (("order", program.order), ("activation_order", program.activation_order or ())):
+        for name in names:
+            if name not in layers:
+                raise PolicyError(f"{key}: there are no scores for the layer {name!r}.{did_you_mean(name, layers)}")
     for name, side, bits in program.pairs.variables if program.pairs else ():
         if name not in layers:
             raise PolicyError(f"pairs: there are no scores for the layer {name!r}.{did_you_mean(name, layers)}")
@@ -178,10 +179,22 @@ def _check_program(program: Program, layers: Mapping[str, LayerScores]) -> None:
             raise PolicyError(f"pairs: there is no {side} score for {name!r} at {bits} bits. Legal: {legal}.")
 
 
+def _program_to_file(program: Program) -> dict[str, Any]:
+    """Without the order of inputs where there is none, so that older versions read it."""
+    return {key: value for key, value in asdict(program).items() if key != "activation_order" or value is not None}
+
+
 def _program(content: dict[str, Any]) -> Program:
     pairs = content["pairs"]
     found = Pairs(tuple(map(tuple, pairs["variables"])), tuple(map(tuple, pairs["matrix"]))) if pairs else None
-    return Program(coupled=content["coupled"], order=tuple(content["order"]), box=content["box"], pairs=found)
+    inputs = content["activation_order"]
+    return Program(
+        coupled=content["coupled"],
+        order=tuple(content["order"]),
+        activation_order=None if inputs is None else tuple(inputs),
+        box=content["box"],
+        pairs=found,
+    )
 
 
 def _at(curve: Mapping[int, float], bits: int | None, place: str) -> float:

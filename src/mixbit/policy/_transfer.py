@@ -118,8 +118,15 @@ def _differ_in_number(source: Network, target: Network) -> PolicyError:
 
 
 def _without(program: Program, dropped: Mapping[str, str]) -> Program:
-    order = tuple(name for name in program.order if name not in dropped)
-    return replace(program, order=order, pairs=None if program.pairs is None else _fewer(program.pairs, dropped))
+    def left(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name not in dropped)
+
+    return replace(
+        program,
+        order=left(program.order),
+        activation_order=None if program.activation_order is None else left(program.activation_order),
+        pairs=None if program.pairs is None else _fewer(program.pairs, dropped),
+    )
 
 
 def _fewer(pairs: Pairs, dropped: Mapping[str, str]) -> Pairs:

@@ -54,7 +54,9 @@ class LsqClip(MidRise):
     """The learned quantizer of KURE's authors: a clip `alpha` that starts at `max |w|` and is learned as it is.
 
     `s = 2 alpha / (2^M - 1)` on the grid of `MidRise`; `alpha` gets the straight-through gradient without the
-    gradient scale of LSQ, and no calibration rule (`weight_rule` and `gradient_scale` have no say).
+    gradient scale of LSQ, and no calibration rule (`weight_rule` and `gradient_scale` have no say). A weight on the
+    clip, as the largest one is at the start, is inside: the authors' clamp passes its gradient on to the weight. They
+    train the clip without momentum; here it has that of the other step sizes.
 
     The parameter of this class is `s`, as in all others. Its gradient is multiplied by `(2 / (2^M - 1))^2`, which makes
     every step of SGD on `s`, with momentum and decay, the step of SGD on `alpha`. It is not so for Adam.
@@ -64,6 +66,14 @@ class LsqClip(MidRise):
     >>> 1.5 * quantizer.steps.item()
     1.2...
     """
+
+    def _fake_quantize(self, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+        # The operator counts an element on its bound as clipped; so the clamp comes first, and the bounds lie outside.
+        step = scale_gradient(step, self._factor(x, qmax))
+        alpha = per_slice(step * (qmax + 0.5), x)
+        clamped = torch.clamp(x.float(), -alpha, alpha)  # inclusive: an element on alpha keeps its gradient
+        half = per_slice(step, x) / 2
+        return (fake_quantize(clamped - half, step, zero_point, qmin - 1, qmax + 1) + half).to(x.dtype)
 
     def _factor(self, x: Tensor, qmax: Tensor) -> Tensor | float:
         return (qmax + 0.5) ** -2.0
