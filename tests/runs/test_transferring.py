@@ -16,7 +16,7 @@ from mixbit.data import TensorSplit
 from mixbit.data import digits as digits_module
 from mixbit.errors import BudgetError, MixbitError, PolicyError, StaleRun
 from mixbit.policy import Policy, Scores
-from mixbit.runs import Subject, Transferred
+from mixbit.runs import Subject, Transferred, transferring
 from mixbit.task import Task
 from tests.cli import tiny
 from tests.runs.conftest import SHORT
@@ -236,3 +236,22 @@ def test_agreement_by_hand(tmp_path: Path) -> None:
     assert found.harm == pytest.approx(harm("transferred")) and found.own_harm == pytest.approx(harm("own"))
     same = [policies["transferred"][name] == policies["own"][name] for name in free]
     assert found.distance.layers == 2 and found.distance.equal_share == sum(same) / 2
+
+
+def test_a_policy_is_calibrated_by_the_seed_of_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(transferring, "put_policy_on", lambda *_, seed: seeds.append(seed))
+    runs.transfer(tiny.scores(), replace(tiny.subject(), seed=3), ["bitops=4x4"], tmp_path, own=False, quiet=True)
+    assert seeds == [3]
+
+
+def test_a_policy_meets_the_budget_in_its_own_counting(tmp_path: Path) -> None:
+    """By LIMPQ's counting the stem, which strides, has more MACs than it does."""
+    network = tiny.task().network
+    (tmp_path / "network.json").write_text(network.to_json())
+    policy = Policy.uniform(network, 3, 4, macs="limpq")
+    policy.save(tmp_path / "policy.json")
+    most = int(policy.costs["bitops"])
+    assert most > Policy.uniform(network, 3, 4).costs["bitops"]
+    with pytest.raises(BudgetError, match="1 too much"):
+        runs.transfer(tmp_path / "policy.json", tiny.subject(), [f"bitops={most - 1}"], tmp_path / "run", own=False)
