@@ -119,8 +119,13 @@ def test_a_file_with_one_wrong_weight_is_found(graph: IntegerGraph, tmp_path: Pa
     write_onnx(broken, tmp_path / "net.onnx")
     found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
     assert not found.right and found.largest_steps > 1 and found.accuracy is None
-    wrong = np.abs(executor.run(broken, X.numpy()) - executor.run(graph, X.numpy())).max()
-    assert found.largest_difference == pytest.approx(wrong, rel=1e-5)
+    apart = np.abs(executor.run(broken, X.numpy()) - executor.run(graph, X.numpy())).max(axis=1)
+    assert found.largest_difference == pytest.approx(apart.max(), rel=1e-5)
+    worst_first = [(X.numpy()[[at]], None) for at in np.argsort(-apart)]
+    single = verify(tmp_path / "net.onnx", graph, worst_first, rounds=0)
+    assert (single.images, single.identical) == (found.images, found.identical)
+    assert single.largest_difference == pytest.approx(apart.max(), rel=1e-5)
+    assert single.largest_steps == pytest.approx(found.largest_steps, rel=1e-5)
 
 
 def test_a_difference_is_told_in_steps_of_the_output(graph: IntegerGraph, tmp_path: Path) -> None:
