@@ -317,6 +317,26 @@ def test_measurements_of_other_settings_are_refused(change: dict[str, Any], mess
         build(chain((1, 1)), small, Products(), **options)
 
 
+@pytest.mark.parametrize(
+    ("fact", "value", "key"),
+    [
+        ("name", "pencil", "target"),
+        ("runtime", "pencil", "runtime"),
+        ("runtime_version", "2", "runtime"),
+        ("device", Device(cpu="pencil", cores=1), "device"),
+        ("threads", 2, "threads"),
+        ("batch", 4, "batch"),
+    ],
+)
+def test_measurements_of_another_target_are_refused(fact: str, value: Any, key: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"options": BITS, "partial": tmp_path / "t.json.partial"}
+    with pytest.raises(Killed):
+        build(NET, small, Products(), tell=kill_at("Whole networks"), **options)
+    other = type("Other", (Products,), {fact: value})()
+    with pytest.raises(StaleRun, match=f"measurements with {key}="):
+        build(NET, small, other, **options)
+
+
 @dataclass
 class Processor(Products):
     """Writes other files for other processors."""
