@@ -24,7 +24,7 @@ from mixbit.cost import (
 )
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import FloatParameter, Network
-from tests.support import chain, layer, network, random_network
+from tests.support import chain, latency_table, layer, network, random_network
 
 W3A4 = LayerBits(3, 4)
 FLOAT = LayerBits(None, None)
@@ -341,6 +341,19 @@ def test_a_shown_amount_given_back_as_a_limit_allows_it(value: int, text: str, k
     else:
         allowed = Fraction(shown.resolve(chain((1, 1)), {}, "exact"))
     assert value <= allowed <= value * Fraction(10_011, 10_000) + 8
+
+
+def test_a_limit_is_of_the_unit_that_its_table_was_measured_in() -> None:
+    """5000 instructions are no 5000 ns, and either number would be read as the other."""
+    net = chain((10, 100))
+    table = latency_table(net, {"l0": {"W8A8": 5_000}}, rest=700)
+    counted = replace(table, unit="instructions")
+    assert Budget.parse(["latency=6us"]).resolve(net, {}, latency=table) == {"latency": 6_000}
+    assert Budget.parse(["instructions=6k"]).resolve(net, {}, latency=counted) == {"latency": 6_000}
+    with pytest.raises(BudgetError, match=r"latency=6us: the latency table .* is in instructions. Write instructions="):
+        Budget.parse(["latency=6us"]).resolve(net, {}, latency=counted)
+    with pytest.raises(BudgetError, match=r"instructions=8x8: the latency table .* is in ns. Write latency="):
+        Budget.parse(["instructions=8x8"]).resolve(net, {}, latency=table)
 
 
 # ------------------------------------------------------------------------------------------- check and slack

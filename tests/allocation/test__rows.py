@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from mixbit.allocation._rows import Row, build_rows, undominated_steps
 from mixbit.allocation.allocator import layer_options
 from mixbit.cost import LayerBits, Pins, costs
 from mixbit.network import Network
-from tests.support import layer, network, random_network, random_scores
+from tests.support import chain, layer, network, random_memory, random_network, random_scores
 
 EIGHT = LayerBits(8, 8)
 
@@ -110,3 +112,20 @@ def test_the_largest_row_is_the_peak_for_any_choice(seed: int, tied: bool, pin: 
         "weight_bits": used.weight_bits,
         "activation_bytes": used.activation_bytes,
     }
+
+
+@pytest.mark.parametrize("margin", [0, 70])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_ram_row_is_the_ram_of_the_device_with_its_margin(seed: int, margin: int) -> None:
+    """RAM for gaps between tensors is taken at every step, so a choice within the rows is one within the limit."""
+    net = chain((10, 100), (20, 300), (15, 200))
+    memory = replace(random_memory(net, seed=seed), ram_margin=margin)
+    options = layer_options(net, random_scores(net), {}, alpha=1.0, repair="none")
+    groups = build_groups(net, options, tied=True, macs="exact", limited={"ram_bytes": 1}, memory=memory)
+    rows = build_rows(net, groups, {"ram_bytes": 1}, memory=memory)
+    rng = np.random.default_rng(seed)
+    choice = [int(rng.integers(len(group.score))) for group in groups]
+    bits = {name: b for group, option in zip(groups, choice, strict=True) for name, b in group.chosen(option).items()}
+    sums = [sum(int(cost[at]) for cost, at in zip(row.costs, choice, strict=True)) for row in rows]
+    assert max(sums) == memory.ram(net, bits)
+    assert [row.constant for row in rows] == [step.constant + margin for step in memory.steps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 
@@ -77,6 +78,35 @@ def test_joint_harms_and_orders_hold_under_flash() -> None:
     policy, _ = allocate(net, scores, Budget.parse(["flash=3x3"]), pins={}, memory=memory)
     bits = [policy.layers[name].weight_bits or 0 for name in names]
     assert bits == sorted(bits)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "code", "offered"),
+    [
+        ((100, 50, 80), {2: 200, 4: 10, 8: 90}, [(2, 8), (2, 4), (4, 8)]),
+        ((100, 50, 80), {2: 5, 4: 150, 8: 90}, [(2, 8), (2, 4), (4, 8)]),
+        ((40, 200, 60), {2: 90, 4: 10, 8: 250}, [(2, 4), (4, 8), (2, 4)]),
+        ((300, 40, 40), {2: 30, 4: 20, 8: 90}, [(4, 8), (4, 8), (2, 8)]),
+    ],
+)
+def test_an_order_that_some_widths_cannot_keep_is_kept_by_others(
+    sizes: tuple[int, ...], code: dict[int, int], offered: list[tuple[int, ...]]
+) -> None:
+    """The least flash in the order is that of an enumeration, also where a width that is left out breaks the order."""
+    net = chain(*((size, 10) for size in sizes))
+    names = [one.name for one in net.layers]
+    layers = {n: LayerScores({b: 1 - b / 8 for b in bits}, {8: 0.0}) for n, bits in zip(names, offered, strict=True)}
+    program = Program(order=tuple(reversed(names)))
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers, program=program)
+    weights = {one.name: {b: one.weights * b // 8 for b in code} for one in net.layers}
+    memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code=code, rest=7, steps=())
+    rising = [bits for bits in product(*offered) if sorted(bits) == list(bits)]
+    least = min(memory.flash({n: LayerBits(b, 8) for n, b in zip(names, bits, strict=True)}) for bits in rising)
+    policy, _ = allocate(net, scores, Budget.parse([f"flash={least}B"]), pins={}, memory=memory)
+    assert policy.costs["flash_bytes"] == least
+    with pytest.raises(InfeasibleBudget) as caught:
+        allocate(net, scores, Budget.parse([f"flash={least - 1}B"]), pins={}, memory=memory)
+    assert caught.value.nearest.get("flash", least) == least
 
 
 @pytest.mark.parametrize("text", ["flash=50%", "ram=2x"])

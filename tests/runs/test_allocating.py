@@ -15,6 +15,7 @@ from mixbit.policy import Policy
 from mixbit.runs import Subject
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
+from tests.cli import tiny
 
 
 def test_policy_meets_the_budget_and_is_written(searched: tuple[Subject, Path], tmp_path: Path) -> None:
@@ -23,6 +24,17 @@ def test_policy_meets_the_budget_and_is_written(searched: tuple[Subject, Path], 
     assert done.costs.bitops <= done.limits["bitops"] and done.allocation.proven
     assert Policy.load(tmp_path / "policy.json") == done.policy
     assert done.subject == subject and done.pinned == ("conv1", "fc")
+
+
+def test_costs_are_in_the_counting_that_was_asked_for(tmp_path: Path) -> None:
+    """LIMPQ's code counts half positions where a stride leaves some over."""
+    network = tiny.task().network
+    for macs, key in (("exact", "macs"), ("limpq", "macs_limpq")):
+        done = runs.allocate(tiny.scores(), ["bitops=4x4"], tmp_path / "policy.json", macs=macs)  # type: ignore[arg-type]
+        found = [(getattr(one, key), done.policy.layers[one.name]) for one in network.layers]
+        used = sum(n * (bits.weight_bits or 32) * (bits.activation_bits or 32) for n, bits in found)
+        assert done.costs.bitops == done.policy.costs["bitops"] == used <= done.limits["bitops"]
+    assert sum(one.macs_limpq for one in network.layers) != sum(one.macs for one in network.layers)
 
 
 def test_pins_and_free_ends(searched: tuple[Subject, Path], tmp_path: Path) -> None:

@@ -48,6 +48,18 @@ def test_the_folder_is_the_reference(exported: runs.ExportedC, mixed_run: Path) 
     assert found.policy_bytes <= found.weight_bytes <= 1.01 * found.policy_bytes + 100
 
 
+def test_the_compiler_that_is_named_checks_the_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It only has to be there; what it is given is counted."""
+    compiler = tmp_path / "other-cc"
+    compiler.touch(mode=0o755)
+    given: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        "mixbit.runs.firmware.verify_c", lambda _graph, x, **how: given.append((len(x), how["compiler"]))
+    )
+    runs.export_c(tiny.quantized_run(), tmp_path / "c", images=3, compiler=str(compiler))
+    assert given == [(3, str(compiler))]
+
+
 def test_verify_again_on_this_machine(exported: runs.ExportedC, mixed_run: Path) -> None:
     need("gcc")
     found = runs.verify_c_folder(exported.folder.path, mixed_run, images=10)

@@ -201,6 +201,8 @@ def test_what_is_measured_is_what_was_asked_for(
     bits = [{one for pair in check.values() for one in (pair.weight_bits, pair.activation_bits)}
             for check in found["checks"].values()]  # fmt: skip
     assert all(one <= {8, 3} for one in bits)
+    first, second = found["checks"].values()
+    assert first != second  # each is a draw of its own: the same policy measured again would check nothing more
     assert found["float_model"] is not None and found["float_model"].example.shape == (1, *SHAPE)
     assert {op.rounding for op in found["graph"].ops if hasattr(op, "rounding")} == {"float32"}
     assert asked(monkeypatch, subject, "onnxruntime", tmp_path, compare_float=False)["float_model"] is None

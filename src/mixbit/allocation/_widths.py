@@ -12,7 +12,7 @@ from typing import TypeAlias
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation.solver import Allocation
 from mixbit.cost import LayerBits, MemoryTable
-from mixbit.errors import InfeasibleBudget
+from mixbit.errors import InfeasibleBudget, PolicyError
 
 __all__ = ["Solve", "Solved", "only_widths", "solve_with_code"]
 
@@ -79,12 +79,16 @@ def solve_with_code(
         except InfeasibleBudget as error:
             errors.append(error)
             return
+        except PolicyError:
+            if widths <= paid | allowed:
+                raise
+            return  # an order that all widths can keep, and these cannot: another branch has it
         heapq.heappush(nodes, _Node(solved[1].objective, next(numbers), paid, allowed, solved))
 
     smallest, least = _smallest(options, memory, pinned, widths - pinned)
     if least > limit:
         enter(smallest, frozenset())  # its error tells the bytes
-    else:
+    if not errors and not nodes:
         enter(pinned, widths - pinned)
     while nodes:
         node = heapq.heappop(nodes)
