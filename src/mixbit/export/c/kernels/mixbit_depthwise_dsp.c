@@ -1,6 +1,6 @@
 /* Depthwise convolution for cores with the DSP extension: four channels at a time, tap by tap.
  * All weights are unpacked once, four channels of a tap to a word; a place then has a pointer for each of its taps.
- * Scratch, see _scratch.py: the weights, a place of padding, the pointers, and the gathered taps of a place where they
+ * Scratch, see _scratch.py: the pointers, the weights, a place of padding, and the gathered taps of a place where they
  * cannot be read from x (packed, through a table, or several outputs a channel). */
 #include "mixbit_dsp.h"
 
