@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit.errors import ExportError
-from mixbit.export import _biases, _folding, _reading, _steps, integer
+from mixbit.export import _biases, _comparing, _folding, _reading, _steps, integer
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import ROUNDINGS
+from mixbit.export.arithmetic import ROUNDINGS, Rounding
 from mixbit.export.integer import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 from tests.export.following import lowered
+from tests.export.graphs import random_graph, rounded
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
@@ -180,6 +182,23 @@ def test_a_channel_that_is_wrongly_held_for_constant_is_found(monkeypatch: pytes
     monkeypatch.setattr(_biases, "_unmoved", lambda found, result, bounds: np.full(len(found.scale), True))
     with pytest.raises(ExportError, match=r"^0: the integer network parts"):
         lower(model, network, [x])
+
+
+@pytest.mark.parametrize(("rounding", "legal"), [("float32", 0.5), ("single", 0.5), ("double", 0.75)])
+def test_a_result_may_be_off_by_its_own_rounding_alone(rounding: Rounding, legal: float) -> None:
+    """Half a step; three quarters where it is rounded twice."""
+    graph = rounded(random_graph(0), rounding)
+    op = next(one for one in graph.ops if getattr(one, "rounding", "") == rounding)
+    grid = graph.grid(op.output)
+    comparison = _comparing._Comparison(graph, {}, SimpleNamespace(calls=(), live=()), {})  # type: ignore[arg-type]
+    middle = np.array([(grid.qmin + grid.qmax) // 2])
+    for off in (legal - 0.01, legal + 0.01):
+        wanted = (middle - grid.zero_point + off) * grid.scale
+        if off < legal:
+            comparison._hold(op, middle, wanted, np.zeros(1))
+            continue
+        with pytest.raises(ExportError, match=f"parts from the fake-quantized one here first.*{off:.3g} steps"):
+            comparison._hold(op, middle, wanted, np.zeros(1))
 
 
 def test_a_model_that_computes_nan(trained: tuple[nn.Module, Network]) -> None:
