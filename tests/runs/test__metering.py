@@ -18,7 +18,7 @@ from mixbit.errors import DataError, MixbitError
 from mixbit.methods import Limpq
 from mixbit.network import capture
 from mixbit.runs import Effort
-from mixbit.runs._metering import Meter
+from mixbit.runs._metering import Meter, _samples
 from mixbit.task import Task
 from tests.tasks import tiny_task
 
@@ -187,3 +187,9 @@ def test_effort_survives_json() -> None:
 def test_effort_that_is_no_number(value: object) -> None:
     with pytest.raises(MixbitError, match="cpu_seconds="):
         Effort.from_json({"cpu_seconds": value})
+
+
+def test_a_call_on_a_part_of_a_sample_counts_as_that_part() -> None:
+    """A linear layer of 6 outputs a sample, called on 3 of them, on 2 samples, and on one and a half."""
+    parts = [_samples(torch.zeros(count), 6) for count in (3, 12, 9)]
+    assert parts == [0.5, 2, 1.5] and _samples(torch.zeros(4, 5), None) == 4
