@@ -34,7 +34,9 @@ def _checks_itself(node: ast.ClassDef) -> bool:
     """Whether the class, made as a dataclass, calls `check(self, ...)`."""
     made = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
     calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
-    return made and any(ast.unparse(call.func) == "check" and "self" in map(ast.unparse, call.args) for call in calls)
+    return made and any(
+        ast.unparse(call.func).rpartition(".")[2] == "check" and "self" in map(ast.unparse, call.args) for call in calls
+    )
 
 
 def commands(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
@@ -75,8 +77,9 @@ def _owner(node: ast.ClassDef) -> str | None:
 def test_everyone_with_options_has_a_table() -> None:
     missing = owners() - set(tables())
     assert not missing, (
-        f"No table of options for {', '.join(sorted(missing))}. Write a class that inherits OptionCases, with "
-        "`owner = ...`, in the test file of its module (docs/contributing.md)."
+        f"No table of options for {', '.join(sorted(missing))}. Write a class that inherits OptionCases of "
+        "mixbit.testing.options, with `owner`, `options` and `rows`, in the test file of its module "
+        "(docs/contributing.md has one)."
     )
 
 

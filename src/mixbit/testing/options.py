@@ -138,7 +138,7 @@ class OptionCases:
         missing = [name for name in self.options if name not in {row.option for row in self.rows} | set(self.elsewhere)]
         assert not missing, (
             f"{owner}: no test shows what {', '.join(missing)} changes. Add an OptionRow for each to `rows` of "
-            f"{type(self).__module__}.{type(self).__name__}: two values, what is seen with them, what must hold."
+            f"{type(self).__name__} in {type(self).__module__}: two values, what is seen with them, what must hold."
         )
 
     def test_every_row_has_its_option(self) -> None:
