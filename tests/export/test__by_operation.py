@@ -107,6 +107,25 @@ def test_ties_that_fall_to_the_other_side_are_right_though_outputs_part() -> Non
     assert parting(graph, values) == f"{second.name} (Requantize), by 2 steps"
 
 
+@pytest.mark.parametrize("shift", [0, 2])
+def test_a_float_result_is_off_where_it_is_so_by_more_than_a_step_of_its_product(shift: int) -> None:
+    """A step is that of a weight times that of an input, before the shift divides it."""
+    b = Builder((6,), bits=8)
+    b.rounding = "single"
+    graph = b.finish(b.linear(b.first, 3, weight_bits=4, shift=shift, bits=None))
+    linear = graph.weighted()[0]
+    step = graph.grid(linear.x).scale * np.abs(linear.weight_scale)
+    values: dict[str, Array] = {}
+    for name, value in executor.trace(graph, x(graph)).items():
+        values[name] = value if graph.tensors[name].grid is None else dequantize(value, graph.grid(name))
+    right = values[linear.output]
+    for channel, steps, named in ((0, 0.9, False), (1, 1.5, True), (2, -1.5, True)):
+        wrong = right.copy()
+        wrong[1, channel] += steps * step[channel]
+        found = parting(graph, values | {linear.output: wrong})
+        assert found == (f"{linear.name} (Linear), by 1.5 steps" if named else None)
+
+
 def test_a_number_between_two_integers_is_wrong() -> None:
     graph = halves()
     values: dict[str, Array] = {}

@@ -527,6 +527,20 @@ def test_float_layers_are_widened_and_listed_or_refused() -> None:
         lower(model, network, [X], strict=True)
 
 
+def test_every_layer_that_is_widened_is_listed() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+    network = capture(model, X[:2])
+    policy = Policy.uniform(network, 8, 8)
+    policy.layers.update({"0": LayerBits(None, None), "4": LayerBits(None, 8)})
+    quantize(model, policy, network)
+    calibrate(model, [X], rule="minmax")
+    graph = lower(model.eval(), network, [X], rounding="float32")
+    assert [note.name for note in graph.notes if note.kind == "widened"] == ["0", "4"]
+    for op in graph.weighted():
+        tops = np.abs(op.weight.reshape(len(op.weight), -1).astype(int)).max(axis=1)
+        assert op.name == "1" or (tops == 127).all(), "the largest weight of a channel is the largest integer"
+
+
 def test_strict_refuses_inputs_in_float_as_well() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
     network = capture(model, X[:2])

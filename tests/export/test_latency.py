@@ -188,6 +188,20 @@ def test_sums_of_layers_are_those_of_whole_networks() -> None:
     assert LatencyTable.from_json(table.to_json()) == table
 
 
+def test_what_no_layer_accounts_for_counts_as_often_as_it_is_used() -> None:
+    def adding(layers: Mapping[str, LayerBits]) -> IntegerGraph:
+        b = Builder((4, 8, 8), bits=layers["op1"].activation_bits or 8, signed=True)
+        y = b.conv(b.first, 4, weight_bits=layers["op1"].weight_bits or 8, bits=8)
+        for _ in range(3):
+            y = b.add(y, y, bits=8)
+        return b.finish(b.linear(b.flatten(y), 3, bits=None))
+
+    table = build(network_of(adding({"op1": EIGHT, "op6": EIGHT})), adding, Products(), options=[EIGHT])
+    (add,) = (part for part in table.other if part.kind == "Add")
+    assert (add.uses, add.median, add.spread) == (3, 3 * 5 * 4 * 64, 3 * 1)
+    assert table.rest == 100 + 3 * 5 * 4 * 64
+
+
 def test_layers_of_one_geometry_are_one_measurement() -> None:
     table = build(NET, small, Products(), options=BITS)
     assert table.layers["op1"].options == table.layers["op2"].options

@@ -146,6 +146,17 @@ def test_changes_of_scale_equal_the_reference_for_all_integers(data: st.DataObje
     np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
 
 
+@pytest.mark.parametrize("ratio", [2.0, 4.0, 17.0])
+@pytest.mark.parametrize("clamp", [(2, 9), (0, 11), (3, 15)])
+def test_clamped_changes_of_scale_equal_the_reference_at_ties_too(ratio: float, clamp: g.Bounds) -> None:
+    b = Builder((256,), bits=8)
+    source = b.tensors[b.first].grid
+    assert source is not None
+    graph = b.finish(b.requantize(b.first, bits=4, scale=source.scale * ratio, zero_point=0, clamp=clamp))
+    x = dequantize(np.arange(source.qmin, source.qmax + 1), source)[None]
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
 def test_two_changes_of_scale_in_a_row_stay_two() -> None:
     # The runtime merges quantize, dequantize, quantize, dequantize into one pair with a scale of its own.
     b = Builder((1, 16, 16), bits=8)

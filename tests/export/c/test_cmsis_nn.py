@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export.c import COptions, plan_memory, predict, render_c, verify_c, write_c
+from mixbit.export.c import COptions, plan_memory, predict, render_c, sizes, verify_c, write_c
 from mixbit.export.c._program import build
 from mixbit.export.c.host import compile_host
 from mixbit.export.graph import IntegerGraph
@@ -125,11 +125,20 @@ def test_without_it_the_folder_has_nothing_of_it() -> None:
     assert "cmsis" not in files["model.c"] and "cmsis_nn" not in json.loads(files["manifest.json"])
 
 
+def test_flash_has_the_code_that_calls_cmsis_nn(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = COptions(cmsis_nn=str(checkout))
+    found, table = predict(mixed(), options=options).code_bytes, sizes._code_table()
+    calling = [name for name in table["cmsis_nn"] if f"kernels/{name}.c" in render_c(mixed(), options=options)]
+    assert "mixbit_cmsis_conv" in calling and "mixbit_cmsis_linear" in calling
+    monkeypatch.setattr(sizes, "_code_table", lambda: table | {"cmsis_nn": dict.fromkeys(table["cmsis_nn"], 0)})
+    assert found - predict(mixed(), options=options).code_bytes == sum(table["cmsis_nn"][name] for name in calling)
+
+
 def test_ram_has_the_scratch_of_cmsis_nn(checkout: Path) -> None:
     """Two columns of int16; 27 taps are rounded up to 28."""
     plan = plan_memory(mixed(), options=COptions(cmsis_nn=str(checkout)))
-    sizes = {name: one.size_bytes for one in plan.buffers for name in one.names if name.startswith("scratch")}
-    assert sizes["scratch 0"] == 2 * 2 * 28 and "scratch 2" not in sizes
+    held = {name: one.size_bytes for one in plan.buffers for name in one.names if name.startswith("scratch")}
+    assert held["scratch 0"] == 2 * 2 * 28 and "scratch 2" not in held
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions, plan_memory, write_c
 from mixbit.export.graph import IntegerGraph
-from mixbit.export.mcu import BOARDS, count, verify_board
+from mixbit.export.mcu import BOARDS, count, model, verify_board
+from mixbit.export.mcu.emulator import Run
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.needs import needs
 
@@ -87,6 +89,23 @@ def test_counts_add_up_and_are_the_same_in_every_run() -> None:
     assert all((layer.per_mac is None) == (layer.macs == 0) for layer in found.layers)
     assert 0 < found.stack_bytes < 2048
     assert found.sizes.ram == plan_memory(graph, options=COptions(kernels="dsp")).arena_bytes
+
+
+@needs("board")
+def test_an_inference_is_counted_without_the_hooks_that_count_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: list[int] = []
+    run = model.run
+
+    def seen(*args: Any, **settings: Any) -> Run:
+        found = run(*args, **settings)
+        whole.append(int(np.frombuffer(found.files["ticks"], "<u4")[-1]))
+        return found
+
+    monkeypatch.setattr(model, "run", seen)
+    b = Builder((3,), seed=0)
+    found = count(rounded(b.finish(b.linear(b.first, 2, bits=None)), "single"))
+    assert len(whole) == 2 and min(whole) < max(whole)
+    assert found.instructions == round(min(whole) * BOARDS["cortex-m4"].instructions_per_tick)
 
 
 @needs("board")

@@ -34,6 +34,20 @@ def test_every_layer_owns_a_step_and_every_step_has_a_kernel(seed: int) -> None:
     assert all(kernel_of(step).startswith("mixbit_") for step in program.steps)
 
 
+def test_a_change_of_grid_is_of_the_first_that_reads_it_where_that_is_a_layer() -> None:
+    def owner(first: str, last: str) -> str | None:
+        b = Builder((4, 6, 6), bits=8, signed=True)
+        b.rounding = "single"
+        changed = b.requantize(b.first, bits=8, signed=True)
+        read = {"conv": lambda: b.conv(changed, 4, 3, bits=8), "add": lambda: b.add(changed, changed, bits=8)}
+        both = b.add(read[first](), read[last](), bits=8)
+        program = build_program(b.finish(b.linear(b.flatten(both), 3, bits=None)), DSP)
+        return owner_of(program, program.graph.readers(program.graph.ops[0].output)[0])
+
+    assert owner("conv", "conv") == owner("conv", "add") == "op2"
+    assert owner("add", "conv") is None
+
+
 def test_kernels_differ_in_shape_and_width_and_in_nothing_else() -> None:
     b = Builder((4, 6, 6), seed=3)
     b.rounding = "single"
