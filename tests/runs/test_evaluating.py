@@ -15,7 +15,7 @@ from mixbit.policy import Policy
 from mixbit.runs import evaluating
 from mixbit.runs.training import put_policy_on
 from tests.cli import tiny
-from tests.runs.conftest import DIGITS, SHORT
+from tests.runs.conftest import DIGITS, SHORT, squared_error
 
 
 def test_run_folder_gives_the_accuracy_of_its_training(float_run: runs.Trained, tmp_path: Path) -> None:
@@ -76,3 +76,9 @@ def test_a_run_folder_is_evaluated_on_its_own_data_or_on_others() -> None:
     other = runs.evaluate(str(run), data="digits?seed=1", seed=2)
     assert (other.subject.data, other.subject.seed) == ("digits?seed=1", 2)
     assert other.metrics.loss != found.metrics.loss
+
+
+def test_a_model_is_evaluated_by_the_metric_of_its_task(regression: runs.Subject) -> None:
+    found = runs.evaluate(regression.model)
+    assert found.outcome.accuracy == pytest.approx(squared_error(regression.task()[0].model), rel=1e-4)
+    assert found.outcome.metric.name == "loss" and found.metrics.samples == 24

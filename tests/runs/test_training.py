@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from mixbit import runs
 from mixbit.cost import LayerBits
-from mixbit.data import LoaderSplit
+from mixbit.data import LoaderSplit, hold_out
 from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs import Subject, training
 from mixbit.task import Task
+from mixbit.training import TrainConfig
 from tests.cli import tiny
-from tests.runs.conftest import DIGITS, SHORT
+from tests.runs.conftest import DIGITS, SHORT, squared_error
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +140,41 @@ def test_a_network_is_quantized_as_the_settings_say_and_taught_by_itself_in_floa
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert not all(torch.equal(other[name], wanted[name]) for name in wanted)
     assert given["teacher"].state_dict().keys() == tiny.task().model.state_dict().keys()
+
+
+def test_all_that_a_training_is_made_of_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def fit(*parts: object, **named: Any) -> None:
+        given.update(named, parts=parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", fit)
+    task = tiny.task()
+    settings = {"epochs": 2, "lr": 0.5, "kurtosis": {"weight": 0.5, "stop": True, "held_out": 0.25}}
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(replace(tiny.subject(), seed=3), None, settings, tmp_path / "mine", task=task, quiet=True)
+    model, train, test, config = given["parts"]
+    assert config == TrainConfig(epochs=2, lr=0.5, seed=3)
+    assert model is not task.model and test is task.test and given["teacher"] is task.model
+    penalty = given["penalty"]
+    assert isinstance(penalty, KurtosisPenalty) and penalty.config == KurtosisConfig(
+        weight=0.5, stop=True, held_out=0.25
+    )
+    # What the stopping rule judges by is not trained on; the draw is that of the run's seed.
+    wanted = hold_out(task.train, 0.25, seed=3)
+    for found, split in ((train, wanted[0]), (given["monitor"].held_out, wanted[1])):
+        assert torch.equal(next(found.batches(len(split)))[0], next(split.batches(len(split)))[0])
+    assert (given["run"], given["quiet"], given["label"]) == (tmp_path / "mine", True, "mine")
+    assert given["loss"].loss is task.objective.loss
+
+
+def test_a_training_is_judged_by_the_metric_of_its_task(regression: Subject, tmp_path: Path) -> None:
+    done = runs.train(regression, None, {"epochs": 1, "batch_size": 12, "lr": 0.01}, tmp_path, quiet=True)
+    model = regression.task()[0].model
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert done.outcome.accuracy == done.metrics.value == pytest.approx(squared_error(model), rel=1e-4)
+    assert done.outcome.metric.name == "loss" and not done.outcome.metric.larger_is_better
+    assert done.outcome.costs == done.float32
+    found = runs.evaluate(str(tmp_path))
+    assert found.outcome.metric == done.outcome.metric and found.outcome.accuracy == pytest.approx(done.metrics.value)

@@ -19,7 +19,7 @@ from mixbit.policy import Policy, Scores
 from mixbit.runs import Subject, Transferred, transferring
 from mixbit.task import Task
 from tests.cli import tiny
-from tests.runs.conftest import SHORT
+from tests.runs.conftest import SHORT, squared_error
 
 BUDGET = ["bitops=3x3"]
 Source = tuple[Subject, Path]
@@ -255,3 +255,21 @@ def test_a_policy_meets_the_budget_in_its_own_counting(tmp_path: Path) -> None:
     assert most > Policy.uniform(network, 3, 4).costs["bitops"]
     with pytest.raises(BudgetError, match="1 too much"):
         runs.transfer(tmp_path / "policy.json", tiny.subject(), [f"bitops={most - 1}"], tmp_path / "run", own=False)
+
+
+def test_what_is_reached_is_in_the_metric_of_the_task(regression: Subject, tmp_path: Path) -> None:
+    task = regression.task()[0]
+    (tmp_path / "network.json").write_text(task.network.to_json())
+    policy = Policy.uniform(task.network, 3, 4)
+    policy.save(tmp_path / "policy.json")
+    settings = {"batch_size": 12, "lr": 0.01}
+    done = runs.transfer(
+        tmp_path / "policy.json", replace(regression, seed=2), ["bitops=8x8"], tmp_path / "run", own=False, epochs=1,
+        settings=settings, quiet=True,
+    )  # fmt: skip
+    assert done.float32.metric.name == "loss"
+    assert done.float32.accuracy == pytest.approx(squared_error(task.model), rel=1e-4)
+    transferring.put_policy_on(task.model, policy, task, seed=2)
+    assert done.reached[0].calibrated == pytest.approx(squared_error(task.model), rel=1e-4)
+    config = json.loads((tmp_path / "run" / "transferred-trained" / "config.json").read_text())
+    assert config["settings"] == {"epochs": 1, **settings} and config["subject"]["seed"] == 2
