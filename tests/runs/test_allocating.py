@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ from mixbit import runs
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, predict
-from mixbit.policy import Policy
-from mixbit.runs import Subject
+from mixbit.policy import Policy, Scores
+from mixbit.runs import Subject, allocating
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from tests.cli import tiny
@@ -86,3 +87,64 @@ def test_flash_without_a_model_is_an_error(searched: tuple[Subject, Path], tmp_p
         shutil.copy(searched[1] / name, tmp_path / name)
     with pytest.raises(BudgetError, match=r"flash and ram need the model.*memory="):
         runs.allocate(tmp_path / "scores.json", ["flash=64kB"], tmp_path / "policy.json")
+
+
+def test_all_that_a_choice_depends_on_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    choose = allocating.choose
+
+    def chosen(*given: Any, **named: Any) -> Any:
+        asked.append(named)
+        return choose(*given, **named)
+
+    monkeypatch.setattr(allocating, "choose", chosen)
+    wanted = {"ties": False, "alpha": 2.0, "macs": "limpq", "repair": "isotonic", "exact": True}
+    pins = {"left": LayerBits(4, 2)}
+    done = runs.allocate(tiny.scores(), ["bitops=6x6"], tmp_path / "p.json", pins=pins, first_last=None, **wanted)  # type: ignore[arg-type]
+    none = {"pins": pins, "latency": None, "memory": None, "or_uniform": True}
+    assert asked == [{**wanted, **none}] and done.pinned == ("left",)
+    # The harm by hand: weights count twice, and no end of the network is pinned.
+    scores = Scores.load(tiny.scores() / "scores.json")
+    harm = sum(
+        scores.layers[name].activation[bits.activation_bits or 0]
+        + 2.0 * scores.layers[name].weight[bits.weight_bits or 0]
+        for name, bits in done.policy.layers.items()
+        if name != "left"
+    )
+    assert done.allocation.objective == pytest.approx(harm)
+    assert done.limits == {"bitops": sum(
+        one.macs_limpq * (8 if one.name == "left" else 36) for one in tiny.task().network.layers
+    )}  # fmt: skip
+
+
+def test_all_that_a_layout_depends_on_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    class Enough(Exception):
+        pass
+
+    def fit(*given: Any) -> None:
+        seen[:] = given
+        raise Enough
+
+    monkeypatch.setattr(allocating, "choose_to_fit", fit)
+    pins = {"right": LayerBits(8, 4)}
+    with pytest.raises(Enough):
+        runs.allocate(tiny.scores(), ["flash=20kB"], tmp_path / "p.json", pins=pins, rounding="double")
+    opened, network, budget, options, choose, resolved, rounding, candidates = seen
+    assert opened.network == network == tiny.task().network and budget.texts == {"flash": "20kB"}
+    assert (options, rounding) == (COptions(kernels="dsp"), "double")
+    ends = dict.fromkeys(("stem", "head"), LayerBits(8, 8))
+    assert resolved == {**ends, **pins}
+    # One layer is free: its lowest bits, and the uniform networks of the bits that it has scores for.
+    assert [one["left"] for one in candidates] == [LayerBits(2, 2), *(LayerBits(b, b) for b in (2, 4, 8))]
+    assert all(one == {**one, **resolved} for one in candidates)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(allocating, "choose", lambda *given, **named: asked.append({**named, "scores": given[1]}))
+    choose("table")
+    choose("table", candidates[2])
+    free, only = asked
+    assert (free["memory"], free["repair"], free["or_uniform"]) == ("table", "forbid", True)
+    assert (only["memory"], only["repair"], only["or_uniform"]) == ("table", "none", False)
+    assert free["scores"] == Scores.load(tiny.scores() / "scores.json")
+    assert (only["scores"].layers["left"].weight, only["scores"].layers["left"].activation) == ({4: 0.25}, {4: 2.0})

@@ -19,6 +19,7 @@ from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
 from mixbit.task import Task
+from tests.runs.conftest import squared_error
 
 NET = """
 from torch import nn
@@ -222,6 +223,49 @@ def test_a_row_is_calibrated_and_trained_with_its_seed(
     monkeypatch.setattr(comparing, "train", trained)
     arena(["test-a"], seeds=(3, 5))
     assert seeds == {"calibrated": [3, 5], "trained": [3, 5]}
+
+
+def test_a_method_has_its_own_settings_and_the_subjects_seed(
+    calls: Calls, subject: Subject, task: Task, tmp_path: Path
+) -> None:
+    given = {"settings": SETTINGS, "fine_tune": False, "task": task, "baselines": False, "quiet": True}
+    seeded = replace(subject, seed=6)
+    found = compare(seeded, ["test-a?step=3", "test-b?seed=2"], [LOW], tmp_path, **given)  # type: ignore[arg-type]
+    scores = {one.seed: one.layers for one in map(Scores.load, found.folder.glob("search/*/scores.json"))}
+    assert {seed: layers["0"].weight[2] for seed, layers in scores.items()} == {6: 1.5, 2: 0.5}
+
+
+def test_a_repair_is_that_which_was_asked_for(calls: Calls, arena: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    choose = comparing.allocate
+
+    def allocated(*given: Any, **named: Any) -> Any:
+        asked.append(named["repair"])
+        return choose(*given, **named)
+
+    monkeypatch.setattr(comparing, "allocate", allocated)
+    arena(["test-a"], fine_tune=False, repair="isotonic")
+    assert asked == ["isotonic"]
+
+
+def test_what_an_earlier_search_left_is_told_with_its_effort(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    left = tmp_path / "arena" / "search" / "test-a" / "checkpoint.pt"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert arena(["test-a", "test-b"], fine_tune=False).interrupted == ("test-a",)
+
+
+def test_rows_are_in_the_metric_of_the_task(calls: Calls, regression: Subject, tmp_path: Path) -> None:
+    settings = {"epochs": 1, "batch_size": 12, "lr": 0.01}
+    found = compare(
+        regression, ["test-a"], [HIGH], tmp_path, settings=settings, seeds=(2,), baselines=False, quiet=True
+    )
+    (row,) = found.rows
+    task = regression.task()[0]
+    assert found.float32.accuracy == pytest.approx(squared_error(task.model), rel=1e-4)
+    comparing.put_policy_on(task.model, Policy.load(next(tmp_path.glob("search/*/policies/*.json"))), task, seed=2)
+    assert row.calibrated == pytest.approx(squared_error(task.model), rel=1e-4)
+    assert found.metric == row.metric == task.info and row.tuned is not None and row.tuned != row.calibrated
 
 
 def test_several_limits_in_one_budget(calls: Calls, arena: Any) -> None:

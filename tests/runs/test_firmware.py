@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mixbit.errors import ExportError
 from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, CVerification
 from mixbit.policy import Policy
+from mixbit.runs import firmware
 from mixbit.runs.firmware import _bytes, _rounding
 from tests.cli import tiny
 from tests.needs import need, needs
@@ -181,3 +183,40 @@ def test_a_limit_holds_to_the_byte(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=f"takes {used} bytes of .*allows {used - 1}"):
             runs.export_c(tiny.quantized_run(), tmp_path / "no", images=0, **{limit: f"{used - 1}B"})
     assert not (tmp_path / "no").exists()
+
+
+def test_the_c_that_is_checked_is_the_c_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options, images, strictness and the core reach all that is made of them."""
+    options, seen = COptions(kernels="plain", vectors=3), dict[str, Any]()
+    write, lowered = firmware.write_c, firmware.lowered
+
+    def written(*given: Any, **named: Any) -> Any:
+        seen["write"] = named
+        return write(*given, **named)
+
+    def lower(*given: Any, **named: Any) -> Any:
+        seen["lower"] = named
+        return lowered(*given, **named)
+
+    def noted(what: str) -> Any:
+        return lambda _graph, x=None, **named: seen.update({what: {"x": x, **named}})
+
+    monkeypatch.setattr(firmware, "write_c", written)
+    monkeypatch.setattr(firmware, "lowered", lower)
+    monkeypatch.setattr(firmware.shutil, "which", lambda _name: "/bin/cc")
+    for what in ("verify_c", "verify_board", "count"):
+        monkeypatch.setattr(firmware, what, noted(what))
+    images = next(tiny.task().test.batches(4))[0].numpy()
+    runs.export_c(tiny.quantized_run(), tmp_path / "c", options=options, strict=True, images=4)
+    assert seen["lower"] == {"strict": True, "rounding": "single"}
+    assert seen["write"]["options"] == options and np.array_equal(seen["write"]["samples"], images[:3])
+    assert seen["verify_c"]["options"] == options and np.array_equal(seen["verify_c"]["x"], images)
+    seen.clear()
+    runs.verify_c_folder(tmp_path / "c", tiny.quantized_run(), images=2)
+    assert seen["verify_c"]["options"] == options and np.array_equal(seen["verify_c"]["x"], images[:2])
+    runs.verify_c_folder(tmp_path / "c", tiny.quantized_run(), target="cortex-m7", images=2)
+    for what, count in (("verify_board", "x"), ("count", "samples")):
+        assert (seen[what]["board"], seen[what]["options"]) == ("cortex-m7", options)
+        assert np.array_equal(seen[what][count], images[: 1 if what == "count" else 2])
+    runs.export_c(tiny.quantized_run(), tmp_path / "default", images=0)
+    assert seen["write"]["options"] == COptions(kernels="dsp")

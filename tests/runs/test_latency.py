@@ -196,7 +196,7 @@ def test_what_is_measured_is_what_was_asked_for(
     found = asked(monkeypatch, subject, "onnxruntime", tmp_path, bits=(8, 3), repeats=5, checks=2, cpu="vnni")
     pairs = {str(option) for option in found["options"]}
     assert {"W8A8", "W8A3", "W3A8", "W3A3"} <= pairs and found["repeats"] == 5
-    assert found["partial"] == tmp_path / "t.json.partial"
+    assert found["partial"] == tmp_path / "t.json.partial" and found["device"].cpu == "vnni"
     assert list(found["checks"]) == ["random 0", "random 1"]
     bits = [{one for pair in check.values() for one in (pair.weight_bits, pair.activation_bits)}
             for check in found["checks"].values()]  # fmt: skip
@@ -208,6 +208,7 @@ def test_what_is_measured_is_what_was_asked_for(
     assert asked(monkeypatch, subject, "onnxruntime", tmp_path, compare_float=False)["float_model"] is None
     board = asked(monkeypatch, subject, "cortex-m4", tmp_path)
     assert board["float_model"] is None and board["repeats"] == 30 and len(board["checks"]) == 3
+    assert board["device"].core == "cortex-m4"
     assert {op.rounding for op in board["graph"].ops if hasattr(op, "rounding")} == {"single"}
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mixbit import runs
 from mixbit.errors import MixbitError, StaleRun
-from mixbit.policy import Scores
+from mixbit.methods import registry
+from mixbit.policy import LayerScores, Scores
+from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs import Subject
+from mixbit.task import Task
+from tests.cli import tiny
 
 
 def test_folder_holds_scores_network_and_settings(searched: tuple[Subject, Path]) -> None:
@@ -78,3 +84,33 @@ def test_a_mistake_in_loss_or_metric_claims_no_folder(tmp_path: Path) -> None:
         runs.search(good, "limpq", {**settings, "label_smoothing": 0.1}, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     assert "not smoothed" in runs.search(good, "limpq", settings, tmp_path / "run", quiet=True).notes[0]
+
+
+def test_all_that_a_method_is_made_of_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Seen:
+        step: float = 1.0
+        seed: int = 0
+
+        def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
+            seen.append((self.step, self.seed, run, quiet, task.penalty))
+            curve = LayerScores(weight={8: 0.0, 2: 1.0}, activation={8: 0.0, 2: 1.0})
+            layers = dict.fromkeys((layer.name for layer in task.network.layers), curve)
+            notes: dict[str, Any] = {"notes": ["one", "two"]}
+            return Scores(fingerprint=task.network.fingerprint, method="t", layers=layers, settings=notes)
+
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    for name, cost in (("test-trains", "training"), ("test-looks", "forward")):
+        registry.register(name, name, source="ours", cost=cost)(Seen)  # type: ignore[arg-type]
+    subject, settings = replace(tiny.subject(), seed=3), {"step": 0.5, "kurtosis": 0.25}
+    done = runs.search(subject, "test-trains", settings, tmp_path / "a", task=tiny.task(), quiet=True)
+    ((*plain, penalty),) = seen
+    assert plain == [0.5, 3, tmp_path / "a", True] and done.notes == ("one", "two")
+    assert isinstance(penalty, KurtosisPenalty) and penalty.config == KurtosisConfig(weight=0.25)
+    runs.search(subject, "test-looks", {"seed": 7}, tmp_path / "b", task=tiny.task())
+    assert seen[1] == (1.0, 7, tmp_path / "b", False, tiny.task().penalty)
+    with pytest.raises(MixbitError, match="kurtosis=0.25 has no effect on test-looks"):
+        runs.search(subject, "test-looks", settings, tmp_path / "c", task=tiny.task(), quiet=True)
+    assert not (tmp_path / "c").exists()

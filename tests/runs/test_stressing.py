@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from safetensors.torch import load_file
 
 from mixbit import runs
 from mixbit.errors import DataError, MixbitError, StaleRun
@@ -21,7 +22,7 @@ from mixbit.robustness import ShiftPoint
 from mixbit.runs import Profile, StressSettings, stressing
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from tests.cli import tiny
-from tests.runs.conftest import DIGITS, SHORT
+from tests.runs.conftest import DIGITS, SHORT, squared_error
 
 
 def measured(folder: Path | None = None, **settings: Any) -> Profile:
@@ -249,3 +250,11 @@ def test_bad_settings(settings: dict[str, object], message: str) -> None:
 def test_bad_severity_names_the_legal_ones(quantized_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="severity 6; it must be 1, 2, 3, 4 or 5"):
         runs.stress(quantized_folder, StressSettings(images=20, severities=(6,)), out=tmp_path)
+
+
+def test_steps_are_judged_by_the_loss_of_the_task(regression: runs.Subject, tmp_path: Path) -> None:
+    runs.train(regression, None, {"epochs": 1, "batch_size": 12, "lr": 0.01}, tmp_path / "run", quiet=True)
+    found = runs.stress(tmp_path / "run", StressSettings(parts=("bits",), ptq="minmax")).bits
+    model = regression.task()[0].model
+    model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    assert found is not None and found.reference.loss == pytest.approx(squared_error(model), rel=1e-4)
