@@ -325,6 +325,12 @@ def test_allocate_shows_the_policy_and_what_it_uses(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- latency build
 
+
+def test_every_option_of_latency_build_is_explained() -> None:
+    command = typer.main.get_command(cli.app).commands["latency"].commands["build"]  # type: ignore[attr-defined]
+    assert [one.name for one in command.params if not getattr(one, "help", None)] == []
+
+
 BUILD = ("latency", "build", "net", "--target", "onnxruntime")
 
 
