@@ -73,7 +73,8 @@ def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path, capsys: pytest
     assert any(kernel.endswith("as measured before") for kernel in done.table.kernels)
     assert [one.name for one in tmp_path.iterdir()] == ["t.json"]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latency: ")]
-    assert said[0] == "latency: 2 steps" and said[1].startswith("latency: stopped, 1/2")
+    assert said[0] == "latency: 2 steps"  # on a slow machine lines of the interval follow
+    assert next(line for line in said if "stopped" in line).startswith("latency: stopped, 1/2")
     assert said[-1].startswith("latency: done, 2/2 in ")
 
 
