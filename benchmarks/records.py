@@ -1,14 +1,16 @@
 """Result files whose every row says how it was made.
 
 A result file is JSON: parts, and `made`, the list of all that made some of it. A part that is a list of rows has the
-place of the maker in each row; of the others (`{"networks": {"resnet20": ...}}`) `made_by` has it by name:
+place of the maker in each row; of the others (`{"networks": {"resnet20": ...}}`) `made_by` has it by name, and `keys`
+the key, where the part has one:
 
     {"form": 2, "made": [{"command": ..., "commit": ..., ...}, ...],
-     "rows": [{"made": 0, "key": "...", "accuracy": 0.9}], "made_by": {"networks.resnet20": 1}, ...}
+     "rows": [{"made": 0, "key": "...", "accuracy": 0.9}],
+     "made_by": {"networks.resnet20": 1}, "keys": {"networks.resnet20": "..."}, ...}
 
 A maker is a command at a commit, on a machine, with libraries of some versions; it has the settings, and digests of the
 weights and data that went in. A row is reused only where its key is the same: name, settings, weights and data by
-content, versions. It then keeps its own maker.
+content, versions. It then keeps its own maker. Parts of a file that are no rows go the same way (`Results.part`).
 
 >>> import tempfile
 >>> folder = Path(tempfile.mkdtemp())
@@ -49,7 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMOKE = ROOT / "runs" / "smoke"
 FORM = 2
-HEAD = ("form", "made", "made_by")
+HEAD = ("form", "made", "made_by", "keys")
 
 # What a result depends on: results themselves are written by the run, and no change of them makes it another.
 CODE = ("src", "benchmarks", "setup.py", "constraints.txt", ":!benchmarks/results", ":!benchmarks/peers/results")
@@ -98,16 +100,22 @@ class Results:
         }
         self._here: set[str] = set()
 
-    def key(self, of: Mapping[str, Any]) -> str:
-        """Of a row with that name."""
-        return _short({"of": dict(of), **self.depends})
+    def key(self, of: Mapping[str, Any] | str) -> str:
+        """Of a row with that name, or of a part of that path."""
+        return _short({"of": of if isinstance(of, str) else dict(of), **self.depends})
 
-    def find(self, of: Mapping[str, Any]) -> Row | None:
-        """The row of that name which may be reused."""
+    def find(self, of: Mapping[str, Any] | str) -> Any:
+        """The row of that name, or the part of that path, which may be reused; None if there is none."""
         wanted = self.key(of)
         if self.fresh and wanted not in self._here:
             return None
-        return next((row for row in self.rows() if row["key"] == wanted), None)
+        if not isinstance(of, str):
+            return next((row for row in self.rows() if row["key"] == wanted), None)
+        found = read(self.name, folder=self.folder)
+        if found.get("keys", {}).get(of) != wanted:
+            return None
+        part, _, name = of.partition(".")
+        return found[part][name] if name else found[part]
 
     def rows(self) -> list[Row]:
         """All rows of the file that were made under these settings, inputs and versions."""
@@ -156,14 +164,49 @@ class Results:
         tell(f"made: {_words(of)}")
         return row
 
+    def part(self, path: str, make: Callable[[], Any], *, tell: Callable[[str], Any] = print) -> Any:
+        """A part that is no row, such as `networks.resnet20` or `cost`: from the file, or made now and written whole.
+
+        What is measured together, in turns, is one part or one row: half of it is never replaced.
+
+        >>> import tempfile
+        >>> results = Results("step", folder=Path(tempfile.mkdtemp()), libraries=())
+        >>> results.part("eager", lambda: {"float": {"ms": 390}, "W4A4": {"ms": 392}}, tell=print)["float"]
+        made: eager
+        {'ms': 390}
+        >>> results.part("eager", lambda: {"float": {"ms": 400}, "W4A4": {"ms": 410}}, tell=print)["float"]
+        reused: eager (of ...)
+        {'ms': 390}
+        """
+        found = self.find(path)
+        if found is not None:
+            content = read(self.name, folder=self.folder)
+            made = maker(content, next(one for one in content["made_by"] if _within(one, path)))
+            tell(f"reused: {path} (of {made.get('commit')}, {made['machine'].get('cpu')})")
+            return found
+        begun = conditions()
+        value = json.loads(json.dumps(make()))
+        with _locked(self.folder / f"{self.name}.json"):
+            content = read(self.name, folder=self.folder)
+            _set(content, path, value)
+            now = _placed(content["made"], {**self.smoke, **provenance(begun), **self.depends})
+            head = path.partition(".")[0]
+            content["made_by"] = {one: at for one, at in content["made_by"].items() if not _within(one, path)}
+            content["made_by"] |= {one: now for one, _ in _pieces(head, content[head]) if _within(one, path)}
+            content["keys"] = {**content.get("keys", {}), path: self.key(path)}
+            _write(self.name, content, folder=self.folder)
+        self._here.add(self.key(path))
+        tell(f"made: {path}")
+        return value
+
     def facts(self, **values: Any) -> None:
         """Set parts that are no rows."""
         save(self.name, values, others=True, folder=self.folder, **self.smoke, **self.depends)
 
     def plan(
-        self, names: Iterable[Mapping[str, Any]], *, tell: Callable[[str], Any] = print
-    ) -> list[Mapping[str, Any]]:
-        """Say which rows are in the file and will be reused; returns the names of those that have to be made."""
+        self, names: Iterable[Mapping[str, Any] | str], *, tell: Callable[[str], Any] = print
+    ) -> list[Mapping[str, Any] | str]:
+        """Say which rows and parts are in the file and will be reused; returns the names of those to be made."""
         wanted = list(names)
         missing = [of for of in wanted if self.find(of) is None]
         tell(f"{self.name}.json: {len(wanted) - len(missing)} rows are reused, {len(missing)} are made.")
@@ -301,8 +344,10 @@ def save(
     folder = folder or RESULTS
     with _locked(folder / f"{name}.json"):
         old = read(name, folder=folder)
-        found = {**old, **parts} if others else {**{key: old[key] for key in HEAD}, **parts}
+        found = {**old, **parts} if others else {**{key: old[key] for key in HEAD if key in old}, **parts}
         found["made_by"] = dict(old["made_by"]) if others else {}
+        keys = {path: key for path, key in old.get("keys", {}).items() if _same(path, old, found)}
+        found = {**{part: value for part, value in found.items() if part != "keys"}, **({"keys": keys} if keys else {})}
         now = _placed(found["made"], {**provenance(), **conditions})
         for part, value in parts.items():
             if _is_table(value):
@@ -312,6 +357,24 @@ def save(
                 known = old["made_by"].get(path) if dict(_pieces(part, old.get(part))).get(path) == piece else None
                 found["made_by"][path] = now if known is None else known
         return _write(name, found, folder=folder)
+
+
+def _same(path: str, old: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a part is as it was."""
+    part, _, name = path.partition(".")
+    was, now = (one.get(part, {}).get(name) if name else one.get(part) for one in (old, found))
+    return bool(was == now)
+
+
+def _within(one: str, path: str) -> bool:
+    """Whether a piece is the part of that path, or in it."""
+    return one == path or one.startswith(f"{path}.")
+
+
+def _set(found: dict[str, Any], path: str, value: object) -> None:
+    """The part of that path."""
+    part, _, name = path.partition(".")
+    found[part] = {**found.get(part, {}), name: value} if name else value
 
 
 def _is_table(value: object) -> bool:
@@ -361,6 +424,20 @@ def maker(found: Mapping[str, Any], row: Mapping[str, Any] | str) -> dict[str, A
     return dict(found["made"][place])
 
 
+def latest(rows: Iterable[Row], *names: str) -> list[Row]:
+    """Of rows that agree in these names, the one that was made last: made under other settings or versions, say.
+
+    >>> latest([{"case": "a", "made": 0, "ms": 1}, {"case": "b", "made": 0}, {"case": "a", "made": 1, "ms": 2}], "case")
+    [{'case': 'a', 'made': 1, 'ms': 2}, {'case': 'b', 'made': 0}]
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        name = json.dumps([row.get(one) for one in names], sort_keys=True)
+        if name not in found or row["made"] >= found[name]["made"]:
+            found[name] = row
+    return list(found.values())
+
+
 def tables(found: Mapping[str, Any]) -> dict[str, list[Row]]:
     """All parts that are lists of rows."""
     return {part: value for part, value in found.items() if part not in HEAD and _is_table(value)}
@@ -379,7 +456,7 @@ def conflicts(found: Mapping[str, Any]) -> list[tuple[Row, Row]]:
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two files as one: rows of both, each with its own maker; of other parts, those of `other` win.
+    """Two files as one: rows of both, each with its own maker; of other parts that both have, that of `other` wins.
 
     Rows that are equal but for their maker are kept once, that of `one`; those of one key that differ are both kept.
     """
@@ -391,10 +468,22 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
             new = [row for row in value if _values(row) not in known]
             here += [{**row, "made": _placed(found["made"], maker(other, row))} for row in new]
         elif part not in HEAD:
-            found[part] = value
-            for path, _ in _pieces(part, value):
-                found["made_by"][path] = _placed(found["made"], maker(other, path))
-    return dict(_tidy(found))
+            _merge_part(found, other, part)
+    keys = {path: key for path, key in one.get("keys", {}).items() if _same(path, one, found)} | other.get("keys", {})
+    return dict(_tidy(found | ({"keys": keys} if keys else {})))
+
+
+def _merge_part(found: dict[str, Any], other: Mapping[str, Any], part: str) -> None:
+    """A dict of parts, such as networks, has those of both; what was measured together stays together."""
+    pieces = [path for path, _ in _pieces(part, other[part])]
+    apart = pieces != [part] and isinstance(found.get(part), dict) and part not in other.get("keys", {})
+    if apart:
+        found[part] |= other[part]
+    else:
+        found[part] = other[part]
+        found["made_by"] = {path: at for path, at in found["made_by"].items() if not _within(path, part)}
+    for path in pieces:
+        found["made_by"][path] = _placed(found["made"], maker(other, path))
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,7 +517,9 @@ def _short(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _words(of: Mapping[str, Any]) -> str:
+def _words(of: Mapping[str, Any] | str) -> str:
+    if isinstance(of, str):
+        return of
     return ", ".join(f"{name}={value}" for name, value in of.items() if not isinstance(value, list | dict))
 
 
