@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
 INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/*/_*.c)
 
-QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
+QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/latency_ways.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help demo setup-mcu setup-oracles test check pytest fuzz mutants bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 

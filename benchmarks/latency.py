@@ -13,7 +13,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,33 +139,56 @@ def predict_others(table: LatencyTable, first: Subject, bits: tuple[int, ...], r
 # -------------------------------------------------------------------------------------------------- layers alone
 
 
-def isolated(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int) -> dict[str, Any]:
-    """Sums of layers that were each measured as a network of one layer, without the ends of that network.
+@dataclass(frozen=True)
+class Alone:
+    """Networks of one layer, and of none, from uniform networks."""
 
-    What is no layer is the middle difference to uniform whole networks.
-    """
-    drawn = {f"random {seed}": random_bits(subject.network, bits, seed) for seed in range(policies)}
-    uniform = {str(option): subject.uniform(option) for option in options_of(bits)}
-    networks = {f"whole {name}": graph for name, graph in uniform.items()}
-    networks |= {name: subject.lower(layers) for name, layers in drawn.items()}
-    keys: dict[tuple[str, str], tuple[str, str]] = {}
+    graphs: dict[str, IntegerGraph]
+    keys: dict[tuple[str, str], tuple[str, str]]
+    """Layer and option -> names of the network with it, and of that network's ends."""
+
+
+def alone_networks(uniform: Mapping[str, IntegerGraph]) -> Alone:
+    """Of every layer at every option."""
+    found = Alone({}, {})
     for option, graph in uniform.items():
         for op in graph.weighted():
             alone, ends = _names(graph, op, option)
-            keys[op.name, option] = alone, ends
-            networks[alone], networks[ends] = _alone(graph, op.x, op), _alone(graph, op.x, None)
-    times = {name: found.median for name, found in OnnxRuntimeTarget().time(networks, repeats).items()}
+            found.keys[op.name, option] = alone, ends
+            found.graphs[alone], found.graphs[ends] = _alone(graph, op.x, op), _alone(graph, op.x, None)
+    return found
+
+
+def alone_sums(
+    alone: Alone, times: Mapping[str, int], drawn: Mapping[str, Bits], network: Network, options: Sequence[LayerBits]
+) -> dict[str, float]:
+    """What layers measured alone say of policies; `times` has those of uniform networks too, as `whole W4A8`.
+
+    A layer is its network without the ends of that network. What is no layer, `rest`, is the middle difference to the
+    uniform networks.
+    """
 
     def layers_of(bits: Bits) -> int:
-        pairs = (keys[name, str(one)] for name, one in bits.items())
-        return sum(max(times[alone] - times[ends], 0) for alone, ends in pairs)
+        pairs = (alone.keys[name, str(one)] for name, one in bits.items())
+        return sum(max(times[with_it] - times[ends], 0) for with_it, ends in pairs)
 
-    options = {
-        str(option): dict.fromkeys([la.name for la in subject.network.layers], option) for option in options_of(bits)
-    }
-    rest = statistics.median(times[f"whole {name}"] - layers_of(layers) for name, layers in options.items())
-    rows = [{"policy": name, **_pair(rest + layers_of(layers), times[name])} for name, layers in drawn.items()]
-    return {"held_out_policies": rows, "largest_error_percent": _largest(rows), "rest_us": round(rest / 1e3, 1)}
+    names = [layer.name for layer in network.layers]
+    rest = statistics.median(times[f"whole {one}"] - layers_of(dict.fromkeys(names, one)) for one in options)
+    return {name: rest + layers_of(layers) for name, layers in drawn.items()}
+
+
+def isolated(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int) -> dict[str, Any]:
+    """Sums of layers that were each measured as a network of one layer, in the same rounds as the policies."""
+    drawn = {f"random {seed}": random_bits(subject.network, bits, seed) for seed in range(policies)}
+    options = options_of(bits)
+    uniform = {str(option): subject.uniform(option) for option in options}
+    alone = alone_networks(uniform)
+    networks = {f"whole {name}": graph for name, graph in uniform.items()} | alone.graphs
+    networks |= {name: subject.lower(layers) for name, layers in drawn.items()}
+    times = {name: found.median for name, found in OnnxRuntimeTarget().time(networks, repeats).items()}
+    sums = alone_sums(alone, times, drawn, subject.network, options)
+    rows = [{"policy": name, **_pair(total, times[name])} for name, total in sums.items()]
+    return {"held_out_policies": rows, "largest_error_percent": _largest(rows)}
 
 
 def _names(graph: IntegerGraph, op: g.Weighted, option: str) -> tuple[str, str]:
