@@ -99,6 +99,7 @@ class Results:
             "versions": versions(libraries),
         }
         self._here: set[str] = set()
+        self._planned: list[Mapping[str, Any]] = []
 
     def key(self, of: Mapping[str, Any] | str) -> str:
         """Of a row with that name, or of a part of that path."""
@@ -144,6 +145,29 @@ class Results:
         values = make()
         return self.put(of, values, begun=begun, tell=tell)
 
+    def group(
+        self,
+        names: Sequence[Mapping[str, Any]],
+        make: Callable[[], Sequence[Mapping[str, Any]]],
+        *,
+        tell: Callable[[str], Any] = print,
+    ) -> list[Row]:
+        """Rows that are one measurement, taken in turns: all of them from the file, or all made now, written at once.
+
+        Args:
+            names: of the rows.
+            make: measures; the values of each row, in order.
+            tell: takes a line for each row.
+        """
+        found = [self.find(of) for of in names]
+        if None not in found and len({row["made"] for row in found}) == 1:
+            return [self.row(of, dict, tell=tell) for of in names]
+        begun = conditions()
+        rows = self._put(list(zip(names, make(), strict=True)), begun)
+        for of in names:
+            tell(f"made: {_words(of)}")
+        return rows
+
     def put(
         self,
         of: Mapping[str, Any],
@@ -153,16 +177,28 @@ class Results:
         tell: Callable[[str], Any] = print,
     ) -> Row:
         """Add a row that was made by this process, in the place of one with the same key."""
-        row = {**of, **values, "key": self.key(of)}
-        with _locked(self.folder / f"{self.name}.json"):
-            found = read(self.name, folder=self.folder)
-            row["made"] = _placed(found["made"], {**self.smoke, **provenance(begun), **self.depends})
-            others = [one for one in found.get(self.table, []) if one.get("key") != row["key"]]
-            found[self.table] = sorted([*others, row], key=lambda one: _order(one, of))
-            _write(self.name, found, folder=self.folder)
-        self._here.add(row["key"])
+        (row,) = self._put([(of, values)], begun)
         tell(f"made: {_words(of)}")
         return row
+
+    def _put(
+        self, named: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], begun: Mapping[str, Any] | None
+    ) -> list[Row]:
+        """All at once."""
+        rows = [{**of, **json.loads(json.dumps(dict(values))), "key": self.key(of)} for of, values in named]
+        with _locked(self.folder / f"{self.name}.json"):
+            found = read(self.name, folder=self.folder)
+            now = _placed(found["made"], {**self.smoke, **provenance(begun), **self.depends})
+            keys = {row["key"] for row in rows}
+            others = [one for one in found.get(self.table, []) if one.get("key") not in keys]
+            for row in rows:
+                row["made"] = now
+            for row in rows:
+                _insert(others, row, list(named[0][0]), self._planned)
+            found[self.table] = others
+            _write(self.name, found, folder=self.folder)
+        self._here |= keys
+        return rows
 
     def part(self, path: str, make: Callable[[], Any], *, tell: Callable[[str], Any] = print) -> Any:
         """A part that is no row, such as `networks.resnet20` or `cost`: from the file, or made now and written whole.
@@ -208,6 +244,7 @@ class Results:
     ) -> list[Mapping[str, Any] | str]:
         """Say which rows and parts are in the file and will be reused; returns the names of those to be made."""
         wanted = list(names)
+        self._planned += [of for of in wanted if not isinstance(of, str)]
         missing = [of for of in wanted if self.find(of) is None]
         tell(f"{self.name}.json: {len(wanted) - len(missing)} rows are reused, {len(missing)} are made.")
         for of in missing:
@@ -307,14 +344,14 @@ def _cpuinfo() -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- files
 
 
-def read(name: str, *, folder: Path = RESULTS) -> dict[str, Any]:
+def read(name: str, *, folder: Path | None = None) -> dict[str, Any]:
     """A result file; an empty one where there is none, and one of the older form with its header as maker of all.
 
     >>> import tempfile
     >>> read("none", folder=Path(tempfile.mkdtemp()))
     {'form': 2, 'made': [], 'made_by': {}}
     """
-    path = folder / f"{name}.json"
+    path = (folder or RESULTS) / f"{name}.json"
     if not path.exists():
         return {"form": FORM, "made": [], "made_by": {}}
     found = dict(json.loads(path.read_text()))
@@ -508,8 +545,20 @@ def _placed(made: list[dict[str, Any]], new: dict[str, Any]) -> int:
     return made.index(new)
 
 
-def _order(row: Mapping[str, Any], of: Mapping[str, Any]) -> list[str]:
-    return [json.dumps(row.get(name), sort_keys=True) for name in of]
+def _insert(rows: list[Row], row: Row, names: Sequence[str], planned: Sequence[Mapping[str, Any]]) -> None:
+    """Where the plan has it: by rows of its own name, else behind the one before it, else before the one behind it."""
+
+    def name(one: Mapping[str, Any]) -> str:
+        return json.dumps([one.get(part) for part in names], sort_keys=True)
+
+    there, order, own = [name(one) for one in rows], [name(one) for one in planned], name(row)
+    at = order.index(own) if own in order else len(order)
+    before = [one for one in (own, *(reversed(order[:at]) if own in order else ())) if one in there]
+    behind = [one for one in order[at + 1 :] if one in there]
+    if before:
+        rows.insert(len(there) - there[::-1].index(before[0]), row)
+    else:
+        rows.insert(there.index(behind[0]) if behind else len(rows), row)
 
 
 def _short(value: object) -> str:

@@ -272,6 +272,47 @@ def test_a_part_is_one_measurement_with_a_key_and_a_maker(folder: Path) -> None:
     assert [fresh.part("eager", both, tell=quiet)["W4A4"]["ms"] for _ in range(2)] == [393, 393]
 
 
+def test_rows_stand_in_the_order_of_the_plan(folder: Path) -> None:
+    names = [{"case": case} for case in ("c", "a", "d", "b")]
+    for chosen in ([names[2]], [names[0], names[3]], names):
+        own = results(folder, fresh=len(chosen) == 1)
+        own.plan(names, tell=quiet)
+        for of in chosen:
+            own.row(of, lambda: {"ms": 1}, tell=quiet)
+        own.row({"case": "z"}, lambda: {"ms": 1}, tell=quiet)
+    alone = results(folder, settings={"rounds": 4})
+    alone.plan(names[1:2], tell=quiet)
+    alone.row(names[1], lambda: {"ms": 2}, tell=quiet)
+    rows = records.read("speed", folder=folder)["rows"]
+    assert [(row["case"], row["ms"]) for row in rows] == [("c", 1), ("a", 1), ("a", 2), ("d", 1), ("b", 1), ("z", 1)]
+
+
+def test_a_group_is_replaced_as_a_whole(folder: Path) -> None:
+    """Solvers that took turns: where one of them is missing, or was made apart, all are measured again."""
+    calls: list[int] = []
+    names = [{"case": "a", "solver": solver} for solver in ("ours", "theirs")]
+
+    def both() -> list[dict[str, Any]]:
+        calls.append(1)
+        return [{"ms": len(calls)}, {"ms": len(calls)}]
+
+    assert [row["ms"] for row in results(folder).group(names, both, tell=quiet)] == [1, 1]
+    assert [row["ms"] for row in results(folder).group(names, both, tell=quiet)] == [1, 1]
+    content = json.loads((folder / "speed.json").read_text())
+    content["rows"] = content["rows"][:1]
+    (folder / "speed.json").write_text(json.dumps(content))
+    assert [row["ms"] for row in results(folder).group(names, both, tell=quiet)] == [2, 2]
+    content = json.loads((folder / "speed.json").read_text())
+    content["made"].append({**content["made"][0], "commit": "another"})
+    content["rows"][0]["made"] = 1
+    (folder / "speed.json").write_text(json.dumps(content))
+    assert [row["ms"] for row in results(folder).group(names, both, tell=quiet)] == [3, 3]
+    assert len(records.read("speed", folder=folder)["rows"]) == 2
+    fresh = results(folder, fresh=True)
+    assert [row["ms"] for row in fresh.group(names, both, tell=quiet)] == [4, 4]
+    assert [row["ms"] for row in fresh.group(names, both, tell=quiet)] == [4, 4]
+
+
 def test_parts_of_a_dict_have_keys_of_their_own(folder: Path) -> None:
     calls, said = list[int](), list[str]()
     own = results(folder)
