@@ -51,6 +51,21 @@ def result(name: str) -> dict[str, Any]:
     return records.read(name)
 
 
+def row(rows: Iterable[dict[str, Any]], **named: Any) -> dict[str, Any]:
+    """The one row of these names.
+
+    Raises:
+        LookupError: there is none, or there are several.
+
+    >>> row([{"bits": 4, "ms": 1.5}, {"bits": 8, "ms": 2.5}], bits=8)["ms"]
+    2.5
+    """
+    found = [one for one in rows if all(one.get(name) == value for name, value in named.items())]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rows have {named}; one is asked for.")
+    return found[0]
+
+
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A table; columns whose title begins with `>` are aligned right."""
     titles = list(columns)

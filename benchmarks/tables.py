@@ -1,8 +1,9 @@
-"""The tables in README.md and docs/ that are made from benchmarks/results/: print them, write them, or check them.
+"""Tables and numbers in README.md and docs/ that are made from benchmarks/results/: print, write, or check them.
 
     python benchmarks/tables.py [--write | --check]
 
 A page asks for a table by `<!-- table: NAME -->`; everything up to the next `<!-- end of table -->` is made here.
+Numbers in prose have their keys behind them, see `prose`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import prose
 import tables_cpu
 import tables_kure
 import tables_mcu
 import tables_ptq
+import tables_steps
 import tables_transfer
 from common import RESULTS, ROOT, markdown, result
 from records import maker
@@ -85,30 +88,29 @@ def _missing(groups: dict[tuple[str, str], list[dict[str, Any]]], seeds: list[in
 def allocation() -> str:
     """Wall time to the proven optimum, beside HiGHS and CBC in the same run."""
     cases: dict[str, dict[str, str]] = {}
-    for row in result("allocation")["rows"]:
-        text = f"{1000 * row['median_s']:.1f} ms" + ("" if row["proven"] else ", not proven")
+    found = result("allocation")
+    rounds = max(row["rounds"] for row in found["rows"])
+    for row in found["rows"]:
+        text = f"{1000 * row['median_s']:.1f} ms" + {1: " (once)", rounds: ""}.get(
+            row["rounds"], f" ({row['rounds']} rounds)"
+        )
+        text += "" if row["proven"] else ", not proven"
         text += "" if row["excess"] < 1e-9 else f", {100 * row['excess']:.2g} % too much harm"
         cases.setdefault(row["case"], {})[row["solver"]] = text
     solvers = list(next(iter(cases.values())))
-    rows = [(case, *(found.get(solver, "-") for solver in solvers)) for case, found in cases.items()]
-    return markdown(("case", *(f">{solver}" for solver in solvers)), rows)
-
-
-def qat() -> str:
-    """Least CPU time of a training step, and the median of its ratios to the float step of the same round."""
-    found = result("qat_step")
-    steps = [*found["eager"].items(), *found["compiled"]["steps"].items()]
-    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio_in_pairs']:.3f}") for name, row in steps]
-    joint = result("limpq_step")["steps"]["joint, six passes"]
-    rows.append(("LIMPQ's joint step, six passes", f"{joint['cpu_ms_min']:.0f} ms", f"{joint['ratio_in_pairs']:.3f}"))
-    return markdown(("step", ">CPU time", ">ratio"), rows)
+    rows = [(case, *(cells.get(solver, "-") for solver in solvers)) for case, cells in cases.items()]
+    note = (
+        f"Median wall time of {rounds} rounds, or of as many as stand beside it; load {found['load_average'][0]:.1f}.\n"
+    )
+    return markdown(("case", *(f">{solver}" for solver in solvers)), rows) + "\n" + note
 
 
 def capture() -> str:
     """Layers, MACs and seconds of capture."""
     found = result("capture")["networks"]
     rows = [(n, r["layers"], f"{r['macs']:,}", f"{r['seconds_median']:.2f} s") for n, r in found.items()]
-    return markdown(("network", ">layers", ">MACs", ">capture"), rows)
+    note = f"Capture: median wall time of {result('capture')['runs']} runs.\n"
+    return markdown(("network", ">layers", ">MACs", ">capture"), rows) + "\n" + note
 
 
 def arena(name: str = "arena") -> str:
@@ -124,7 +126,7 @@ def arena(name: str = "arena") -> str:
         key=lambda group: (group[0][0], -_mean(_percent(group[1], "tuned") or _percent(group[1], "calibrated"))),
     )
     rows = [_arena_row(found["efforts"].get(name, {}), runs) for (_, name), runs in ordered]
-    columns = ("budget", "method", ">fine-tuned", ">calibrated", ">BitOps", ">weight kB")
+    columns = ("budget", "method", ">seeds", ">fine-tuned", ">calibrated", ">BitOps", ">weight kB")
     efforts = (">search CPU", ">images", ">forward", ">backward")
     return markdown((*columns, *efforts), rows) + "\n" + "  \n".join(_arena_notes(found, groups)) + "\n"
 
@@ -143,15 +145,17 @@ def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str, ...]:
+def _arena_row(effort: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[object, ...]:
     values, costs = _percent(runs, "tuned"), next((run["costs"] for run in runs if run["costs"]), None)
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     calibrated = _percent(runs, "calibrated")
     passes = (effort.get(key) for key in ("images", "forward_images", "backward_images"))
-    cpu = effort.get("cpu_seconds")
+    # That of other toolkits is measured beside ours in `peers_search`, in one run.
+    cpu = None if runs[0]["outside"] else effort.get("cpu_seconds")
     return (
         runs[0]["budget"],
         runs[0]["name"] + (" (other toolkit)" if runs[0]["outside"] else ""),
+        len(runs) if costs else "-",
         f"{_mean(values):.2f}{spread} %" if values else "-",
         f"{_mean(calibrated):.2f} %" if calibrated else "-",
         f"{costs['bitops'] / 1e6:.1f} M" if costs else "-",
@@ -165,11 +169,9 @@ def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[
     seeds = sorted({row["seed"] for row in found["rows"]})
     yield (
         f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']:g}; "
-        f"seeds: {', '.join(map(str, seeds))}; ± is the sample standard deviation over them."
+        f"seeds: {', '.join(map(str, seeds))}, of which each row has the first; accuracies are "
+        "means over them, ± is their sample standard deviation."
     )
-    fewer = sum(1 for runs in groups.values() if len(runs) < len(seeds))
-    if fewer:
-        yield f"{fewer} of {len(groups)} rows have fewer seeds so far."
     if found["interrupted"]:
         yield f"Searches that were killed and continued, so their effort is too low: {', '.join(found['interrupted'])}."
     yield from _same_bits(groups)
@@ -204,18 +206,6 @@ def peers_search() -> str:
     columns = ("search", "needs", ">CPU time", ">of MCT's call", ">of its search alone", ">weight bytes")
     limit = f"Least of {found['rounds']} rounds, one thread; at most {found['limit_bytes']:,.0f} weight bytes.\n"
     return markdown(columns, rows) + "\n" + limit
-
-
-def peers_qat_step() -> str:
-    """CPU time of a QAT step in other toolkits over that of the float step in the same run."""
-    if not (RESULTS / "peers_qat_step.json").exists():
-        return "Not run yet.\n"
-    found = result("peers_qat_step")
-    steps = found["steps"].items()
-    rows = [(name, f"{row['cpu_ms_min']:.0f} ms", f"{row['ratio_in_pairs']:.2f}") for name, row in steps]
-    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
-    note = f"Batch {found['batch']}, {found['rounds']} rounds, one thread; {versions}.\n"
-    return markdown(("step", ">CPU time", ">ratio"), rows) + "\n" + note
 
 
 def peers_solver() -> str:
@@ -442,13 +432,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "export_sizes": export_sizes,
     "export_speed": export_speed,
     "allocation": allocation,
-    "qat": qat,
     "capture": capture,
     "corruption": corruption,
     "latency": latency,
     "latency_bits": latency_bits,
     "peers_search": peers_search,
-    "peers_qat_step": peers_qat_step,
     "peers_solver": peers_solver,
     "peers_export": peers_export,
     "shift_curvature": shift_curvature,
@@ -457,26 +445,34 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_kure.TABLES,
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,
+    **tables_steps.TABLES,
     **tables_transfer.TABLES,
 }
 
 
 def filled(text: str) -> str:
-    """A page with all its tables made anew."""
-    return MARK.sub(lambda m: f"{m['head']}{TABLES[m['name']]()}{m['tail']}", text)
+    """A page with all its tables and numbers made anew."""
+    return prose.filled(MARK.sub(lambda m: f"{m['head']}{TABLES[m['name']]()}{m['tail']}", text))
 
 
 def pages() -> list[Path]:
-    """All pages that ask for a table."""
-    candidates = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [path for path in candidates if MARK.search(path.read_text())]
+    """All pages."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def strays(paths: Iterable[Path]) -> list[str]:
+    """Numbers in prose without a key or a kind, and keys that no page asks for."""
+    texts = {path: path.read_text() for path in paths}
+    unused = set(prose.NUMBERS).difference(*(prose.keys(text) for text in texts.values()))
+    found = [f"{path.relative_to(ROOT)}, {stray}" for path, text in texts.items() for stray in prose.undeclared(text)]
+    return found + [f"benchmarks/prose.py: no page asks for {key}." for key in sorted(unused)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--write", action="store_true", help="into the pages")
-    group.add_argument("--check", action="store_true", help="fail if a page differs")
+    group.add_argument("--check", action="store_true", help="fail if a page differs, or has a number without a key")
     arguments = parser.parse_args()
     stale = [path for path in pages() if filled(path.read_text()) != path.read_text()]
     if arguments.write:
@@ -484,7 +480,9 @@ def main() -> None:
             path.write_text(filled(path.read_text()))
     elif arguments.check and stale:
         sys.exit(f"stale: {', '.join(map(str, stale))}. Run python benchmarks/tables.py --write.")
-    elif not arguments.check:
+    elif arguments.check:
+        sys.exit("\n".join(stray for stray in strays(pages()) if stray.startswith(("README", "docs/results"))) or None)
+    else:
         for name, make in TABLES.items():
             print(f"## {name}\n\n{make()}")
 

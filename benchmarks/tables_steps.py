@@ -1,0 +1,51 @@
+"""Tables on the time of training steps, from results/qat_step.json, limpq_step.json and peers_qat_step.json.
+
+All of them are medians: of the CPU time over all rounds, and of the ratio over pairs of neighbouring steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from common import RESULTS, markdown, result
+from intervals import of_median
+
+COLUMNS = ("step", ">rounds", ">CPU time", ">ratio", ">95 % interval of the ratio")
+
+
+def ratios(steps: dict[str, dict[str, Any]], name: str) -> list[float]:
+    """Of a step's CPU time to that of the float step next to it, round by round; the float step is the first."""
+    base = next(iter(steps.values()))["cpu_ms"]
+    return [ours / theirs for ours, theirs in zip(steps[name]["cpu_ms"], base, strict=True)]
+
+
+def _rows(steps: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    rows = []
+    for place, (name, one) in enumerate(steps.items()):
+        low, high = of_median(ratios(steps, name))
+        interval = f"{low:.2f} to {high:.2f}" if place else "-"
+        rows.append(
+            (name, str(len(one["cpu_ms"])), f"{one['cpu_ms_median']:.0f} ms", f"{one['ratio_in_pairs']:.2f}", interval)
+        )
+    return rows
+
+
+def qat() -> str:
+    """Steps of ResNet-20: eager, compiled, and LIMPQ's joint one, each beside a float step of its kind."""
+    found, joint = result("qat_step"), result("limpq_step")["steps"]
+    names = {"float32": "float32, beside the joint step", "joint, six passes": "LIMPQ's joint step, six passes"}
+    both = [*_rows(found["eager"]), *_rows(found["compiled"]["steps"])]
+    return markdown(COLUMNS, [*both, *((names[row[0]], *row[1:]) for row in _rows(joint))])
+
+
+def peers_qat_step() -> str:
+    """Steps in other toolkits, beside the float step of the same run."""
+    if not (RESULTS / "peers_qat_step.json").exists():
+        return "Not run yet.\n"
+    found = result("peers_qat_step")
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    return markdown(COLUMNS, _rows(found["steps"])) + f"\nBatch {found['batch']}, one thread; {versions}.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {"peers_qat_step": peers_qat_step, "qat": qat}
