@@ -205,6 +205,12 @@ def test_code_grows_by_the_scales_of_outputs_and_by_calls() -> None:
 
     assert classes(100) - classes(3) == 4 * 97, "one int32 a class, for the index of the largest"
 
+    def tokens(places: int) -> int:
+        b = Builder((places, 3), seed=0)
+        return predict(rounded(b.finish(b.linear(b.first, 7, bits=None)), "single")).code_bytes
+
+    assert tokens(50) == tokens(2), "classes are the last dimension of what a linear layer gives, not the first"
+
     def parts(count: int) -> int:
         b = Builder((3, 2), seed=0)
         x = b.concat(*(b.first for _ in range(count)))

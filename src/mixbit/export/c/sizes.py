@@ -105,7 +105,7 @@ def predict(graph: IntegerGraph, *, options: COptions | None = None) -> Footprin
 def footprint(program: Program, plan: MemoryPlan) -> Footprint:
     """The same for a program that is built already."""
     found = layers(program)
-    output = 4 * program.graph.tensors[program.last.output].shape[0]  # scales of model_argmax
+    output = 4 * len(program.last.weight)  # scales of model_argmax, one a channel
     return Footprint(
         policy_bytes=-(-program.graph.weight_bits // 8),
         weight_bytes=sum(one.weight_bytes for one in found),
