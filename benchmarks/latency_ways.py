@@ -1,6 +1,6 @@
 """Which sums predict whole networks: of kernels within networks (`mixbit latency build`), or of layers measured alone?
 
-    python benchmarks/latency_ways.py [--repetitions 5] [--rounds 15] [--policies 8]
+    python benchmarks/latency_ways.py [--repetitions 10] [--rounds 15] [--policies 8] [--bits 2 4 8]
 
 ResNet-20, on random policies that neither was made from. Both ways are measured twice in every repetition: in the same
 rounds as the policies, and before them, as a table is built. In the second case all is scaled by a reference network
@@ -37,7 +37,7 @@ from mixbit.export._onnxruntime_target import (
     _timing,
 )
 from mixbit.export._timing import interleave
-from mixbit.export.latency import DEFAULT_BITS, options_of, random_bits
+from mixbit.export.latency import options_of, random_bits
 
 Graphs = Mapping[str, IntegerGraph]
 WAYS = ("kernels within networks", "layers alone")
@@ -137,15 +137,16 @@ def values(ways: Ways, tell: Callable[[str], Any] = print) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--policies", type=int, default=8)
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 8], help="of weights and of activations")
     records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    bits = DEFAULT_BITS
     if given.smoke:
-        given.repetitions, given.rounds, given.policies, bits = 1, 1, 1, (8,)
+        given.repetitions, given.rounds, given.policies, given.bits = 1, 1, 1, [8]
+    bits = tuple(given.bits)
     settings = {"network": "resnet20", "bits": list(bits), "rounds": given.rounds, "policies": given.policies}
     results = records.Results(
         "latency_ways", settings=settings, libraries=("onnxruntime", "onnx"), fresh=given.fresh, smoke=given.smoke

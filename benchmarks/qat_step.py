@@ -1,10 +1,10 @@
 """Cost of a QAT step: ResNet-20, batch 128, W4A4, per-channel weights, against the float step of the same run.
 
-    python benchmarks/qat_step.py [--rounds 20] [--threads 1] [--compile]
+    python benchmarks/qat_step.py [--rounds 50] [--threads 1] [--parts eager compiled] [--fresh | --smoke]
 
-All variants take turns, step by step, in one process, with the memory settings of the command line; CPU time is
-compared, which noise of other processes moves least. Ratios: of the fastest steps, of the medians, and the median of
-the ratios of neighbouring steps.
+All variants of a part take turns, step by step, in one process, with the memory settings of the command line; CPU time
+is compared, which noise of other processes moves least. Ratios: of the fastest steps, of the medians, and the median of
+the ratios of neighbouring steps. Compiled steps have a float step of their own, and take turns with that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common import write_result
+import records
 from mixbit import models
 from mixbit._heap import keep_freed_memory
 from mixbit._optim import make_optimizer
@@ -31,6 +32,7 @@ from mixbit.quantizers import fuse_under_compile
 from mixbit.quantizers._native import library
 
 BATCH = 128
+PARTS = ("eager", "compiled")
 
 
 class PlainLsq(torch.autograd.Function):
@@ -199,47 +201,94 @@ def recompiles(model: nn.Module, x: Tensor, y: Tensor) -> int:
     return int(counters["stats"]["unique_graphs"] - first)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
-    torch.manual_seed(0)
-    x = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-    y = torch.randint(0, 10, (BATCH,))
-    model = models.build("resnet20").to(memory_format=torch.channels_last)
-    four = quantized(model, x)
-    variants = {
-        "float32": model,
-        "W4A4": four,
-        "W4A4, plain LSQ function": replaced(four, "function"),
-        "W4A4, torch's learnable operator": replaced(four, "learnable"),
-    }
-    steps = {name: make_step(one, x, y) for name, one in variants.items()}
-    bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if bf16:  # elsewhere it is emulated, over ten times as slow
-        steps["float32, bf16 autocast"] = make_step(copy.deepcopy(model), x, y, bf16=True)
-        steps["W4A4, bf16 autocast"] = make_step(copy.deepcopy(four), x, y, bf16=True)
-    table = time_steps(steps, arguments.rounds)
-    add_ratios(table, "float32")
-    payload: dict[str, Any] = {
-        "batch": BATCH,
-        "compiled_kernels": library() is not None,
-        "bf16_arithmetic": bf16,
-        "quantizers": len(quantizers(four)),
-        "eager": table,
-        "saved_mib": {name: memory(one, x) for name, one in variants.items()},
-        "profile_of_W4A4": profile(steps["W4A4"]),
-    }
-    if arguments.compile:
-        payload["compiled"] = compiled_table(model, four, x, y, arguments.rounds)
-    print(f"written to {write_result('qat_step', payload, seed=0)}")
-    for name, row in [*table.items(), *payload.get("compiled", {"steps": {}})["steps"].items()]:
+class Bench:
+    """The networks, made when they are first asked for, and what is measured of them."""
+
+    def __init__(self, batch: int, rounds: int) -> None:
+        self.batch, self.rounds = batch, rounds
+
+    @cached_property
+    def batches(self) -> tuple[Tensor, Tensor]:
+        """One batch of random images and labels."""
+        torch.manual_seed(0)
+        x = torch.randn(self.batch, 3, 32, 32).to(memory_format=torch.channels_last)
+        return x, torch.randint(0, 10, (self.batch,))
+
+    @cached_property
+    def models(self) -> dict[str, nn.Module]:
+        """Every variant, from the same float weights."""
+        x, _ = self.batches
+        model = models.build("resnet20").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        four = quantized(model, x)
+        return {
+            "float32": model,
+            "W4A4": four,
+            "W4A4, plain LSQ function": replaced(four, "function"),
+            "W4A4, torch's learnable operator": replaced(four, "learnable"),
+        }
+
+    @cached_property
+    def steps(self) -> dict[str, Callable[[], None]]:
+        """Of every variant; in bf16 too where there is arithmetic for it: elsewhere it takes ten times as long."""
+        found = {name: make_step(one, *self.batches) for name, one in self.models.items()}
+        if bf16():
+            for name in ("float32", "W4A4"):
+                twin = copy.deepcopy(self.models[name])
+                found[f"{name}, bf16 autocast"] = make_step(twin, *self.batches, bf16=True)
+        return found
+
+    def eager(self) -> dict[str, dict[str, Any]]:
+        """All variants in turns."""
+        table = time_steps(self.steps, self.rounds)
+        add_ratios(table, "float32")
+        show(table)
+        return table
+
+    def memory(self) -> dict[str, float]:
+        """MiB for the backward pass."""
+        return {name: memory(one, self.batches[0]) for name, one in self.models.items()}
+
+    def compiled(self) -> dict[str, Any]:
+        """Compiled float and W4A4 in turns."""
+        found = compiled_table(self.models["float32"], self.models["W4A4"], *self.batches, self.rounds)
+        show(found["steps"])
+        return found
+
+
+def bf16() -> bool:
+    """Whether this processor has arithmetic for it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def show(table: dict[str, dict[str, Any]]) -> None:
+    """A line for each step."""
+    for name, row in table.items():
         ratios = f"{row['ratio_in_pairs']:.3f} in pairs, {row['ratio']:.3f} of minima"
         print(f"{name:36s} {row['cpu_ms_min']:7.1f} ms CPU   {ratios}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the smoke version has no compiled")
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    keep_freed_memory()
+    batch, rounds = (4, 1) if given.smoke else (BATCH, given.rounds)
+    parts = [part for part in given.parts if part != "compiled" or not given.smoke]
+    settings = {"batch": batch, "rounds": rounds, "threads": given.threads, "compiled_kernels": library() is not None}
+    results = records.Results("qat_step", settings=settings, fresh=given.fresh, smoke=given.smoke)
+    bench = Bench(batch, rounds)
+    todo: dict[str, Callable[[], Any]] = {"eager": bench.eager, "saved_mib": bench.memory}
+    todo |= {"profile_of_W4A4": lambda: profile(bench.steps["W4A4"])}
+    todo = {**(todo if "eager" in parts else {}), **({"compiled": bench.compiled} if "compiled" in parts else {})}
+    if results.plan(todo):
+        facts = {"batch": batch, "compiled_kernels": library() is not None, "bf16_arithmetic": bf16()}
+        results.facts(**facts, quantizers=len(quantizers(bench.models["W4A4"])))
+    for part, make in todo.items():
+        results.part(part, make)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ class Results:
         found = self.find(path)
         if found is not None:
             content = read(self.name, folder=self.folder)
-            made = maker(content, next(one for one in content["made_by"] if _within(one, path)))
+            made = _maker_of_part(content, path)
             tell(f"reused: {path} (of {made.get('commit')}, {made['machine'].get('cpu')})")
             return found
         begun = conditions()
@@ -228,7 +228,10 @@ class Results:
             now = _placed(content["made"], {**self.smoke, **provenance(begun), **self.depends})
             head = path.partition(".")[0]
             content["made_by"] = {one: at for one, at in content["made_by"].items() if not _within(one, path)}
-            content["made_by"] |= {one: now for one, _ in _pieces(head, content[head]) if _within(one, path)}
+            if _is_table(content[head]):
+                content[head] = [{**row, "made": now} for row in content[head]]
+            else:
+                content["made_by"] |= {one: now for one, _ in _pieces(head, content[head]) if _within(one, path)}
             content["keys"] = {**content.get("keys", {}), path: self.key(path)}
             _write(self.name, content, folder=self.folder)
         self._here.add(self.key(path))
@@ -475,6 +478,13 @@ def latest(rows: Iterable[Row], *names: str) -> list[Row]:
     return list(found.values())
 
 
+def _maker_of_part(found: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Of a part that was measured whole."""
+    if _is_table(found.get(path)):
+        return maker(found, found[path][0])
+    return maker(found, next(one for one in found["made_by"] if _within(one, path)))
+
+
 def tables(found: Mapping[str, Any]) -> dict[str, list[Row]]:
     """All parts that are lists of rows."""
     return {part: value for part, value in found.items() if part not in HEAD and _is_table(value)}
@@ -499,7 +509,7 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = json.loads(json.dumps(dict(one)))
     for part, value in other.items():
-        if part in tables(other):
+        if part in tables(other) and part not in other.get("keys", {}):
             here = found.setdefault(part, [])
             known = [_values(row) for row in here]
             new = [row for row in value if _values(row) not in known]
@@ -512,6 +522,9 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge_part(found: dict[str, Any], other: Mapping[str, Any], part: str) -> None:
     """A dict of parts, such as networks, has those of both; what was measured together stays together."""
+    if _is_table(other[part]):
+        found[part] = [{**row, "made": _placed(found["made"], maker(other, row))} for row in other[part]]
+        return
     pieces = [path for path, _ in _pieces(part, other[part])]
     apart = pieces != [part] and isinstance(found.get(part), dict) and part not in other.get("keys", {})
     if apart:

@@ -272,6 +272,18 @@ def test_a_part_is_one_measurement_with_a_key_and_a_maker(folder: Path) -> None:
     assert [fresh.part("eager", both, tell=quiet)["W4A4"]["ms"] for _ in range(2)] == [393, 393]
 
 
+def test_a_part_that_is_a_list_of_rows_is_one_measurement_too(folder: Path) -> None:
+    here, there = folder / "here", folder / "there"
+    for place, values in ((here, (1, 2)), (there, (3,))):
+        own = results(place, settings={"of": place.name})
+        for _ in range(2):
+            found = own.part("profile", lambda values=values: [{"ms": ms} for ms in values], tell=quiet)
+        assert [row["ms"] for row in found] == [*values]
+    both = records.merged(records.read("speed", folder=here), records.read("speed", folder=there))
+    assert [row["ms"] for row in both["profile"]] == [3] and len(both["made"]) == 1
+    assert records.maker(both, both["profile"][0])["settings"] == {"of": "there"}
+
+
 def test_rows_stand_in_the_order_of_the_plan(folder: Path) -> None:
     names = [{"case": case} for case in ("c", "a", "d", "b")]
     for chosen in ([names[2]], [names[0], names[3]], names):
