@@ -481,7 +481,14 @@ def main() -> None:
     elif arguments.check and stale:
         sys.exit(f"stale: {', '.join(map(str, stale))}. Run python benchmarks/tables.py --write.")
     elif arguments.check:
-        sys.exit("\n".join(stray for stray in strays(pages()) if stray.startswith(("README", "docs/results"))) or None)
+        sys.exit(
+            "\n".join(
+                stray
+                for stray in strays(pages())
+                if stray.startswith(("README", "docs/results", "docs/kure", "docs/transfer"))
+            )
+            or None
+        )
     else:
         for name, make in TABLES.items():
             print(f"## {name}\n\n{make()}")
