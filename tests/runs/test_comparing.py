@@ -16,6 +16,7 @@ from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import registry
 from mixbit.metric import average
 from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.quantize import QuantizeConfig
 from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
 from mixbit.task import Task
@@ -223,6 +224,26 @@ def test_a_row_is_calibrated_and_trained_with_its_seed(
     monkeypatch.setattr(comparing, "train", trained)
     arena(["test-a"], seeds=(3, 5))
     assert seeds == {"calibrated": [3, 5], "trained": [3, 5]}
+
+
+@pytest.mark.parametrize("fine_tune", [True, False])
+def test_what_is_calibrated_is_quantized_as_it_is_trained(
+    fine_tune: bool, calls: Calls, arena: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the setting `quantize`, which counts without fine-tuning, too."""
+    asked: list[QuantizeConfig | None] = []
+    put = comparing.put_policy_on
+
+    def calibrated(*given: Any, config: QuantizeConfig | None = None, **named: Any) -> None:
+        asked.append(config)
+        put(*given, config=config, **named)
+
+    monkeypatch.setattr(comparing, "put_policy_on", calibrated)
+    own = {**SETTINGS, "quantize": {"per_channel": False}}
+    (row,) = arena(["test-a"], settings=own, fine_tune=fine_tune).rows
+    assert asked == [QuantizeConfig(per_channel=False)] and (row.tuned is not None) == fine_tune and not row.reason
+    with pytest.raises(StaleRun, match="quantize="):
+        arena(["test-a"], fine_tune=fine_tune)
 
 
 def test_a_method_has_its_own_settings_and_the_subjects_seed(

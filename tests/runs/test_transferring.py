@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mixbit.data import TensorSplit
 from mixbit.data import digits as digits_module
 from mixbit.errors import BudgetError, MixbitError, PolicyError, StaleRun
 from mixbit.policy import Policy, Scores
+from mixbit.quantize import QuantizeConfig
 from mixbit.runs import Subject, Transferred, transferring
 from mixbit.task import Task
 from tests.cli import tiny
@@ -238,11 +240,23 @@ def test_agreement_by_hand(tmp_path: Path) -> None:
     assert found.distance.layers == 2 and found.distance.equal_share == sum(same) / 2
 
 
-def test_a_policy_is_calibrated_by_the_seed_of_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds: list[int] = []
-    monkeypatch.setattr(transferring, "put_policy_on", lambda *_, seed: seeds.append(seed))
-    runs.transfer(tiny.scores(), replace(tiny.subject(), seed=3), ["bitops=4x4"], tmp_path, own=False, quiet=True)
-    assert seeds == [3]
+def test_a_policy_is_calibrated_by_the_seed_of_the_target_and_the_quantizers_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(transferring, "put_policy_on", lambda *_, seed, config: asked.append((seed, config)))
+    move = partial(runs.transfer, tiny.scores(), replace(tiny.subject(), seed=3), ["bitops=4x4"], own=False, quiet=True)
+    move(tmp_path / "plain")
+    move(tmp_path / "own", settings={"quantize": {"per_channel": False}})
+    assert asked == [(3, QuantizeConfig()), (3, QuantizeConfig(per_channel=False))]
+    with pytest.raises(StaleRun, match="quantize="):
+        move(tmp_path / "own")
+
+
+def test_a_setting_that_is_none_claims_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match="Did you mean 'lr'"):
+        runs.transfer(tiny.scores(), tiny.subject(), ["bitops=4x4"], tmp_path / "run", settings={"lrr": 1})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_policy_meets_the_budget_in_its_own_counting(tmp_path: Path) -> None:

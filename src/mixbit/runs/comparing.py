@@ -28,16 +28,17 @@ from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Policy, resolve_pins
+from mixbit.quantize import QuantizeConfig
 from mixbit.runs import _folder, _standings
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._metering import Effort, Meter
-from mixbit.runs._options import quantize_config
+from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Subject, metric_facts
 from mixbit.runs.training import put_policy_on, train
 from mixbit.task import Task
-from mixbit.training import CHECKPOINT, TrainConfig
+from mixbit.training import CHECKPOINT
 
 __all__ = ["BASELINES", "Comparison", "Effort", "Entry", "Row", "Standing", "compare", "read_comparison"]
 
@@ -100,7 +101,7 @@ def compare(
         entries: methods, as `Entry` or as its text.
         budgets: each one limit (`bitops=3x3`) or several with commas between (`bitops=3x3,weight-bytes=10x`).
         run: folder of this comparison.
-        settings: of the fine-tuning, see `mixbit.training.TrainConfig`; not its seed.
+        settings: of the fine-tuning, as for `mixbit.runs.train`; not its seed. `quantize` is that of calibration too.
         fine_tune: False stops after calibration.
         seeds: of calibration and fine-tuning.
         policies: name -> policy file from elsewhere; it takes part in the budget that it names, or if it names none, in
@@ -131,9 +132,12 @@ def compare(
     try_out(task.model, task.test, task.objective, label_smoothing=(settings or {}).get("label_smoothing", 0.0))
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
-    facts = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)
+    facts: dict[str, Any] = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)
+    if plain is None and QUANTIZE in (settings or {}):  # of the fine-tuning nothing counts but what calibration has too
+        facts[QUANTIZE] = (settings or {})[QUANTIZE]
     _folder.begin(run, facts if repair == "forbid" else {**facts, "repair": repair})
-    arena = _Arena(subject=subject, task=task, run=run, settings=plain, repair=repair, quiet=quiet)
+    config = quantize_config(settings or {})
+    arena = _Arena(subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet)
     arena.evaluate_float()
     arena.warm_up()
     for name, effort in (efforts or {}).items():
@@ -156,7 +160,7 @@ def _plain_settings(settings: Mapping[str, Any] | None, fine_tune: bool) -> dict
     values = dict(settings or {})
     if "seed" in values:
         raise MixbitError("settings: the seed of fine-tuning is not one setting. Give seeds=(0, 1, ...).")
-    TrainConfig.from_dict(values)
+    read_options(values, 0)
     return values if fine_tune else None
 
 
@@ -200,6 +204,7 @@ class _Arena:
     task: Task
     run: Path
     settings: dict[str, Any] | None
+    quantize: QuantizeConfig
     repair: RepairHow
     quiet: bool
     failed: dict[str, str] = field(default_factory=dict)
@@ -343,7 +348,7 @@ class _Arena:
 
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)
-        put_policy_on(model, policy, self.task, seed=seed, config=quantize_config(self.settings or {}))
+        put_policy_on(model, policy, self.task, seed=seed, config=self.quantize)
         yield "calibrated", self._evaluated(model).value
         if self.settings is not None:
             subject = replace(self.subject, seed=seed)

@@ -26,7 +26,9 @@ from mixbit.policy import (
     transfer_policy,
     transfer_scores,
 )
+from mixbit.quantize import QuantizeConfig
 from mixbit.runs import _folder
+from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs.allocating import allocate, read_network
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject, metric_facts
@@ -131,7 +133,7 @@ def transfer(
         run: folder of the transfer.
         own: search the target too, with the source's method and settings.
         epochs: of fine-tuning; 0 stops after calibration.
-        settings: of the fine-tuning, see `mixbit.training.TrainConfig`.
+        settings: of the fine-tuning, as for `mixbit.runs.train`. `quantize` is that of calibration too.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
 
@@ -142,6 +144,7 @@ def transfer(
     """
     _distributed.start()
     origin = _read(source)
+    read_options(settings or {}, subject.seed)  # before the folder is begun: a typo must not claim it
     task = subject.task()[0] if task is None else task
     moved = _move(origin, task.network)
     if own and origin.method not in methods.names():
@@ -150,7 +153,14 @@ def transfer(
             "in the same way. Leave its own search out: own=False, --no-own."
         )
     tuning = {"epochs": epochs, **(settings or {})} if epochs else {}
-    facts = {"source": origin.digest, "method": origin.method, "method_settings": origin.settings, "own": own}
+    facts: dict[str, Any] = {
+        "source": origin.digest,
+        "method": origin.method,
+        "method_settings": origin.settings,
+        "own": own,
+    }
+    if not epochs and QUANTIZE in (settings or {}):  # of the fine-tuning nothing counts but what calibration has too
+        facts[QUANTIZE] = (settings or {})[QUANTIZE]
     _folder.begin(
         run,
         {
@@ -176,7 +186,7 @@ def transfer(
         float32=Outcome(
             name="float32", accuracy=_float_accuracy(task, run), costs=float_costs(task.network), metric=task.info
         ),
-        reached=_reach_all(policies, subject, task, tuning, run, quiet=quiet),
+        reached=_reach_all(policies, subject, task, tuning, quantize_config(settings or {}), run, quiet=quiet),
         agreement=_agreement(moved, policies, run, task.network) if own else None,
         dropped=_dropped(moved),
         files=_files(run, list(policies), trained=bool(tuning)),
@@ -251,7 +261,14 @@ def _dropped(moved: Scores | Policy) -> list[str]:
 
 
 def _reach_all(
-    policies: Mapping[str, Policy], subject: Subject, task: Task, tuning: Mapping[str, Any], run: Path, *, quiet: bool
+    policies: Mapping[str, Policy],
+    subject: Subject,
+    task: Task,
+    tuning: Mapping[str, Any],
+    config: QuantizeConfig,
+    run: Path,
+    *,
+    quiet: bool,
 ) -> list[Reached]:
     done: list[Reached] = []
     for name, policy in policies.items():
@@ -265,14 +282,14 @@ def _reach_all(
                 name=name,
                 policy=policy,
                 costs=costs(task.network, policy.layers),
-                calibrated=_calibrated(policy, subject, task, run / name) if twin is None else twin.calibrated,
+                calibrated=_calibrated(policy, subject, task, config, run / name) if twin is None else twin.calibrated,
                 trained=trained if twin is None else twin.trained,
             )
         )
     return done
 
 
-def _calibrated(policy: Policy, subject: Subject, task: Task, folder: Path) -> float:
+def _calibrated(policy: Policy, subject: Subject, task: Task, config: QuantizeConfig, folder: Path) -> float:
     """Accuracy with float weights and calibrated activations, remembered with the bits that it is of."""
     bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
     path = folder / CALIBRATED
@@ -281,7 +298,7 @@ def _calibrated(policy: Policy, subject: Subject, task: Task, folder: Path) -> f
         if known.bits == bits:
             return known.accuracy
     model = copy.deepcopy(task.model)
-    put_policy_on(model, policy, task, seed=subject.seed)
+    put_policy_on(model, policy, task, seed=subject.seed, config=config)
     accuracy = evaluate(model, task.test, loss=task.objective).value
     if _distributed.rank() == 0:
         _io.write_json(path, {"accuracy": accuracy, "bits": bits})
