@@ -181,6 +181,14 @@ def test_cost_table_has_the_float_network_beside() -> None:
     }
 
 
+def test_cost_table_counts_both_networks_alike() -> None:
+    """In LIMPQ's counting the float network has its MACs too: of one that counts 12 instead of 10."""
+    net = chain((10, 100))
+    net = replace(net, layers=tuple(replace(one, macs_limpq=120) for one in net.layers))
+    table = cost_table(net, {"l0": W3A4}, macs="limpq")
+    assert (table["bitops"], table["float_bitops"]) == (120 * 12, 120 * 1024)
+
+
 # ------------------------------------------------------------------------------------------- layer bits
 
 

@@ -114,6 +114,14 @@ def test_the_lowest_bits_are_laid_out_before_a_limit_is_out_of_reach(monkeypatch
     assert caught.value.nearest == {"ram": 45}
 
 
+def test_of_several_that_fit_the_least_harmful_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both lie in 45 bytes, where the sums of their parts say 60 and 120; by their harms 4 bits do 7 and 2 bits 21."""
+    lowest, higher = ({one.name: LayerBits(8, bits) for one in NET.layers} for bits in (2, 4))
+    for candidates in ([lowest, higher], [higher, lowest]):
+        policy, allocation, *_ = fit(monkeypatch, ["ram=50"], lambda bits: 45 - 10 * sum(bits), candidates)
+        assert policy.layers == higher and allocation.objective == 7
+
+
 def test_another_limit_is_not_put_down_to_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     lowest = {one.name: LayerBits(8, 2) for one in NET.layers}
     with pytest.raises(InfeasibleBudget, match=r"^bitops=10 cannot be met") as caught:
