@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numbers_arena
 import numbers_export
 import numbers_kure
+import numbers_topology
 
 KINDS = {
     "given": "a setting, a limit, a goal, a definition or an example",
@@ -29,7 +30,12 @@ KINDS = {
     "held": "a bound that a test of the suite holds",
 }
 
-NUMBERS: dict[str, Callable[[], str]] = {**numbers_arena.NUMBERS, **numbers_export.NUMBERS, **numbers_kure.NUMBERS}
+NUMBERS: dict[str, Callable[[], str]] = {
+    **numbers_arena.NUMBERS,
+    **numbers_export.NUMBERS,
+    **numbers_kure.NUMBERS,
+    **numbers_topology.NUMBERS,
+}
 
 TABLE = re.compile(r"<!-- table: \w+ -->.*?<!-- end of table -->", re.DOTALL)
 CODE = re.compile(r"^( *)(```+).*?^\1\2 *$|``.+?``|`[^`]*`", re.DOTALL | re.MULTILINE)

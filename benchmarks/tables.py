@@ -23,6 +23,7 @@ import tables_kure
 import tables_mcu
 import tables_ptq
 import tables_steps
+import tables_topology
 import tables_transfer
 from common import RESULTS, ROOT, markdown, result
 from records import maker
@@ -446,6 +447,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,
     **tables_steps.TABLES,
+    **tables_topology.TABLES,
     **tables_transfer.TABLES,
 }
 
@@ -485,7 +487,7 @@ def main() -> None:
             "\n".join(
                 stray
                 for stray in strays(pages())
-                if stray.startswith(("README", "docs/results", "docs/kure", "docs/transfer"))
+                if stray.startswith(("README", "docs/results", "docs/kure", "docs/transfer", "docs/methods/topo"))
             )
             or None
         )
