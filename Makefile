@@ -14,9 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
 INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/*/_*.c)
 
-QUICK_BENCHMARKS := $(filter-out benchmarks/arena.py benchmarks/common.py benchmarks/curves.py benchmarks/kure.py benchmarks/ptq.py benchmarks/tables% benchmarks/cifar10_resnet20.py benchmarks/export_onnx.py benchmarks/latency.py benchmarks/litert.py benchmarks/latency_ways.py benchmarks/mcu_counts.py benchmarks/mcu_kernels.py benchmarks/mlperf_tiny.py benchmarks/mobilenet_tf.py benchmarks/topological_entropy.py benchmarks/transfer.py,$(wildcard benchmarks/*.py))
-
-.PHONY: help demo setup-mcu setup-oracles test check pytest fuzz mutants bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu setup-oracles test check pytest fuzz mutants tables FORCE bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,25 +98,34 @@ format: .venv/.dev  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev  ## the measured claims, minutes; writes benchmarks/results/*.json
+# Tables of the pages, each by the commands of benchmarks/registry.py: `make table-ptq`, `make table-ptq ARGS=--fresh`,
+# `make table-ptq ARGS=--smoke` (seconds, into runs/smoke). Rows that are in the result files are reused.
+REMAKE := $(BIN)/python benchmarks/remake.py
+
+tables: .venv/.dev  ## all tables of the pages, what each takes and needs, and its commands; make table-NAME runs these
+	$(REMAKE) --list
+
+table-%: .venv/.dev FORCE
+	$(REMAKE) $* $(ARGS)
+
+table-peers_%: .venv-peers/.ok .venv/.dev FORCE
+	$(REMAKE) peers_$* $(ARGS)
+
+bench: .venv/.dev  ## the measured claims, an hour; writes benchmarks/results/*.json
 	$(BIN)/python -m pytest -m bench -q tests
-	set -e; for script in $(QUICK_BENCHMARKS); do echo "$$script"; $(BIN)/python $$script; done
+	$(REMAKE) $@ $(ARGS)
 
 bench-arena: .venv/.dev  ## all methods side by side on ResNet-20 and CIFAR-10, hours on a CPU; needs MIXBIT_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/arena.py --threads 1
+	$(REMAKE) $@ $(ARGS)
 
 bench-export: .venv/.dev  ## exported files (bytes, speed, exactness) and latency tables, hours on a CPU; needs MIXBIT_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_onnx.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/export_cpu.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/latency.py
+	$(REMAKE) $@ $(ARGS)
 
 bench-mcu: .venv/.dev  ## kernels and MLPerf Tiny on emulated microcontrollers, an hour; needs make setup-mcu, MIXBIT_DATA
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mcu_kernels.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mcu_counts.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mlperf_tiny.py
+	$(REMAKE) $@ $(ARGS)
 
 bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CPU; needs MIXBIT_DATA
-	$(BIN)/python benchmarks/cifar10_resnet20.py
+	$(REMAKE) $@ $(ARGS)
 
 # Other toolkits have an environment of their own: their pins contradict ours. torchvision's wheel asks for CUDA, so it
 # comes without what it asks for.
@@ -128,10 +135,8 @@ bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CP
 	.venv-peers/bin/python -m pip install --quiet -c benchmarks/peers/constraints.txt --no-deps torchvision
 	@touch $@
 
-bench-peers: .venv-peers/.ok  ## other toolkits on the same ResNet-20, data and budget, many minutes; needs MIXBIT_DATA
-	set -e; export OMP_NUM_THREADS=1; for script in mct modelopt_search mixbit_search qat_step export; do \
-	  .venv-peers/bin/python benchmarks/peers/$$script.py; \
-	done
+bench-peers: .venv-peers/.ok .venv/.dev  ## other toolkits on the same ResNet-20, data and budget, many minutes; needs MIXBIT_DATA
+	$(REMAKE) $@ $(ARGS)
 
 docs: .venv/.dev  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict

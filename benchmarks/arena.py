@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,17 @@ METHODS = (
 )
 
 
-def peer_policies() -> dict[str, Path]:
-    """Name -> policy file of another toolkit."""
-    return {path.stem: path for path in sorted((PEERS / "policies").glob("*.json"))}
+def peer_policies(names: Sequence[str] | None = None) -> dict[str, Path]:
+    """Name -> policy file of another toolkit: all, or those that are named.
+
+    Raises:
+        SystemExit: there is no such policy.
+    """
+    found = {path.stem: path for path in sorted((PEERS / "policies").glob("*.json"))}
+    wanted = [name for name in found if names is None or name in names]
+    if unknown := sorted({*(names or ())} - {*found, "none"}):
+        raise SystemExit(f"--peers: {', '.join(unknown)} is no policy. Legal: {', '.join(found)}, or none.")
+    return {name: found[name] for name in wanted}
 
 
 def peer_efforts() -> dict[str, runs.Effort]:
@@ -71,6 +80,7 @@ def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", help="with commas between; METHOD?key=value for settings; '' for peers alone")
+    parser.add_argument("--peers", nargs="+", help="policies of other toolkits that take part, or none; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibration and fine-tuning")
     parser.add_argument(
         "--epochs", type=int, default=1, help="of fine-tuning, 0 for none; other numbers have a folder of their own"
@@ -107,7 +117,7 @@ def work(given: argparse.Namespace, run: Path) -> None:
         settings=tuning(given),
         fine_tune=given.epochs > 0,
         seeds=given.seeds,
-        policies=peer_policies(),
+        policies=peer_policies(given.peers),
         efforts=peer_efforts(),
         baselines=False,  # they are in the list, and another process may have them in its own
         tell=lambda row: print(report.arena_line(row), flush=True),

@@ -32,7 +32,13 @@ def unpacked_data() -> Path:
 
 
 def write_result(
-    name: str, payload: dict[str, Any], *, seed: int | list[int], libraries: Sequence[str] = ("torch",), **made: Any
+    name: str,
+    payload: dict[str, Any],
+    *,
+    seed: int | list[int],
+    libraries: Sequence[str] = ("torch",),
+    smoke: bool = False,
+    **made: Any,
 ) -> Path:
     """Write the parts of a result file; those that stand in it already, unchanged, keep what made them.
 
@@ -41,9 +47,11 @@ def write_result(
         payload: all parts.
         seed: of what is new.
         libraries: distributions that it depends on.
+        smoke: not the result: marked, and in the folder of smoke runs.
         made: more of what is new, such as `settings`.
     """
-    return records.save(name, payload, seed=seed, versions=records.versions(libraries), **made)
+    marked = {"smoke": True, "folder": records.SMOKE} if smoke else {}
+    return records.save(name, payload, seed=seed, versions=records.versions(libraries), **marked, **made)
 
 
 def result(name: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SMOKE = ROOT / "runs" / "smoke"
+SMOKE = Path(os.environ.get("MIXBIT_SMOKE", ROOT / "runs" / "smoke"))
 FORM = 2
 HEAD = ("form", "made", "made_by", "keys")
 
@@ -73,8 +73,8 @@ class Results:
         inputs: name -> file or folder of weights and data; their content is part of the keys.
         libraries: distributions that the rows depend on; their versions are part of the keys.
         fresh: make all rows anew.
-        smoke: a few seconds' worth, to see that the command runs: written to `runs/smoke/`, marked, and never among the
-            results.
+        smoke: a few seconds' worth, to see that the command runs: written to `runs/smoke/` (or the folder named by
+            MIXBIT_SMOKE), marked, and never among the results.
         folder: of result files.
     """
 
@@ -91,7 +91,7 @@ class Results:
         folder: Path | None = None,
     ) -> None:
         self.name, self.table, self.fresh = name, table, fresh
-        self.folder = folder or (SMOKE if smoke else RESULTS)
+        self.folder = SMOKE if smoke else folder or RESULTS
         self.smoke = {"smoke": True} if smoke else {}
         self.depends = {
             "settings": json.loads(json.dumps(dict(settings or {}))),

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 ARM = ("arm-none-eabi-gcc", "arm-none-eabi-size")
 
 
@@ -80,6 +81,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "linux": ("Linux: page faults are counted, and mallopt is glibc's", lambda: sys.platform.startswith("linux")),
     "onnx": ("onnx and onnxruntime: extra export", _packages("onnx", "onnxruntime", "onnxscript")),
     "openvino": ("openvino: make setup-oracles", _packages("openvino")),
+    "peers": ("the environment of other toolkits: make bench-peers", (ROOT / ".venv-peers" / "bin" / "python").exists),
     "pillow": ("pillow: extra data", _packages("PIL")),
     "plotly": ("plotly: extra report", _packages("plotly")),
     "qemu-user": ("qemu-x86_64: apt-get install qemu-user", _programs("qemu-x86_64")),

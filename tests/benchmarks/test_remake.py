@@ -1,0 +1,167 @@
+"""The registry of tables: every table and result file has commands, and these are ones that the scripts take."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from tests.benchmarks.smoke import WITHOUT_SMOKE
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import records
+import registry
+import remake
+import tables
+
+BENCHMARKS = ROOT / "benchmarks"
+
+STEPS = list(dict.fromkeys(step for entry in registry.ENTRIES.values() for step in entry.steps))
+
+
+class Parsed(BaseException):
+    """The arguments of a script were read, and it would begin its work."""
+
+
+def parse(words: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """What a script reads from its arguments, without its work."""
+    original, script, *rest = argparse.ArgumentParser.parse_args, *words.split()
+    if "parse_args" not in (BENCHMARKS / script).read_text():
+        assert not rest, f"{script} reads no arguments"
+        return argparse.Namespace()
+
+    def stop(self: argparse.ArgumentParser, *args: Any, **named: Any) -> None:
+        raise Parsed(original(self, *args, **named))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / script), *rest])
+    monkeypatch.syspath_prepend(str((BENCHMARKS / script).parent))
+    for _ in range(40):
+        try:
+            runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        except Parsed as parsed:
+            return parsed.args[0]  # type: ignore[no-any-return]
+        except ImportError as error:  # a toolkit of another environment: its arguments do not depend on it
+            assert error.name is not None and script.startswith("peers/"), error
+            monkeypatch.setitem(sys.modules, error.name, MagicMock())
+            continue
+        break
+    raise AssertionError(f"{script} did its work before it read its arguments")
+
+
+def files() -> Iterator[str]:
+    for folder in (BENCHMARKS / "results", BENCHMARKS / "peers" / "results"):
+        yield from (str(path.relative_to(BENCHMARKS)) for path in folder.glob("*.json"))
+
+
+# ---------------------------------------------------------------------------------------------------- the registry
+
+
+def test_every_table_has_commands_and_every_result_file_has() -> None:
+    made = {file for entry in registry.ENTRIES.values() for file in entry.makes}
+    assert set(tables.TABLES) <= set(registry.ENTRIES)
+    assert made == set(files())
+    stems = {Path(file).stem for file in made}
+    assert set(registry.ENTRIES) - set(tables.TABLES) <= stems, "an entry that is no table is a result file"
+
+
+def test_entries_are_whole() -> None:
+    for name, entry in registry.ENTRIES.items():
+        assert entry.steps and entry.cost, name
+        assert set(entry.needs) <= set(registry.NEEDS), name
+        assert ("peers" in entry.needs) == any(step.python for step in entry.steps), name
+        for step in entry.steps:
+            assert (BENCHMARKS / step.script).is_file(), step.words
+            assert step.smoke.split()[0] == step.script and "--smoke" in step.smoke.split(), step.smoke
+    for group, names in registry.GROUPS.items():
+        assert set(names) <= set(registry.ENTRIES), group
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words)
+def test_a_script_takes_the_arguments(step: registry.Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = parse(step.words.replace("$", ""), monkeypatch)
+    assert hasattr(given, "smoke") == (step.script not in WITHOUT_SMOKE), "take it from the list, or give it --smoke"
+    if step.script not in WITHOUT_SMOKE:
+        assert parse(step.smoke, monkeypatch).smoke and hasattr(given, "fresh")
+
+
+def test_every_group_is_a_target_of_make() -> None:
+    text = (ROOT / "Makefile").read_text()
+    assert set(registry.GROUPS) == {line.partition(":")[0] for line in text.splitlines() if line.startswith("bench")}
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def test_an_unknown_table_is_told_with_the_legal_ones() -> None:
+    with pytest.raises(SystemExit, match=r"no table 'cifar'\. Legal: allocation, arena.*bench-cifar10"):
+        remake.entries(["cifar"])
+
+
+def test_commands_that_two_tables_share_run_once() -> None:
+    found = remake.entries(["kure_ptq", "kure_search", "kure_ptq", "kure_qat"])
+    scripts = [step.words.split(" --")[0] for step in remake.steps(found)]
+    assert scripts == ["kure.py train", "kure.py evaluate", "kure.py search"]
+
+
+def test_what_is_missing_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = registry.Need(text="the emulator", remedy="make setup-mcu", there=lambda: False)
+    monkeypatch.setattr(registry, "NEEDS", registry.NEEDS)
+    monkeypatch.setitem(registry.NEEDS, "emulator", gone)
+    monkeypatch.setattr(sys, "argv", ["remake.py", "mcu_counts"])
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a command ran"))
+    with pytest.raises(SystemExit, match=r"mcu_counts needs what is not here: the emulator \(make setup-mcu\)\."):
+        remake.main()
+
+
+def test_commands_run_in_order_and_then_the_pages_are_filled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(line: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        ran.append([str(word) for word in line[1:]])
+        return subprocess.CompletedProcess(line, 1 if "lapq" in line else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["remake.py", "shift_theory", "corruption", "--fresh"])
+    remake.main()
+    assert ran == [
+        ["benchmarks/quantizer_shift_theory.py", "--fresh"],
+        ["benchmarks/corruption.py", "--fresh"],
+        ["benchmarks/tables.py", "--write"],
+    ]
+    assert "[2/2] python benchmarks/corruption.py --fresh" in capsys.readouterr().out
+    ran.clear()
+    monkeypatch.setitem(registry.NEEDS, "data", registry.NEEDS["quiet"])
+    monkeypatch.setattr(sys, "argv", ["remake.py", "ptq", "--smoke"])
+    remake.main()
+    assert ran == [["benchmarks/ptq.py", "--smoke"]], "a smoke version leaves the pages"
+    monkeypatch.setattr(sys, "argv", ["remake.py", "ptq"])
+    with pytest.raises(SystemExit, match=r"lapq.*ended with exit status 1\. What it finished is kept"):
+        remake.main()
+
+
+def test_the_list_has_every_table_with_its_needs_and_cost() -> None:
+    text = remake.listing()
+    assert all(name in text for name in tables.TABLES)
+    assert "takes 7 minutes of one core; needs the real data" in text
+    assert ".venv-peers/bin/python benchmarks/peers/mct.py" in text
+    assert text.count("python benchmarks/kure.py evaluate") == 1
+
+
+def test_smoke_goes_to_the_folder_that_is_named(tmp_path: Path) -> None:
+    script = "import sys; sys.path.insert(0, 'benchmarks'); import records; print(records.SMOKE)"
+    told = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={"MIXBIT_SMOKE": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == str(tmp_path)
+    assert records.Results("x", libraries=(), smoke=True, folder=tmp_path).folder == records.SMOKE
