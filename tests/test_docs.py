@@ -25,10 +25,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
-from mixbit import __version__
+from mixbit import __version__, methods
+from mixbit.ptq import PTQConfig
+from mixbit.quantizers import ACTIVATIONS, RULES, WEIGHTS
+from mixbit.runs._options import KURTOSIS
 from tests.needs import NEEDS, need, reason
 from tests.warm import Warm
 
@@ -228,6 +232,83 @@ def test_tables_are_made_from_the_result_files() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
     done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --------------------------------------------------------------------------------------------- whose a formula is
+
+WHOSE = "What is the paper's, what is the released code's, what is ours"
+WHOSE_SECTION = re.compile(
+    rf"^#+ {WHOSE}(?: \{{ #[\w-]+ \}})?$\n(?P<body>.*?)(?=^#{{1,4}} |\Z)", re.DOTALL | re.MULTILINE
+)
+WHOSE_MARK = re.compile(r"\A\s*<!-- whose: (?P<names>[^>]+) -->\n")
+LISTS = ("The paper's", "The released code's", "Ours", "Tested against")
+
+
+def published() -> set[str]:
+    """All that comes from papers, by where it is found and its name."""
+    steps = get_args(get_type_hints(PTQConfig)["method"])
+    rooms = {"method": methods.names(), "weights": WEIGHTS, "activations": ACTIVATIONS, "rule": RULES, "ptq": steps}
+    return {f"{room}/{one}" for room, names in rooms.items() for one in names} | {f"training/{KURTOSIS}"}
+
+
+def whose_sections(text: str) -> list[str]:
+    return [match["body"] for match in WHOSE_SECTION.finditer(text)]
+
+
+def whose_names(body: str) -> list[str]:
+    mark = WHOSE_MARK.match(body)
+    return mark["names"].split() if mark else []
+
+
+def whose_faults(body: str) -> list[str]:
+    """What such a section lacks."""
+    pieces = re.split(rf"^\*\*({'|'.join(LISTS)}):\*\*", body, flags=re.MULTILINE)
+    parts = dict(zip(pieces[1::2], pieces[2::2], strict=True))
+    faults = [f"no list: {name}" for name in LISTS[:3] if not re.search(r"^\* \S", parts.get(name, ""), re.MULTILINE)]
+    tested = parts.get("Tested against", "").split("\n\n")[0]
+    if not re.search(r"\b[Tt]he authors' numbers:|No numbers of the authors' exist to test against:", tested):
+        faults.append("does not say whether numbers of the authors' are tested against")
+    named = re.findall(r"`(tests/[\w/]+\.py)`", tested)
+    return faults + [f"no such test: {path}" for path in named or ["none"] if not (ROOT / path).is_file()]
+
+
+def test_every_method_quantizer_and_rule_says_whose_it_is() -> None:
+    """The next one too: it is found by its name, and its section is missing."""
+    found = [name for page in PAGES for body in whose_sections(page.read_text()) for name in whose_names(body)]
+    assert sorted(found) == sorted(published())
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if WHOSE in page.read_text()], ids=name)
+def test_a_section_of_whose_has_its_lists_and_its_tests(path: Path) -> None:
+    sections = whose_sections(path.read_text())
+    assert len(sections) == path.read_text().count(WHOSE)  # the heading is the same everywhere
+    assert {body.split("-->")[0]: whose_faults(body) for body in sections if whose_faults(body)} == {}
+
+
+def test_a_method_is_explained_where_the_list_of_methods_leads() -> None:
+    index = ROOT / "docs" / "methods" / "index.md"
+    pages = dict(re.findall(r"^\| \[`([\w-]+)`\]\(([\w-]+\.md)", index.read_text(), re.MULTILINE))
+    where = {one: page.name for page in PAGES for body in whose_sections(page.read_text()) for one in whose_names(body)}
+    assert pages == {name: where[f"method/{name}"] for name in methods.names()}
+
+
+def test_what_a_section_of_whose_lacks_is_found() -> None:
+    whole = (
+        f"## {WHOSE}\n\n<!-- whose: rule/a rule/b -->\n**The paper's:**\n\n* one\n\n"
+        "**The released code's:** of none.\n\n* two\n\n**Ours:**\n\n* three\n\n"
+        "**Tested against:** the authors' numbers: (`tests/test_docs.py`).\n\nmore\n\n## Next\n\n* four\n"
+    )
+    (body,) = whose_sections(whole)
+    assert whose_names(body) == ["rule/a", "rule/b"] and whose_faults(body) == [] and "four" not in body
+    for old, new, told in (
+        ("* two\n", "", "no list: The released code's"),
+        ("* three\n", "", "no list: Ours"),
+        ("the authors' numbers:", "numbers", "does not say whether numbers of the authors' are tested against"),
+        ("tests/test_docs.py", "tests/test_dogs.py", "no such test: tests/test_dogs.py"),
+        ("(`tests/test_docs.py`)", "by hand", "no such test: none"),
+    ):
+        assert whose_faults(whose_sections(whole.replace(old, new))[0]) == [told]
+    assert whose_sections(whole.replace("ours\n", "mine\n", 1)) == []
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_uneven_networks_with_shared_inputs(seed: int, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 5])
 def test_a_hundred_and_thirty_layers(bits: int) -> None:
-    """The widest range of harms that the solver's grid still holds: 258^5 is 2^40."""
+    """The widest range of harms that the solver's grid still holds: 257^5 is 2^40, to two in a hundred."""
     found = wide_chain(130)
     assert best(found, f"bitops={bits}x{bits}").layers == Policy.uniform(found, bits, bits).layers
 

@@ -12,11 +12,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+import torch
 
+from mixbit import models
 from mixbit.allocation import Allocation, SolverName, allocate, solve
 from mixbit.cost import Budget
 from mixbit.methods.hawq import omega
-from mixbit.network import Network
+from mixbit.network import Network, capture
 from mixbit.policy import LayerScores, Program, Scores
 from tests.support import layer, network, shared
 
@@ -93,10 +95,13 @@ def test_published_policy(arrays: dict[str, Any], budget: str, kind: str, solver
         assert answer.objective == pytest.approx(OBJECTIVES[budget, kind], abs=1e-6)
 
 
-def test_weights_and_macs_are_resnet18s(arrays: dict[str, Any]) -> None:
-    """Without the first convolution (9,408 weights) and the classifier (512,000)."""
-    totals = [sum(column) for column in zip(*map(weights_and_macs, arrays["layers"]), strict=True)]
-    assert totals == [11_678_912 - 9_408 - 512_000, 1_695_547_392]
+def test_weights_and_macs_are_those_that_capture_finds_and_the_authors_give(arrays: dict[str, Any]) -> None:
+    """Three ways: this file's rule, a capture, and the arrays of their notebook."""
+    source = json.loads(shared("data", "reference", "hawq_v3_ilp_inputs.json").read_text())["ilp_inputs"]["resnet18"]
+    captured = capture(models.build("resnet18").eval(), torch.zeros(1, 3, 224, 224))
+    found = [(captured.layer(name).weights, captured.layer(name).macs) for name in arrays["layers"]]
+    assert found == [weights_and_macs(name) for name in arrays["layers"]]
+    assert found == list(zip(source["parameters"], source["bops"], strict=True))
 
 
 # ------------------------------------------------------------------------------------------ through `allocate`

@@ -18,6 +18,7 @@ from mixbit.allocation.solver import Allocation, SolverName
 from mixbit.cost import Budget, LayerBits, Macs, costs, float_costs, uniform_bits
 from mixbit.network import Network, capture
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
+from mixbit.quantizers import find_rule, integer_range
 from tests.support import random_scores, shared
 
 BITS = (6, 5, 4, 3, 2)
@@ -157,6 +158,28 @@ def test_repair_does_not_decide_the_published_policy(
     policy, _ = as_limpq(resnet50, scores, *PUBLISHED, macs="limpq", repair="none")
     assert {name: policy.layers[name].weight_bits for name in scores.layers} == published["weight_bits"]
     assert {name: policy.layers[name].activation_bits for name in scores.layers} == published["activation_bits"]
+
+
+def test_the_rule_that_inputs_start_from_gives_nearly_the_published_policy(
+    resnet50: Network, full_scores: Scores, published: dict[str, Any]
+) -> None:
+    """Indicators of inputs at 2 bits as released, carried to other bits by the rule of `limpq-init`: no weight moves."""
+
+    def start(bits: int) -> float:
+        return float(find_rule("lsq")(torch.ones(1, 8), *integer_range(bits, signed=False))[0])
+
+    ratios = {bits: start(bits) / start(2) for bits in BITS}
+    assert ratios == pytest.approx({bits: (3 / (2**bits - 1)) ** 0.5 for bits in BITS})
+    layers = {
+        name: LayerScores(one.weight, {bits: one.activation[2] * ratio for bits, ratio in ratios.items()})
+        for name, one in full_scores.layers.items()
+    }
+    policy, _ = as_limpq(resnet50, replace(full_scores, layers=layers), *PUBLISHED, macs="limpq")
+    assert {name: policy.layers[name].weight_bits for name in layers} == published["weight_bits"]
+    moved = [name for name in layers if policy.layers[name].activation_bits != published["activation_bits"][name]]
+    assert len(moved) == 7
+    harm = sum(full_scores.harm(name, policy.layers[name]) for name in layers)
+    assert harm / 4.617439227 == pytest.approx(1.0009, abs=5e-5)
 
 
 # ------------------------------------------------------------------------------------------ further targets

@@ -204,7 +204,7 @@ def test_linear_program_by_macs(resnet20: Network) -> None:
 
 
 def test_linear_program_in_order(resnet20: Network) -> None:
-    """No layer has fewer bits than one of lower entropy: as a mixed-integer program written by hand."""
+    """No layer has fewer bits than one of lower entropy."""
     convolutions = [one for one in resnet20.layers if one.kind == "conv2d"]
     net = network([layer(one.name, f"t{i}", f"t{i + 1}", macs=one.macs) for i, one in enumerate(convolutions)])
     names = [one.name for one in net.layers]

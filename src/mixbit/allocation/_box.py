@@ -1,4 +1,4 @@
-"""OMPQ's relaxation: bits as real numbers in a box, then rounded down.
+"""OMPQ's relaxation: bits as real numbers in a box; that they are then rounded down is ours.
 
 The harms are linear in the bits, weight bytes too; BitOps are a product of two bits (a square where they are coupled:
 the problem is then convex). Solved by SLSQP as in OMPQ's paper and code; the start, the rounding to the options on

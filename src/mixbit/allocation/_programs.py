@@ -91,7 +91,9 @@ def program_notes(scores: Scores, options: Mapping[str, LayerOptions], allocatio
                 + (f"; pinned, so not part of it: {', '.join(aside)}" if aside else "")
             )
     if program.box:
-        notes.append("box: solved in real bits (OMPQ) and rounded down, which is not the best choice of whole bits")
+        notes.append(
+            "box: solved in real bits (OMPQ) and rounded down (ours), which is not the best choice of whole bits"
+        )
     if program.pairs:
         how = "proven best" if allocation.proven else "the best that was found"
         notes.append(f"pairs: joint harms of {len(program.pairs.variables)} single choices counted; {how}")

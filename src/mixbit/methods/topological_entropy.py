@@ -61,7 +61,7 @@ class TopologicalEntropy:
         program: "concave" (our completion): harm `H * 4^-b`, the noise power of a quantizer. "paper": the linear
             programme `max sum H * b`, as harm `H * (b_max - b)`; it gives nearly all layers the most or the least bits.
             "ompq": the same with the mean of the importances from a layer to the end in place of H, solved with bits
-            as real numbers and rounded down.
+            as real numbers, as OMPQ does, and rounded down, which is ours.
         coupled: weight and activation of a layer get the same bits; False: half the harm goes to each ("concave" only,
             our completion).
         isotonic: no layer gets fewer bits than one of lower TE: the paper's order constraint in the weak form (the

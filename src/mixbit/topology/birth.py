@@ -31,7 +31,7 @@ def birth_times(maps: npt.ArrayLike, *, v_max: int | None = None) -> npt.NDArray
         maps: (..., m, m), float32 or what becomes it; an entry of -inf on both sides is an edge that never enters.
         v_max: births after this step count as none. None: all steps (our completion; the released code of Zhao and
             Zhang counts from 0 and stops at 50, so that a birth at our step 51 still counts: 51 is its value here. It
-            also stops when `ceil(0.8 C(m, 2))` edges are in, whichever comes first; we have no such cut).
+            also stops after `ceil(0.8 C(m, 2))` steps, whichever comes first; we have no such cut).
 
     Returns:
         (...), int32 births from 1 up; 0 where no hole ever appears: fewer than 4 vertices, a constant map, a map with
