@@ -1,4 +1,4 @@
-"""The operator against LSQ's formulas, numbers made with them by hand, its own PyTorch form, autograd, the compiler and export."""
+"""The operator against LSQ's formulas and numbers by hand, its own PyTorch form, autograd, the compiler and export."""
 
 from __future__ import annotations
 

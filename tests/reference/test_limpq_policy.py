@@ -163,7 +163,7 @@ def test_repair_does_not_decide_the_published_policy(
 def test_the_rule_that_inputs_start_from_gives_nearly_the_published_policy(
     resnet50: Network, full_scores: Scores, published: dict[str, Any]
 ) -> None:
-    """Indicators of inputs at 2 bits as released, carried to other bits by the rule of `limpq-init`: no weight moves."""
+    """Indicators of inputs at 2 bits as released, carried to others by the rule of `limpq-init`: no weight moves."""
 
     def start(bits: int) -> float:
         return float(find_rule("lsq")(torch.ones(1, 8), *integer_range(bits, signed=False))[0])
