@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit.data import TensorSplit, as_split, read_keys
+from mixbit.data import InputSpace, TensorSplit, as_split, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, try_out
 from mixbit.metric import MetricInfo, MetricLike, accuracy, mean_absolute_error
@@ -179,6 +179,31 @@ def test_rules_of_reading_reach_the_loss_and_the_metric() -> None:
     assert other.value == pytest.approx(float(scores.mean()), abs=1e-5)
     error = mean_absolute_error(unit="mm")
     assert evaluate(Itself(), FLOATS, loss=F.mse_loss, metric=error).info == error.info
+
+
+def test_a_predictor_is_evaluated_in_its_own_unit_and_by_the_rules_of_the_task() -> None:
+    """The split has what the network reads; the Predictor gets pixels, and its logits were chosen already."""
+    pixels = torch.randint(0, 256, (6, 2, 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = TensorSplit(pixels, torch.arange(6) % 2, 2, (0.3, 0.6), (0.5, 2.0))
+    got: list[Tensor] = []
+
+    class Means:
+        name, differentiable = "means", False
+        space = InputSpace.of_images(mean=(0.3, 0.6), std=(0.5, 2.0))
+
+        def logits(self, x: Tensor) -> Tensor:
+            got.append(x)
+            return x.mean((2, 3))
+
+    rules = objective_of(F.cross_entropy, output="logits")
+    found = evaluate(Means(), split, batch_size=4, loss=rules)
+    assert torch.equal(torch.cat(got), pixels / 255)
+    wanted = (pixels / 255).mean((2, 3))
+    assert found.accuracy == float((wanted.argmax(1) == torch.arange(6) % 2).double().mean())
+    assert found.loss == pytest.approx(float(F.cross_entropy(wanted, torch.arange(6) % 2)), rel=1e-6)
+    assert rules.chosen({"logits": 1}) == 1 and rules.loss.output is not None
+    with pytest.raises(MixbitError, match="means takes one tensor"):
+        evaluate(Means(), [((torch.rand(1, 2), torch.rand(1, 2)), torch.zeros(1, dtype=torch.int64))])
 
 
 def test_a_trial_asks_the_loss_for_the_smoothing_of_the_training() -> None:

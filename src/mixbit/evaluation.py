@@ -17,6 +17,7 @@ from mixbit._modes import in_evaluation, is_frozen
 from mixbit._progress import progress_bar, watched
 from mixbit.data import Read, Split, as_split
 from mixbit.errors import MixbitError
+from mixbit.inference import Predictor
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
 from mixbit.quantize import check_calibrated
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
@@ -92,7 +93,7 @@ class Metrics:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Predictor,
     split: object,
     *,
     batch_size: int = 256,
@@ -104,12 +105,13 @@ def evaluate(
     channels_last: bool = False,
     label: str | None = None,
 ) -> Metrics:
-    """Loss and metrics of `model` in eval mode over a whole split; its modes are put back.
+    """Loss and metrics of a model in eval mode over a whole split, or of a Predictor; modes are put back.
 
     On several processes each takes its share, and all get the same answer.
 
     Args:
-        model: on any device.
+        model: on any device; or whatever else gives logits, see `mixbit.inference.Predictor`, of inputs that are one
+            tensor: those of the split are what the network reads, and become inputs of its space first.
         split: a split, or a Dataset, a DataLoader or a list of batches.
         batch_size: samples at once, over all processes together.
         loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metrics and rules along.
@@ -127,10 +129,12 @@ def evaluate(
     >>> found.values, found.samples
     ({'loss': 1.0}, 2)
     """
-    device = next(model.parameters()).device
+    objective = objective_of(loss, metric, output=output, class_axis=class_axis)
+    if not isinstance(model, nn.Module):
+        model, objective = _OfPredictor(model), objective.of_logits()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     check_calibrated(model)
     _distributed.check_equal(model.parameters(), "weights")
-    objective = objective_of(loss, metric, output=output, class_axis=class_axis)
     count = Count(device)
     whole = as_split(split, read)
     given = whole.batches(batch_size, rank=_distributed.rank(), world=_distributed.world_size())
@@ -145,6 +149,19 @@ def evaluate(
             outputs = _batch.call(model, _batch.move(x, device, channels_last=channels_last))
             count.add(objective, outputs, y, samples)
     return count.metrics(objective)
+
+
+class _OfPredictor(nn.Module):
+    """A Predictor where a network stands: it gets what the network reads."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        if named or len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            raise MixbitError(f"{self.predictor.name} takes one tensor, got {_batch.describe(named or inputs)}.")
+        return self.predictor.logits(self.predictor.space.leave(inputs[0]))
 
 
 @torch.no_grad()

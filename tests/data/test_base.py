@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixbit.data import DataSet, Split, TensorSplit
+from mixbit.data import DataSet, InputSpace, Split, TensorSplit
 from mixbit.data.base import check_labels
 from mixbit.errors import DataError
 
@@ -17,6 +17,12 @@ def test_example_inputs_have_the_shape_of_a_sample() -> None:
     )
     assert found.example_inputs(7).shape == (7, 3, 4, 5)
     assert isinstance(found.train, Split)
+
+
+def test_the_space_of_images_is_pixels_up_to_one() -> None:
+    split = TensorSplit(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([0]), 1, [0.2], [0.7])
+    found = DataSet(name="toy", train=split, test=split, num_classes=1, input_shape=(1, 2, 2), mean=(0.2,), std=(0.7,))
+    assert found.space == InputSpace(mean=(0.2,), std=(0.7,), bounds=(0.0, 1.0), pixel_scale=255.0)
 
 
 @pytest.mark.parametrize("label", [-1, 3])

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mixbit.cost import LayerBits
-from mixbit.data import LoaderSplit, MixedQuality, TensorSplit
+from mixbit.data import InputSpace, LoaderSplit, MixedQuality, TensorSplit
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.evaluation import evaluate
+from mixbit.inference import TorchPredictor
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
@@ -113,6 +114,16 @@ def test_cells_are_the_accuracies_on_corrupted_splits() -> None:
         assert (cell.accuracy, cell.loss) == (own.accuracy, own.loss)
     assert found.cell("gaussian_noise", 5).accuracy < found.cell("gaussian_noise", 1).accuracy < 1
     assert found.cell("contrast", 5).accuracy == 1.0  # flat images have no contrast to lose
+
+
+def test_a_predictor_stands_where_a_model_does() -> None:
+    split, model = bright_or_dark(), Threshold()
+    space = InputSpace.of_images(mean=tuple(split.mean.flatten().tolist()), std=tuple(split.std.flatten().tolist()))
+    space = replace(space, mean=tuple(one / 255 for one in space.mean), std=tuple(one / 255 for one in space.std))
+    found = evaluate_corruptions(TorchPredictor(model, space), split, kinds=KINDS, severities=[5])
+    wanted = evaluate_corruptions(model, split, kinds=KINDS, severities=[5])
+    assert [cell.accuracy for cell in found.cells] == [cell.accuracy for cell in wanted.cells]
+    assert found.cells[0].bits == BitUse()
 
 
 def test_batch_size_and_repetition_change_nothing() -> None:

@@ -54,6 +54,7 @@ def test_a_task_has_the_parts_of_its_data_and_the_classes_of_its_images() -> Non
     subject = Subject(model="digits-resnet", data="digits")
     task, found = subject.task()
     assert found is not None and (len(task.train), len(task.test)) == (1437, 360)
+    assert task.space == found.space and task.space.bounds == (0.0, 1.0)
     seven = subject.build(replace(found, num_classes=7))
     assert seven(torch.zeros(2, 1, 8, 8).to(next(seven.parameters()).device)).shape == (2, 7)
 

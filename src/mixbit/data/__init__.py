@@ -11,6 +11,7 @@ from mixbit.data.loader import LoaderSplit
 from mixbit.data.memory import TensorSplit
 from mixbit.data.mixed_quality import MixedQuality
 from mixbit.data.reading import Read, read_keys
+from mixbit.data.space import InputSpace
 from mixbit.data.spec import Source, digest, load, parse_spec, sources
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DataSet",
     "DatasetSplit",
     "IndexedSplit",
+    "InputSpace",
     "LoaderSplit",
     "MixedQuality",
     "Part",

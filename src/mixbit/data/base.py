@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mixbit.data.order import BatchPlan, count_batches, plan_batches
+from mixbit.data.space import InputSpace
 from mixbit.errors import DataError
 
 __all__ = ["Batch", "DataSet", "IndexedSplit", "PixelChange", "Split", "check_labels"]
@@ -112,6 +113,11 @@ class DataSet:
     """Batches hold (pixel / 255 - mean) / std, one number a channel."""
     classes: tuple[str, ...] = ()
     """Names of the classes in label order, where the data has them."""
+
+    @property
+    def space(self) -> InputSpace:
+        """Of its images: pixels in [0, 1], and how they are normalised."""
+        return InputSpace.of_images(mean=self.mean, std=self.std)
 
     def example_inputs(self, batch_size: int = 1) -> Tensor:
         """Zeros of the shape that a model gets, (batch_size, C, H, W), e.g. for capture."""

@@ -32,6 +32,7 @@ from mixbit.data.corruption import (
 from mixbit.data.order import samples_of
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.evaluation import evaluate
+from mixbit.inference import Predictor
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.network import Network
 from mixbit.quantize import quantized_layers
@@ -229,13 +230,16 @@ class CorruptionReport:
         return _read(_io.read_json(path), repr(str(path)))
 
 
-def static_bits(model: nn.Module, network: Network | None = None) -> BitUse:
+def static_bits(model: nn.Module | Predictor, network: Network | None = None) -> BitUse:
     """Bits of a model whose bits do not depend on the input: those that its quantizers have selected.
 
     Args:
-        model: quantized or not; a side that is in float counts as 32 bits, a model without quantizers as unknown.
+        model: quantized or not; a side that is in float counts as 32 bits, a model without quantizers as unknown, and
+            so does a Predictor.
         network: what capture learned of it; without, BitOps stay unknown.
     """
+    if not isinstance(model, nn.Module):
+        return BitUse()
     layers = {
         name: LayerBits(
             None if layer.weight_quantizer is None else layer.weight_quantizer.selected,
@@ -254,7 +258,7 @@ def static_bits(model: nn.Module, network: Network | None = None) -> BitUse:
 
 
 def evaluate_corruptions(
-    model: nn.Module,
+    model: nn.Module | Predictor,
     split: Split,
     *,
     kinds: Sequence[str] = STANDARD_KINDS,
@@ -264,7 +268,7 @@ def evaluate_corruptions(
     fraction: float = 1.0,
     batch_size: int = 256,
     loss: Loss | Objective = cross_entropy,
-    measure_bits: Callable[[nn.Module], BitUse] = static_bits,
+    measure_bits: Callable[[Any], BitUse] = static_bits,
     known: CorruptionReport | None = None,
     on_cell: Callable[[CorruptionReport], object] | None = None,
 ) -> CorruptionReport:
@@ -273,7 +277,7 @@ def evaluate_corruptions(
     The noise of an image depends on `seed` and its index alone: all models that are compared see the same images.
 
     Args:
-        model: on any device; its mode is put back.
+        model: on any device; its mode is put back; or whatever else gives logits, see `mixbit.inference.Predictor`.
         split: the clean test split, not a `MixedQuality`.
         kinds: corruptions, see `mixbit.data.corruption.KINDS`.
         severities: of every kind, out of 1 to 5.

@@ -137,7 +137,7 @@ class Subject:
                 with_layers(own.network, self.model)
                 return own, None
         found = self.load_data()
-        task = Task(model=self.build(found), train=found.train, test=found.test)
+        task = Task(model=self.build(found), train=found.train, test=found.test, space=found.space)
         with_layers(task.network, self.model)
         return task, found
 

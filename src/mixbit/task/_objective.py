@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -55,6 +56,12 @@ class Objective:
     def chosen(self, outputs: Any) -> Any:
         """The outputs that count."""
         return outputs if self.output is None else self.output(outputs)
+
+    def of_logits(self) -> Objective:
+        """The same for outputs of which the ones that count were chosen already."""
+        loss = copy.copy(self.loss)
+        loss.output = None
+        return replace(self, loss=loss, output=None)
 
     def settled(self, targets: Any) -> Objective:
         """The same with metrics; where the user named none, they follow from the targets.

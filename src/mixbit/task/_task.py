@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mixbit import _batch
-from mixbit.data import Read, Split, as_split
+from mixbit.data import InputSpace, Read, Split, as_split
 from mixbit.metric import MetricInfo, MetricLike
 from mixbit.network import Network, capture
 from mixbit.task._loss import Loss, cross_entropy
@@ -38,6 +38,8 @@ class Task:
         distill: `(outputs, teacher's outputs) -> scalar`, for distillation of what is no classification.
         penalty: see `Penalty`; trainings, also those of search methods, add it to the loss. None for none.
         network: what capture learned of the model; made from one test batch if not given.
+        space: how the user's inputs become those of the model, and where they may lie; without one, they are the
+            model's, and every number is one.
 
     Raises:
         DataError: data that cannot be read.
@@ -65,6 +67,7 @@ class Task:
     distill: Distill | None = None
     penalty: Penalty | None = None
     network: Network = field(default=cast(Network, None))
+    space: InputSpace = field(default_factory=InputSpace)
     objective: Objective = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

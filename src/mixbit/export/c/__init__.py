@@ -5,6 +5,7 @@ from mixbit.export.c._options import COptions
 from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
+from mixbit.export.c.predictor import CPredictor
 from mixbit.export.c.sizes import CLayer, Footprint, predict
 from mixbit.export.c.writer import CFolder, render_c, write_c
 
@@ -13,6 +14,7 @@ __all__ = [
     "CFolder",
     "CLayer",
     "COptions",
+    "CPredictor",
     "CVerification",
     "Footprint",
     "Manifest",

@@ -26,10 +26,20 @@ from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.writer import write_c
 from mixbit.export.graph import IntegerGraph
 
-__all__ = ["SANITIZERS", "WARNINGS", "CVerification", "compile_host", "compile_kernels", "read_options", "verify_c"]
+__all__ = [
+    "SANITIZERS",
+    "WARNINGS",
+    "CVerification",
+    "compile_host",
+    "compile_kernels",
+    "compile_library",
+    "read_options",
+    "verify_c",
+]
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion")
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_SHARED = ("-shared", "-fPIC")
 _CHUNK = 50
 
 
@@ -156,23 +166,46 @@ def compile_host(
     Raises:
         ExportError: there is no such compiler, or it fails.
     """
-    program = folder / "build" / target
-    program.parent.mkdir(exist_ok=True)
     kernels = folder.glob("kernels/*.c") if objects is None else objects.glob("*.o")
     main = {"host": "host_main.c", "selftest": "selftest.c"}[target]
-    sources = ["model.c", "weights.c", main, *sorted(str(one.resolve()) for one in kernels)]
-    arguments = [*_flags(sanitize, flags), "-DMODEL_HOOK"]
+    sources = [main, *sorted(str(one.resolve()) for one in kernels)]
+    return _link(folder, target, sources, [*_flags(sanitize, flags), "-DMODEL_HOOK"], compiler)
+
+
+def compile_library(folder: Path, *, compiler: str = "gcc", flags: Sequence[str] = ()) -> Path:
+    """Compile a written folder to a shared library of this machine, with the float helpers of `model.h`.
+
+    Args:
+        folder: of `write_c`.
+        compiler: a C compiler.
+        flags: more flags.
+
+    Returns:
+        The library, below `folder/build`.
+
+    Raises:
+        ExportError: there is no such compiler, or it fails.
+    """
+    kernels = sorted(str(one.resolve()) for one in folder.glob("kernels/*.c"))
+    return _link(folder, "model.so", kernels, [*_flags(False, flags), *_SHARED, "-DMODEL_FLOAT"], compiler)
+
+
+def _link(folder: Path, name: str, sources: list[str], arguments: list[str], compiler: str) -> Path:
+    """A network and more sources, compiled and linked below `folder/build`."""
+    program = folder / "build" / name
+    program.parent.mkdir(exist_ok=True)
     if (library := library_of(folder)) is not None:
-        arguments.append(f"-isystem{library.include}")
-        sources += _library_objects(library, program.parent / "cmsis_nn", compiler)
-    _compile(folder, [*arguments, "-o", str(program.resolve()), *sources], compiler)
+        arguments = [*arguments, f"-isystem{library.include}"]
+        more = _SHARED if "-shared" in arguments else ()
+        sources = [*sources, *_library_objects(library, program.parent / "cmsis_nn", compiler, more)]
+    _compile(folder, [*arguments, "-o", str(program.resolve()), "model.c", "weights.c", *sources], compiler)
     return program
 
 
-def _library_objects(library: Library, into: Path, compiler: str) -> list[str]:
+def _library_objects(library: Library, into: Path, compiler: str, flags: Sequence[str]) -> list[str]:
     """CMSIS-NN is other people's code: without our warnings and sanitizers."""
     into.mkdir(exist_ok=True)
-    defines = [f"-D{name}" for name in library.defines]
+    defines = [*(f"-D{name}" for name in library.defines), *(one for one in flags if one != "-shared")]
     sources = [str(source) for source in library.sources]
     _compile(into, ["-std=c99", "-w", "-O2", f"-isystem{library.include}", *defines, "-c", *sources], compiler)
     return [str((into / f"{source.stem}.o").resolve()) for source in library.sources]

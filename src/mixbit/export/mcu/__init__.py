@@ -4,10 +4,12 @@ from mixbit.export.mcu.boards import BOARDS, Board, Region, find_board
 from mixbit.export.mcu.emulator import Run, run
 from mixbit.export.mcu.image import Image, Sizes, build
 from mixbit.export.mcu.model import BoardVerification, Counts, LayerCount, build_model, count, verify_board
+from mixbit.export.mcu.predictor import BoardPredictor
 
 __all__ = [
     "BOARDS",
     "Board",
+    "BoardPredictor",
     "BoardVerification",
     "Counts",
     "Image",

@@ -160,13 +160,13 @@ def verify_board(
         ExportError: compiler or emulator are not installed, the network does not fit into the board's memory, or the
             program fails; or as `write_c`.
     """
-    board, options = _board(board), options or COptions(kernels="dsp")
+    board, options = as_board(board), options or COptions(kernels="dsp")
     program = build_program(graph, options)
     inputs, wanted = layer_bytes(program, np.asarray(samples, np.float32))
     with tempfile.TemporaryDirectory() as name:
         written = folder or write_c(graph, Path(name) / "model", options=options).path
         image = build_model(written, board, into=Path(name) / "build", layers=True)
-        found = _run(image, inputs, timeout_s)
+        found = run_model(image, inputs, timeout_s)
     tally = _compare(program, wanted, found.files["outputs"], found.files["layers"])
     return BoardVerification(
         board=board.name,
@@ -201,7 +201,7 @@ def count(
     Raises:
         ExportError: as in `verify_board`.
     """
-    board, options = _board(board), options or COptions(kernels="dsp")
+    board, options = as_board(board), options or COptions(kernels="dsp")
     program = build_program(graph, options)
     if samples is None:
         shape = graph.tensors[graph.input].shape
@@ -214,7 +214,7 @@ def count(
             build_model(folder, board, into=Path(name) / str(hook), hook=hook, kernels=kernels)
             for hook in (True, False)
         ]
-        hooked, plain = (_run(image, inputs, timeout_s) for image in images)
+        hooked, plain = (run_model(image, inputs, timeout_s) for image in images)
     ticks, whole = (np.median(_ticks(one, program), axis=0) for one in (hooked, plain))
     return Counts(
         board=board.name,
@@ -225,11 +225,13 @@ def count(
     )
 
 
-def _board(board: Board | str) -> Board:
+def as_board(board: Board | str) -> Board:
+    """A board, or the one of that name or core."""
     return find_board(board) if isinstance(board, str) else board
 
 
-def _run(image: Image, inputs: Sequence[bytes], timeout_s: float) -> Run:
+def run_model(image: Image, inputs: Sequence[bytes], timeout_s: float) -> Run:
+    """What a network on a board made of stored inputs; an error with its reason if it did not end well."""
     found = run(image, {"inputs": b"".join(inputs)}, timeout_s=timeout_s)
     if found.exit_code != 0:
         what = _FAILURES.get(found.exit_code, "unknown")

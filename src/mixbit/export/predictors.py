@@ -1,0 +1,72 @@
+"""Predictors of the integer graph: the reference executor, and a session of ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mixbit.data import InputSpace
+from mixbit.errors import ExportError
+from mixbit.export import executor
+from mixbit.export._onnx_session import load_session
+from mixbit.export.arithmetic import Array
+from mixbit.export.graph import IntegerGraph
+from mixbit.inference import ArrayPredictor
+
+__all__ = ["ExecutorPredictor", "OnnxPredictor"]
+
+
+class ExecutorPredictor(ArrayPredictor):
+    """The reference executor: what all files of a network are held against.
+
+    Args:
+        graph: from `mixbit.export.lower`.
+        space: of the inputs.
+        batch: inputs at once.
+    """
+
+    def __init__(self, graph: IntegerGraph, space: InputSpace | None = None, *, batch: int = 64) -> None:
+        super().__init__("integer executor", space, graph.tensors[graph.input].shape, batch=batch)
+        self._graph = graph
+
+    def _run(self, z: Array) -> Array:
+        return executor.run(self._graph, z)
+
+
+class OnnxPredictor(ArrayPredictor):
+    """A file in ONNX Runtime on this CPU.
+
+    Args:
+        source: an ONNX file with one input and one output, of mixbit or of another tool; or its content.
+        space: of the inputs.
+        threads: of one operation.
+        batch: inputs at once; a file that takes one input at a time is given one.
+
+    Raises:
+        ExportError: the file cannot be read, or has not one input of floats.
+        MissingExtra: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        space: InputSpace | None = None,
+        *,
+        threads: int = 1,
+        batch: int = 256,
+    ) -> None:
+        self._session = load_session(source, threads=threads)
+        name = "ONNX Runtime" if isinstance(source, bytes) else f"ONNX Runtime, {Path(source).name}"
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or not inputs[0].shape:
+            found = ", ".join(f"{one.name} {one.shape} {one.type}" for one in inputs) or "nothing"
+            raise ExportError(f"{name} takes {found}. Legal: one input of floats, the batch first.")
+        self._input = inputs[0].name
+        first, *shape = inputs[0].shape
+        if any(not isinstance(size, int) for size in shape):
+            raise ExportError(f"{name} takes inputs of shape {inputs[0].shape}. Legal: all but the batch are numbers.")
+        super().__init__(name, space, tuple(shape), batch=min(batch, first) if isinstance(first, int) else batch)
+
+    def _run(self, z: Array) -> Array:
+        found: Array = self._session.run(None, {self._input: z})[0]
+        return found

@@ -1,0 +1,78 @@
+"""Compiled C as a Predictor: the contract, and bit for bit the executor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixbit.data import InputSpace
+from mixbit.errors import ExportError
+from mixbit.export import ExecutorPredictor, Rounding
+from mixbit.export import graph as g
+from mixbit.export.c import COptions, CPredictor, write_c
+from mixbit.inference import Predictor
+from mixbit.testing.predictors import PredictorCases
+from tests.inference import seen
+from tests.needs import needs
+
+pytestmark = needs("gcc")
+SPACE = PredictorCases.space(type("", (), {"shape": seen.SHAPE})())  # type: ignore[arg-type]
+
+
+@cache
+def made(space: InputSpace) -> CPredictor:
+    return CPredictor(seen.graph(SPACE), space, flags=("-O0",))
+
+
+class TestC(PredictorCases):
+    shape = seen.SHAPE
+
+    def make(self, space: InputSpace) -> Predictor:
+        return made(space)
+
+    def test_it_is_the_executor_bit_for_bit(self) -> None:
+        x = self.inputs(64)
+        assert torch.equal(self.make(SPACE).logits(x), ExecutorPredictor(seen.graph(SPACE), SPACE).logits(x))
+
+
+@pytest.mark.parametrize(("rounding", "packed"), [("double", True), ("single", True), ("litert", False)])
+def test_other_ways_to_write_it(rounding: Rounding, packed: bool) -> None:
+    x = TestC().inputs(8)
+    graph = seen.graph(SPACE, rounding)
+    found = CPredictor(graph, SPACE, options=COptions(pack_activations=packed), flags=("-O0",))
+    assert torch.equal(found.logits(x), ExecutorPredictor(graph, SPACE).logits(x))
+
+
+def test_a_written_folder_stays_as_it_is(tmp_path: Path) -> None:
+    folder = write_c(seen.graph(SPACE), tmp_path / "c").path
+    before = sorted(path.name for path in folder.rglob("*"))
+    x = TestC().inputs(4)
+    found = CPredictor(seen.graph(SPACE), SPACE, folder=folder, flags=("-O0",))
+    assert torch.equal(found.logits(x), made(SPACE).logits(x))
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    other = replace(seen.graph(SPACE), fingerprint="another")
+    with pytest.raises(ExportError, match="another"):
+        CPredictor(other, folder=folder)
+
+
+def test_a_softmax_at_the_end_is_the_references() -> None:
+    plain = seen.graph(SPACE)
+    graph = replace(
+        plain,
+        ops=(*plain.ops, g.Softmax(name="softmax", inputs=(plain.output,), output="p")),
+        output="p",
+        tensors={**plain.tensors, "p": replace(plain.tensors[plain.output], name="p")},
+    )
+    x = TestC().inputs(4)
+    found = CPredictor(graph, SPACE, flags=("-O0",)).logits(x)
+    assert torch.equal(found, ExecutorPredictor(graph, SPACE).logits(x))
+    torch.testing.assert_close(found.sum(1), torch.ones(4))
+
+
+def test_a_compiler_that_is_not_there() -> None:
+    with pytest.raises(ExportError, match="no-such-cc"):
+        CPredictor(seen.graph(SPACE), compiler="no-such-cc")
