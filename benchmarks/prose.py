@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numbers_arena
+import numbers_devices
 import numbers_export
 import numbers_kure
 import numbers_topology
@@ -32,6 +33,7 @@ KINDS = {
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **numbers_arena.NUMBERS,
+    **numbers_devices.NUMBERS,
     **numbers_export.NUMBERS,
     **numbers_kure.NUMBERS,
     **numbers_topology.NUMBERS,

@@ -207,8 +207,32 @@ def front_page() -> str:
     return markdown(columns, rows) + "\n"
 
 
+LITERT = {
+    "resnet8": "ResNet-8",
+    "ds-cnn": "DS-CNN",
+    "mobilenetv1-0.25": "MobileNetV1 0.25",
+    "ad-autoencoder": "autoencoder",
+    "mobilenetv2": "MobileNetV2 1.0",
+}
+
+
+def litert() -> str:
+    """Integers of published files in LiteRT and in the reference executor, by its rounding."""
+    rows = []
+    for one in result("litert")["networks"]:
+        cells = []
+        for rounding in ("litert", "double", "single"):
+            found = one["differences"][rounding]
+            other = found["inputs_with_other_output"]
+            cells.append(f"{found['integers']:,} ({other})" if found["integers"] else "0")
+        size = f"{one['layers']}, {one['integers'] / 1e6:.1f} M"
+        rows.append((LITERT[one["network"]], f"{one['inputs']} {one['of']}", size, *cells))
+    return markdown(("file", "inputs", ">tensors, integers", ">`litert`", ">`double`", ">`single`"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "front_page": when_run("mlperf_tiny", "networks")(front_page),
+    "litert": when_run("litert", "networks")(litert),
     "mcu_conv": mcu_conv,
     "mcu_layers": mcu_layers,
     "mcu_counts": when_run("mcu_counts", "networks")(mcu_counts),
