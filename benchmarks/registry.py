@@ -218,14 +218,14 @@ TRAINING: dict[str, Entry] = {
         cost="7 minutes of one core",
     ),
     **_entry(
-        ["topological_entropy"],
+        ["topology_unit"],
         ["topological_entropy.py"],
         makes=["results/topological_entropy.json"],
         needs=["data", "oracles"],
         cost="30 minutes of two cores",
     ),
     **_entry(
-        ["topological_entropy_grid"],
+        ["topology_grid", "topology_speed"],
         [("topological_entropy.py --graph grid", "topological_entropy.py --graph grid --smoke")],
         makes=["results/topological_entropy_grid.json"],
         needs=["data"],

@@ -228,7 +228,8 @@ def test_relative_links_exist(path: Path) -> None:
     assert {target for target in local if not (path.parent / target).exists()} == set()
 
 
-def test_tables_are_made_from_the_result_files() -> None:
+def test_tables_and_numbers_are_made_from_the_result_files() -> None:
+    """And whatever looks measured in prose has a key or a kind: docs/contributing.md says how."""
     command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
     done = subprocess.run(command, text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

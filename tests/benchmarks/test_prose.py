@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ import intervals
 import numbers_arena
 import numbers_export
 import prose
+import tables
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,18 @@ def test_a_kind_is_of_its_number_or_of_its_block_alone() -> None:
 def test_an_unknown_key_is_told() -> None:
     (stray,) = prose.undeclared("it takes\n9<!-- n: nothing --> s")
     assert (stray.line, stray.text) == (2, "<!-- n: nothing -->") and "no key" in stray.problem
+
+
+def test_strays_name_page_line_and_number_and_keys_that_no_page_asks_for(tmp_path: Path) -> None:
+    for name, text in {"a.md": "9.5<!-- n: one --> s", "b.md": "It takes\n8.5 s"}.items():
+        (tmp_path / name).write_text(text)
+    found = tables.strays(sorted(tmp_path.glob("*.md")))
+    assert [line for line in found if "b.md" in line or "a.md" in line] == [
+        f"{tmp_path / 'b.md'}, line 2: '8.5 s' has no key: give it one of benchmarks/prose.py, "
+        "or its kind (given, paper, exact, held)."
+    ]
+    unused = {line.removesuffix(".").rpartition(" ")[2] for line in found if "no page asks for" in line}
+    assert {"two", "whole"} <= unused and "one" not in unused
 
 
 def test_all_kinds_can_be_given_and_none_is_a_key() -> None:
