@@ -1,12 +1,13 @@
 """Time to a proven optimum of allocation problems: mixbit, plain HiGHS and PuLP/CBC, interleaved in one run.
 
-    python benchmarks/allocation.py [--rounds 7] [--limit 20]
+    python benchmarks/allocation.py [--rounds 9] [--limit 20] [--cases "ResNet-18" quadratic] [--fresh | --smoke]
 
 Problems: ResNet-18's layers (real MACs, drawn scores), LIMPQ's released ResNet-50 tables with both limits, networks of
 54 to 2000 layers, and sensitivities of order 1e-7. Drawn scores are monotone and fall with the bits as LIMPQ's released
 indicators do; MACs and weights of the networks are log-uniform. Every drawn layer has 5 x 5 options. Then quadratic
 problems, with joint harms of two layers (random positive semi-definite forms): mixbit's local search, and its proof
-where the problem is small enough.
+where the problem is small enough. The rows of a problem are one measurement, made together; those that the result file
+has are reused.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ import argparse
 import csv
 import json
 import math
-import os
 import resource
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from common import shared_data, write_result
+import records
+from common import shared_data
 from mixbit.allocation import repair_monotone, solve, solve_pairs
 
+NAME = "allocation"
 BITS = (6, 5, 4, 3, 2)
+FIXTURES = ("resnet50_layers.json", "limpq_resnet50_indicators.csv", "tiny_scores_resnet20.json")
+QUADRATIC = ((19, (8, 4, 2)), (36, (8, 4, 2)), (52, (8, 4, 2)), (52, (8, 6, 4, 3, 2)))
 RESNET18_MACS = [115605504] * 4 + [57802752, 115605504, 6422528, 115605504, 115605504] * 3
 
 
@@ -91,7 +98,7 @@ def resnet18(seed: int) -> Case:
     return Case("ResNet-18, 1 limit", scores, {"bitops": costs}, {"bitops": 9 * sum(RESNET18_MACS)}, 0.010)
 
 
-def fixture(name: str) -> Any:
+def fixture(name: str) -> Path:
     """A golden table beside the data."""
     return shared_data().parent / "fixtures" / name
 
@@ -248,10 +255,8 @@ def measured(case: Case, rounds: int, limit_s: float) -> list[dict[str, Any]]:
     best = min(run.objective for run in last.values() if math.isfinite(run.objective))
     return [
         {
-            "case": case.name,
             "groups": len(case.scores),
             "limits": len(case.limits),
-            "solver": name,
             "rounds": len(walls[name]),
             "median_s": statistics.median(walls[name]),
             "fastest_s": min(walls[name]),
@@ -265,13 +270,18 @@ def measured(case: Case, rounds: int, limit_s: float) -> list[dict[str, Any]]:
     ]
 
 
+def ways(layers: int) -> dict[str, bool]:
+    """Ways to solve a quadratic problem -> whether that is a proof, which only small ones get."""
+    return {**({"mixbit, proof": True} if layers < 20 else {}), "mixbit, local search": False}
+
+
 def measured_quadratic(
     layers: int, bits: tuple[int, ...], seed: int, rounds: int, limit_s: float
 ) -> Iterator[dict[str, Any]]:
     """The local search, and the proof of problems that are small enough for one."""
     case, form = quadratic(layers, bits, seed)
     best = None
-    for exact in (True, False) if layers < 20 else (False,):
+    for exact in ways(layers).values():
         walls, cpus = [], []
         for _ in range(1 if exact else rounds):
             wall, cpu = time.perf_counter(), cpu_s()
@@ -282,10 +292,9 @@ def measured_quadratic(
             cpus.append(cpu_s() - cpu)
         best = found.objective if found.proven else best
         yield {
-            "case": case.name,
             "groups": layers,
             "limits": 1,
-            "solver": found.solver,
+            "by": found.solver,
             "rounds": len(walls),
             "median_s": statistics.median(walls),
             "fastest_s": min(walls),
@@ -312,32 +321,95 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The rows of one problem, which are measured together."""
+
+    case: str
+    solvers: tuple[str, ...]
+    make: Callable[[], Sequence[Mapping[str, Any]]]
+
+    @property
+    def names(self) -> list[dict[str, Any]]:
+        """Of the rows."""
+        return [{"case": self.case, "solver": solver} for solver in self.solvers]
+
+
+def wanted(args: argparse.Namespace) -> Iterator[Wanted]:
+    """Every problem, the quadratic ones last."""
+    for case in cases(args.seed):
+        yield Wanted(case.name, tuple(SOLVERS), lambda case=case: measured(case, args.rounds, args.limit))  # type: ignore[misc]
+    for layers, bits in QUADRATIC:
+
+        def make(layers: int = layers, bits: tuple[int, ...] = bits) -> list[dict[str, Any]]:
+            return list(measured_quadratic(layers, bits, args.seed, args.rounds, args.limit))
+
+        yield Wanted(f"quadratic, {layers} layers x {len(bits)}", tuple(ways(layers)), make)
+
+
+def cbc_version() -> str:
+    """Of the solver that PuLP brings.
+
+    >>> cbc_version().count(".") >= 1
+    True
+    """
+    import pulp
+
+    told = subprocess.run([pulp.PULP_CBC_CMD().path, "quit"], capture_output=True, text=True, check=False).stdout
+    return next((line.split()[1] for line in told.splitlines() if line.startswith("Version:")), "unknown")
+
+
+def highs_version() -> str:
+    """Of the solver that scipy brings.
+
+    >>> highs_version().count(".")
+    2
+    """
+    from scipy.optimize._highspy import _core
+
+    return ".".join(str(getattr(_core, f"HIGHS_VERSION_{part}")) for part in ("MAJOR", "MINOR", "PATCH"))
+
+
+def opened(args: argparse.Namespace) -> records.Results:
+    """The result file."""
+    solvers = {"HiGHS": f"{highs_version()}, of scipy {metadata.version('scipy')}"}
+    solvers |= {"CBC": f"{cbc_version()}, of PuLP {metadata.version('pulp')}"}
+    return records.Results(
+        NAME,
+        settings={"rounds": args.rounds, "limit_s": args.limit, "seed": args.seed, "solvers": solvers},
+        inputs={name: fixture(name) for name in FIXTURES},
+        libraries=("numpy", "scipy", "pulp"),
+        fresh=args.fresh,
+        smoke=args.smoke,
+    )
+
+
 def main() -> None:
-    """Measure everything and write benchmarks/results/allocation.json."""
+    """Measure what is missing, and write benchmarks/results/allocation.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=float, default=20.0, help="seconds for one run of one solver")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", nargs="+", metavar="BEGINNING", help="of names of problems; all, if not given")
+    records.arguments(parser)
     args = parser.parse_args()
-    rows = []
-    for case in cases(args.seed):
-        if case.name.startswith("ResNet-18"):
-            for run in SOLVERS.values():  # imports and caches
-                run(case, args.limit)
-        rows += measured(case, args.rounds, args.limit)
-        for row in rows[-len(SOLVERS) :]:
-            show(row)
-    for layers, bits in ((19, (8, 4, 2)), (36, (8, 4, 2)), (52, (8, 4, 2)), (52, (8, 6, 4, 3, 2))):
-        for row in measured_quadratic(layers, bits, args.seed, args.rounds, args.limit):
-            rows.append(row)
-            show(row)
+    if args.smoke:
+        args.rounds, args.limit, args.cases = 1, 1.0, ["ResNet-18", "tiny scores x1, 5", "quadratic, 19"]
+    results = opened(args)
+    chosen = [one for one in wanted(args) if one.case.startswith(tuple(args.cases or [""]))]
+    if not chosen:
+        sys.exit(f"--cases {args.cases}: no problem begins so. Legal: {', '.join(one.case for one in wanted(args))}.")
+    if results.plan([name for one in chosen for name in one.names]):
+        for run in SOLVERS.values():  # imports and caches
+            run(resnet18(args.seed), args.limit)
+    rows = [row for one in chosen for row in results.group(one.names, one.make)]
+    for row in rows:
+        show(row)
     # On a busy machine the median measures the neighbours: a target is held against the fastest round, and the load is
     # in the file.
     missed = [row["case"] for row in rows if row["target_s"] is not None and row["fastest_s"] > row["target_s"]]
-    load = {"load_average": os.getloadavg(), "missed_targets": missed}
-    path = write_result("allocation", {**load, "rows": rows}, seed=args.seed)
-    print(f"written to {path}")
-    sys.exit(f"too slow: {missed}" if missed else 0)
+    results.facts(missed_targets=missed)
+    sys.exit(f"too slow: {missed}" if missed and not args.smoke else 0)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,31 @@
 """Capture: seconds, layers and MACs of every network against torch's FlopCounterMode, and what `import mixbit` costs.
 
-    python benchmarks/capture.py
+    python benchmarks/capture.py [--runs 5] [--fresh | --smoke]
 
-Writes benchmarks/results/capture.json. The first capture of a process also loads torch.export's machinery; it is
-measured apart, in a fresh process, on ResNet-50. FlopCounterMode does not see CPU attention, so the counter runs with
-attention as plain products of matrices.
+Each network is a part of benchmarks/results/capture.json, and so are the first capture and the import. The first
+capture of a process also loads torch.export's machinery; it is measured apart, in a fresh process, on ResNet-50.
+FlopCounterMode does not see CPU attention, so the counter runs with attention as plain products of matrices.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
 import time
 from typing import Any
 
-from common import ROOT, write_result
+import records
+from common import ROOT
 
 NETWORKS = ["resnet20", "resnet18", "resnet50", "mobilenetv2", "ds-cnn", "mobilenetv1-0.25", "vit-tiny-hf"]
-RUNS = 5
 IMPORTS = 9
 LIMIT_CAPTURE_S = 10.0
 LIMIT_IMPORT_S = 0.2
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, runs: int) -> dict[str, Any]:
     """One network: median and worst of several captures, and both counts."""
     import torch
 
@@ -36,7 +37,7 @@ def measure(name: str) -> dict[str, Any]:
     x = torch.randn(2, *models.info(name).input_shape)
     network = capture(model, x)
     seconds = []
-    for _ in range(RUNS):
+    for _ in range(runs):
         start = time.perf_counter()
         capture(model, x)
         seconds.append(time.perf_counter() - start)
@@ -77,10 +78,10 @@ def fresh(code: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def cpu_seconds(statement: str) -> float:
+def cpu_seconds(statement: str, times: int) -> float:
     """Smallest CPU time of a statement in fresh interpreters; CPU time does not count waiting for a busy machine."""
     code = f"import time; s = time.process_time(); {statement}; print(time.process_time() - s)"
-    return min(fresh(code) for _ in range(IMPORTS))
+    return min(fresh(code) for _ in range(times))
 
 
 FIRST = """
@@ -94,11 +95,11 @@ print(time.perf_counter() - start)
 """
 
 
-def imports() -> dict[str, float]:
+def imports(times: int = IMPORTS) -> dict[str, float]:
     """`import mixbit` over `import torch`; also with every public name touched, should they be loaded lazily."""
-    torch = cpu_seconds("import torch")
-    mixbit = cpu_seconds("import torch, mixbit")
-    names = cpu_seconds("import torch, mixbit; [getattr(mixbit, n) for n in getattr(mixbit, '__all__', ())]")
+    torch = cpu_seconds("import torch", times)
+    mixbit = cpu_seconds("import torch, mixbit", times)
+    names = cpu_seconds("import torch, mixbit; [getattr(mixbit, n) for n in getattr(mixbit, '__all__', ())]", times)
     return {
         "torch_cpu_s": round(torch, 3),
         "over_torch_s": round(mixbit - torch, 3),
@@ -108,20 +109,32 @@ def imports() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure all, print a table, write the result file; a missed goal is an exit status of 1."""
-    rows = {name: measure(name) for name in NETWORKS}
-    first, loading = round(fresh(FIRST), 3), imports()
+    """Measure what is missing, print a table, write the result file; a missed goal is an exit status of 1."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5, help="of each network")
+    records.arguments(parser)
+    given = parser.parse_args()
+    names, runs = (["resnet20"], 1) if given.smoke else (NETWORKS, given.runs)
+    settings = {"runs": runs, "imports": IMPORTS}
+    results = records.Results("capture", settings=settings, fresh=given.fresh, smoke=given.smoke)
+    whole = [] if given.smoke else ["first_resnet50_s", "import"]
+    results.plan([*(f"networks.{name}" for name in names), *whole])
+    results.facts(runs=runs)
+    rows = {name: results.part(f"networks.{name}", lambda name=name: measure(name, runs)) for name in names}  # type: ignore[misc]
     for name, row in rows.items():
         told = "equal" if row["equal"] else "NOT EQUAL"
         print(f"{name:18} {row['layers']:3} layers {row['macs']:>13,} MACs {row['seconds_median']:6.3f} s  {told}")
+    if given.smoke:  # an interpreter of its own takes seconds to start
+        return
+    first = results.part("first_resnet50_s", lambda: round(fresh(FIRST), 3))
+    loading = results.part("import", imports)
     print(f"first capture of a process, resnet50: {first} s; import mixbit over torch: {loading['over_torch_s']} s")
     reached = {
         "equal_to_flop_counter": all(row["equal"] for row in rows.values()),
         "resnet50_under_10_s": max(first, rows["resnet50"]["seconds_worst"]) < LIMIT_CAPTURE_S,
         "import_under_0.2_s": loading["over_torch_s"] <= LIMIT_IMPORT_S,
     }
-    payload = {"networks": rows, "first_resnet50_s": first, "import": loading, "runs": RUNS, "reached": reached}
-    print(write_result("capture", payload, seed=0))
+    results.facts(reached=reached)
     sys.exit(0 if all(reached.values()) else 1)
 
 

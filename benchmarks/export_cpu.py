@@ -1,17 +1,17 @@
 """Files for any processor and for those with VNNI: speed beside float32, and accuracy on CIFAR-10's test images.
 
     python benchmarks/export_cpu.py [--parts resnet20 mobilenetv2 resnet18 accuracy] [--rounds 30] [--images 10000]
+        [--fresh | --smoke]
 
 Speed: networks of the zoo with random weights, batch 1, one thread, CPU time, all files of a network in turn in one
 run. `doubled` is a way that `mixbit export` does not take: a convolution over the input and a copy of it, with the
 weights in two parts that cannot saturate. Accuracy: ResNet-20 of 8 bits after calibration, without training. Each part
-is written when it is done; a part that the result file has of this processor is kept, unless `--again`.
+is a row of this processor; those that the result file has are reused, and rows of other processors stay.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from common import RESULTS, result, shared_data, unpacked_data, write_result
-from export_onnx import NETWORKS, lowered, policy_of
+import records
+from common import RESULTS, shared_data, unpacked_data
+from export_onnx import NETWORKS, WEIGHTS, lowered, policy_of
 from mixbit import runs
 from mixbit.export import IntegerGraph, executor, lower
 from mixbit.export._float_onnx import float_onnx
@@ -93,7 +94,7 @@ def accuracy(images: int) -> dict[str, Any]:
     subject = runs.Subject(
         model="resnet20",
         data=f"cifar10:{unpacked_data().resolve()}",
-        weights=shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors",
+        weights=shared_data() / "weights" / WEIGHTS,
     )
     task, _ = subject.task()
     x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=0, shuffle=True))
@@ -103,7 +104,7 @@ def accuracy(images: int) -> dict[str, Any]:
     graph = lower(model.eval(), task.network, [x], rounding="float32")
     sessions = {kind: load_session(_content(graph, **options)) for kind, options in FILES.items()}
     right, same, exact, total = dict.fromkeys(FILES, 0), dict.fromkeys(FILES, 0), dict.fromkeys(FILES, True), 0
-    for batch, labels in numpy_batches(task.test.batches(100), images):
+    for batch, labels in numpy_batches(task.test.batches(min(100, images)), images):
         outputs = {kind: session.run(None, {"input": batch})[0] for kind, session in sessions.items()}
         for kind, found in outputs.items():
             right[kind] += int((found.argmax(1) == labels).sum())
@@ -125,30 +126,37 @@ def accuracy(images: int) -> dict[str, Any]:
     return row
 
 
+def opened(part: str, given: argparse.Namespace) -> records.Results:
+    """Rows of speed, or those of accuracy, which depend on weights and images."""
+    common: dict[str, Any] = {"libraries": ("torch", "onnx", "onnxruntime"), "fresh": given.fresh, "smoke": given.smoke}
+    if part != "accuracy":
+        return records.Results(NAME, settings={"rounds": given.rounds}, **common)
+    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}
+    return records.Results(NAME, inputs=inputs, settings={"images": given.images}, **common)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=[*NETWORKS, "accuracy"], default=[*NETWORKS, "accuracy"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--again", action="store_true", help="measure also what the result file has of this processor")
+    records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    processors = result(NAME).get("processors", [])
-    mine = {"cpu": machine_name(), "flags": list(machine_flags()), "saturates": runtime_saturates()}
-    entry = next((one for one in processors if {key: one[key] for key in mine} == mine), None)
-    if entry is None:
-        entry = {**mine, "parts": {}}
-        processors.append(entry)
-    todo: dict[str, Callable[[], dict[str, Any]]] = {
-        name: (lambda name=name: speed(name, given.rounds)) for name in NETWORKS
-    }
-    todo["accuracy"] = lambda: accuracy(given.images)
-    for part in given.parts:
-        if part in entry["parts"] and not given.again:
-            print(f"{part}: kept")
-            continue
-        entry["parts"][part] = todo[part]()
-        print(f"written to {write_result(NAME, {'processors': processors}, seed=0)}", flush=True)
+    if given.smoke:
+        given.parts, given.rounds, given.images = ["resnet20", "accuracy"], 1, 20
+    processor = {"cpu": machine_name(), "flags": list(machine_flags())}
+    names = {part: {"part": part, "processor": processor} for part in given.parts}
+    results = {part: opened(part, given) for part in given.parts}
+    for part, of in names.items():
+        results[part].plan([of])
+    for part, of in names.items():
+
+        def make(part: str = part) -> dict[str, Any]:
+            found = accuracy(given.images) if part == "accuracy" else speed(part, given.rounds)
+            return {"saturates": runtime_saturates(), **found}
+
+        results[part].row(of, make)
 
 
 if __name__ == "__main__":

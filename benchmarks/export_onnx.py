@@ -1,11 +1,13 @@
 """Exported ONNX files: bytes against the policy, exactness and accuracy on all test images, speed against float32.
 
-    python benchmarks/export_onnx.py [--parts sizes speed exact] [--rounds 30] [--epochs 1] [--images 10000]
+    python benchmarks/export_onnx.py [--parts sizes speed exact] [--rounds 15] [--epochs 1] [--images 10000]
+        [--fresh | --smoke]
 
 Sizes and speed need no data: networks of the zoo with random weights (uniform at 2, 4 and 8 bits, and a random
 mix), calibrated on random inputs. Exactness and accuracy are of ResNet-20 on CIFAR-10: of trained run folders given as
 `--runs NAME=DIR`, or else trained here for `--epochs` under the policies that LIMPQ's committed scores give at the
-BitOps of W3A3 and W4A4, and under uniform W8A8. Parts that are not asked for keep what the result file has.
+BitOps of W3A3 and W4A4, and under uniform W8A8. Each row is written when it is done; those that the result file has are
+reused, of other processors and runs as well as of parts that are not asked for.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import copy
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common import RESULTS, ROOT, result, shared_data, unpacked_data, write_result
+import records
+from common import RESULTS, ROOT, shared_data, unpacked_data
 from mixbit import models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
@@ -34,6 +38,7 @@ from mixbit.export.verify import numpy_batches, time_sessions, verify
 from mixbit.network import Network, capture
 from mixbit.policy import Policy, Scores
 from mixbit.quantize import calibrate, quantize
+from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
 
@@ -42,6 +47,9 @@ FILES = ROOT / "runs" / NAME
 NETWORKS = {"resnet20": (3, 32, 32), "mobilenetv2": (3, 224, 224), "resnet18": (3, 224, 224)}
 POLICIES = ("W2A8", "W4A4", "W4A8", "W8A8", "mixed")
 CHUNK = 250
+TRAINED = ("limpq-4x4", "limpq-3x3", "W8A8")
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
+SCORES = "cifar10_resnet20_scores_limpq.json"
 
 
 def policy_of(text: str, network: Network) -> Policy:
@@ -56,6 +64,7 @@ def policy_of(text: str, network: Network) -> Policy:
     return policy
 
 
+@lru_cache(maxsize=1)
 def lowered(name: str, policy: str) -> tuple[Any, nn.Module, torch.Tensor]:
     """Integer graph, model and example of a network with random weights."""
     torch.manual_seed(0)
@@ -78,16 +87,10 @@ def described(file: OnnxFile) -> dict[str, Any]:
     }
 
 
-def sizes() -> Iterator[dict[str, Any]]:
-    """Packed and plain files of every network and policy."""
-    for name in NETWORKS:
-        for policy in POLICIES:
-            graph, _, _ = lowered(name, policy)
-            for pack in ("fields", "none"):
-                file = write_onnx(graph, FILES / f"{name}-{policy}-{pack}.onnx", pack=pack)
-                row = {"network": name, "policy": policy, "pack": pack, **described(file)}
-                print(name, policy, pack, file.size_bytes, f"{file.overhead:.4f}", flush=True)
-                yield row
+def size(name: str, policy: str, pack: Any) -> dict[str, Any]:
+    """Of a packed or a plain file."""
+    graph, _, _ = lowered(name, policy)
+    return described(write_onnx(graph, FILES / f"{name}-{policy}-{pack}.onnx", pack=pack))
 
 
 def processor() -> dict[str, Any]:
@@ -95,28 +98,24 @@ def processor() -> dict[str, Any]:
     return {"cpu": machine_name(), "flags": list(machine_flags())}
 
 
-def speed(rounds: int) -> Iterator[dict[str, Any]]:
+def speed(name: str, policy: str, rounds: int) -> dict[str, Any]:
     """CPU time of one inference, float32 beside the packed and the plain file, interleaved."""
-    for name in NETWORKS:
-        plain = None
-        for policy in POLICIES:
-            graph, model, x = lowered(name, policy)
-            plain = plain or float_onnx(model, x)
-            sessions, created = {}, {}
-            for kind, source in (
-                ("float32", plain),
-                *((p, _written(graph, name, policy, p)) for p in ("fields", "none")),
-            ):
-                begin = time.perf_counter()
-                sessions[kind] = load_session(source)
-                created[kind] = 1e3 * (time.perf_counter() - begin)
-            found = time_sessions(sessions, x.numpy(), rounds=rounds)
-            row = {"network": name, "policy": policy, "processor": processor(), "session_ms": created}
-            row |= {kind: {"median_ms": one.median_ms, "spread_ms": one.spread_ms} for kind, one in found.items()}
-            row["speedup"] = found["float32"].median_ms / found["fields"].median_ms
-            row["against_plain"] = found["fields"].median_ms / found["none"].median_ms
-            print(name, policy, {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)
-            yield row
+    graph, model, x = lowered(name, policy)
+    sessions, created = {}, {}
+    for kind, source in (
+        ("float32", float_onnx(model, x)),
+        *((p, _written(graph, name, policy, p)) for p in ("fields", "none")),
+    ):
+        begin = time.perf_counter()
+        sessions[kind] = load_session(source)
+        created[kind] = 1e3 * (time.perf_counter() - begin)
+    found = time_sessions(sessions, x.numpy(), rounds=rounds)
+    row: dict[str, Any] = {"session_ms": created}
+    row |= {kind: {"median_ms": one.median_ms, "spread_ms": one.spread_ms} for kind, one in found.items()}
+    row["speedup"] = found["float32"].median_ms / found["fields"].median_ms
+    row["against_plain"] = found["fields"].median_ms / found["none"].median_ms
+    print(name, policy, {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)
+    return row
 
 
 def _written(graph: Any, name: str, policy: str, pack: Any) -> Path:
@@ -130,11 +129,11 @@ def trained(policy: str, epochs: int) -> Path:
     subject = runs.Subject(
         model="resnet20",
         data=f"cifar10:{unpacked_data().resolve()}",
-        weights=shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors",
+        weights=shared_data() / "weights" / WEIGHTS,
     )
     task, _ = subject.task()
     if policy.startswith("limpq"):
-        scores = Scores.load(RESULTS / "cifar10_resnet20_scores_limpq.json")
+        scores = Scores.load(RESULTS / SCORES)
         chosen = allocate(task.network, scores, Budget.parse([f"bitops={policy[-3:]}"]))[0]
     else:
         chosen = policy_of(policy, task.network)
@@ -143,36 +142,40 @@ def trained(policy: str, epochs: int) -> Path:
     return run
 
 
-def exact(folders: dict[str, Path], images: int) -> Iterator[dict[str, Any]]:
+def exact(policy: str, run: Path, images: int) -> dict[str, Any]:
     """A trained network as fake-quantized model, reference executor and file: accuracy and agreement."""
-    for policy, run in folders.items():
-        done = runs.export(run, out=FILES / f"{policy}.onnx", images=0)
-        assert isinstance(done.file, OnnxFile)
-        opened = open_run(run)
-        batches = list(numpy_batches(opened.task.test.batches(CHUNK), images))
-        begin = time.process_time()
-        found = verify(done.file.path, done.graph, batches, rounds=0)
-        seconds = time.process_time() - begin
-        fixed = _other_rounding(opened, batches)
-        row = {
-            "policy": policy,
-            "settings": json.loads((run / "config.json").read_text())["settings"],
-            "images": found.images,
-            "fake_quantized_accuracy": runs.evaluate(str(run)).outcome.accuracy,
-            "reference_accuracy": found.reference_accuracy,
-            "file_accuracy": found.accuracy,
-            "top1_agreement": found.top1_agreement,
-            "identical": found.identical,
-            "largest_difference": found.largest_difference,
-            "largest_steps": found.largest_steps,
-            "verification_cpu_seconds": seconds,
-            "fixed_point": fixed,
-            "calibrated": [note.name for note in done.graph.notes],
-            **described(done.file),
-            "bitops": costs(opened.task.network, opened.policy.layers).bitops,
-        }
-        print({k: v for k, v in row.items() if not isinstance(v, dict | list)}, flush=True)
-        yield row
+    done = runs.export(run, out=FILES / f"{policy}.onnx", images=0)
+    assert isinstance(done.file, OnnxFile)
+    opened = open_run(run)
+    batches = list(numpy_batches(opened.task.test.batches(min(CHUNK, images)), images))
+    begin = time.process_time()
+    found = verify(done.file.path, done.graph, batches, rounds=0)
+    seconds = time.process_time() - begin
+    row = {
+        "settings": json.loads((run / "config.json").read_text())["settings"],
+        "fake_quantized_accuracy": fake_quantized_accuracy(opened.task.model, batches),
+        "reference_accuracy": found.reference_accuracy,
+        "file_accuracy": found.accuracy,
+        "top1_agreement": found.top1_agreement,
+        "identical": found.identical,
+        "largest_difference": found.largest_difference,
+        "largest_steps": found.largest_steps,
+        "verification_cpu_seconds": seconds,
+        "fixed_point": _other_rounding(opened, batches),
+        "calibrated": [note.name for note in done.graph.notes],
+        **described(done.file),
+        "bitops": costs(opened.task.network, opened.policy.layers).bitops,
+    }
+    print({k: v for k, v in row.items() if not isinstance(v, dict | list)}, flush=True)
+    return row
+
+
+@torch.inference_mode()
+def fake_quantized_accuracy(model: nn.Module, batches: list[Any]) -> float:
+    """On the images that file and reference see."""
+    model.eval()
+    right = sum(int((model(torch.from_numpy(x)).argmax(1).numpy() == y).sum()) for x, y in batches)
+    return right / sum(len(y) for _, y in batches)
 
 
 def _other_rounding(opened: Any, batches: list[Any]) -> dict[str, float]:
@@ -192,27 +195,72 @@ def _other_rounding(opened: Any, batches: list[Any]) -> dict[str, float]:
     return {"images": total, **{f"{rounding}_agreement": count / total for rounding, count in same.items()}}
 
 
+def opened(part: str, given: argparse.Namespace, **depends: Any) -> records.Results:
+    """The rows of one part."""
+    libraries = ("torch", "onnx", "onnxruntime")
+    return records.Results(NAME, table=part, libraries=libraries, fresh=given.fresh, smoke=given.smoke, **depends)
+
+
+def all_sizes(given: argparse.Namespace) -> None:
+    """Packed and plain files of every network and policy."""
+    results = opened("sizes", given)
+    names = [
+        {"network": name, "policy": policy, "pack": pack}
+        for name in given.networks
+        for policy in given.policies
+        for pack in ("fields", "none")
+    ]
+    results.plan(names)
+    for of in names:
+        results.row(of, lambda of=of: size(**of))  # type: ignore[misc]
+
+
+def all_speeds(given: argparse.Namespace) -> None:
+    """Every network and policy on this processor."""
+    results = opened("speed", given, settings={"rounds": given.rounds})
+    pairs = [(name, policy) for name in given.networks for policy in given.policies]
+    names = [{"network": name, "policy": policy, "processor": processor()} for name, policy in pairs]
+    results.plan(names)
+    for of in names:
+        results.row(of, lambda of=of: speed(of["network"], of["policy"], given.rounds))  # type: ignore[misc]
+
+
+def all_exact(given: argparse.Namespace) -> None:
+    """Of run folders, or of runs that are trained here."""
+    data = {"data": unpacked_data() / "cifar-10-batches-bin"}
+    folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
+    sources = {name: data | {"run": folder / _folder.WEIGHTS} for name, folder in folders.items()}
+    begun = data | {"weights": shared_data() / "weights" / WEIGHTS, "scores": RESULTS / SCORES}
+    sources = sources or dict.fromkeys(TRAINED, begun)
+    settings = {} if folders else {"epochs": given.epochs}
+    rows = {name: opened("exact", given, inputs=inputs, settings=settings) for name, inputs in sources.items()}
+    for name, results in rows.items():
+        results.plan([{"policy": name, "images": given.images}])
+    for name, results in rows.items():
+
+        def make(name: str = name) -> Mapping[str, Any]:
+            return exact(name, folders[name] if folders else trained(name, given.epochs), given.images)
+
+        results.row({"policy": name, "images": given.images}, make)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=["sizes", "speed", "exact"], default=["sizes", "speed", "exact"])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), help="of sizes and speed")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=1, help="of training before exactness is measured")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--runs", nargs="+", metavar="NAME=DIR", help="trained run folders, instead of training here")
+    records.arguments(parser)
     given = parser.parse_args()
+    if given.smoke:  # a training takes longer than a smoke run may: exactness is not in it
+        given.parts, given.networks, given.policies, given.rounds = ["sizes", "speed"], ["resnet20"], ["W4A4"], 1
     FILES.mkdir(parents=True, exist_ok=True)
-    old = result(NAME)
-    parts = {part: old.get(part, []) for part in ("sizes", "speed", "exact")}
-    if "sizes" in given.parts:
-        parts["sizes"] = list(sizes())
-    if "speed" in given.parts:
-        others = [row for row in parts["speed"] if row["processor"] != processor()]
-        parts["speed"] = [*others, *speed(given.rounds)]
-    if "exact" in given.parts:
-        folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
-        folders = folders or {name: trained(name, given.epochs) for name in ("limpq-4x4", "limpq-3x3", "W8A8")}
-        parts["exact"] = list(exact(folders, given.images))
-    print(f"written to {write_result(NAME, parts, seed=0)}")
+    todo = {"sizes": all_sizes, "speed": all_speeds, "exact": all_exact}
+    for part in given.parts:
+        todo[part](given)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Latency tables of ONNX Runtime on this CPU: what fewer bits bring, and how well sums predict whole networks.
 
-    python benchmarks/latency.py [--networks resnet20,mobilenetv2,resnet18] [--repeats 30] [--policies 8] [--quick]
+    python benchmarks/latency.py [--networks resnet20,mobilenetv2,resnet18] [--repeats 30] [--policies 8]
+        [--bits 2 3 4 5 6 8] [--fresh | --smoke]
 
 For each network a table at all pairs of bits, checked on random policies that it was not made from. ResNet-20's table
 also predicts ResNet-32 and ResNet-56, which it has never seen, from its kernels. And ResNet-20's sums once more from
-layers measured alone, one network of one layer each: the other way to make a table.
+layers measured alone, one network of one layer each: the other way to make a table. Both are part of one measurement
+with the table; which way predicts better is measured by `latency_ways.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import write_result
+import records
 from mixbit import models
 from mixbit.cost import LatencyTable, LayerBits
 from mixbit.export import IntegerGraph, Rounding, lower
@@ -32,7 +34,10 @@ from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 
 Bits = Mapping[str, LayerBits]
+FIRST = "resnet20"
 OTHERS = ("resnet32", "resnet56")
+SMALL = "resnet8"
+"""Of smoke runs."""
 
 
 @dataclass
@@ -208,32 +213,45 @@ def _alone(graph: IntegerGraph, name: str, op: g.Weighted | None) -> IntegerGrap
     return IntegerGraph(input="x", output=op.output, tensors=tensors, ops=(*ops, op), fingerprint="")  # type: ignore[arg-type]
 
 
+def parts_of(name: str) -> list[str]:
+    """Parts of the result file that one table gives."""
+    more = ["other_networks_from_resnet20", "resnet20_from_layers_alone"] if name == FIRST else []
+    return [f"networks.{name}", *more]
+
+
+def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """The parts of one network."""
+    bits = tuple(given.bits)
+    subject = Subject.of(name)
+    table, seconds = measure(subject, bits, given.repeats, given.policies)
+    values: list[dict[str, Any]] = [summary(table, bits, seconds)]
+    if name == FIRST:
+        values.append(predict_others(table, subject, bits, given.repeats))
+        values.append(isolated(subject, bits, given.repeats, given.policies))
+    print(f"{name}: held-out policies within {values[0]['largest_error_percent']} %")
+    return dict(zip(parts_of(name), values, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default="resnet20,mobilenetv2,resnet18")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--policies", type=int, default=8)
-    parser.add_argument("--quick", action="store_true", help="ResNet-20 alone, at two bit-widths, few repeats")
-    arguments = parser.parse_args()
+    parser.add_argument("--bits", type=int, nargs="+", default=list(DEFAULT_BITS), help="of weights and of activations")
+    records.arguments(parser)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    bits, repeats, policies = DEFAULT_BITS, arguments.repeats, arguments.policies
-    names = arguments.networks.split(",")
-    if arguments.quick:
-        bits, repeats, policies, names = (4, 8), 6, 3, ["resnet20"]
-    payload: dict[str, Any] = {"runtime": f"onnxruntime {OnnxRuntimeTarget().runtime_version}", "bits": list(bits)}
-    payload |= {"quick": arguments.quick, "networks": {}}
+    names = given.networks.split(",")
+    if given.smoke:
+        given.bits, given.repeats, given.policies, names = [8], 1, 1, [SMALL]
+    settings = {"bits": given.bits, "repeats": given.repeats, "policies": given.policies}
+    results = records.Results(
+        "latency", settings=settings, libraries=("onnxruntime", "onnx"), fresh=given.fresh, smoke=given.smoke
+    )
+    if results.plan([path for name in names for path in parts_of(name)]):
+        results.facts(runtime=f"onnxruntime {OnnxRuntimeTarget().runtime_version}", bits=given.bits)
     for name in names:
-        subject = Subject.of(name)
-        table, seconds = measure(subject, bits, repeats, policies)
-        payload["networks"][name] = summary(table, bits, seconds)
-        if name == "resnet20":
-            payload["other_networks_from_resnet20"] = predict_others(table, subject, bits, repeats)
-            payload["resnet20_from_layers_alone"] = isolated(subject, bits, repeats, policies)
-    print(f"written to {write_result('latency', payload, seed=list(range(policies)))}")
-    for name, row in payload["networks"].items():
-        print(f"{name}: held-out policies within {row['largest_error_percent']} %")
-    for name, row in payload.get("other_networks_from_resnet20", {}).items():
-        print(f"{name}, from resnet20's kernels: within {row['largest_error_percent']} %")
+        results.parts(parts_of(name), lambda name=name: measured(name, given))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

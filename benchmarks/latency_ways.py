@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import records
-from latency import Subject, alone_networks, alone_sums
+from latency import FIRST, SMALL, Subject, alone_networks, alone_sums
 from mixbit.cost import LayerBits, Timing
 from mixbit.export import IntegerGraph
 from mixbit.export._latency_bench import REFERENCE, WHOLE, Bench
@@ -147,14 +147,15 @@ def main() -> None:
     if given.smoke:
         given.repetitions, given.rounds, given.policies, given.bits = 1, 1, 1, [8]
     bits = tuple(given.bits)
-    settings = {"network": "resnet20", "bits": list(bits), "rounds": given.rounds, "policies": given.policies}
+    network = SMALL if given.smoke else FIRST
+    settings = {"network": network, "bits": list(bits), "rounds": given.rounds, "policies": given.policies}
     results = records.Results(
         "latency_ways", settings=settings, libraries=("onnxruntime", "onnx"), fresh=given.fresh, smoke=given.smoke
     )
     names = [{"repetition": number} for number in range(given.repetitions)]
     if not results.plan(names):
         return
-    ways = Ways(Subject.of("resnet20"), bits, given.policies, given.rounds)
+    ways = Ways(Subject.of(network), bits, given.policies, given.rounds)
     for of in names:
         results.row(of, lambda: values(ways))
 

@@ -1,6 +1,6 @@
 """Instruction tables of an emulated core: how well sums of layers predict whole networks that no table was made of.
 
-    python benchmarks/mcu_counts.py [--core cortex-m4] [--bits 2,4,8] [--policies 4] [--quick]
+    python benchmarks/mcu_counts.py [--core cortex-m4] [--bits 2,4,8] [--policies 4] [--fresh | --smoke]
 
 One table of ResNet-20 at all pairs of bits. It is checked on random policies of ResNet-20, and then predicts ResNet-32
 and ResNet-56, which it has never seen, from its kernels. DS-CNN has a table of its own. Needs `make setup-mcu`.
@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
-from common import write_result
+import records
 from latency import OTHERS, Subject
 from mixbit.cost import LatencyTable
 from mixbit.export.latency import build, options_of, predict, random_bits
 from mixbit.export.mcu.target import BoardTarget
 
 NETWORKS = ("resnet20", "ds-cnn")
+SMOKE = "ad-autoencoder"
+"""The smallest network, at 8 bits, is what a smoke run counts."""
 
 
 def measure(subject: Subject, target: BoardTarget, bits: tuple[int, ...], policies: int) -> LatencyTable:
@@ -75,27 +77,39 @@ def _largest(rows: list[dict[str, Any]]) -> float:
     return max(abs(row["error_percent"]) for row in rows)
 
 
+def parts_of(name: str) -> list[str]:
+    """Parts of the result file that one table gives."""
+    return [f"networks.{name}", *(["other_networks"] if name == NETWORKS[0] else [])]
+
+
+def measured(name: str, target: BoardTarget, bits: tuple[int, ...], policies: int) -> dict[str, Any]:
+    """The parts of one network."""
+    subject, started = Subject.of(name, "single"), time.perf_counter()
+    table = measure(subject, target, bits, policies)
+    values: list[Any] = [summary(table, bits, time.perf_counter() - started)]
+    print(name, values[0]["largest_error_percent"], flush=True)
+    if name == NETWORKS[0]:
+        values.append(others(table, target, bits, policies))
+    return dict(zip(parts_of(name), values, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--core", default="cortex-m4")
     parser.add_argument("--bits", default="2,4,8")
     parser.add_argument("--policies", type=int, default=4)
-    parser.add_argument("--quick", action="store_true", help="two bit-widths, one policy, ResNet-20's table alone")
+    records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     target = BoardTarget(core=given.core)
-    bits = (4, 8) if given.quick else tuple(map(int, given.bits.split(",")))
-    policies = 1 if given.quick else given.policies
-    payload: dict[str, Any] = {"core": given.core, "tools": target.runtime_version, "bits": list(bits), "networks": {}}
-    for name in NETWORKS[: 1 if given.quick else None]:
-        subject, started = Subject.of(name, "single"), time.perf_counter()
-        table = measure(subject, target, bits, policies)
-        payload["networks"][name] = summary(table, bits, time.perf_counter() - started)
-        print(name, payload["networks"][name]["largest_error_percent"], flush=True)
-        if name == NETWORKS[0] and not given.quick:
-            payload["other_networks"] = others(table, target, bits, policies)
-    if not given.quick:
-        print(f"written to {write_result('mcu_counts', payload, seed=list(range(policies)))}")
+    bits = (8,) if given.smoke else tuple(map(int, given.bits.split(",")))
+    policies, names = (1, (SMOKE,)) if given.smoke else (given.policies, NETWORKS)
+    settings = {"core": given.core, "tools": target.runtime_version, "bits": list(bits), "policies": policies}
+    results = records.Results("mcu_counts", settings=settings, fresh=given.fresh, smoke=given.smoke)
+    if results.plan([path for name in names for path in parts_of(name)]):
+        results.facts(core=given.core, tools=target.runtime_version, bits=list(bits))
+    for name in names:
+        results.parts(parts_of(name), lambda name=name: measured(name, target, bits, policies))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Each row is one layer of a small network, between the quantizer of the input and a linear layer, run under QEMU and
 counted by SysTick. The first convolution is that of the goals: 3x3, 32 to 32 channels, at 16x16.
 
-    python benchmarks/mcu_kernels.py [--quick | --code] [--cmsis-nn DIR]
+    python benchmarks/mcu_kernels.py [--code] [--cmsis-nn DIR] [--fresh | --smoke]
 
 `--code` measures the bytes of code by which flash is predicted, for the kernels of cores with the DSP extension.
 `--cmsis-nn` adds the first convolution as CMSIS-NN computes it, compiled from that folder with the same flags.
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from common import write_result
+import records
 from mixbit.export import c
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Grid
@@ -124,12 +124,10 @@ def measure(core: str, kernels: Any, shape: dict[str, int], bits: int, checkout:
     }
 
 
-def plan(quick: bool) -> list[tuple[str, Any, str, int]]:
+def plan() -> list[tuple[str, Any, str, int]]:
     """Core, kernels, shape and bits of every row."""
     first = next(iter(SHAPES))
     rows = [("cortex-m4", kernels, first, bits) for kernels in ("dsp", "plain") for bits in (8, 7, 6, 5, 4, 3, 2)]
-    if quick:
-        return rows
     rows += [("cortex-m4", "dsp", shape, bits) for shape in list(SHAPES)[1:] for bits in (8, 4, 2)]
     return rows + [
         (core, kernels, first, bits)
@@ -172,28 +170,42 @@ def _code_bytes(name: str, switches: set[str], functions: tuple[str, ...] = ("",
 
 
 def main() -> None:
-    """Measure, print, write the result file."""
+    """Measure what is missing, print, write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the 3x3 convolution on the M4 alone")
     parser.add_argument("--code", action="store_true", help="bytes of code instead")
     parser.add_argument("--cmsis-nn", type=Path, metavar="DIR", help="a checkout of CMSIS-NN, to count beside ours")
-    arguments = parser.parse_args()
-    if arguments.code:
+    records.arguments(parser)
+    given = parser.parse_args()
+    if given.code:
         return code()
-    rows = []
-    checkout = None if arguments.cmsis_nn is None else str(arguments.cmsis_nn.resolve())
-    extra = [("cortex-m4", CMSIS_NN, next(iter(SHAPES)), 8)] if checkout else []
-    for core, kernels, shape, bits in [*plan(arguments.quick), *extra]:
-        facts = {"core": core, "kernels": kernels, "layer": shape, "bits": bits}
-        row = facts | measure(core, kernels, SHAPES[shape], bits, checkout)
-        name = f"{core:11} {kernels:8} {shape:26} {bits} bits"
-        print(f"{name}: {row['per_mac']:6.3f} instructions/MAC, exact: {row['exact']}")
-        rows.append(row)
-    tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
+    checkout = None if given.cmsis_nn is None else str(given.cmsis_nn.resolve())
     # The path of a checkout is that of one machine.
-    sys.argv = ["DIR" if one == str(arguments.cmsis_nn) else one for one in sys.argv]
-    found = {"tools": tools, "goals": GOALS, "peers": PEERS, "rows": rows}
-    write_result("mcu_kernels", found | ({"cmsis_nn": _sources(checkout)} if checkout else {}), seed=SEED)
+    sys.argv = ["DIR" if one == str(given.cmsis_nn) else one for one in sys.argv]
+    tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
+
+    def opened(**more: Any) -> records.Results:
+        """Rows of CMSIS-NN depend on its sources as well."""
+        settings = {"tools": tools, "seed": SEED, **more}
+        return records.Results(
+            "mcu_kernels", settings=settings, libraries=("numpy",), fresh=given.fresh, smoke=given.smoke
+        )
+
+    extra = [("cortex-m4", CMSIS_NN, next(iter(SHAPES)), 8)] if checkout else []
+    rows = plan()[-1:] if given.smoke else [*plan(), *extra]
+    names = [dict(zip(("core", "kernels", "layer", "bits"), row, strict=True)) for row in rows]
+    theirs = {"cmsis_nn": _sources(checkout)} if checkout else {}
+    ours, other = opened(), opened(**theirs)
+    ours.plan(names)
+    ours.facts(tools=tools, goals=GOALS, peers=PEERS, **theirs)
+    for of in names:
+        results = other if of["kernels"] == CMSIS_NN else ours
+
+        def make(of: dict[str, Any] = of) -> dict[str, Any]:
+            return measure(of["core"], of["kernels"], SHAPES[of["layer"]], of["bits"], checkout)
+
+        row = results.row(of, make)
+        name = f"{of['core']:11} {of['kernels']:8} {of['layer']:26} {of['bits']} bits"
+        print(f"{name}: {row['per_mac']:6.3f} instructions/MAC, exact: {row['exact']}")
 
 
 def _sources(checkout: str) -> dict[str, str]:

@@ -70,8 +70,8 @@ def spreads(rows: Iterable[dict[str, Any]]) -> list[float]:
 
 def vnni(kind: str) -> list[float]:
     """Speed over float32 of all networks on the processors with VNNI."""
-    parts = [one["parts"] for one in result("export_cpu")["processors"] if "avx512_vnni" in one["flags"]]
-    return [one[network]["speedup"][kind] for one in parts for network in NETWORKS]
+    rows = [one for one in result("export_cpu")["rows"] if "avx512_vnni" in one["processor"]["flags"]]
+    return [one["speedup"][kind] for network in NETWORKS for one in rows if one["part"] == network]
 
 
 def exact(policy: str) -> dict[str, Any]:

@@ -6,7 +6,10 @@ the key, where the part has one:
 
     {"form": 2, "made": [{"command": ..., "commit": ..., ...}, ...],
      "rows": [{"made": 0, "key": "...", "accuracy": 0.9}],
-     "made_by": {"networks.resnet20": 1}, "keys": {"networks.resnet20": "..."}, ...}
+     "made_by": {"networks.resnet20": 1}, "keys": {"networks.resnet20": "..."}, "names": {"rows": ["case"]}, ...}
+
+`names` says by what rows of a list are told from each other: of two that agree in them, made under other settings or
+versions, the later one is what tables show (`current`).
 
 A maker is a command at a commit, on a machine, with libraries of some versions; it has the settings, and digests of the
 weights and data that went in. A row is reused only where its key is the same: name, settings, weights and data by
@@ -51,7 +54,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMOKE = Path(os.environ.get("MIXBIT_SMOKE", ROOT / "runs" / "smoke"))
 FORM = 2
-HEAD = ("form", "made", "made_by", "keys")
+HEAD = ("form", "made", "made_by", "keys", "names")
 
 # What a result depends on: results themselves are written by the run, and no change of them makes it another.
 CODE = ("src", "benchmarks", "setup.py", "constraints.txt", ":!benchmarks/results", ":!benchmarks/peers/results")
@@ -189,7 +192,9 @@ class Results:
         with _locked(self.folder / f"{self.name}.json"):
             found = read(self.name, folder=self.folder)
             now = _placed(found["made"], {**self.smoke, **provenance(begun), **self.depends})
-            keys = {row["key"] for row in rows}
+            keys, names = {row["key"] for row in rows}, found.setdefault("names", {})
+            named_by = dict.fromkeys([*names.get(self.table, []), *(name for of, _ in named for name in of)])
+            names[self.table] = list(named_by)
             others = [one for one in found.get(self.table, []) if one.get("key") not in keys]
             for row in rows:
                 row["made"] = now
@@ -214,29 +219,32 @@ class Results:
         reused: eager (of ...)
         {'ms': 390}
         """
-        found = self.find(path)
-        if found is not None:
-            content = read(self.name, folder=self.folder)
-            made = _maker_of_part(content, path)
-            tell(f"reused: {path} (of {made.get('commit')}, {made['machine'].get('cpu')})")
-            return found
-        begun = conditions()
-        value = json.loads(json.dumps(make()))
+        return self.parts([path], lambda: {path: make()}, tell=tell)[path]
+
+    def parts(
+        self, paths: Sequence[str], make: Callable[[], Mapping[str, Any]], *, tell: Callable[[str], Any] = print
+    ) -> dict[str, Any]:
+        """Parts that are one measurement, by path: all of them from the file, or all made now, written at once."""
+        found = {path: self.find(path) for path in paths}
+        content = read(self.name, folder=self.folder)
+        if None not in found.values():
+            makers = {path: _maker_of_part(content, path) for path in paths}
+            if all(made == makers[paths[0]] for made in makers.values()):
+                for path, made in makers.items():
+                    tell(f"reused: {path} (of {made.get('commit')}, {made['machine'].get('cpu')})")
+                return found
+        begun, values = conditions(), json.loads(json.dumps(dict(make())))
         with _locked(self.folder / f"{self.name}.json"):
             content = read(self.name, folder=self.folder)
-            _set(content, path, value)
             now = _placed(content["made"], {**self.smoke, **provenance(begun), **self.depends})
-            head = path.partition(".")[0]
-            content["made_by"] = {one: at for one, at in content["made_by"].items() if not _within(one, path)}
-            if _is_table(content[head]):
-                content[head] = [{**row, "made": now} for row in content[head]]
-            else:
-                content["made_by"] |= {one: now for one, _ in _pieces(head, content[head]) if _within(one, path)}
-            content["keys"] = {**content.get("keys", {}), path: self.key(path)}
+            for path in paths:
+                _set(content, path, values[path], now)
+                content["keys"] = {**content.get("keys", {}), path: self.key(path)}
             _write(self.name, content, folder=self.folder)
-        self._here.add(self.key(path))
-        tell(f"made: {path}")
-        return value
+        for path in paths:
+            self._here.add(self.key(path))
+            tell(f"made: {path}")
+        return values
 
     def facts(self, **values: Any) -> None:
         """Set parts that are no rows."""
@@ -411,10 +419,15 @@ def _within(one: str, path: str) -> bool:
     return one == path or one.startswith(f"{path}.")
 
 
-def _set(found: dict[str, Any], path: str, value: object) -> None:
-    """The part of that path."""
+def _set(found: dict[str, Any], path: str, value: object, now: int) -> None:
+    """The part of that path, made by the maker at that place."""
     part, _, name = path.partition(".")
     found[part] = {**found.get(part, {}), name: value} if name else value
+    found["made_by"] = {one: at for one, at in found["made_by"].items() if not _within(one, path)}
+    if _is_table(found[part]):
+        found[part] = [{**row, "made": now} for row in found[part]]
+    else:
+        found["made_by"] |= {one: now for one, _ in _pieces(part, found[part]) if _within(one, path)}
 
 
 def _is_table(value: object) -> bool:
@@ -462,6 +475,12 @@ def maker(found: Mapping[str, Any], row: Mapping[str, Any] | str) -> dict[str, A
     """What made a row, or the part of that path, of a file that was read."""
     place = found["made_by"][row] if isinstance(row, str) else row["made"]
     return dict(found["made"][place])
+
+
+def current(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A file with one row of each name: where there are several, the one that was made last."""
+    names = found.get("names", {})
+    return {part: latest(value, *names[part]) if part in names else value for part, value in found.items()}
 
 
 def latest(rows: Iterable[Row], *names: str) -> list[Row]:
@@ -517,7 +536,8 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         elif part not in HEAD:
             _merge_part(found, other, part)
     keys = {path: key for path, key in one.get("keys", {}).items() if _same(path, one, found)} | other.get("keys", {})
-    return dict(_tidy(found | ({"keys": keys} if keys else {})))
+    head = {"keys": keys, "names": one.get("names", {}) | other.get("names", {})}
+    return dict(_tidy(found | {part: value for part, value in head.items() if value}))
 
 
 def _merge_part(found: dict[str, Any], other: Mapping[str, Any], part: str) -> None:

@@ -257,28 +257,28 @@ EXPORTS: dict[str, Entry] = {
     ),
     **_entry(
         ["export_speed"],
-        ["export_onnx.py --parts speed"],
+        ["export_onnx.py --parts speed --rounds 15"],
         makes=["results/export_onnx.json"],
         needs=["quiet"],
         cost="20 minutes of one core",
     ),
     **_entry(
         ["export_exact"],
-        ["export_onnx.py --parts exact"],
+        ["export_onnx.py --parts exact --epochs 1 --images 10000"],
         makes=["results/export_onnx.json"],
         needs=["data"],
         cost="an hour of one core",
     ),
     **_entry(
         ["export_cpu", "export_cpu_accuracy"],
-        ["export_cpu.py"],
+        ["export_cpu.py --rounds 30 --images 10000"],
         makes=["results/export_cpu.json"],
         needs=["data", "quiet"],
         cost="30 minutes of one core",
     ),
     **_entry(
         ["latency", "latency_bits"],
-        ["latency.py"],
+        ["latency.py --repeats 30 --policies 8"],
         makes=["results/latency.json"],
         needs=["quiet"],
         cost="an hour of one core",
@@ -289,20 +289,24 @@ EXPORTS: dict[str, Entry] = {
 SPEED: dict[str, Entry] = {
     **_entry(
         ["allocation"],
-        ["allocation.py --rounds 9"],
+        ["allocation.py --rounds 9 --limit 20"],
         makes=["results/allocation.json"],
         needs=["data", "quiet"],
         cost="15 minutes of one core",
     ),
     **_entry(
         ["qat"],
-        ["qat_step.py --rounds 50 --threads 1", "limpq_step.py --threads 1"],
+        ["qat_step.py --rounds 50 --threads 1", "limpq_step.py --rounds 8 --threads 1"],
         makes=["results/qat_step.json", "results/limpq_step.json"],
         needs=["quiet"],
         cost="20 minutes of one core",
     ),
     **_entry(
-        ["capture"], ["capture.py"], makes=["results/capture.json"], needs=["quiet"], cost="2 minutes of one core"
+        ["capture"],
+        ["capture.py --runs 5"],
+        makes=["results/capture.json"],
+        needs=["quiet"],
+        cost="2 minutes of one core",
     ),
 }
 """Times of our own steps."""
@@ -317,7 +321,7 @@ MCU: dict[str, Entry] = {
     ),
     **_entry(
         ["mcu_counts"],
-        ["mcu_counts.py"],
+        ["mcu_counts.py --core cortex-m4 --bits 2,4,8 --policies 4"],
         makes=["results/mcu_counts.json"],
         needs=["emulator"],
         cost="20 minutes of one core",

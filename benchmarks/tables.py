@@ -25,7 +25,7 @@ import tables_ptq
 import tables_steps
 import tables_topology
 import tables_transfer
-from common import RESULTS, ROOT, markdown, result
+from common import RESULTS, ROOT, markdown, result, when_run
 from records import maker
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
@@ -87,23 +87,29 @@ def _missing(groups: dict[tuple[str, str], list[dict[str, Any]]], seeds: list[in
 
 
 def allocation() -> str:
-    """Wall time to the proven optimum, beside HiGHS and CBC in the same run."""
+    """Wall time to the proven optimum, beside HiGHS and CBC in the same run; of quadratic problems, ours alone."""
     cases: dict[str, dict[str, str]] = {}
     found = result("allocation")
     rounds = max(row["rounds"] for row in found["rows"])
     for row in found["rows"]:
-        text = f"{1000 * row['median_s']:.1f} ms" + {1: " (once)", rounds: ""}.get(
-            row["rounds"], f" ({row['rounds']} rounds)"
-        )
-        text += "" if row["proven"] else ", not proven"
-        text += "" if row["excess"] < 1e-9 else f", {100 * row['excess']:.2g} % too much harm"
-        cases.setdefault(row["case"], {})[row["solver"]] = text
-    solvers = list(next(iter(cases.values())))
+        solver, _, way = row["solver"].partition(", ")
+        cases.setdefault(f"{row['case']}{way and ', '}{way}", {})[solver] = _solved(row, rounds)
+    solvers = list(dict.fromkeys(solver for cells in cases.values() for solver in cells))
     rows = [(case, *(cells.get(solver, "-") for solver in solvers)) for case, cells in cases.items()]
-    note = (
-        f"Median wall time of {rounds} rounds, or of as many as stand beside it; load {found['load_average'][0]:.1f}.\n"
-    )
+    loads = [maker(found, row)["machine"].get("load", found.get("load_average", [None])[0]) for row in found["rows"]]
+    load = _span([one for one in loads if one is not None], "{:.1f}")
+    note = f"Median wall time of {rounds} rounds, or of as many as stand beside it; load {load}.\n"
     return markdown(("case", *(f">{solver}" for solver in solvers)), rows) + "\n" + note
+
+
+def _solved(row: dict[str, Any], rounds: int) -> str:
+    """What one solver did with one problem; without an excess where the optimum is not known."""
+    text = f"{1000 * row['median_s']:.1f} ms"
+    text += {1: " (once)", rounds: ""}.get(row["rounds"], f" ({row['rounds']} rounds)")
+    text += "" if row["proven"] else ", not proven"
+    if "objective" not in row:
+        return f"{text}, nothing found"
+    return text + (f", {100 * row['excess']:.2g} % too much harm" if (row["excess"] or 0) >= 1e-9 else "")
 
 
 def capture() -> str:
@@ -193,9 +199,9 @@ def _same_bits(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterable[
 
 def peers_search() -> str:
     """CPU time of our searches beside another toolkit's, taken in turns in one run."""
-    if not (RESULTS / "peers_search.json").exists():
-        return "Not run yet.\n"
     found = result("peers_search")
+    if not found.get("rows"):
+        return "Not run yet.\n"
     rows = []
     for row in found["rows"]:
         label = f"MCT {found['versions']['model-compression-toolkit']}" if row["name"] == "mct" else row["name"]
@@ -227,9 +233,7 @@ def peers_solver() -> str:
 
 def _export(part: str) -> list[dict[str, Any]]:
     """Rows of one part of the export benchmark; none if it was not run."""
-    if not (RESULTS / "export_onnx.json").exists():
-        return []
-    return list(result("export_onnx")[part])
+    return list(result("export_onnx").get(part, []))
 
 
 def export_sizes() -> str:
@@ -342,14 +346,13 @@ def _peers_export_row(row: dict[str, Any], failures: list[str]) -> tuple[str, ..
 
 def latency() -> str:
     """Predicted against measured time of whole networks that a table was not made of."""
-    if not (RESULTS / "latency.json").exists():
-        return "Not run yet.\n"
     found = result("latency")
     rows = [
         (f"{name}, its own table", *_errors(one["held_out_policies"]), "-") for name, one in found["networks"].items()
     ]
-    alone = found["resnet20_from_layers_alone"]["held_out_policies"]
-    rows.insert(1, ("resnet20, layers measured alone", *_errors(alone), "-"))
+    if "resnet20_from_layers_alone" in found:
+        alone = found["resnet20_from_layers_alone"]["held_out_policies"]
+        rows.insert(1, ("resnet20, layers measured alone", *_errors(alone), "-"))
     rows += [
         (
             f"{name}, from resnet20's kernels",
@@ -359,10 +362,8 @@ def latency() -> str:
         for name, one in found.get("other_networks_from_resnet20", {}).items()
     ]
     columns = ("network", ">policies", ">errors", ">largest", ">largest, machine's pace taken out")
-    return (
-        markdown(columns, rows)
-        + f"\n{found['runtime']}; {maker(found, 'networks.resnet20')['machine']['cpu']}, one thread.\n"
-    )
+    machines = {maker(found, f"networks.{name}")["machine"]["cpu"] for name in found["networks"]}
+    return markdown(columns, rows) + f"\n{found['runtime']}; {', '.join(sorted(machines))}, one thread.\n"
 
 
 def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
@@ -372,8 +373,6 @@ def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
 
 def latency_bits() -> str:
     """What uniform networks take by the table."""
-    if not (RESULTS / "latency.json").exists():
-        return "Not run yet.\n"
     rows = []
     for name, one in result("latency")["networks"].items():
         shown = {option: one["uniform_us"].get(option) for option in ("W2A2", "W4A4", "W8A4", "W4A8", "W8A8")}
@@ -432,11 +431,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "export_items": export_items,
     "export_sizes": export_sizes,
     "export_speed": export_speed,
-    "allocation": allocation,
-    "capture": capture,
+    "allocation": when_run("allocation", "rows")(allocation),
+    "capture": when_run("capture", "networks")(capture),
     "corruption": corruption,
-    "latency": latency,
-    "latency_bits": latency_bits,
+    "latency": when_run("latency", "networks")(latency),
+    "latency_bits": when_run("latency", "networks")(latency_bits),
     "peers_search": peers_search,
     "peers_solver": peers_solver,
     "peers_export": peers_export,

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from common import RESULTS, markdown, result
+from common import markdown, result
 
 KINDS = ("W8A8 vnni", "W8A8 any", "W8A8 strict", "W8A8 doubled", "W4A8 any")
 
 
-def _processors() -> list[dict[str, Any]]:
-    return result("export_cpu")["processors"] if (RESULTS / "export_cpu.json").exists() else []
+def _measured(*, accuracy: bool) -> list[dict[str, Any]]:
+    """Rows of networks, or of accuracy."""
+    return [row for row in result("export_cpu").get("rows", []) if (row["part"] == "accuracy") == accuracy]
 
 
 def _name(cpu: str, flags: list[str]) -> str:
@@ -25,38 +26,32 @@ def _name(cpu: str, flags: list[str]) -> str:
 def _older() -> Iterator[tuple[str, ...]]:
     """Rows of the processors of the other result file."""
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in result("export_onnx")["speed"]:
+    for row in result("export_onnx").get("speed", []):
         found.setdefault((row["network"], _name(**row["processor"])), {})[row["policy"]] = row
     for (network, name), rows in found.items():
-        times = {"W8A8 strict": rows["W8A8"], "W4A8 any": rows["W4A8"]}
-        cells = (f"{times[kind]['speedup']:.2f}" if kind in times else "-" for kind in KINDS)
-        yield (network, name, f"{rows['W8A8']['float32']['median_ms']:.2f} ms", *cells)
+        times = {"W8A8 strict": rows.get("W8A8"), "W4A8 any": rows.get("W4A8")}
+        if any(times.values()):
+            cells = (f"{one['speedup']:.2f}" if (one := times.get(kind)) else "-" for kind in KINDS)
+            first = next(one for one in times.values() if one)
+            yield (network, name, f"{first['float32']['median_ms']:.2f} ms", *cells)
 
 
 def export_cpu() -> str:
     """Times the speed of float32, one interleaved run a network and processor."""
     rows = list(_older())
-    for one in _processors():
-        for network, part in one["parts"].items():
-            if network != "accuracy":
-                cells = (f"{part['speedup'][kind]:.2f}" for kind in KINDS)
-                rows.append(
-                    (
-                        network,
-                        _name(one["cpu"], one["flags"]),
-                        f"{part['times']['float32']['median_ms']:.2f} ms",
-                        *cells,
-                    )
-                )
+    for one in _measured(accuracy=False):
+        cells = (f"{one['speedup'][kind]:.2f}" for kind in KINDS)
+        float32 = f"{one['times']['float32']['median_ms']:.2f} ms"
+        rows.append((one["part"], _name(**one["processor"]), float32, *cells))
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))
     columns = ("network", "processor", ">float32", *(f">{kind}" for kind in KINDS))
-    return markdown(columns, rows)
+    return markdown(columns, rows) if rows else "Not run yet.\n"
 
 
 def export_cpu_accuracy() -> str:
     """ResNet-20 of 8 bits on real images, by each file."""
-    parts = [one["parts"]["accuracy"] for one in _processors() if "accuracy" in one["parts"]]
+    parts = _measured(accuracy=True)
     rows = [
         (
             f"`{label}`",

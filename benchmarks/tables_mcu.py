@@ -27,9 +27,8 @@ def mcu_conv() -> str:
     found: dict[str, Any] = result("mcu_kernels")
     measured = _rows()
     layer = found["rows"][0]["layer"]
-    rows = [
-        (f"mixbit, {kernels}", *_cells(measured[layer, "cortex-m4", kernels], WIDTHS)) for kernels in ("dsp", "plain")
-    ]
+    ours = {kernels: measured.get((layer, "cortex-m4", kernels)) for kernels in ("dsp", "plain")}
+    rows = [(f"mixbit, {kernels}", *_cells(values, WIDTHS)) for kernels, values in ours.items() if values]
     others = {"goal": found["goals"]}
     if (layer, "cortex-m4", "cmsis-nn") in measured:
         others |= {"CMSIS-NN, in the same run": measured[layer, "cortex-m4", "cmsis-nn"]}
@@ -55,7 +54,8 @@ def mcu_counts() -> str:
     rows = [
         (f"{name}, its own table", *_errors(one["held_out_policies"])) for name, one in found["networks"].items()
     ] + [
-        (f"{name}, from resnet20's kernels", *_errors(one["policies"])) for name, one in found["other_networks"].items()
+        (f"{name}, from resnet20's kernels", *_errors(one["policies"]))
+        for name, one in found.get("other_networks", {}).items()
     ]
     note = (
         f"Random policies of {', '.join(map(str, found['bits']))} bits on {found['core']}; mixbit {found['tools']}.\n"
@@ -76,7 +76,7 @@ def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str, str]:
 
 def c_exact() -> str:
     """Bytes of the generated C beside the reference executor's, on real images."""
-    found = result("export_c")
+    found: dict[str, Any] = {"exact": [], "boards": [], **result("export_c")}
     rows = []
     for name in dict.fromkeys(row["network"] for row in found["exact"] + found["boards"]):
         for packed in (False, True):
@@ -86,7 +86,8 @@ def c_exact() -> str:
         if boards:
             cores = ", ".join(row["core"].removeprefix("cortex-").upper() for row in boards)
             rows.append(_exact_row(name, f"Cortex-{cores} (QEMU)", boards))
-    return markdown(("network", "where", ">images", ">logits equal", ">layers equal"), rows) + "\n"
+    columns = ("network", "where", ">images", ">logits equal", ">layers equal")
+    return markdown(columns, rows) + "\n" if rows else "Not run yet.\n"
 
 
 def _exact_row(name: str, where: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -233,8 +234,8 @@ def litert() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "front_page": when_run("mlperf_tiny", "networks")(front_page),
     "litert": when_run("litert", "networks")(litert),
-    "mcu_conv": mcu_conv,
-    "mcu_layers": mcu_layers,
+    "mcu_conv": when_run("mcu_kernels", "rows")(mcu_conv),
+    "mcu_layers": when_run("mcu_kernels", "rows")(mcu_layers),
     "mcu_counts": when_run("mcu_counts", "networks")(mcu_counts),
     "c_exact": c_exact,
     "mlperf_tiny": when_run("mlperf_tiny", "networks")(mlperf_tiny),

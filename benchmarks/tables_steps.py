@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import RESULTS, markdown, result
+from common import markdown, result
 from intervals import of_median
 
 COLUMNS = ("step", ">rounds", ">CPU time", ">ratio", ">95 % interval of the ratio")
@@ -33,17 +33,18 @@ def _rows(steps: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def qat() -> str:
     """Steps of ResNet-20: eager, compiled, and LIMPQ's joint one, each beside a float step of its kind."""
-    found, joint = result("qat_step"), result("limpq_step")["steps"]
+    found, joint = result("qat_step"), result("limpq_step").get("steps", {})
     names = {"float32": "float32, beside the joint step", "joint, six passes": "LIMPQ's joint step, six passes"}
-    both = [*_rows(found["eager"]), *_rows(found["compiled"]["steps"])]
-    return markdown(COLUMNS, [*both, *((names[row[0]], *row[1:]) for row in _rows(joint))])
+    both = [*_rows(found.get("eager", {})), *_rows(found.get("compiled", {}).get("steps", {}))]
+    rows = [*both, *((names[row[0]], *row[1:]) for row in _rows(joint))]
+    return markdown(COLUMNS, rows) if rows else "Not run yet.\n"
 
 
 def peers_qat_step() -> str:
     """Steps in other toolkits, beside the float step of the same run."""
-    if not (RESULTS / "peers_qat_step.json").exists():
-        return "Not run yet.\n"
     found = result("peers_qat_step")
+    if not found.get("steps"):
+        return "Not run yet.\n"
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
     return markdown(COLUMNS, _rows(found["steps"])) + f"\nBatch {found['batch']}, one thread; {versions}.\n"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # Scripts that have no smoke version yet; only falls.
 WITHOUT_SMOKE = {
-    "allocation.py", "arena.py", "capture.py", "corruption.py", "export_c.py", "export_cpu.py", "export_onnx.py",
-    "kure.py", "latency.py", "litert.py", "mcu_counts.py", "mcu_kernels.py", "mlperf_tiny.py",
+    "arena.py", "corruption.py", "export_c.py",
+    "kure.py", "litert.py", "mlperf_tiny.py",
     "peers/export.py", "peers/mct.py", "peers/mixbit_search.py", "peers/modelopt_search.py", "peers/qat_step.py",
     "quantizer_shift_theory.py", "topological_entropy.py", "transfer.py",
 }  # fmt: skip

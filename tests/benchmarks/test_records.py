@@ -299,6 +299,18 @@ def test_rows_stand_in_the_order_of_the_plan(folder: Path) -> None:
     assert [(row["case"], row["ms"]) for row in rows] == [("c", 1), ("a", 1), ("a", 2), ("d", 1), ("b", 1), ("z", 1)]
 
 
+def test_tables_see_the_row_that_was_made_last(folder: Path) -> None:
+    for rounds, ms in ((3, 1), (4, 2)):
+        own = results(folder, settings={"rounds": rounds})
+        own.row({"case": "a", "seed": 0}, lambda ms=ms: {"ms": ms}, tell=quiet)
+        own.row({"case": "b", "bits": [rounds]}, lambda ms=ms: {"ms": ms}, tell=quiet)
+    found = records.read("speed", folder=folder)
+    assert found["names"] == {"rows": ["case", "seed", "bits"]} and len(found["rows"]) == 4
+    rows = records.current(found)["rows"]
+    assert [(row["case"], row["ms"]) for row in rows] == [("a", 2), ("b", 1), ("b", 2)]
+    assert records.current(records.merged(found, found)) == records.current(found)
+
+
 def test_a_group_is_replaced_as_a_whole(folder: Path) -> None:
     """Solvers that took turns: where one of them is missing, or was made apart, all are measured again."""
     calls: list[int] = []
