@@ -403,6 +403,13 @@ def test_infeasible_says_what_is_possible_and_who_blocks_it() -> None:
     allocate(net, random_scores(net), Budget.parse(["bitops=16.8k"]))
 
 
+def test_shares_of_float32_in_the_message_are_in_the_counting_of_the_limit() -> None:
+    """By LIMPQ's counting of 12 MACs where there are 10, W2A2 takes 4 of 1024 as by any other."""
+    net = network([layer("a", "x", "y", macs=100, limpq=120)])
+    with pytest.raises(InfeasibleBudget, match=r"the smallest is 0\.3907% \(480, every"):
+        allocate(net, random_scores(net), Budget.parse(["bitops=0.1%"]), pins={}, macs="limpq")
+
+
 def test_parameters_in_float32_are_in_the_limit_the_message_and_the_notes() -> None:
     kept = FloatParameter(name="gru.weight", size=1000, macs=500, reason="gru is not supported")
     net = replace(chain((100, 1000), (100, 1000)), float_parameters=(kept,), other_macs=520)

@@ -138,6 +138,16 @@ def test_the_smallest_layers_stay() -> None:
     assert all("one of the smallest" in why for why in adapted(graph, "any").kept.values())
 
 
+def test_products_of_one_sample() -> None:
+    """A convolution has its weights at every place, a linear layer at every token, not at every class."""
+    b = Builder((4, 6, 5))
+    graph = b.finish(b.conv(b.first, 7, 3, padding=0, bits=None))
+    assert products(graph, graph.weighted()[0]) == 7 * 4 * 9 * (4 * 3)
+    b = Builder((5, 3))
+    graph = b.finish(b.linear(b.first, 7, bits=None))
+    assert products(graph, graph.weighted()[0]) == 5 * 3 * 7
+
+
 def test_what_is_small_is_small_beside_the_whole_network() -> None:
     """A classifier of 8 bits behind a convolution of 4 bits, which cannot saturate: 320 of 295,232 products."""
     b = Builder((4, 16, 16))

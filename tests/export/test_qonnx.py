@@ -383,6 +383,15 @@ def test_costs_are_those_of_the_captured_network_and_of_the_qonnx_package(tmp_pa
     assert total["unsupported"] == "set()"  # nothing was passed over
 
 
+def test_a_layer_along_tokens_multiplies_at_each_of_them(tmp_path: Path) -> None:
+    """Five tokens of 3 numbers to 7: as the qonnx package counts them, too."""
+    b = Builder((5, 3), seed=0)
+    written = write_qonnx(b.finish(b.linear(b.first, 7, weight_bits=4, bits=None)), tmp_path / "net.onnx")
+    theirs = inference_cost(str(tmp_path / "net.onnx"), discount_sparsity=False)["total_cost"]
+    assert written.macs == written.layers[0].macs == theirs["total_macs"] == 5 * 3 * 7
+    assert written.bitops == 5 * 3 * 7 * 4 * 8
+
+
 def test_the_package_leaves_out_zero_weights_unless_told_otherwise(tmp_path: Path) -> None:
     graph = convolutions()
     written = write_qonnx(graph, tmp_path / "net.onnx")

@@ -27,6 +27,7 @@ pytest.importorskip("onnxruntime", reason=why("onnx"))
 
 from mixbit.export._float_onnx import float_onnx
 from mixbit.export._probe import runtime_saturates
+from mixbit.export._processors import narrow
 from mixbit.export._timing import Timing, interleave
 from mixbit.export.onnx import load_session, write_onnx
 from mixbit.export.qonnx import write_qonnx
@@ -322,6 +323,23 @@ def test_a_file_for_any_processor_is_never_at_risk(graph: IntegerGraph, tmp_path
     # The network with its own weights is run beside it; of that one, the labels are the classes.
     assert found.unnarrowed_accuracy == (None if strict else 1.0)
     assert found.unnarrowed_agreement == (None if strict else found.accuracy)
+
+
+def test_what_wider_steps_cost_is_measured_beside_the_networks_own_weights(tmp_path: Path) -> None:
+    """On a classifier whose wider steps turn some of 2000 close decisions."""
+    random = np.random.default_rng(0)
+    b = Builder((64,), seed=0)
+    weight = np.clip(np.rint(random.normal(0, 40, (10, 64))), -128, 127).astype(np.int8)
+    graph = b.finish(b.linear(b.first, 10, weight_bits=8, weight=weight, bits=None))
+    x = random.standard_normal((2000, 64)).astype(np.float32)
+    file = write_onnx(graph, tmp_path / "net.onnx")
+    names = [one.name for one in file.layers if one.narrowed]
+    own, wider = (executor.run(one, x).argmax(axis=1) for one in (graph, narrow(graph, names)))
+    same = float((own == wider).mean())
+    assert names and 0.9 < same < 1
+    found = verify(file.path, graph, [(x, own)], rounds=0)
+    assert (found.top1_agreement, found.unnarrowed_agreement) == (1, pytest.approx(same))
+    assert (found.accuracy, found.unnarrowed_accuracy) == (pytest.approx(same), 1)
 
 
 def _with_metadata(path: Path, text: str) -> Path:
