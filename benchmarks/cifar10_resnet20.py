@@ -4,8 +4,8 @@
 
 Every policy is fine-tuned from the same pretrained float weights with the same settings. Rows that the result file has
 are reused, and the command says which; a killed training goes on where it was; two rows with the same bits and seed
-share one run. Each row says in which precision it was trained: a machine without bf16 arithmetic takes many times as
-long in it. A row takes half an hour of one core to an hour.
+share one run. Each row says in which precision it was trained: a machine without bf16 arithmetic takes far
+longer in it. A row takes half an hour of one core to an hour.
 """
 
 from __future__ import annotations

@@ -56,8 +56,9 @@ UNIT = (
 BEFORE_UNIT = r"\s+(?:(?:CPU|wall|test|training|random|real|million|[MGT])\s+)?"
 WORD = r"(?:half|a|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty)"
 LOOKS_MEASURED = re.compile(
-    rf"(?P<number>{DIGITS})(?P<unit>{BEFORE_UNIT}{UNIT}|\s*%)?|"
-    rf"(?P<words>\b(?:half\s+a|a\s+quarter\s+of\s+a|{WORD})\s+points?\b|\b{WORD[:-1]}|many)\s+(?:times|percent|seconds|minutes|hours)\b)"
+    rf"(?P<number>{DIGITS})(?P<unit>{BEFORE_UNIT}{UNIT}|\s*%|\s+of\s+(?:the\s+)?\d)?|"
+    rf"(?P<words>\b(?:half\s+a|a\s+quarter\s+of\s+a|{WORD})\s+points?\b|\b(?:{WORD}|many)\s+(?:times|percent|seconds|minutes|hours)\b|"
+    rf"\b(?:a|one|two|three|four)\s+(?:third|quarter|fifth|sixth|seventh|eighth|ninth|hundredth)s?\b|\b\w+fold\b(?<!\bfold)(?<!unfold))"
 )
 BLOCK_ENDS = re.compile(r"\n(?=[ \t]*\n|[ \t]*(?:[*-]|\d+\.) )")
 

@@ -229,7 +229,7 @@ class Bench:
 
     @cached_property
     def steps(self) -> dict[str, Callable[[], None]]:
-        """Of every variant; in bf16 too where there is arithmetic for it: elsewhere it takes ten times as long."""
+        """Of every variant; in bf16 too where there is arithmetic for it: elsewhere it is emulated."""
         found = {name: make_step(one, *self.batches) for name, one in self.models.items()}
         if bf16():
             for name in ("float32", "W4A4"):

@@ -450,8 +450,8 @@ class _Loop:
         if _bf16_is_slow(self.device):
             has = torch.backends.cpu.get_cpu_capability()
             warnings.warn(
-                f"precision='bf16', but this processor ({has}) has no bf16 arithmetic: steps may take ten times as "
-                "long as in float32. Set precision='float32'.",
+                f"precision='bf16', but this processor ({has}) has no bf16 arithmetic and emulates it: steps "
+                "take far longer than in float32. Set precision='float32'.",
                 stacklevel=4,
             )
 
@@ -577,6 +577,6 @@ def _part_of_mean(batch_size: int) -> float:
 
 
 def _bf16_is_slow(device: torch.device) -> bool:
-    """The numbers are the same, but a step of ResNet-20 took 13 times as long on a processor that has AVX2 alone."""
+    """Whether bf16 is emulated: the numbers are the same, and every step takes longer than in float32."""
     known = device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     return known and not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

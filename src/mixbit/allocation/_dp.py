@@ -1,7 +1,7 @@
 """The exact solver: relaxation, repair, then searches with growing targets until one proves the optimum.
 
-Measured on networks' tables a target a little above the bound leaves a core of some dozen groups; each round doubles
-the distance, so the last one costs as much as all before. See `_search` for what a round does.
+A target a little above the bound leaves few groups with more than one option; each round doubles the distance,
+so the last one costs as much as all before. See `_search` for what a round does.
 """
 
 from __future__ import annotations

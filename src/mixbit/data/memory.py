@@ -112,7 +112,7 @@ def crop_and_flip(pixels: Tensor, pad: int, top: Tensor, left: Tensor, mirrored:
     columns = left[:, None] + torch.arange(width)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     rows = top[:, None] + torch.arange(height)
-    # One gather over flat pixel numbers does crop and flip together: 4 times as fast as indexing with three tensors.
+    # One gather over flat pixel numbers does crop and flip together, and needs no index for channels and samples.
     flat = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).flatten(1).to(pixels.device)
     padded = F.pad(pixels, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, flat[:, None, :].expand(-1, channels, -1)).view(count, channels, height, width)

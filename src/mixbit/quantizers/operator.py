@@ -293,8 +293,8 @@ torch_library.register_autograd("mixbit::fake_quantize_backward", _second_deriva
 def fuse_under_compile() -> None:
     """Let `torch.compile` see through the operator where there is no compiled kernel for it, i.e. on GPUs.
 
-    There its arithmetic then fuses with what surrounds it. On CPUs the kernels stay one node of the compiled graph:
-    fused code was measured slower than they are. The choice is one for the whole process. Without this call a
+    There its arithmetic then fuses with what surrounds it. On CPUs the kernels stay one node of the compiled graph.
+    The choice is one for the whole process. Without this call a
     compiled model gives the same numbers; it is a call of its own since it imports the compiler, which takes over a
     second.
     """
