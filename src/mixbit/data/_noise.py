@@ -2,8 +2,9 @@
 
 Row v of a table is the distribution of what a pixel of value v becomes, after clipping and truncation, on a grid of
 2**-32. A pixel takes one random number of 32 bits and one look-up (Walker 1977, the alias method), where normal and
-Poisson numbers take more of both. And it is the same on every machine: the random bits are those of Philox (Salmon et al. 2011), the look-up is integer arithmetic, and the tables are made with nothing but additions,
-multiplications and divisions of float64, which IEEE 754 fixes to the last bit.
+Poisson numbers take more of both. And it is the same on every machine: the random bits are those of Philox (Salmon et
+al. 2011), the look-up is integer arithmetic, and the tables are made with nothing but additions, multiplications and
+divisions of float64, which IEEE 754 fixes to the last bit.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class HawqV2:
         draws: at most so many, each of one batch and one vector a tensor; further draws go through the images again.
         tolerance: stop when a draw moves no tensor's mean trace by more than this part of it (PyHessian: 1e-3, on the
             whole network's trace).
-        joint: one vector for all tensors of a draw together: one product for all, with the noise of all of them in each.
+        joint: one vector and one product for all tensors of a draw together; each trace has the noise of all of them.
         weight_rule: step sizes of weights; "minmax" clips nothing.
         activation_rule: step sizes of inputs.
         per_channel: one step size an output channel of weights.
