@@ -59,6 +59,19 @@ def result(name: str) -> dict[str, Any]:
     return records.current(records.read(name))
 
 
+def ran_on(found: dict[str, Any], made: Iterable[dict[str, Any] | str]) -> str:
+    """Processor and load of what made these rows, or the parts of these paths.
+
+    >>> made = [{"machine": {"cpu": "Xeon", "load": 1.2}}, {"machine": {"cpu": "EPYC"}}]
+    >>> ran_on({"made": made, "made_by": {"all": 1}}, [{"made": 0}, {"made": 0}, "all"])
+    'EPYC, load not recorded; Xeon, load 1.2'
+    """
+    machines = [records.maker(found, one)["machine"] for one in made]
+    loads = [one.get("load", one.get("load_1_min")) for one in machines]
+    texts = ("not recorded" if load is None else f"{load:.1f}" for load in loads)
+    return "; ".join(sorted({f"{one.get('cpu')}, load {text}" for one, text in zip(machines, texts, strict=True)}))
+
+
 def row(rows: Iterable[dict[str, Any]], **named: Any) -> dict[str, Any]:
     """The one row of these names.
 

@@ -25,7 +25,7 @@ import tables_ptq
 import tables_steps
 import tables_topology
 import tables_transfer
-from common import RESULTS, ROOT, markdown, result, when_run
+from common import RESULTS, ROOT, markdown, ran_on, result, when_run
 from records import maker
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
@@ -116,7 +116,8 @@ def capture() -> str:
     """Layers, MACs and seconds of capture."""
     found = result("capture")["networks"]
     rows = [(n, r["layers"], f"{r['macs']:,}", f"{r['seconds_median']:.2f} s") for n, r in found.items()]
-    note = f"Capture: median wall time of {result('capture')['runs']} runs.\n"
+    where = ran_on(result("capture"), (f"networks.{name}" for name in found))
+    note = f"Capture: median wall time of {result('capture')['runs']} runs; {where}.\n"
     return markdown(("network", ">layers", ">MACs", ">capture"), rows) + "\n" + note
 
 
@@ -211,8 +212,8 @@ def peers_search() -> str:
         ratios = (f"{row[key]:.3f}" for key in ("ratio", "ratio_to_search_alone"))
         rows.append((label, row["cost"], f"{row['cpu_seconds']:.2f} s", *ratios, f"{row['costs']['weight_bytes']:,}"))
     columns = ("search", "needs", ">CPU time", ">of MCT's call", ">of its search alone", ">weight bytes")
-    limit = f"Least of {found['rounds']} rounds, one thread; at most {found['limit_bytes']:,.0f} weight bytes.\n"
-    return markdown(columns, rows) + "\n" + limit
+    limit = f"Least of {found['rounds']} rounds, one thread; at most {found['limit_bytes']:,.0f} weight bytes; "
+    return markdown(columns, rows) + "\n" + limit + ran_on(found, found["rows"]) + ".\n"
 
 
 def peers_solver() -> str:
@@ -288,7 +289,8 @@ def export_speed() -> str:
         ">packed, times float32's speed",
         ">packed / plain",
     )
-    found = markdown((*columns, ">session, plain", ">session, packed"), rows)
+    note = f"Medians; {ran_on(result('export_onnx'), _export('speed'))}.\n"
+    found = markdown((*columns, ">session, plain", ">session, packed"), rows) + "\n" + note
     return found if rows else "Not run yet.\n"
 
 
@@ -322,7 +324,7 @@ def peers_export() -> str:
     rows = [_peers_export_row(row, failures) for row in found["rows"]]
     columns = ("network", "bits", "toolkit and call", ">bytes reported", ">bytes written", "weights", "loads")
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
-    notes = [f"Median of {found['rounds']} rounds, one image, one thread; {versions}."]
+    notes = [f"Median of {found['rounds']} rounds, one image, one thread; {versions}; {ran_on(found, found['rows'])}."]
     notes += ["Off by: largest difference to the toolkit's own model in PyTorch, of the largest output."]
     notes += [f"[{number}] {reason}." for number, reason in enumerate(failures, 1)]
     return markdown((*columns, ">off by", ">CPU time", ">speed-up"), rows) + "\n" + "  \n".join(notes) + "\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import markdown, result
+from common import markdown, ran_on, result
 from intervals import of_median
 
 COLUMNS = ("step", ">rounds", ">CPU time", ">ratio", ">95 % interval of the ratio")
@@ -33,11 +33,14 @@ def _rows(steps: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def qat() -> str:
     """Steps of ResNet-20: eager, compiled, and LIMPQ's joint one, each beside a float step of its kind."""
-    found, joint = result("qat_step"), result("limpq_step").get("steps", {})
+    found, beside = result("qat_step"), result("limpq_step")
+    joint = beside.get("steps", {})
     names = {"float32": "float32, beside the joint step", "joint, six passes": "LIMPQ's joint step, six passes"}
     both = [*_rows(found.get("eager", {})), *_rows(found.get("compiled", {}).get("steps", {}))]
     rows = [*both, *((names[row[0]], *row[1:]) for row in _rows(joint))]
-    return markdown(COLUMNS, rows) if rows else "Not run yet.\n"
+    where = ran_on(found, (path for path in found["made_by"] if path.startswith("eager")))
+    note = f"{where}. Joint step: {ran_on(beside, (path for path in beside['made_by'] if path.startswith('steps')))}.\n"
+    return markdown(COLUMNS, rows) + "\n" + note if rows else "Not run yet.\n"
 
 
 def peers_qat_step() -> str:
@@ -46,7 +49,9 @@ def peers_qat_step() -> str:
     if not found.get("steps"):
         return "Not run yet.\n"
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
-    return markdown(COLUMNS, _rows(found["steps"])) + f"\nBatch {found['batch']}, one thread; {versions}.\n"
+    where = ran_on(found, (path for path in found["made_by"] if path.startswith("steps")))
+    note = f"Batch {found['batch']}, one thread; {versions}; {where}.\n"
+    return markdown(COLUMNS, _rows(found["steps"])) + "\n" + note
 
 
 TABLES: dict[str, Callable[[], str]] = {"peers_qat_step": peers_qat_step, "qat": qat}
