@@ -61,4 +61,6 @@ def test_taking_the_average_out_gives_every_number_back() -> None:
     model[1].running_var.fill_(7.0)  # type: ignore[operator, union-attr]
     model[1].num_batches_tracked.fill_(99)  # type: ignore[operator, union-attr]
     average.take_out(model)
+    assert all(parameter.requires_grad and parameter.grad_fn is None for parameter in model.parameters())
+    assert not any(tensor.requires_grad for tensor in average.shadow.values())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -80,6 +80,12 @@ def test_an_environment_of_no_group(settings: dict[str, str], message: str, monk
         _distributed.start()
 
 
+def test_rows_that_end_elsewhere_are_other_rows() -> None:
+    """Shapes of tensors without elements: (2, 0) is not (2,) and ()."""
+    rows = ([[2, 0]], [[2], []], [[2, 0, 0]], [[2, 0], []], [[0, 2]], [[2, -1]], [[2], [0]])
+    assert len({_distributed._mixed(row) for row in rows if row != [[2, -1]]}) == len(rows) - 1
+
+
 def test_one_process_keeps_what_it_has() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     _distributed.take_from_first_([weight], "weights")

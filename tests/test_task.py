@@ -17,7 +17,7 @@ from mixbit import methods
 from mixbit.data import TensorSplit, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import evaluate
-from mixbit.metric import Metric, mean_squared_error, top_k
+from mixbit.metric import Metric, mean_absolute_error, mean_squared_error, top_k
 from mixbit.network import capture
 from mixbit.task import Task, as_loss, cross_entropy, divergence, objective_of
 
@@ -152,6 +152,12 @@ def test_the_default_metric_follows_the_targets() -> None:
     assert names(floats, own, metric=[mean_squared_error(), top_k(2)]) == "mean squared error"
     with pytest.raises(MixbitError, match="none twice"):
         names(floats, own, metric=[top_k(2), top_k(2)])
+
+
+def test_a_metric_that_is_given_takes_the_place_of_the_default() -> None:
+    error = mean_absolute_error()
+    for loss in (cross_entropy, nn.CrossEntropyLoss(), F.mse_loss):
+        assert [one.name for one in objective_of(loss, error).metrics or ()] == [error.name]
 
 
 def test_rules_of_a_task_are_those_of_its_objective() -> None:
@@ -299,6 +305,7 @@ def test_the_divergence_is_the_mean_over_all_positions() -> None:
         wanted = (p * (p / q).log()).sum(axis).mean()
         assert float(divergence(outputs, teacher, axis, 1.5)) == pytest.approx(float(wanted), rel=1e-5)
         assert float(divergence(teacher, outputs, axis, 1.5)) != pytest.approx(float(wanted), rel=1e-2)
+    assert torch.equal(divergence(outputs, teacher, 1), divergence(outputs, teacher, 1, 1.0))
 
 
 def test_calibration_reads_training_samples_in_the_order_of_the_seed_and_examples_the_first_of_the_test() -> None:

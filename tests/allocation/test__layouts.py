@@ -29,7 +29,7 @@ def with_layouts(net: Network, memory: MemoryTable, bits: tuple[int, ...], seed:
 
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("texts", [["ram=3x3"], ["flash=3x3"], ["flash=3x3", "ram=3x4"]], ids=" ".join)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 7])  # in 4 and 7 a part that fits nowhere comes before the best
 def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
     net = random_network(seed, layers=4)
     scores = random_scores(net, (2, 3, 5), seed)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 from mixbit.allocation import _ordered, solve
 from mixbit.allocation._ordered import Chain, keeps, solve_ordered
@@ -111,6 +112,21 @@ def test_a_choice_beyond_a_limit_is_cut_off_and_the_proof_stays(monkeypatch: pyt
     assert found.choice == (2, 1)
     assert found.proven
     assert seen == [0, 1]
+
+
+def test_the_time_limit_is_highss(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    real = optimize.milp
+
+    def spy(*args: Any, **named: Any) -> Any:
+        given.append(named["options"]["time_limit"])
+        return real(*args, **named)
+
+    monkeypatch.setattr(optimize, "milp", spy)
+    chain = Chain((0, 1), (np.array([2, 3, 4]), np.array([2, 3, 4])))
+    costs = {"bits": [[2, 3, 4], [2, 3, 4]]}
+    solve_ordered([[3.0, 2.0, 1.0], [9.0, 5.0, 0.0]], costs, {"bits": 7}, [chain], time_limit_s=500.0)
+    assert given and all(300 < seconds <= 500 for seconds in given)
 
 
 def test_a_search_that_ran_out_of_time_is_not_proven() -> None:

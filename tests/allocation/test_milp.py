@@ -109,6 +109,7 @@ def test_highs_keeps_off_standard_output() -> None:
         "import ctypes, os\n"
         "from mixbit.allocation._milp import quiet_stdout\n"
         "print('before')\n"
+        "print('HighsMipSolverData:of-the-user')\n"  # in a buffer still: not of the block
         "with quiet_stdout():\n"
         "    print('python')\n"
         "    os.write(1, b'transformNewIntegerFeasibleSolution: noise\\n')\n"
@@ -116,11 +117,27 @@ def test_highs_keeps_off_standard_output() -> None:
         "    ctypes.CDLL(None).puts(b'other')\n"
         "print('after')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
-    assert sorted(done.stdout.split()) == ["after", "before", "other", "python"]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=buffered, capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.split()) == ["HighsMipSolverData:of-the-user", "after", "before", "other", "python"]
     assert done.stdout.split()[-1] == "after"
 
 
 def test_a_closed_standard_output_is_no_error() -> None:
     code = "import os; os.close(1)\nfrom mixbit.allocation._milp import quiet_stdout\nwith quiet_stdout():\n    pass\n"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+def test_the_bound_is_highss_less_its_gap_in_grid_units_and_counts_up_to_the_known_score() -> None:
+    problem, frame, known, _ = prepared(0)
+    base = problem.score(frame.base)
+    model = SimpleNamespace(unit=1e9)
+
+    def bound(dual: float, score: int) -> int:
+        answer = Answer(known.choice, score, frame.bound_int, False)
+        return _milp._bound(SimpleNamespace(mip_dual_bound=dual), model, problem, frame, answer)  # type: ignore[arg-type]
+
+    expected = base + 3 * 10**9 - 1000  # 1e-6 of the unit less
+    assert bound(3.0, expected) == expected
+    assert bound(3.0, expected - 1) == 0  # a known choice is better than the bound: refuted
+    assert bound(float("inf"), expected) == bound(float("nan"), expected) == 0

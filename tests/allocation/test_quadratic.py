@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.allocation import solve
+from mixbit.allocation._pairs_search import Quadratic, _Descent
 from mixbit.allocation.quadratic import solve_pairs
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.testing.solvers import instance
@@ -140,6 +141,15 @@ def test_time_that_runs_out_leaves_a_choice_and_an_honest_gap() -> None:
     assert found.gap > 0
     assert found.bound < found.objective
     assert min(found.slack.values()) >= 0
+
+
+def test_what_counts_as_a_gain_is_a_part_of_the_size_of_all_harms_whatever_their_signs() -> None:
+    """A sum in which signs cancel would take rounding for a gain, and the descent might never end."""
+    own, joint = np.array([-4.0, 1.0, 2.0]), np.array([[0.0, 0.0, -3.0], [0.0, 0.0, 5.0], [-3.0, 5.0, 0.0]])
+    costs, limits = np.zeros((1, 3), dtype=np.int64), np.array([1])
+    group, start = np.array([0, 0, 1]), np.array([0, 2, 3])
+    problem = Quadratic(group=group, own=own, joint=joint, costs=costs, limits=limits, start=start)
+    assert _Descent(problem, 0.0).least_gain == pytest.approx(1e-12 * (7 + 16), rel=1e-12)
 
 
 def test_harmful_pairs_are_kept_apart() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mixbit.errors import ExportError
 from mixbit.export import _biases, _comparing, _folding, _reading, _steps, integer
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import ROUNDINGS, Rounding
+from mixbit.export.arithmetic import ROUNDINGS, Grid, Rounding
 from mixbit.export.integer import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
@@ -236,3 +236,41 @@ def test_tokens_tables_and_layers_in_float_pass(bits: int) -> None:
 def test_random_networks_of_modules_pass(seed: int) -> None:
     """No alarm without a fault, at any bits."""
     lowered(seed)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_what_a_layer_may_be_off_by_is_the_sum_of_what_each_channel_lost(rounded: bool) -> None:
+    """Three channels of unlike weights, the last a constant; every term by hand."""
+    grid = Grid(scale=0.5, zero_point=3, qmin=0, qmax=255)
+    weight, scale = np.array([[10, -20], [1, 2], [0, 0]], np.int8), np.array([0.25, 2.0, 1.0], np.float32)
+    op = g.Linear(
+        name="fc",
+        inputs=("q",),
+        output="y",
+        weight=weight,
+        weight_bits=8,
+        weight_scale=scale,
+        bias=np.array([7, -3, 40], np.int32),
+        shift=0,
+        clamp=None,
+        rounding="single",
+    )
+    tensors = {
+        "x": g.Tensor(name="x", shape=(2,), grid=None, source="float"),
+        "q": g.Tensor(name="q", shape=(2,), grid=grid, source="trained"),
+        "y": g.Tensor(name="y", shape=(3,), grid=dataclasses.replace(grid, scale=4.0), source="trained"),
+    }
+    ops = (g.QuantizeInput(name="in", inputs=("x",), output="q"), op)
+    held = _comparing._Comparison.__new__(_comparing._Comparison)
+    held._graph = g.IntegerGraph(input="x", output="y", tensors=tensors, ops=ops, fingerprint="sha256:0")
+    held._names, held._precision = {0: "q"}, 2.0**-20  # type: ignore[dict-item]
+    held._reals = {0: np.array([[1.1, -0.5], [4.0, 6.5]])}  # type: ignore[dict-item]
+    integers, steps = np.array([[9, -20], [1, 3], [5, 5]]), np.array([0.25, 2.0, 1.0])
+    step = SimpleNamespace(inputs=(0,), integers=integers, scale=steps, rounded=rounded)
+    sums = np.array([7.5, 6.0, 0.0])  # of the magnitudes of the weights in real numbers
+    moved = np.array([0.25, 2.0, 0.0])  # by one integer each; what a constant lost is not forgiven
+    moved = moved + (np.array([0.25, 2.0, 1.0]) if rounded else 0)  # half a step of each of two weights
+    units = np.array([0.125, 1.0, 0.5])
+    floats = _comparing._TERMS * 2.0**-20 * (sums * 6.5 + np.array([7, 3, 40]) * units)
+    wanted = 0.1 * sums + moved * 6.5 + 0.5 * units + floats  # 1.1 is 0.1 from 1.0, the nearest of the grid
+    np.testing.assert_allclose(held._weighted(op, step), wanted, rtol=1e-6)  # type: ignore[arg-type]

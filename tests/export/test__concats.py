@@ -86,6 +86,15 @@ def test_readers_of_a_narrow_tensor_keep_its_grid(ratio: float, monkeypatch: pyt
     assert apart < 0.5 * together
 
 
+def test_ranges_are_those_that_were_observed_and_zero_however_small() -> None:
+    found = prepared(10.0)
+    for layer in (found.model.a, found.model.big):
+        layer.weight.data.mul_(0.01)  # type: ignore[operator, union-attr]
+        layer.bias.data.mul_(0.01)  # type: ignore[operator, union-attr]
+    calibrate(found.model, [X], rule="minmax")
+    assert copies(found.lower()) == ["cat.requantize"]
+
+
 def test_like_ranges_share_a_grid() -> None:
     found = prepared(0.6)
     assert not copies(found.lower())

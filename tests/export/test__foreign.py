@@ -90,7 +90,7 @@ def loop() -> bytes:
     )
 
 
-def external(location: str) -> bytes:
+def external(location: str, *, constant: bool = False) -> bytes:
     tensor = TensorProto()
     tensor.CopyFrom(WEIGHT)
     tensor.ClearField("raw_data")
@@ -98,7 +98,10 @@ def external(location: str) -> bytes:
     for key, value in (("location", location), ("offset", "0"), ("length", "96")):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
-    return model(LINEAR, tensors=(tensor,))
+    if not constant:
+        return model(LINEAR, tensors=(tensor,))
+    tensor.name = "held"
+    return model(helper.make_node("Constant", [], ["held"], value=tensor), LINEAR)
 
 
 def huge(kind: str) -> bytes:
@@ -149,6 +152,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a function in the place of an operator": (lambda: function(""), "defines a function of the domain ''"),
     "weights in the parent folder": (lambda: external("../../etc/passwd"), "keeps the tensor 'w' in another file"),
     "weights in a device": (lambda: external("/dev/zero"), "keeps the tensor 'w' in another file"),
+    "a constant beside it": (
+        lambda: external("w.bin", constant=True),
+        "keeps the tensor 'held' in another file",
+    ),
     "weights beside it": (lambda: external("w.bin"), "keeps the tensor 'w' in another file"),
     "a shape without end": (lambda: huge("a shape"), "of 1000000000000 elements"),
     "a shape without end in a function": (lambda: huge("a function"), "of 1000000000000 elements"),

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from mixbit.cost import Timing
+from mixbit.export import _onnxruntime_target
 from mixbit.export._onnxruntime_target import _fastest, _measurement, _Node
+from mixbit.export._timing import interleave
 from mixbit.export.latency import OVERHEAD
+from tests.export.graphs import random_graph
+from tests.needs import need
 
 
 def test_the_whole_is_divided_by_what_takes_longer_than_reading_the_clock() -> None:
@@ -14,6 +22,21 @@ def test_the_whole_is_divided_by_what_takes_longer_than_reading_the_clock() -> N
     # 0, 0, 1 and 3 us beyond the clock divide the 800 that are not those of an empty network.
     assert [(step.median, step.spread) for step in found.steps] == [(0, 0), (0, 0), (200, 10), (600, 30), (200, 7)]
     assert found.steps[-1].kind == OVERHEAD and found.whole == whole
+
+
+def test_turns_are_long_enough_for_the_clock_in_both_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("onnx")
+    given: list[dict[str, Any]] = []
+
+    def spy(calls: Any, **settings: Any) -> Any:
+        given.append(settings)
+        return interleave(calls, rounds=1, least_ms=0.0)
+
+    monkeypatch.setattr(_onnxruntime_target, "interleave", spy)
+    target, graph = _onnxruntime_target.OnnxRuntimeTarget(), random_graph(0)
+    target.time({"net": graph}, 7)
+    target.profile({"net": graph}, 9)
+    assert given == [{"rounds": 7, "least_ms": 2.0}, {"rounds": 9, "least_ms": 2.0}]
 
 
 def test_nothing_seen_is_all_overhead() -> None:

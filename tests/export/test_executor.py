@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mixbit.errors import MixbitError
+from mixbit.export import executor
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import ROUNDINGS, Grid
 from mixbit.export.executor import accumulate, accumulator_bound, run, trace
@@ -186,6 +188,24 @@ def test_average_pool_counts_padding_as_real_zeros(rounding: Any) -> None:
     # has 23.5 - 128 there, and rounds away from zero.
     tie = 20 if rounding in ("float32", "double") else 21
     assert found.ravel().tolist() == [3 + 5, 3 + 10, 3 + 15, 3 + tie]
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("clamp", [None, (-20, 30)])
+def test_a_sum_is_that_of_the_real_numbers_on_the_grid_of_the_result(rounding: Any, clamp: Any) -> None:
+    """Three unlike grids; what lies beyond the result's range, or the clamp, is cut there."""
+    narrow = Grid(scale=0.125, zero_point=-9, qmin=-128, qmax=127)
+    op = g.Add(name="add", inputs=("q", "b"), output="y", clamp=clamp, rounding=rounding)
+    other = g.Requantize(name="other", inputs=("q",), output="b", clamp=None, rounding=rounding)
+    plain = one_op(g.Requantize(name="other", inputs=("q",), output="y", clamp=None, rounding=rounding), (5,), (5,))
+    tensors = {**plain.tensors, "b": replace(plain.tensors["y"], name="b", grid=narrow)}
+    graph = replace(plain, tensors=tensors, ops=(plain.ops[0], other, op))
+    a, b = np.array([[3, 11, 71, 255, 0]]), np.array([[-9, 55, 120, 127, -128]])
+    real = (a - 3) * 0.5 + (b + 9) * 0.125  # 0, 12, 50.1, 143, -16.4: none is a tie in steps of 4
+    low, high = clamp or (-128, 127)
+    assert executor.apply(graph, op, a, b).tolist() == np.clip(np.rint(real / 4) - 5, low, high).tolist()
+    far = executor.apply(graph, op, 100 * a, 100 * b)
+    assert (far.min(), far.max()) == (low, high)
 
 
 def test_moves() -> None:

@@ -57,6 +57,29 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / wanted.std())
 
 
+def test_a_graph_that_was_not_compared_says_so_after_its_other_notes() -> None:
+    x = torch.randn(4, 3)
+    model, network = prepared(nn.Sequential(nn.Linear(3, 2)), x)
+    graph = lower(model, network, [x], compare=False)
+    assert [note.kind for note in graph.notes][-1:] == ["not compared"]
+    assert graph.notes[:-1] == lower(model, network, [x]).notes
+
+
+def test_a_weight_that_is_computed_is_an_error_that_says_so() -> None:
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.own = nn.Linear(3, 4), nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(torch.relu(self.first(x)), self.own * 2)
+
+    x = torch.randn(4, 3)
+    model, network = prepared(Computed(), x)
+    with pytest.raises(ExportError, match="linear has no integer form: its weight is no parameter of a module"):
+        lower(model, network, [x])
+
+
 class Block(nn.Module):
     """Wraps a forward."""
 

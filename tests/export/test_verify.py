@@ -289,6 +289,7 @@ def test_calls_take_turns() -> None:
     turns: list[str] = []
     found = interleave({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, least_ms=0.0)
     assert turns[-6:] == ["a", "b"] * 3
+    assert turns[:-6] == ["a"] * 4 + ["b"] * 4, "one to warm up, and three to see how often a turn calls"
     assert found["a"].rounds == 3 and found["a"].spread_ms >= 0
     assert Timing.of([2.0]) == Timing(median_ms=2.0, spread_ms=0.0, rounds=1)
 

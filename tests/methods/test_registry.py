@@ -9,7 +9,7 @@ import pytest
 
 from mixbit import methods
 from mixbit.errors import MixbitError
-from mixbit.methods import Limpq
+from mixbit.methods import Limpq, registry
 
 
 def test_names_match_a_glob_and_carry_what_a_list_shows() -> None:
@@ -81,6 +81,12 @@ def test_every_setting_of_every_method_has_a_type_and_a_range(name: str, junk: s
 def test_a_name_is_given_once() -> None:
     with pytest.raises(MixbitError, match="registered already"):
         methods.register("limpq", "again", source="ours", cost="none")(Limpq)
+
+
+def test_names_are_in_the_order_of_the_alphabet_whenever_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    methods.register("aaa", "mine", source="ours", cost="none")(Limpq)
+    assert methods.names()[0] == "aaa" and methods.names() == sorted(methods.names())
 
 
 def test_a_cost_class_is_one_of_a_few() -> None:

@@ -99,6 +99,7 @@ def test_entropy_is_that_of_the_maps_by_hand(task: Task) -> None:
     assert row["te"] == pytest.approx(layer_entropy(channel_entropies(birth_times(maps.numpy()))))
     assert row["after"] == ["batch_norm", "relu"] and row["size"] == 6 and row["channels"] == 6
     assert details(scores)["label"] == 0
+    assert details(scores)["graph"] == "exported"
     assert scores.layers["conv2"].weight[3] == pytest.approx(row["te"] * 4.0**-3)
 
 

@@ -45,6 +45,19 @@ def test_every_rule_is_its_formula_on_every_row(bits: int, signed: bool) -> None
         assert zero.tolist() == zeros.tolist(), name
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_steps_are_single_precision_whatever_torchs_default_is(name: str) -> None:
+    x = torch.linspace(-1, 1, 50).reshape(2, 25)
+    wanted = RULES[name](x, -8, 7)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = RULES[name](x, -8, 7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype == torch.float32 and torch.equal(one, other)
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("signed", [True, False])
 def test_mse_is_the_best_of_eighty_by_brute_force(bits: int, signed: bool) -> None:
