@@ -1,15 +1,16 @@
 """Networks as C: exactness on real images and on random graphs, and bytes predicted against compiled ones.
 
-    python benchmarks/export_c.py [--parts exact boards random sizes] [--images 1000] [--graphs 200]
+    python benchmarks/export_c.py [--parts exact boards random sizes] [--images 1000] [--graphs 200] [--fresh | --smoke]
     python benchmarks/export_c.py --parts exact boards --runs NAME=DIR
     python benchmarks/export_c.py --parts code
 
-`exact` takes trained run folders, or else the pretrained CIFAR-10 ResNet-20, calibrated under uniform policies and not
-trained, and compares all logits and every layer's bytes of test images with the reference executor, on this machine.
+`exact` takes trained run folders, or else the pretrained CIFAR-10 ResNet-20, calibrated under uniform policies
+(`W8A8`) or trained under one for an epoch (`trained-W4A4`), and compares all logits and every layer's bytes of test
+images with the reference executor, on this machine.
 `boards` does so on emulated cores, with the kernels that each of them has (needs `make setup-mcu`). `random` draws
 integer graphs (odd channels and sizes, strides, dilation, groups, few and many bits, extreme zero points), and others
-under sanitizers. `sizes` compiles for Cortex-M4. Parts that are not asked for keep what the result file has; rows of
-networks that are made again replace those of the same name.
+under sanitizers. `sizes` compiles for Cortex-M4. Each row is written when it is done; those that the result file has
+are reused, and what is not asked for stays.
 
 `code` measures the table of code bytes that `mixbit.export.c.predict` uses, and writes it into the package.
 """
@@ -20,17 +21,21 @@ import argparse
 import copy
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import ROOT, result, shared_data, unpacked_data, write_result
+import export_onnx
+import records
+from common import ROOT, shared_data, unpacked_data
 from mixbit import runs
 from mixbit.cost import costs
 from mixbit.export import IntegerGraph, Rounding, lower
@@ -38,11 +43,14 @@ from mixbit.export.c import COptions, verify_c, write_c
 from mixbit.export.c._emit import ALL_SWITCHES, config_text
 from mixbit.export.c.host import compile_kernels
 from mixbit.export.mcu import verify_board
+from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.verify import numpy_batches
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
+from mixbit.task import Task
 
 NAME = "export_c"
 PACKAGE = ROOT / "src" / "mixbit" / "export" / "c"
@@ -51,103 +59,136 @@ ROUNDINGS: tuple[Rounding, ...] = ("single", "double")
 ARM = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb"]
 CHUNK = 250
 CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55")
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
+TRAINED, EPOCHS = "trained-", 1
+"""Prefix of a policy under which the network is trained first, and for how long."""
 
 
-def calibrated(policies: tuple[str, ...]) -> Iterator[tuple[str, IntegerGraph, Any, int]]:
-    """The pretrained network under uniform policies: name, graph, task, and the budget's activation bytes."""
-    subject = runs.Subject(
-        model="resnet20",
-        data=f"cifar10:{unpacked_data().resolve()}",
-        weights=shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors",
-    )
-    task, _ = subject.task()
-    x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=0, shuffle=True))
-    for name, rounding in itertools.product(policies, ROUNDINGS):
-        model = copy.deepcopy(task.model)
-        policy = Policy.uniform(task.network, int(name[1]), int(name[3]))
+@dataclass(frozen=True)
+class Made:
+    """A network as integers."""
+
+    graph: IntegerGraph
+    task: Task
+    budget: int
+    """Activation bytes of its policy."""
+
+    def images(self, count: int) -> Any:
+        """The first test images."""
+        return np.concatenate([x for x, _ in numpy_batches(self.task.test.batches(min(CHUNK, count)), count)])
+
+
+@dataclass
+class Source:
+    """Where networks come from: pretrained and calibrated under uniform policies, or run folders, in both roundings."""
+
+    policies: tuple[str, ...]
+    folders: dict[str, Path]
+    roundings: tuple[Rounding, ...] = ROUNDINGS
+    _last: tuple[str, Made] | None = field(default=None, init=False)
+
+    def names(self) -> dict[str, tuple[str, Rounding]]:
+        """Name of a network -> policy or run, and rounding."""
+        pairs = itertools.product(self.folders or self.policies, self.roundings)
+        return {f"{name}-{rounding}": (name, rounding) for name, rounding in pairs}
+
+    def inputs(self, name: str) -> dict[str, Path]:
+        """What goes into a network of that name."""
+        policy, _ = self.names()[name]
+        weights = self.folders[policy] / _folder.WEIGHTS if self.folders else shared_data() / "weights" / WEIGHTS
+        return {"weights": weights, "data": unpacked_data() / "cifar-10-batches-bin"}
+
+    def made(self, name: str) -> Made:
+        """The network of that name; the last one is kept, since several rows ask for it."""
+        if self._last is None or self._last[0] != name:
+            policy, rounding = self.names()[name]
+            folder = self.folders.get(policy)
+            if policy.startswith(TRAINED):
+                folder = export_onnx.trained(policy.removeprefix(TRAINED), EPOCHS)
+            made = self._calibrated(policy, rounding) if folder is None else self._trained(folder, rounding)
+            self._last = name, made
+        return self._last[1]
+
+    @cached_property
+    def _task(self) -> Task:
+        subject = runs.Subject(
+            model="resnet20",
+            data=f"cifar10:{unpacked_data().resolve()}",
+            weights=shared_data() / "weights" / WEIGHTS,
+        )
+        return subject.task()[0]
+
+    def _calibrated(self, name: str, rounding: Rounding) -> Made:
+        task = self._task
+        x, _ = next(task.train.batches(CALIBRATION_SAMPLES, seed=0, shuffle=True))
+        model, policy = copy.deepcopy(task.model), Policy.uniform(task.network, int(name[1]), int(name[3]))
         quantize(model, policy, task.network)
         calibrate(model, [x])
         graph = lower(model.eval(), task.network, [x], rounding=rounding)
-        yield f"{name}-{rounding}", graph, task, costs(task.network, policy.layers).activation_bytes
+        return Made(graph, task, costs(task.network, policy.layers).activation_bytes)
 
-
-def trained(folders: dict[str, Path]) -> Iterator[tuple[str, IntegerGraph, Any, int]]:
-    """Run folders, with both roundings."""
-    for (name, folder), rounding in itertools.product(folders.items(), ROUNDINGS):
+    def _trained(self, folder: Path, rounding: Rounding) -> Made:
         run = open_run(folder)
+        assert run.policy is not None, f"{folder} was trained in float"
         x, _ = next(run.task.train.batches(CALIBRATION_SAMPLES, seed=run.subject.seed, shuffle=True))
         graph = lower(copy.deepcopy(run.task.model), run.task.network, [x], rounding=rounding)
-        yield f"{name}-{rounding}", graph, run.task, costs(run.task.network, run.policy.layers).activation_bytes
+        return Made(graph, run.task, costs(run.task.network, run.policy.layers).activation_bytes)
 
 
-def exact(networks: Iterator[tuple[str, IntegerGraph, Any, int]], images: int) -> Iterator[dict[str, Any]]:
-    """All logits and every layer on test images, with activations in bytes and packed."""
-    for name, graph, task, budget in networks:
-        x = np.concatenate([x for x, _ in numpy_batches(task.test.batches(CHUNK), images)])
-        for packed in (False, True):
-            options = COptions(pack_activations=packed)
-            found = verify_c(graph, x, options=options)
-            with tempfile.TemporaryDirectory() as folder:
-                footprint = write_c(graph, Path(folder) / "net", options=options, samples=x[:1]).footprint
-            row = {"network": name, "packed_activations": packed, **asdict(found), "exact": found.exact}
-            row |= {"footprint": asdict(footprint), "budget_activation_bytes": budget}
-            print(name, packed, found.exact, f"{found.seconds:.1f} s", footprint.arena_bytes, budget, flush=True)
-            yield row
+def exact(made: Made, packed: bool, images: int) -> dict[str, Any]:
+    """All logits and every layer on test images, with activations in bytes or packed."""
+    options, x = COptions(pack_activations=packed), made.images(images)
+    found = verify_c(made.graph, x, options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        footprint = write_c(made.graph, Path(folder) / "net", options=options, samples=x[:1]).footprint
+    row = {**asdict(found), "exact": found.exact, "footprint": asdict(footprint)}
+    print(packed, found.exact, f"{found.seconds:.1f} s", footprint.arena_bytes, made.budget, flush=True)
+    return row | {"budget_activation_bytes": made.budget}
 
 
-def boards(networks: Iterator[tuple[str, IntegerGraph, Any, int]], images: int) -> Iterator[dict[str, Any]]:
-    """All logits and every layer on emulated cores."""
-    for name, graph, task, _ in networks:
-        x = np.concatenate([x for x, _ in numpy_batches(task.test.batches(images), images)])
-        for core in CORES:
-            found = verify_board(graph, x, board=core, options=COptions(kernels="dsp"))
-            row = {"network": name, "core": core, "board": found.board, "exact": found.exact}
-            row |= {"samples": found.samples, "layers": found.layers, "identical_layers": found.identical_layers}
-            row |= {"identical_outputs": found.identical_outputs, "first_difference": found.first_difference}
-            print(name, core, found.exact, found.identical_layers, flush=True)
-            yield row
+def board(made: Made, core: str, images: int) -> dict[str, Any]:
+    """All logits and every layer on an emulated core."""
+    found = verify_board(made.graph, made.images(images), board=core, options=COptions(kernels="dsp"))
+    row = {"board": found.board, "exact": found.exact, "samples": found.samples, "layers": found.layers}
+    row |= {"identical_layers": found.identical_layers, "identical_outputs": found.identical_outputs}
+    print(core, found.exact, found.identical_layers, flush=True)
+    return row | {"first_difference": found.first_difference}
 
 
-def random_graphs(count: int, sanitized: int) -> dict[str, Any]:
-    """`count` graphs, and `sanitized` others under sanitizers."""
+def size(made: Made, packed: bool) -> dict[str, Any]:
+    """Flash and RAM as predicted and as compiled for Cortex-M4."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_c(made.graph, Path(folder) / "net", options=COptions(pack_activations=packed))
+        flash, data, ram = _compiled(written.path)
+    predicted = written.footprint
+    row = {"flash_bytes": flash, "ram_bytes": ram + data}
+    row |= {"predicted_flash_bytes": predicted.flash_bytes, "predicted_ram_bytes": predicted.ram_bytes}
+    row |= {"weight_padding_bytes": sum(layer.padding_bytes for layer in written.layers)}
+    print(packed, flash, predicted.flash_bytes, ram, predicted.ram_bytes, made.budget, flush=True)
+    return row | {"footprint": asdict(predicted), "budget_activation_bytes": made.budget}
+
+
+def random_graphs(seeds: range, *, sanitize: bool) -> dict[str, Any]:
+    """Integer graphs that no network has, in turn with both roundings."""
     sys.path.insert(0, str(ROOT))
     from tests.export.graphs import random_graph, rounded
 
-    found: dict[str, Any] = {}
-    for name, seeds, sanitize in (("plain", range(count), False), ("sanitized", range(1000, 1000 + sanitized), True)):
-        wrong, layers, ops = [], 0, dict[str, int]()
-        with tempfile.TemporaryDirectory() as folder:
-            objects = compile_kernels(Path(folder), sanitize=sanitize, flags=("-O1",))
-            for seed in seeds:
-                graph = random_graph(seed, steps=4 + seed % 5, spatial=1 + int(seed % 3 > 0))
-                graph = rounded(graph, ROUNDINGS[seed % 2])
-                shape = graph.tensors[graph.input].shape
-                x = 2 * np.random.default_rng(seed).standard_normal((4, *shape)).astype(np.float32)
-                options = COptions(pack_activations=bool(seed // 2 % 2), row_alignment=(1, 4)[seed // 4 % 2])
-                one = verify_c(graph, x, options=options, sanitize=sanitize, objects=objects, flags=("-O1",))
-                layers += one.layers
-                wrong += [] if one.exact else [{"seed": seed, "first": one.first_difference}]
-                for op in graph.ops:
-                    ops[op.kind] = ops.get(op.kind, 0) + 1
-        found[name] = {"graphs": len(seeds), "inputs_each": 4, "layers": layers, "operations": ops, "wrong": wrong}
-        print(name, {key: value for key, value in found[name].items() if key != "operations"}, flush=True)
-    return found
-
-
-def sizes(networks: Iterator[tuple[str, IntegerGraph, Any, int]]) -> Iterator[dict[str, Any]]:
-    """Flash and RAM as predicted and as compiled for Cortex-M4."""
-    for name, graph, _, budget in networks:
-        for packed in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
-                written = write_c(graph, Path(folder) / "net", options=COptions(pack_activations=packed))
-                flash, data, ram = _compiled(written.path)
-            predicted = written.footprint
-            padding = sum(layer.padding_bytes for layer in written.layers)
-            row = {"network": name, "packed_activations": packed, "flash_bytes": flash, "ram_bytes": ram + data}
-            row |= {"predicted_flash_bytes": predicted.flash_bytes, "predicted_ram_bytes": predicted.ram_bytes}
-            row |= {"weight_padding_bytes": padding, "footprint": asdict(predicted), "budget_activation_bytes": budget}
-            print(name, packed, flash, predicted.flash_bytes, ram, predicted.ram_bytes, budget, flush=True)
-            yield row
+    wrong, layers, ops = [], 0, dict[str, int]()
+    with tempfile.TemporaryDirectory() as folder:
+        objects = compile_kernels(Path(folder), sanitize=sanitize, flags=("-O1",))
+        for seed in seeds:
+            graph = random_graph(seed, steps=4 + seed % 5, spatial=1 + int(seed % 3 > 0))
+            graph = rounded(graph, ROUNDINGS[seed % 2])
+            shape = graph.tensors[graph.input].shape
+            x = 2 * np.random.default_rng(seed).standard_normal((4, *shape)).astype(np.float32)
+            options = COptions(pack_activations=bool(seed // 2 % 2), row_alignment=(1, 4)[seed // 4 % 2])
+            one = verify_c(graph, x, options=options, sanitize=sanitize, objects=objects, flags=("-O1",))
+            layers += one.layers
+            wrong += [] if one.exact else [{"seed": seed, "first": one.first_difference}]
+            for op in graph.ops:
+                ops[op.kind] = ops.get(op.kind, 0) + 1
+    print(len(seeds), "graphs, wrong:", wrong, flush=True)
+    return {"graphs": len(seeds), "inputs_each": 4, "layers": layers, "operations": ops, "wrong": wrong}
 
 
 def _compiled(folder: Path) -> tuple[int, int, int]:
@@ -223,13 +264,52 @@ def _network() -> tuple[int, int]:
     return round(small - few * call), round(call)
 
 
-def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Old rows of networks that were not made again, then the new ones."""
-    names = {row["network"] for row in new}
-    return [row for row in old if row["network"] not in names] + new
+def host_compiler() -> str:
+    """Name and version of what compiles for this machine; empty where there is none."""
+    path = shutil.which("gcc") or shutil.which("cc")
+    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout if path else ""
+    return told.partition("\n")[0]
 
 
-def main() -> None:
+def opened(part: str, given: argparse.Namespace, **depends: Any) -> records.Results:
+    """The rows of one part."""
+    return records.Results(
+        NAME, table=part, libraries=("torch", "numpy"), fresh=given.fresh, smoke=given.smoke, **depends
+    )
+
+
+def rows_of(
+    part: str,
+    given: argparse.Namespace,
+    settings: dict[str, Any],
+    more: list[dict[str, Any]],
+    make: Callable[[Made, dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Every network of the command line with every one of `more`, which stands in its rows' names."""
+    source = Source(tuple(given.policies), given.folders, ROUNDINGS[: 1 if given.smoke else None])
+    results = {}
+    for name in source.names():
+        own = {**settings, **({"epochs": EPOCHS} if name.startswith(TRAINED) and not given.folders else {})}
+        results[name] = opened(part, given, settings=own, inputs=source.inputs(name))
+        results[name].plan([{"network": name, **one} for one in more])
+    for name, one in itertools.product(results, more):
+        results[name].row({"network": name, **one}, lambda name=name, one=one: make(source.made(name), one))  # type: ignore[misc]
+
+
+def all_random(given: argparse.Namespace) -> None:
+    """`--graphs` graphs, and `--sanitized` others under sanitizers."""
+    parts = {"random.plain": (range(given.graphs), False)}
+    parts |= {} if given.smoke else {"random.sanitized": (range(1000, 1000 + given.sanitized), True)}
+    settings = {path: {"compiler": host_compiler(), "graphs": len(seeds)} for path, (seeds, _) in parts.items()}
+    results = {path: opened("", given, settings=settings[path]) for path in parts}
+    for path, one in results.items():
+        one.plan([path])
+    for path, (seeds, sanitize) in parts.items():
+        results[path].part(path, lambda seeds=seeds, sanitize=sanitize: random_graphs(seeds, sanitize=sanitize))  # type: ignore[misc]
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     legal = ["exact", "boards", "random", "sizes", "code"]
     parser.add_argument("--parts", nargs="+", choices=legal, default=legal[:4])
@@ -239,27 +319,37 @@ def main() -> None:
     parser.add_argument("--sanitized", type=int, default=20, help="random graphs under sanitizers")
     parser.add_argument("--policies", nargs="+", default=list(POLICIES))
     parser.add_argument("--runs", nargs="+", metavar="NAME=DIR", help="trained run folders, instead of calibration")
+    records.arguments(parser)
     given = parser.parse_args()
+    given.folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
+    given.cores = CORES
+    if given.smoke:
+        given.images, given.board_images, given.graphs, given.sanitized = 1, 1, 2, 1
+        given.policies, given.folders, given.cores = ["W8A8"], {}, CORES[1:2]
+        given.parts = [
+            "exact",
+            "random",
+        ]  # compiling and emulation take most: mcu_kernels.py and mlperf_tiny.py do them
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    both = [{"packed_activations": packed} for packed in (False, True)][: 1 if given.smoke else None]
     if "code" in given.parts:
         code()
-        if given.parts == ["code"]:
-            return
-    old = result(NAME)
-    parts = {part: old.get(part, []) for part in ("exact", "boards", "random", "sizes")}
-    folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
-
-    def networks() -> Iterator[tuple[str, IntegerGraph, Any, int]]:
-        return trained(folders) if folders else calibrated(tuple(given.policies))
-
     if "exact" in given.parts:
-        parts["exact"] = merged(parts["exact"], list(exact(networks(), given.images)))
+        settings = {"images": given.images, "compiler": host_compiler()}
+        rows_of("exact", given, settings, both, lambda made, one: exact(made, one["packed_activations"], given.images))
     if "boards" in given.parts:
-        parts["boards"] = merged(parts["boards"], list(boards(networks(), given.board_images)))
+        settings = {"images": given.board_images, "gcc": version_of(COMPILER), "qemu": version_of(EMULATOR)}
+        cores = [{"core": core} for core in given.cores]
+        rows_of("boards", given, settings, cores, lambda made, one: board(made, one["core"], given.board_images))
     if "random" in given.parts:
-        parts["random"] = random_graphs(given.graphs, given.sanitized)
+        all_random(given)
     if "sizes" in given.parts:
-        parts["sizes"] = list(sizes(networks()))
-    print(f"written to {write_result(NAME, parts, seed=0)}")
+        settings = {"gcc": version_of(COMPILER), "flags": "-O2"}
+        rows_of("sizes", given, settings, both, lambda made, one: size(made, one["packed_activations"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which sums predict whole networks: of kernels within networks (`mixbit latency build`), or of layers measured alone?
 
-    python benchmarks/latency_ways.py [--repetitions 10] [--rounds 15] [--policies 8] [--bits 2 4 8]
+    python benchmarks/latency_ways.py [--repetitions 10] [--rounds 15] [--policies 8] [--bits 4 8]
 
 ResNet-20, on random policies that neither was made from. Both ways are measured twice in every repetition: in the same
 rounds as the policies, and before them, as a table is built. In the second case all is scaled by a reference network
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--policies", type=int, default=8)
-    parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 8], help="of weights and of activations")
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 8], help="kernels of 2 to 6 bits are those of 4")
     records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,13 +1,14 @@
 """The four networks of MLPerf Tiny as C for a Cortex-M4: 8 bits beside a mixed policy at half the flash.
 
-    python benchmarks/mlperf_tiny.py [--networks resnet8 ds-cnn ...] [--quick] [--again]
+    python benchmarks/mlperf_tiny.py [--networks resnet8 ds-cnn ...] [--fresh | --smoke]
 
 A policy gives every layer 2 to 8 bits for its weights and 8 for its inputs, which cost RAM and no flash. Its scores are
 those of one-at-a-time: the divergence from the float network with the weights of one layer quantized (for anomaly
 detection, the squared distance from its outputs). Rows are quantized without training (ptq), and again fine-tuned with
-the float network's outputs (tuned). Each row is kept in runs/mlperf_tiny/ and not measured again while it is there;
-trainings go on where they were killed. --quick takes few images and short trainings: does everything run? --again
-measures all rows anew, under the policies and with the trainings that are there.
+the float network's outputs (tuned). Rows that the result file has are reused; trainings go on where they were killed,
+and those that are done are kept in runs/mlperf_tiny/, with scores and policies, in a folder of the weights, the data
+and the settings that they were made with. --fresh measures all rows anew, under the policies and with the trainings
+that are there. --smoke has one network on few inputs, at 8 bits, without a training.
 
 Quality is, for ResNet-8, accuracy on all test images of CIFAR-10; for DS-CNN, accuracy on the 400 keywords left
 when 100 are taken for calibration, and on all of them; for the other two, whose data are not to be had, how close the
@@ -20,8 +21,6 @@ from __future__ import annotations
 import argparse
 import copy
 import io
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -34,8 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from common import ROOT, shared_data, unpacked_data, write_result
-from mixbit import _io, data, models
+import records
+from common import ROOT, shared_data, unpacked_data
+from mixbit import data, models
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.data import IndexedSplit, Part, Split, TensorSplit
@@ -54,8 +54,16 @@ from mixbit.training import TrainConfig, distilled_loss, train
 NAME, SEED, CORE = "mlperf_tiny", 0, "cortex-m4"
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 HOST_SAMPLES, BOARD_SAMPLES, COUNTED = 100, 3, 3
+SMOKE = "ad-autoencoder"
 TARGETS = {"resnet8": "85 %", "ds-cnn": "90 %", "mobilenetv1-0.25": "80 %", "ad-autoencoder": "AUC 0.85"}
 """Quality that the closed division asks for."""
+WEIGHTS = {
+    "resnet8": "mlperf_resnet8_cifar10",
+    "ds-cnn": "mlperf_kws_dscnn_folded",
+    "mobilenetv1-0.25": "mlperf_vww_mobilenetv1_025_96",
+    "ad-autoencoder": "mlperf_ad_autoencoder",
+}
+"""Files of published weights."""
 
 How = Literal["ptq", "tuned"]
 Forward = Callable[[Tensor], Tensor]
@@ -110,9 +118,9 @@ class Features(IndexedSplit):
 # ------------------------------------------------------------------------------------------------------ four networks
 
 
-def network(name: str, weights: str) -> nn.Module:
+def network(name: str) -> nn.Module:
     """With its published weights."""
-    return models.load_weights(models.build(name), shared_data() / "weights" / f"{weights}.safetensors").eval()
+    return models.load_weights(models.build(name), shared_data() / "weights" / f"{WEIGHTS[name]}.safetensors").eval()
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -128,12 +136,12 @@ def folded(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def image_classification(*, quick: bool) -> Case:
+def image_classification(*, smoke: bool) -> Case:
     """ResNet-8 on CIFAR-10."""
     zoo = models.info("resnet8")
     found = data.load(f"cifar10:{unpacked_data()}", mean=zoo.mean, std=zoo.std)
-    test: Split = Part(found.test, torch.arange(0, 10_000, 50)) if quick else found.test
-    task = Task(model=network("resnet8", "mlperf_resnet8_cifar10"), train=found.train, test=test)
+    test: Split = Part(found.test, torch.arange(0, 10_000, 50)) if smoke else found.test
+    task = Task(model=network("resnet8"), train=found.train, test=test)
     return Case(
         name="resnet8",
         task=task,
@@ -143,7 +151,7 @@ def image_classification(*, quick: bool) -> Case:
     )
 
 
-def keyword_spotting(*, quick: bool) -> Case:
+def keyword_spotting(*, smoke: bool) -> Case:
     """DS-CNN on the 500 keywords that there are: 100 drawn for calibration and tuning, 400 for the test."""
     stored = np.load(shared_data() / "kws" / "speech_commands_mfcc_int8.npz")
     x = (torch.from_numpy(stored["x"]).float() - float(stored["zero_point"])) * float(stored["scale"])
@@ -151,7 +159,7 @@ def keyword_spotting(*, quick: bool) -> Case:
     every = Features(x[:, None], labels, 12, noise=2.0, shift=5)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
     kept, taken = Part(every, order[100:]), Part(every, order[:100])
-    task = Task(model=network("ds-cnn", "mlperf_kws_dscnn_folded"), train=taken, test=kept)
+    task = Task(model=network("ds-cnn"), train=taken, test=kept)
     return Case(
         name="ds-cnn",
         task=task,
@@ -167,14 +175,14 @@ def keyword_spotting(*, quick: bool) -> Case:
     )
 
 
-def person_detection(*, quick: bool) -> Case:
+def person_detection(*, smoke: bool) -> Case:
     """MobileNetV1 on random crops of photographs; labels are what the float network says."""
-    model = folded(network("mobilenetv1-0.25", "mlperf_vww_mobilenetv1_025_96"))
+    model = folded(network("mobilenetv1-0.25"))
     photographs = photographs_of(shared_data() / "imagenet_ccby")
     held_out, rest = photographs[:256], photographs[256:]
     splits = [
         labelled(model, crops(images, number, seed))
-        for images, number, seed in ((rest, 500 if quick else 4000, 1), (held_out, 100 if quick else 1000, 2))
+        for images, number, seed in ((rest, 500 if smoke else 4000, 1), (held_out, 100 if smoke else 1000, 2))
     ]
     said = splits[1].labels
 
@@ -197,10 +205,10 @@ def person_detection(*, quick: bool) -> Case:
     )
 
 
-def anomaly_detection(*, quick: bool) -> Case:
+def anomaly_detection(*, smoke: bool) -> Case:
     """The autoencoder on what its decoder makes of random codes; labels are numbers of the float outputs."""
-    model = network("ad-autoencoder", "mlperf_ad_autoencoder")
-    number = 1000 if quick else 40_000
+    model = network("ad-autoencoder")
+    number = 1000 if smoke else 40_000
     x = decoded(model, number + 1000, SEED)
     with torch.inference_mode():
         wanted = model(x)
@@ -418,23 +426,43 @@ MORE = {
 }
 
 
-def rows_of(case: Case, folder: Path, *, again: bool) -> Iterator[dict[str, Any]]:
-    """All rows of a network; those that are there already are read, but for `again`."""
-    whole: dict[str, int] = {}
-    for wanted in MORE.get(case.name, ROWS):
-        options = COptions(kernels=wanted.kernels)
-        limit = None if wanted.part == 1 else int(whole[wanted.kernels] * wanted.part)
-        policy = _policy(case, wanted, limit, options, folder)
-        for how in wanted.how:
-            path = folder / f"{wanted.label}-{how}.json"
-            if again or not path.exists():
-                graph = lowered(case, policy, how, folder / f"{wanted.label}-training")
-                row = {"network": case.name, "part": wanted.part, "how": how, "limit": limit}
-                _io.write_json(path, row | facts_of(case, graph, policy, options))
-            row = dict(_io.read_json(path))
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One network, its results, and the folder of its scores, policies and trainings."""
+
+    case: Case
+    results: records.Results
+    folder: Path
+    smoke: bool
+
+    @property
+    def wanted(self) -> list[tuple[dict[str, Any], Wanted]]:
+        """All rows by name; those of a part of the flash come after the whole that they are a part of."""
+        rows = (Wanted(part=1.0, how=("ptq",)),) if self.smoke else MORE.get(self.case.name, ROWS)
+        return [
+            ({"network": self.case.name, "part": one.part, "kernels": one.kernels, "how": how}, one)
+            for one in rows
+            for how in one.how
+        ]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Reused, or made now."""
+        whole: dict[str, int] = {}
+        for of, wanted in self.wanted:
+            limit = None if wanted.part == 1 else int(whole[wanted.kernels] * wanted.part)
+            row = self.results.row(of, lambda of=of, wanted=wanted, limit=limit: self.made(of["how"], wanted, limit))  # type: ignore[misc]
             if wanted.part == 1:
-                whole[wanted.kernels] = min(row["predicted"]["flash"], whole.get(wanted.kernels, sys.maxsize))
+                flash = row["predicted"]["flash"]
+                whole[wanted.kernels] = min(flash, whole.get(wanted.kernels, flash))
             yield row
+
+    def made(self, how: How, wanted: Wanted, limit: int | None) -> dict[str, Any]:
+        """One row."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = COptions(kernels=wanted.kernels)
+        policy = _policy(self.case, wanted, limit, options, self.folder)
+        graph = lowered(self.case, policy, how, self.folder / f"{wanted.label}-training")
+        return {"limit": limit, **facts_of(self.case, graph, policy, options)}
 
 
 def _policy(case: Case, wanted: Wanted, limit: int | None, options: COptions, folder: Path) -> Policy:
@@ -446,36 +474,55 @@ def _policy(case: Case, wanted: Wanted, limit: int | None, options: COptions, fo
     return Policy.load(path)
 
 
+def sources(name: str) -> dict[str, Path]:
+    """What goes into a network's rows: weights and data."""
+    data = {
+        "resnet8": unpacked_data() / "cifar-10-batches-bin",
+        "ds-cnn": shared_data() / "kws" / "speech_commands_mfcc_int8.npz",
+        "mobilenetv1-0.25": shared_data() / "imagenet_ccby" / "nips17_ccby.npz",
+    }
+    weights = {"weights": shared_data() / "weights" / f"{WEIGHTS[name]}.safetensors"}
+    return weights | ({"data": data[name]} if name in data else {})
+
+
+def opened(name: str, given: argparse.Namespace, tools: dict[str, str]) -> Bench:
+    """A network with the rows that the result file has."""
+    case = CASES[name](smoke=given.smoke)
+    settings = {"tools": tools, "core": CORE, "seed": SEED, "recipe": {**asdict(case.recipe), "samples": case.samples}}
+    results = records.Results(
+        NAME,
+        settings=settings,
+        inputs=sources(name),
+        libraries=("torch", "numpy", "scipy"),
+        fresh=given.fresh,
+        smoke=given.smoke,
+    )
+    place = records.SMOKE if given.smoke else ROOT / "runs"
+    folder = place / NAME / f"{name}-{results.key({'trained': name})}"
+    return Bench(case=case, results=results, folder=folder, smoke=given.smoke)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=tuple(CASES), default=tuple(CASES))
-    parser.add_argument("--quick", action="store_true", help="few images, short trainings, nothing is written")
-    parser.add_argument("--again", action="store_true", help="measure rows that are there")
+    records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    place = ROOT / "runs" / (NAME + "-quick" if given.quick else NAME)
-    found = {}
-    for name in given.networks:
-        case = CASES[name](quick=given.quick)
-        if given.quick:
-            case = replace(case, recipe=replace(case.recipe, epochs=1, fraction=0.05 if name == "resnet8" else 1.0))
-        folder = place / name
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = []
-        reference = case.measure(torch.inference_mode()(case.task.model))
-        print(name, "float", reference, flush=True)
-        for row in rows_of(case, folder, again=given.again):
-            rows.append(row)
+    tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
+    for name in [SMOKE] if given.smoke else given.networks:
+        bench = opened(name, given, tools)
+        case, path = bench.case, f"networks.{name}"
+        if bench.results.plan([path, *(of for of, _ in bench.wanted)]):
+            bench.results.facts(tools=tools, core=CORE)
+
+        def facts(case: Case = case) -> dict[str, Any]:
+            reference = case.measure(torch.inference_mode()(case.task.model))
+            tuning = {key: value for key, value in asdict(case.recipe).items() if key in SHOWN}
+            return {"data": case.data, "target": TARGETS[case.name], "float": reference, "tuning": tuning}
+
+        print(name, "float", bench.results.part(path, facts)["float"], flush=True)
+        for row in bench.rows():
             print(name, row["part"], row["kernels"], row["how"], row["quality"], row["measured"], flush=True)
-        settings = {key: value for key, value in asdict(case.recipe).items() if key in SHOWN}
-        found[name] = {"data": case.data, "target": TARGETS[name], "float": reference, "tuning": settings, "rows": rows}
-        _io.write_json(folder / "found.json", found[name])
-    if not given.quick:
-        whole = {
-            n: json.loads((place / n / "found.json").read_text()) for n in CASES if (place / n / "found.json").exists()
-        }
-        tools = {"gcc": version_of(COMPILER), "qemu": version_of(EMULATOR), "flags": "-O2, -icount shift=0"}
-        print(write_result(NAME, {"tools": tools, "core": CORE, "networks": whole}, seed=SEED))
 
 
 SHOWN = ("epochs", "batch_size", "optimizer", "lr", "distill", "temperature")

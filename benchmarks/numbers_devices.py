@@ -21,8 +21,7 @@ def kernel(layer: str, bits: int) -> float:
 
 def image(network: str, part: float, how: str, kernels: str = "dsp") -> dict[str, Any]:
     """A network of MLPerf Tiny at a part of the flash."""
-    rows = result("mlperf_tiny")["networks"][network]["rows"]
-    return row(rows, part=part, how=how, kernels=kernels)
+    return row(result("mlperf_tiny")["rows"], network=network, part=part, how=how, kernels=kernels)
 
 
 def accuracy(*which: Any) -> float:

@@ -335,10 +335,15 @@ MCU: dict[str, Entry] = {
     ),
     **_entry(
         ["c_exact"],
-        ["export_c.py"],
+        [
+            "export_c.py --parts exact --policies W4A4 --images 50",
+            "export_c.py --parts exact --policies trained-W4A4 W8A8 --images 1000",
+            "export_c.py --parts boards --policies trained-W4A4 W8A8 W2A4 --board-images 20",
+            "export_c.py --parts random sizes --policies W4A4 --graphs 200 --sanitized 20",
+        ],
         makes=["results/export_c.json"],
         needs=["data", "emulator", "compiler"],
-        cost="30 minutes of one core",
+        cost="an hour of one core",
     ),
 }
 """C for microcontrollers."""
@@ -346,7 +351,7 @@ MCU: dict[str, Entry] = {
 PEER: dict[str, Entry] = {
     **_entry(
         ["peers_search"],
-        ["peers/mct.py", "peers/mixbit_search.py"],
+        ["peers/mct.py --images 32 256 --threads 1", "peers/mixbit_search.py --rounds 3 --threads 1"],
         makes=[
             "peers/results/mct.json",
             "peers/results/mct-256.json",
@@ -358,14 +363,14 @@ PEER: dict[str, Entry] = {
     ),
     **_entry(
         ["peers_solver"],
-        ["peers/modelopt_search.py"],
+        ["peers/modelopt_search.py --batch 256 32 --threads 1"],
         makes=["peers/results/modelopt.json", "peers/results/modelopt-resolved.json"],
         needs=["data", "peers"],
         cost="5 minutes of one core",
     ),
     **_entry(
         ["peers_qat_step"],
-        ["peers/qat_step.py --batch 128 --rounds 12"],
+        ["peers/qat_step.py --batch 128 --rounds 20 --threads 1"],
         makes=["results/peers_qat_step.json"],
         needs=["peers", "quiet"],
         cost="15 minutes of one core",

@@ -204,8 +204,10 @@ def peers_search() -> str:
     if not found.get("rows"):
         return "Not run yet.\n"
     rows = []
-    for row in found["rows"]:
+    run = next((row["made"] for row in found["rows"] if row["name"] == "mct"), None)
+    for row in sorted(found["rows"], key=lambda one: one.get("cpu_seconds", float("inf"))):
         label = f"MCT {found['versions']['model-compression-toolkit']}" if row["name"] == "mct" else row["name"]
+        label += "" if row["made"] == run else " (another run)"
         if "failure" in row:
             rows.append((label, row["cost"], row["failure"], "-", "-", "-"))
             continue

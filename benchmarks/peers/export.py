@@ -1,11 +1,11 @@
 """ONNX files of mixbit, MCT and Brevitas of the same networks: bytes, weights, whether they load, and CPU time.
 
-    python benchmarks/peers/export.py [--networks resnet20 resnet18] [--rounds 30] [--threads 1]
+    python benchmarks/peers/export.py [--networks resnet20 resnet18] [--rounds 30] [--threads 1] [--fresh | --smoke]
 
 Networks of the zoo with random weights, calibrated on random inputs: neither moves bytes or speed. Every toolkit is
 called as its documentation says, and, where that fails or writes more than it needs to, once more with the arguments
-that help. A call that fails is a row with the reason. All files of a network are timed in turns in one process.
-Networks that are not asked for keep what the result file has.
+that help. A call that fails is a row with the reason. All files of a network are timed in turns in one process, and its
+rows are made together; networks that are not asked for keep what the result file has.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from brevitas.graph.quantize import quantize as brevitas_quantize
 from brevitas.quant import Int8WeightPerChannelFloat
 from brevitas.quant_tensor import QuantTensor
 from model_compression_toolkit.exporter import QuantizationFormat, pytorch_export_model
-from subject import RESULTS, ROOT, records, silent_solvers
+from subject import RESULTS, records, silent_solvers
 
 from mixbit import models
 from mixbit.export import lower
@@ -52,7 +52,7 @@ from mixbit.quantize import calibrate, quantize
 NETWORKS = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224), "mobilenetv2": (3, 224, 224)}
 WEIGHT_BITS = (4, 8)
 """Of all layers but the first and the last, which have 8; activations have 8 everywhere."""
-FILES = ROOT / "runs" / "peers_export"
+FILES = records.ROOT / "runs" / "peers_export"
 PACKAGES = ("model-compression-toolkit", "brevitas", "onnx", "onnxruntime", "onnxscript", "onnxoptimizer", "torch")
 OLD = {"dynamo": False}
 """PyTorch's exporter of before 2.9, which the toolkits were written for."""
@@ -79,6 +79,11 @@ class Attempt:
     """How the exporter was called."""
     policy: str
     make: Callable[[Path], Written]
+
+    @property
+    def name(self) -> dict[str, str]:
+        """What tells its row from the others of the network."""
+        return {"toolkit": self.toolkit, "call": self.call, "policy": self.policy}
 
 
 @dataclass(slots=True)
@@ -235,8 +240,7 @@ def plain(x: Any) -> Any:
 
 def made(subject: Subject, attempt: Attempt) -> tuple[dict[str, Any], onnxruntime.InferenceSession | None]:
     """The row of an attempt, and the session of its file if it loads."""
-    row: dict[str, Any] = {"network": subject.name, "toolkit": attempt.toolkit, "call": attempt.call}
-    row |= {"policy": attempt.policy, "loads": False}
+    row: dict[str, Any] = {"loads": False}
     path = FILES / f"{subject.name}-{attempt.toolkit}-{attempt.policy}-{re.sub(r'[^a-zA-Z]+', '_', attempt.call)}.onnx"
     try:
         written = attempt.make(path)
@@ -254,7 +258,7 @@ def reason(error: BaseException) -> str:
     for one in (error, error.__cause__):
         if one is not None:
             first = re.sub(r"\x1b\[\d*m", "", str(one)).strip().partition("\n")[0]
-            texts.append(f"{type(one).__name__}: {first.replace(str(ROOT) + '/', '')}")
+            texts.append(f"{type(one).__name__}: {first.replace(str(records.ROOT) + '/', '')}")
     return "; caused by ".join(texts)
 
 
@@ -298,16 +302,16 @@ def difference(opened: onnxruntime.InferenceSession, own: nn.Module, x: Tensor) 
     return float(np.abs(found - wanted).max() / largest) if largest > 0 else None
 
 
-def measured(name: str, rounds: int) -> list[dict[str, Any]]:
+def measured(subject: Subject, tried: list[Attempt], rounds: int) -> list[dict[str, Any]]:
     """All rows of a network, timed."""
-    subject = Subject(name)
     rows, sessions = [], {}
-    for number, attempt in enumerate(attempts(subject)):
+    for number, attempt in enumerate(tried):
         row, opened = made(subject, attempt)
         rows.append(row)
         if opened is not None:
             sessions[str(number)] = opened
-        print(name, {key: value for key, value in row.items() if key not in ("network", "constants")}, flush=True)
+        shown = {key: value for key, value in row.items() if key != "constants"}
+        print(subject.name, attempt.name, shown, flush=True)
     found = time_sessions(sessions, subject.x[:1].numpy(), rounds=rounds)
     for number, timing in found.items():
         rows[int(number)] |= {"median_ms": timing.median_ms, "spread_ms": timing.spread_ms}
@@ -315,31 +319,36 @@ def measured(name: str, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_so_far() -> list[dict[str, Any]]:
-    """Of the result file, if there is one."""
-    return list(records.read("export", folder=RESULTS).get("rows", []))
-
-
-def write(payload: dict[str, Any]) -> Path:
-    """`results/export.json`; rows that are there already keep what made them."""
-    found = records.versions(PACKAGES)
-    return records.save("export", {"versions": found, **payload}, seed=0, versions=found, folder=RESULTS)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["resnet20", "resnet18"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; ONNX Runtime has one")
+    records.arguments(parser)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(given.threads)
+    if given.smoke:
+        given.networks, given.rounds = ["resnet20"], 1
     FILES.mkdir(parents=True, exist_ok=True)
-    for name in given.networks:
-        found = measured(name, given.rounds)
-        rows = [row for row in rows_so_far() if row["network"] != name] + found
-        rows.sort(key=lambda row: list(NETWORKS).index(row["network"]))
-        print(f"written to {write({'rounds': given.rounds, 'rows': rows})}", flush=True)
+    results = records.Results(
+        "export",
+        settings={"rounds": given.rounds, "threads": given.threads},
+        libraries=PACKAGES,
+        fresh=given.fresh,
+        smoke=given.smoke,
+        folder=RESULTS,
+    )
+    # MCT searches for a minute before it writes: it has no part in a smoke run.
+    tried = {
+        subject.name: (subject, [one for one in attempts(subject) if not given.smoke or one.toolkit != "MCT"])
+        for subject in map(Subject, given.networks)
+    }
+    names = {name: [{"network": name, **one.name} for one in found] for name, (_, found) in tried.items()}
+    if results.plan([of for several in names.values() for of in several]):
+        results.facts(versions=records.versions(PACKAGES), rounds=given.rounds)
+    for name, (subject, found) in tried.items():
+        results.group(names[name], lambda subject=subject, found=found: measured(subject, found, given.rounds))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Sony's model-compression-toolkit searches weight bits for our ResNet-20 under our budget.
 
-    python benchmarks/peers/mct.py [--budget 10x] [--images 32 256] [--threads 1]
+    python benchmarks/peers/mct.py [--budget 10x] [--images 32 256] [--threads 1] [--fresh | --smoke]
 
 Its defaults (average distance over its interest points, integer programme, greedy refinement) choose among 2, 4 and 8
 weight bits at 8-bit activations. What it found is read from its quantized model and written as a mixbit policy.
@@ -22,13 +22,16 @@ from torch import Tensor
 import model_compression_toolkit as toolkit
 from model_compression_toolkit.core import runner
 from model_compression_toolkit.core.common.network_editors.node_filters import NodeNameFilter
-from subject import BUDGET, Clock, Subject, float_model, silent_solvers, write
+from subject import BUDGET, Clock, Kept, Subject, float_model, records, silent_solvers
 
 from mixbit.cost import LayerBits
 from mixbit.network import Network
 from mixbit.policy import Policy
 
 BATCH = 32
+PARTS = (
+    "images", "pinned", "cpu_seconds", "wall_seconds", "search_cpu_seconds", "search_wall_seconds", "limit_bytes",
+)  # fmt: skip
 PACKAGES = ("model-compression-toolkit", "mct-quantizers", "pulp", "torch", "numpy")
 
 
@@ -130,14 +133,25 @@ def main() -> None:
     parser.add_argument("--budget", default=BUDGET, help="of weight bytes, as mixbit writes it")
     parser.add_argument("--images", type=int, nargs="+", default=[32, 256], help="its default first, larger ones after")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    subject = Subject.load(arguments.budget)
-    few, *more = arguments.images
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    few, *more = [BATCH] if given.smoke else given.images
     plan = [("mct", few, False), ("mct-pinned", few, True), *((f"mct-{many}", many, False) for many in more)]
-    for name, images, pinned in plan:
-        policy, payload = search(subject, images, pinned=pinned)
-        print(write(name, policy, payload, PACKAGES), f"{payload['cpu_seconds']:.1f} s CPU", policy.costs, flush=True)
+    files = []
+    for name, images, pinned in plan[: 1 if given.smoke else None]:
+        settings = {"images": images, "pinned": pinned, "threads": given.threads}
+        files.append(Kept(name, given.budget, PARTS, PACKAGES, settings, given))
+    missing = [one.missing() for one in files]
+    subject = Subject.load(given.budget) if any(missing) else None
+    for one in files:
+
+        def make(one: Kept = one) -> tuple[Policy, dict[str, Any]]:
+            assert subject is not None
+            return search(subject, one.settings["images"], pinned=one.settings["pinned"])
+
+        found = one.write(make)
+        print(one.file, f"{found['cpu_seconds']:.1f} s CPU", found["costs"], flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """CPU time of our searches beside that of Sony's model-compression-toolkit, in one run and in turns.
 
     python benchmarks/peers/mixbit_search.py [--rounds 3] [--methods limpq-init sqnr ...] [--budget 10x] [--threads 1]
+        [--fresh | --smoke]
 
 Ours is timed with everything that a user needs from a float model to a policy: capture, search with default settings,
 and allocation of 8-bit activations under the budget. The toolkit's time is given twice: of its one public call, which
-also builds the quantized model, and of the search inside it. Imports and the reading of data count for nobody.
+also builds the quantized model, and of the search inside it. Imports and the reading of data count for nobody. All rows
+are one measurement, made together.
 """
 
 from __future__ import annotations
@@ -21,9 +23,8 @@ import torchvision_shim  # noqa: F401 (before the toolkit, which imports torchvi
 
 # isort: split
 import mct
-from subject import BUDGET, Clock, Subject, float_model
+from subject import BUDGET, Clock, Subject, float_model, records, sources
 
-from common import write_result
 from mixbit import methods
 from mixbit.allocation import allocate
 from mixbit.errors import MixbitError
@@ -107,11 +108,11 @@ def play(searches: dict[str, Search], spent: dict[str, Spent]) -> None:
 
 
 def rows_of(spent: dict[str, Spent]) -> list[dict[str, Any]]:
-    """A row a contestant, cheapest first, with its ratio to both times of the toolkit."""
+    """A row a contestant, with its ratio to both times of the toolkit."""
     theirs = spent["mct"].row()
     rows = []
     for name, one in spent.items():
-        head = {"name": name, "cost": "forward" if name == "mct" else methods.info(name).cost}
+        head = {"cost": "forward" if name == "mct" else methods.info(name).cost}
         if one.failure or one.policy is None:
             rows.append(head | {"failure": one.failure})
             continue
@@ -121,12 +122,21 @@ def rows_of(spent: dict[str, Spent]) -> list[dict[str, Any]]:
         found["costs"] = one.policy.costs
         found["bits"] = {layer: bits.weight_bits for layer, bits in one.policy.layers.items()}
         rows.append(head | found)
-    return sorted(rows, key=lambda row: row.get("cpu_seconds", float("inf")))
+    return rows
 
 
 def chosen_methods(names: list[str] | None) -> list[str]:
     """The methods asked for, or all that do not train the network."""
     return names or [name for name in methods.names() if methods.info(name).cost != "training"]
+
+
+def played(subject: Subject, names: list[str], rounds: int) -> list[dict[str, Any]]:
+    """All rounds."""
+    searches = contestants(subject, names)
+    spent = {name: Spent() for name in searches}
+    for _ in range(rounds):
+        play(searches, spent)
+    return rows_of(spent)
 
 
 def main() -> None:
@@ -135,26 +145,28 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="of mixbit; all but those that train, if not given")
     parser.add_argument("--budget", default=BUDGET, help="of weight bytes, as mixbit writes it")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    subject = Subject.load(arguments.budget)
-    searches = contestants(subject, chosen_methods(arguments.methods))
-    spent = {name: Spent() for name in searches}
-    for number in range(arguments.rounds):
-        play(searches, spent)
-        rows = rows_of(spent)
-        payload = {
-            "budget": subject.budget.texts,
-            "limit_bytes": subject.limit_bits / 8,
-            "rounds": number + 1,
-            "mct_images": MCT_IMAGES,
-            "versions": {package: version(package).partition("+")[0] for package in mct.PACKAGES},
-            "rows": rows,
-        }
-        path = write_result("peers_search", payload, seed=0)
-    for row in rows:
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.smoke:
+        given.rounds, given.methods = 1, ["uniform"]
+    chosen = chosen_methods(given.methods)
+    settings = {"rounds": given.rounds, "budget": given.budget, "threads": given.threads, "mct_images": MCT_IMAGES}
+    results = records.Results(
+        "peers_search",
+        settings={**settings, "methods": sorted(chosen)},
+        inputs=sources(),
+        libraries=mct.PACKAGES,
+        fresh=given.fresh,
+        smoke=given.smoke,
+    )
+    names = [{"name": name} for name in ("mct", *chosen)]
+    subject = Subject.load(given.budget)
+    if results.plan(names):
+        facts = {"rounds": given.rounds, "mct_images": MCT_IMAGES, "versions": records.versions(mct.PACKAGES)}
+        results.facts(budget=subject.budget.texts, limit_bytes=subject.limit_bits / 8, **facts)
+    for row in results.group(names, lambda: played(subject, chosen, given.rounds)):
         print(row["name"].ljust(24), row.get("failure") or f"{row['cpu_seconds']:8.2f} s CPU  {row['ratio']:.3f}")
-    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """NVIDIA ModelOpt's `auto_quantize` searches weight bits for our ResNet-20 under our budget, and is solved again.
 
-    python benchmarks/peers/modelopt_search.py [--budget 10x] [--batch 256 32] [--threads 1]
+    python benchmarks/peers/modelopt_search.py [--budget 10x] [--batch 256 32] [--threads 1] [--fresh | --smoke]
 
 Its score table (squared gradient times change of the output) is made once. Two policies come of it: what ModelOpt's own
 call returns (`modelopt.json`), and the proven optimum of the same table by mixbit's allocation
@@ -20,7 +20,7 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 from modelopt.torch.opt.searcher import LPS
-from subject import BITS, BUDGET, Clock, Subject, float_model, silent_solvers, write
+from subject import BITS, BUDGET, Clock, Kept, Subject, float_model, records, silent_solvers
 from torch import nn
 
 from mixbit.allocation import allocate
@@ -31,6 +31,7 @@ STEPS = 4
 ASKED = (3.2, 4.0, 5.0, 6.0, 7.0)
 """Effective weight bits of the repeated comparison."""
 PACKAGES = ("nvidia-modelopt", "pulp", "torch", "numpy")
+PARTS = ("images", "effective_bits_asked", "effective_bits_obtained", "objective", "cpu_seconds", "wall_seconds")
 FACTOR = 1e6
 """What lifts the table above the solver's tolerances."""
 
@@ -193,20 +194,15 @@ def show(payload: dict[str, Any]) -> None:
             print("   ", row)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--budget", default=BUDGET, help="of weight bytes, as mixbit writes it")
-    parser.add_argument("--batch", type=int, nargs="+", default=[256, 32], help="the first one's is used")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", module="modelopt")
-    torch.set_num_threads(arguments.threads)
+def searched(budget: str, batches: list[int]) -> dict[str, tuple[Policy, dict[str, Any]]]:
+    """Both policies with what their files hold; they come of one score table."""
     torch.manual_seed(0)
-    subject = Subject.load(arguments.budget)
+    subject = Subject.load(budget)
     asked = subject.limit_bits / sum(layer.weights for layer in subject.network.layers)
-    found = {size: run(subject, asked, size) for size in arguments.batch}
-    used, images = found[arguments.batch[0]], arguments.batch[0] * STEPS
+    found = {size: run(subject, asked, size) for size in batches}
+    used, images = found[batches[0]], batches[0] * STEPS
     tables = {"tables": [tabled(subject, one, size) for size, one in found.items()]}
+    both = {}
     for name, policy in policies(subject, used, images).items():
         bits = {layer: one.weight_bits or 32 for layer, one in policy.layers.items()}
         payload: dict[str, Any] = {
@@ -218,8 +214,30 @@ def main() -> None:
             "wall_seconds": used.clock.wall,
         }
         print(name, payload)
-        print(write(name, policy, payload | (tables if name == "modelopt" else {}), PACKAGES))
+        both[name] = policy, payload | (tables if name == "modelopt" else {})
     show(tables)
+    return both
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", default=BUDGET, help="of weight bytes, as mixbit writes it")
+    parser.add_argument("--batch", type=int, nargs="+", default=[256, 32], help="the first one's is used")
+    parser.add_argument("--threads", type=int, default=1)
+    records.arguments(parser)
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", module="modelopt")
+    torch.set_num_threads(given.threads)
+    batches = [8] if given.smoke else given.batch
+    settings = {"batches": batches, "steps": STEPS, "threads": given.threads}
+    files = [
+        Kept("modelopt", given.budget, (*PARTS, "tables"), PACKAGES, settings, given),
+        Kept("modelopt-resolved", given.budget, PARTS, PACKAGES, settings, given),
+    ]
+    missing = [one.missing() for one in files]
+    both = searched(given.budget, batches) if any(missing) else {}
+    for one in files:
+        one.write(lambda one=one: both[one.name], fresh=any(missing))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

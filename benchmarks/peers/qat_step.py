@@ -1,10 +1,14 @@
 """Cost of a QAT step in other toolkits beside ours: ResNet-20, W4A4, per-channel weights, float step of the same run.
 
-    python benchmarks/peers/qat_step.py [--rounds 20] [--batch 128] [--threads 1]
+    python benchmarks/peers/qat_step.py [--rounds 20] [--batch 128] [--threads 1] [--fresh | --smoke]
 
 Brevitas: QuantConv2d, QuantLinear and QuantReLU in the place of the float modules. torchao: its export route with the
 XNNPACK quantizer, at its own 8 bits and with the ranges of 4 bits. All variants take turns, step by step, in one
-process; CPU time is compared.
+process, and are one part of the result file; CPU time is compared.
+
+Brevitas takes percentiles of every activation in its first 300 forward passes of training, and learns its step sizes
+after that. The step of a training is the later one: these passes are done before, on few images, and each row says how
+many there were.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,15 @@ from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # first: there is another qat_step there
 
-from common import write_result
+import records
 from mixbit import models
 from mixbit._heap import keep_freed_memory
 from mixbit.quantizers._native import library
-from qat_step import add_ratios, make_step, quantized, time_steps
+from qat_step import add_ratios, make_step, quantized, show, time_steps
 
 PACKAGES = ("brevitas", "torchao", "torch")
+FEW = 8
+"""Images of the passes in which Brevitas takes statistics."""
 
 
 class BrevitasBlock(nn.Module):
@@ -99,6 +104,27 @@ def brevitas_relu(bits: int) -> nn.Module:
     return relu
 
 
+def collected(model: nn.Module, x: torch.Tensor) -> int:
+    """Forward passes in training mode until every quantizer of Brevitas has left its statistics behind; how many.
+
+    Its modules count their passes up to `collect_stats_steps`; the pass after that sets the step size to be learned.
+
+    Raises:
+        SystemExit: this Brevitas counts in another way.
+    """
+    counting = [one for one in model.modules() if hasattr(one, "collect_stats_steps") and hasattr(one, "counter")]
+    if not counting:
+        raise SystemExit("No module of this Brevitas counts the passes of its statistics, so the phase is not known.")
+    most = max(one.collect_stats_steps for one in counting)
+    model.train()
+    with torch.no_grad():
+        for _ in range(most + 1):
+            model(x[:FEW])
+    if not all(one.counter > one.collect_stats_steps for one in counting):
+        raise SystemExit(f"Quantizers of Brevitas take statistics after {most + 1} passes.")
+    return most + 1
+
+
 def torchao_model(model: nn.Module, x: torch.Tensor, *, four: bool) -> nn.Module:
     """Exported and prepared for QAT by torchao; `four` narrows its ranges to 4 bits."""
     ranges = {"act_qmin": 0, "act_qmax": 15, "weight_qmin": -8, "weight_qmax": 7} if four else {}
@@ -141,31 +167,40 @@ def variants(x: torch.Tensor) -> dict[str, nn.Module]:
     }
 
 
+def table(batch: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """All steps in turns, with the passes that came before the first."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
+    y = torch.randint(0, 10, (batch,))
+    networks = variants(x)
+    before = {name: collected(one, x) for name, one in networks.items() if isinstance(one, BrevitasNetwork)}
+    found = time_steps({name: make_step(one, x, y) for name, one in networks.items()}, rounds)
+    add_ratios(found, "float32")
+    show(found)
+    return {name: {**row, "passes_before": before.get(name, 0)} for name, row in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    records.arguments(parser)
+    given = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(given.threads)
     keep_freed_memory()  # for all variants alike
-    torch.manual_seed(0)
-    x = torch.randn(arguments.batch, 3, 32, 32).to(memory_format=torch.channels_last)
-    y = torch.randint(0, 10, (arguments.batch,))
-    steps = {name: make_step(one, x, y) for name, one in variants(x).items()}
-    table = time_steps(steps, arguments.rounds)
-    add_ratios(table, "float32")
-    payload = {
-        "batch": arguments.batch,
-        "rounds": arguments.rounds,
-        "compiled_kernels": library() is not None,
-        "versions": {package: version(package) for package in PACKAGES},
-        "steps": table,
-    }
-    print(f"written to {write_result('peers_qat_step', payload, seed=0)}")
-    for name, row in table.items():
-        print(f"{name:28s} {row['cpu_ms_min']:7.1f} ms CPU   {row['ratio']:.3f}")
+    if given.smoke:
+        given.batch, given.rounds = 2, 1
+    settings = {"batch": given.batch, "rounds": given.rounds, "threads": given.threads, "statistics": "before"}
+    settings |= {"compiled_kernels": library() is not None}
+    results = records.Results(
+        "peers_qat_step", settings=settings, libraries=PACKAGES, fresh=given.fresh, smoke=given.smoke
+    )
+    if results.plan(["steps"]):
+        facts = {"batch": given.batch, "rounds": given.rounds, "compiled_kernels": library() is not None}
+        results.facts(**facts, versions=records.versions(PACKAGES))
+    results.part("steps", lambda: table(given.batch, given.rounds))
 
 
 if __name__ == "__main__":

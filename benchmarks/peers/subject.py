@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ POLICIES = HERE / "policies"
 RESULTS = HERE / "results"
 BUDGET = "10x"
 """Weight bytes of the float network, divided by ten: 3.2 bits a weight."""
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
 BITS = (8, 4, 2)
 """Weight widths that every search of this folder may choose from; activations are at 8 bits."""
 
@@ -75,7 +77,7 @@ class Subject:
 def float_model() -> Any:
     """ResNet-20 with the pretrained weights, in evaluation mode."""
     model = models.build("resnet20")
-    models.load_weights(model, shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors")
+    models.load_weights(model, shared_data() / "weights" / WEIGHTS)
     return model.eval()
 
 
@@ -116,21 +118,72 @@ def silent_solvers() -> Iterator[None]:
         os.close(nowhere)
 
 
-def write(name: str, policy: Policy, payload: dict[str, Any], packages: tuple[str, ...]) -> Path:
-    """Save a policy, and beside it a result file with command, commit, machine and versions; returns the latter.
+FOUND = ("budget", "costs", "weight_bits")
+"""Parts of every result file of a search, beside its own."""
 
-    They are `policies/NAME.json` and `results/NAME.json`; the budget is part of the name unless it is the usual one.
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A policy in `policies/NAME.json`, and how it was found in `results/NAME.json`.
+
+    The budget is part of the name unless it is the usual one.
     """
-    budget = policy.budget["weight-bytes"]
-    file = f"{name}.json" if budget == BUDGET else f"{name}_{budget}.json"
-    for folder in (POLICIES, RESULTS):
-        folder.mkdir(exist_ok=True)
-    policy.save(POLICIES / file)
-    found = {
-        "budget": policy.budget,
-        **payload,
-        "costs": policy.costs,
-        "weight_bits": {layer: bits.weight_bits for layer, bits in policy.layers.items()},
-    }
-    made = {"seed": policy.seed, "versions": records.versions(packages)}
-    return records.save(file.removesuffix(".json"), found, folder=RESULTS, **made)
+
+    name: str
+    budget: str
+    parts: tuple[str, ...]
+    """Of the result file, beside `FOUND`."""
+    packages: tuple[str, ...]
+    settings: dict[str, Any]
+    given: argparse.Namespace
+    """With `fresh` and `smoke`."""
+
+    @property
+    def file(self) -> str:
+        """Without `.json`."""
+        return self.name if self.budget == BUDGET else f"{self.name}_{self.budget}"
+
+    @property
+    def policy(self) -> Path:
+        """The policy's file."""
+        return (records.SMOKE / "policies" if self.given.smoke else POLICIES) / f"{self.file}.json"
+
+    @property
+    def paths(self) -> list[str]:
+        """All parts."""
+        return [*self.parts, *FOUND]
+
+    def results(self, *, fresh: bool = False) -> records.Results:
+        """The result file; a policy that is not there has to be found anew."""
+        return records.Results(
+            self.file,
+            settings={"budget": self.budget, **self.settings},
+            inputs=sources(),
+            libraries=self.packages,
+            fresh=fresh or self.given.fresh or not self.policy.exists(),
+            smoke=self.given.smoke,
+            folder=RESULTS,
+        )
+
+    def missing(self) -> bool:
+        """Say what will be reused and what made; whether anything is made."""
+        return bool(self.results().plan(self.paths))
+
+    def write(self, make: Callable[[], tuple[Policy, dict[str, Any]]], *, fresh: bool = False) -> dict[str, Any]:
+        """All parts: from the file, or made now, with the policy."""
+
+        def made() -> dict[str, Any]:
+            policy, payload = make()
+            self.policy.parent.mkdir(parents=True, exist_ok=True)
+            policy.save(self.policy)
+            bits = {layer: one.weight_bits for layer, one in policy.layers.items()}
+            return {**payload, "budget": policy.budget, "costs": policy.costs, "weight_bits": bits}
+
+        results = self.results(fresh=fresh)
+        results.facts(versions=records.versions(self.packages))
+        return results.parts(self.paths, made)
+
+
+def sources() -> dict[str, Path]:
+    """What goes into every search: weights and data."""
+    return {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}

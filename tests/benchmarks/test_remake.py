@@ -51,6 +51,7 @@ def parse(words: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
             return parsed.args[0]  # type: ignore[no-any-return]
         except ImportError as error:  # a toolkit of another environment: its arguments do not depend on it
             assert error.name is not None and script.startswith("peers/"), error
+            assert not (BENCHMARKS / "peers" / f"{error.name}.py").exists(), error
             monkeypatch.setitem(sys.modules, error.name, MagicMock())
             continue
         break
