@@ -7,7 +7,7 @@ which a paired test needs. So a difference that passes is one; what does not is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 TWO_SIDED_95 = 1.959963984540054
 
@@ -19,6 +19,19 @@ def standard_error(accuracy: float, images: int) -> float:
     0.4
     """
     return 100 * math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def said(accuracies: Iterable[float], images: int) -> str:
+    """The standard errors of a table's accuracies, as a note under it.
+
+    >>> said([0.9, 0.5], 10_000)
+    'Standard error of an accuracy by the draw of 10,000 images: 0.3 to 0.5 points.'
+    """
+    errors = sorted(f"{standard_error(one, images):.1f}" for one in accuracies)
+    if not errors:
+        return "No accuracy was measured."
+    texts = " to ".join(dict.fromkeys((errors[0], errors[-1])))
+    return f"Standard error of an accuracy by the draw of {images:,} images: {texts} points."
 
 
 def of_difference(one: float, other: float, images: int) -> float:

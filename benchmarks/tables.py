@@ -26,6 +26,8 @@ import tables_steps
 import tables_topology
 import tables_transfer
 from common import RESULTS, ROOT, markdown, ran_on, result, when_run
+from intervals import said
+from numbers_arena import TEST_IMAGES
 from records import maker
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
@@ -54,6 +56,7 @@ def cifar10() -> str:
     note = (
         f"Float accuracy {100 * found['float_accuracy']:.2f} %. {found['settings']['epochs']} epochs, seeds "
         f"{', '.join(map(str, seeds))}; {_missing(groups, seeds)}\n"
+        f"{said((row['accuracy'] for row in found['rows']), TEST_IMAGES)}\n"
     )
     columns = ("BitOps of", "policy", ">mean accuracy", "runs", ">BitOps", ">weight kB")
     return markdown(columns, rows) + "\n" + note
@@ -149,6 +152,10 @@ def _percent(runs: list[dict[str, Any]], key: str) -> list[float]:
     return [100 * run[key] for run in runs if run[key] is not None]
 
 
+def _shares(runs: list[dict[str, Any]], key: str) -> list[float]:
+    return [value / 100 for value in _percent(runs, key)]
+
+
 def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
@@ -179,6 +186,9 @@ def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[
         f"Float accuracy {100 * found['float_accuracy']:.2f} %. Epochs of fine-tuning: {found['epochs']:g}; "
         f"seeds: {', '.join(map(str, seeds))}, of which each row has the first; accuracies are "
         "means over them, ± is their sample standard deviation."
+    )
+    yield said(
+        (x for runs in groups.values() for key in ("tuned", "calibrated") for x in _shares(runs, key)), TEST_IMAGES
     )
     if found["interrupted"]:
         yield f"Searches that were killed and continued, so their effort is too low: {', '.join(found['interrupted'])}."

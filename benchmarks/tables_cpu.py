@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from common import markdown, result
+from intervals import said
 
 KINDS = ("W8A8 vnni", "W8A8 any", "W8A8 strict", "W8A8 doubled", "W4A8 any")
 
@@ -66,7 +67,8 @@ def export_cpu_accuracy() -> str:
     ]
     exact = f"equals the reference, {parts[0]['equals_reference']['images'] if parts else 0} images"
     columns = ("`--cpu`", ">images", ">accuracy", ">same class as with all 8 bits", exact, ">layers on wider steps")
-    return markdown(columns, rows) if rows else "Not run yet.\n"
+    notes = {said(part["accuracy"].values(), part["images"]) for part in parts}
+    return markdown(columns, rows) + "\n" + " ".join(sorted(notes)) + "\n" if rows else "Not run yet.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {"export_cpu": export_cpu, "export_cpu_accuracy": export_cpu_accuracy}

@@ -7,6 +7,7 @@ from typing import Any
 
 from common import markdown, result, when_run
 from curves import chart
+from intervals import said
 
 
 def _kure(network: str) -> dict[str, dict[str, Any]]:
@@ -29,7 +30,9 @@ def _side_by_side(parts: dict[str, dict[str, float]], title: str) -> str:
 
 
 def _images(found: dict[str, dict[str, Any]]) -> str:
-    return f"Top-1 on {found['plain']['steps']['reference']['samples']:,} test images, the same ones everywhere.\n"
+    images = found["plain"]["steps"]["reference"]["samples"]
+    accuracies = [point["accuracy"] for run in found.values() for point in run["bits"]["points"]]
+    return f"Top-1 on {images:,} test images, the same ones everywhere, one seed. {said(accuracies, images)}\n"
 
 
 @when_run("kure", "networks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from common import markdown, result
+from intervals import said
 
 
 def ptq() -> str:
@@ -31,6 +32,7 @@ def ptq() -> str:
         f"Float accuracy {100 * reference['accuracy']:.2f} %, on the first {images} test images; one "
         "step a tensor, first and last layer at 8 bits, inputs in float where no bits are named.\n"
     )
+    note += said((row["accuracy"] for row in measured), images) + "\n"
     return markdown(columns, rows) + "\n" + note
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from common import markdown, result, when_run
+from intervals import said
 
 
 @when_run("transfer", "cifar")
@@ -71,9 +72,10 @@ def transfer_mobilenet() -> str:
             accuracy = (f"{100 * both[name]['accuracy']:.2f} %" for name in ("cifar10", "photographs"))
             equal = f"{100 * agreement[budget]['equal_share']:.0f} %"
             rows.append((method, _limit(budget), *accuracy, _mean(_values(agreement)), equal))
+    errors = said((row["accuracy"] for row in found["rows"]), found["images"])
     note = (
-        f"Accuracy on {found['images']} photographs, calibrated only; {100 * found['float_accuracy']:.2f} % in float. "
-        "One image is\nabout 0.2 points.\n"
+        f"Accuracy on {found['images']} photographs, calibrated only; {100 * found['float_accuracy']:.2f} % in float.\n"
+        f"{errors}\n"
     )
     left = "".join(f"`{m}` is left out: {a['left_out']}\n" for m, a in found["agreement"].items() if "left_out" in a)
     columns = ("method", "budget", ">scores of CIFAR-10", ">scores of photographs", ">rank correlation", ">equal bits")

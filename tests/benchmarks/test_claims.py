@@ -1,0 +1,133 @@
+"""What pages conclude from numbers holds of the numbers on file: a sentence that a new run overturns is told.
+
+Each row is a sentence of a page, word by word without its comments, and what it means. "Not distinguishable" is within
+two standard errors, "better" beyond them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import numbers_arena as arena
+import numbers_devices as devices
+import numbers_export as export
+import numbers_kure as kure
+import tables_steps
+from common import result
+from intervals import differ, of_median
+from numbers_arena import BITOPS, BYTES, TEST_IMAGES, calibrated, tuned
+
+RESULTS, KURE, TRANSFER = "docs/results.md", "docs/kure.md", "docs/transfer.md"
+
+
+def ahead(of: Callable[[str, str], float], one: str, other: str, budget: str) -> bool:
+    return of(one, budget) > of(other, budget) and differ(of(one, budget), of(other, budget), TEST_IMAGES)
+
+
+def apart(of: Callable[[str, str], float], one: str, other: str, budget: str) -> bool:
+    return differ(of(one, budget), of(other, budget), TEST_IMAGES)
+
+
+def beyond(points: float, error: float) -> bool:
+    return points > 2 * error
+
+
+def step_within(steps: dict[str, dict[str, object]], name: str, goal: float) -> bool:
+    return of_median(tables_steps.ratios(steps, name))[1] <= goal  # type: ignore[arg-type]
+
+
+def joint() -> dict[str, dict[str, object]]:
+    return dict(result("limpq_step")["steps"])
+
+
+def others(budget: str) -> set[str]:
+    """Searches of ours that are better than the uniform network before fine-tuning, by two standard errors."""
+    names = {
+        row["name"] for row in result("arena")["rows"] if row["budget"] == budget and row["calibrated"] is not None
+    }
+    return {name for name in names - {"uniform"} if ahead(calibrated, name, "uniform", budget)}
+
+
+CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
+    (RESULTS, "LIMPQ does not beat the uniform network on this problem."): lambda: all(
+        points > 0 for budget in ("3x3", "4x4") for points in arena.behind("limpq", budget)
+    ),
+    (RESULTS, "points at W4A4 (0.42), where either may be chance"): lambda: (
+        not any(beyond(points, 0.425) for points in arena.behind("limpq", "4x4"))
+    ),
+    (RESULTS, "It is not better than the mean of the random policies either"): lambda: all(
+        arena.mean_of("limpq", budget) <= arena.mean_of("random", budget) for budget in ("3x3", "4x4")
+    ),
+    (RESULTS, "At the BitOps of W3A3 FIT and HAWQ-V2 are better than the uniform network"): lambda: (
+        {
+            "fit",
+            "hawq-v2",
+        }
+        == others(BITOPS)
+    ),
+    (RESULTS, "No other search beats the uniform network before fine-tuning."): lambda: others(BYTES) == set(),
+    (RESULTS, "is below the uniform network at both budgets."): lambda: min(map(devices.behind, (BITOPS, BYTES))) > 0,
+    (RESULTS, "The uniform network and FIT's are not distinguishable at a tenth of the bytes"): lambda: (
+        not apart(tuned, "uniform", "fit", BYTES)
+    ),
+    (RESULTS, "is more than the seeds vary"): lambda: beyond(
+        arena.gain(tuned, "uniform", "mct", BYTES), arena.over_seeds("uniform", "mct", BYTES)
+    ),
+    (RESULTS, "and less than other test images might change"): lambda: not apart(tuned, "uniform", "mct", BYTES),
+    (RESULTS, "uniform, FIT and HAWQ-V2 (85.56, 85.48 and 84.89 %) are not distinguishable"): lambda: (
+        not any(apart(tuned, "uniform", one, BITOPS) for one in ("fit", "hawq-v2"))
+    ),
+    (RESULTS, "FIT takes less than MCT's call as well"): lambda: export.search("fit")["ratio"] < 1,
+    (RESULTS, "The first two are met, with all of their intervals."): lambda: (
+        step_within(result("qat_step")["eager"], "W4A4", 1.3)
+        and step_within(result("qat_step")["compiled"]["steps"], "W4A4, compiled", 1.08)
+    ),
+    (RESULTS, "The joint step's median meets its goal and its interval, of eight pairs, does not."): lambda: (
+        float(str(joint()["joint, six passes"]["ratio_in_pairs"])) <= 7.5
+        and not step_within(joint(), "joint, six passes", 7.5)
+    ),
+    (KURE, "The direction of the paper's tables is seen on ResNet-20 at 3 weight bits and fewer."): lambda: all(
+        beyond(kure.gained("resnet20", label), kure.gained_error("resnet20", label)) for label in ("W3A32", "W2A32")
+    ),
+    (KURE, "are within what one seed and these images can show"): lambda: (
+        not any(
+            beyond(abs(kure.gained("resnet20", label)), kure.gained_error("resnet20", label))
+            for label in ("float", "W4A32")
+        )
+    ),
+    (KURE, "Steps that are powers of two are not confirmed."): lambda: (
+        kure.power_of_two("kure") > kure.power_of_two("plain")
+    ),
+    (KURE, "has a higher accuracy on the regularised weights"): lambda: all(
+        one > other for one, other in kure.searched()
+    ),
+    (TRANSFER, "no difference that these images can show"): lambda: (
+        not any(
+            differ(one, kure.photographs("uniform", kure.W6)[0], 456)
+            for one in kure.photographs("topological-entropy", kure.W6)
+        )
+    ),
+    (TRANSFER, "FIT is better at the BitOps of W6A6"): lambda: differ(
+        kure.photographs("fit", kure.W6)[1], kure.photographs("topological-entropy", kure.W6)[0], 456
+    ),
+    (TRANSFER, "not distinguishable from topological entropy at those of W7A7"): lambda: (
+        not differ(kure.photographs("fit", kure.W7)[1], kure.photographs("topological-entropy", kure.W7)[0], 456)
+    ),
+    ("docs/microcontrollers.md", "ResNet-8 at half the flash, fine-tuned, cannot be told from 8 bits"): lambda: (
+        not differ(devices.accuracy("resnet8", 1.0, "tuned"), devices.accuracy("resnet8", 0.5, "tuned"), 10_000)
+    ),
+}
+
+
+@pytest.mark.parametrize(("page", "sentence"), CLAIMS, ids=lambda text: text[:40])
+def test_a_sentence_means_what_the_numbers_say(page: str, sentence: str) -> None:
+    text = re.sub(r"<!--.*?-->|\*\*", "", (ROOT / page).read_text())
+    assert sentence in " ".join(text.split()), "the page does not say this any more: drop the row or renew it"
+    assert CLAIMS[page, sentence](), "the numbers on file say otherwise: mend the sentence"
