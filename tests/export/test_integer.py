@@ -510,6 +510,56 @@ def test_no_calibration_batch() -> None:
         lower(model, network, [])
 
 
+class OneBatchSize(nn.Module):
+    """Holds a batch size in its code, in one way or another."""
+
+    def __init__(self, size: int, *, silent: bool = False) -> None:
+        super().__init__()
+        self.size, self.silent = size, silent
+        self.conv, self.hidden, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.silent:
+            if len(x) != self.size:
+                raise AssertionError  # without a word
+            return self.head(self.hidden(self.conv(x).relu()).relu().flatten(1))  # type: ignore[no-any-return]
+        return self.head(self.hidden(self.conv(x).relu()).relu().reshape(self.size, 64))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_model_that_holds_a_batch_size_lowers_on_batches_of_it(size: int, silent: bool) -> None:
+    """And its graph takes any, as every graph does."""
+    x = torch.rand(size, 1, 8, 8)
+    model = OneBatchSize(size, silent=silent)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
+    calibrate(model, [x], rule="minmax")
+    graph = lower(model.eval(), network, [x, x.flip(0)], rounding="float32")
+    with torch.no_grad():
+        wanted = model(x).numpy()
+    assert distance(executor.run(graph, x.numpy()), wanted) < 0.03
+    np.testing.assert_array_equal(executor.run(graph, x[:1].numpy()), executor.run(graph, x.numpy())[:1])
+
+
+@pytest.mark.parametrize(
+    ("size", "silent", "given", "told"),
+    [
+        (2, False, (1,), r"does not run on batches of 1 samples: shape '\[2, 64\]'.*give batches of that size"),
+        (4, False, (8,), r"cannot be exported: shape '\[4, 64\]'.* tried with 2 and 8 samples: .*or let it take any"),
+        (4, True, (3, 4), r"cannot be exported: AssertionError. It was tried with 2 and 3 samples: .*batches of that"),
+    ],
+)
+def test_other_batches_for_it_are_refused_in_words(size: int, silent: bool, given: tuple[int, ...], told: str) -> None:
+    x = torch.rand(size, 1, 8, 8)
+    model = OneBatchSize(size, silent=silent)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
+    calibrate(model, [x])
+    with pytest.raises(ExportError, match=told):
+        lower(model.eval(), network, [torch.rand(one, 1, 8, 8) for one in given])
+
+
 def test_a_bank_of_several_bit_widths() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
     network = capture(model, X[:1])

@@ -241,11 +241,35 @@ def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Pa
         ({"images": 0}, "Legal: a whole number from 1"),
         ({"weight_bits": 1}, "Legal: a whole number from 2 to 8"),
         ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: 'minmax'"),
+        (
+            {"ptq": "mse", "parts": ("corruption",)},
+            r"ptq='mse' is of the part 'steps' and 'bits' alone, and parts=\['cor",
+        ),
+        ({"weight_bits": 4, "parts": ("bits",)}, r"weight_bits=4 is of the part 'steps' alone, and parts=\['bits'\]"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(MixbitError, match=message):
         StressSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({}, None),
+        ({"ptq": "lp"}, "keeps its own quantizers: ptq='lp' is of float runs alone."),
+        (
+            {"ptq": "mse", "weight_bits": 4},
+            "keeps its own quantizers: ptq='mse' and weight_bits=4 is of float runs alone.",
+        ),
+    ],
+)
+def test_a_quantized_run_says_that_it_keeps_its_quantizers(
+    given: dict[str, Any], note: str | None, quantized_folder: Path, tmp_path: Path
+) -> None:
+    settings = StressSettings(images=9, parts=("steps",), **given)
+    found = list(stressing._Stress(stressing.open_run(quantized_folder), settings, tmp_path, quantized_folder)._notes())
+    assert found == ([] if note is None else [f"it was trained under a policy and {note}"])
 
 
 def test_bad_severity_names_the_legal_ones(quantized_folder: Path, tmp_path: Path) -> None:

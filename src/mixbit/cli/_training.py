@@ -94,8 +94,12 @@ def stress(
     parts: Annotated[str, typer.Option(metavar="P,P,...", help="corruption, steps, bits")] = "corruption,steps,bits",
     kinds: Annotated[str | None, typer.Option(metavar="K,K,...", help="gaussian_noise,jpeg; default: eight")] = None,
     severities: Annotated[str, typer.Option(metavar="S,S,...", help="of every kind, 1 to 5")] = "1,2,3,4,5",
-    ptq: Annotated[str, typer.Option(help="how a float run is quantized: minmax, mse, lp or lapq")] = "lp",
-    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="of a float run, for the steps")] = 4,
+    ptq: Annotated[
+        str | None, typer.Option(help="how a float run is quantized: minmax, mse, lp or lapq; default: lp")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(min=2, max=8, help="of a float run, for the steps; default: 4")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="another data set than the run's own")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for the plots; default: stress in the first run")] = None,

@@ -7,7 +7,8 @@ quantizer reads keep its grid; all others (residual adds, pools) get 8 bits from
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mixbit.network import Network
+    from mixbit.network._program import Program
 
 __all__ = ["lower"]
 
@@ -66,8 +68,8 @@ def lower(
     Args:
         model: quantized by `mixbit.quantize` (one bit-width a layer), trained or calibrated; it comes back as it was.
         network: what capture learned of it.
-        batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch. Of a loader of
-            (inputs, targets) the inputs are taken.
+        batches: real inputs `(N, ...)`, for the tensors that no quantizer reads; at least one batch, of the size
+            that the model holds if it holds one. Of a loader of (inputs, targets) the inputs are taken.
         rounding: how results are rounded, see `mixbit.export.arithmetic`; "float32" is ONNX Runtime's. "litert" gives
             each operation the rounding of LiteRT's reference kernels, see `mixbit.export.graph.rounding_of`.
         strict: refuse layers that training left in float, instead of giving them 8 bits.
@@ -99,10 +101,7 @@ def lower(
     >>> bool(np.allclose(run(graph, x.numpy()), model(x).detach().numpy(), atol=1e-4))
     True
     """
-    from mixbit.network._export import ExportFailed, evaluating, export
-    from mixbit.network._inputs import read_inputs
-    from mixbit.network._program import read_program
-    from mixbit.network._sizes import DataDependent
+    from mixbit.network._export import evaluating
 
     if rounding not in GRAPH_ROUNDINGS:
         raise ExportError(f"rounding={rounding!r} is unknown. Legal: {', '.join(GRAPH_ROUNDINGS)}.")
@@ -111,24 +110,64 @@ def lower(
     if not samples:
         raise ExportError("there is no calibration batch. Give at least one batch of real inputs.")
     with evaluating(model):
-        try:
-            program = read_program(model, *export(model, read_inputs(samples[0][:2])))
-        except (DataDependent, ExportFailed) as error:
-            cause = error.__cause__ or error
-            raise ExportError(f"the model cannot be exported: {str(cause).splitlines()[0]}") from error
-        flow = Reader(program).flow()
-        if strict:
-            _check_strict(flow)
-        dead = mark_dead(flow, program, samples)
-        copies = separate(flow, program, samples, always=apart)
-        chosen = choose(flow, program, samples, _floats(flow))
-        printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *dead, *copies)), rounding)
-        graph = printer.graph(network.fingerprint)
-        if compare:
-            compare_with(graph, flow, printer.names, program, samples[0][:2])
-            return graph
+        program, traced = _traced(model, samples[0])
+        with _one_batch_size(program, samples):
+            flow = Reader(program).flow()
+            if strict:
+                _check_strict(flow)
+            dead = mark_dead(flow, program, samples)
+            copies = separate(flow, program, samples, always=apart)
+            chosen = choose(flow, program, samples, _floats(flow))
+            printer = _Printer(flow, replace(chosen, notes=(*chosen.notes, *dead, *copies)), rounding)
+            graph = printer.graph(network.fingerprint)
+            if compare:
+                compare_with(graph, flow, printer.names, program, traced)
+                return graph
     note = Note(name=graph.output, kind="not compared", reason="compare=False: the fake-quantized model was not run")
     return replace(graph, notes=(*graph.notes, note))
+
+
+def _traced(model: nn.Module, batch: torch.Tensor) -> tuple[Program, torch.Tensor]:
+    """The graph of the model, and what it was made of: two samples, or the whole batch of a model that takes no other.
+
+    Raises:
+        ExportError: with what PyTorch says.
+    """
+    from mixbit.network._export import ExportFailed, export
+    from mixbit.network._inputs import read_inputs
+    from mixbit.network._program import read_program
+    from mixbit.network._sizes import DataDependent
+
+    try:
+        return read_program(model, *export(model, read_inputs(batch[:2]))), batch[:2]
+    except (DataDependent, ExportFailed) as error:
+        if len(batch) > 2:
+            with suppress(DataDependent, ExportFailed):
+                return read_program(model, *export(model, read_inputs(batch))), batch
+        cause = error.__cause__ or error
+        tried = " and ".join(dict.fromkeys(f"{len(part)}" for part in (batch[:2], batch)))
+        raise ExportError(
+            f"the model cannot be exported: {next(iter(str(cause).splitlines()), type(cause).__name__)}. It was tried "
+            f"with {tried} samples: {_ANY_SIZE}."
+        ) from error
+
+
+_ANY_SIZE = (
+    "where it holds a batch size, give batches of that size, or let it take any (x.flatten(1) for x.reshape(8, -1))"
+)
+
+
+@contextmanager
+def _one_batch_size(program: Program, samples: Sequence[torch.Tensor]) -> Iterator[None]:
+    """What PyTorch raises where a graph that holds a batch size is run on a batch of another, in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if program.sizes.symbols:
+            raise
+        sizes = ", ".join(str(size) for size in dict.fromkeys(len(one) for one in samples))
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ExportError(f"the model does not run on batches of {sizes} samples: {told}; {_ANY_SIZE}.") from error
 
 
 def _one_tensor(inputs: Any) -> torch.Tensor:

@@ -41,6 +41,9 @@ __all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
 Part = Literal["corruption", "steps", "bits"]
 PARTS: tuple[Part, ...] = ("corruption", "steps", "bits")
 
+_WEIGHT_BITS = 4
+"""Of a float run, where no others are asked for."""
+
 FOLDER, PROFILE, POINTS, CORRUPTIONS = "stress", "profile.json", "points.json", "corruptions.json"
 
 
@@ -53,8 +56,9 @@ class StressSettings:
         images: test images behind every figure, the same ones everywhere; None for all.
         kinds: corruptions, see `mixbit.data.corruption.KINDS`.
         severities: of every kind, out of 1 to 5.
-        ptq: method of `mixbit.ptq.PTQConfig` that quantizes a float run, which has no quantizers of its own.
-        weight_bits: of a float run, for "steps"; activations stay in float.
+        ptq: method of `mixbit.ptq.PTQConfig` that quantizes a float run, which has no quantizers of its own; None for
+            "lp". A run that was trained under a policy keeps its own, and a note says so where this was given.
+        weight_bits: of a float run, for "steps"; activations stay in float. None for 4.
         seed: of the noise.
     """
 
@@ -62,8 +66,8 @@ class StressSettings:
     images: Count | None = None
     kinds: tuple[str, ...] = STANDARD_KINDS
     severities: tuple[int, ...] = SEVERITIES
-    ptq: str = "lp"
-    weight_bits: Bits = 4
+    ptq: str | None = None
+    weight_bits: Bits | None = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -71,10 +75,21 @@ class StressSettings:
         if not self.parts:
             raise MixbitError(f"parts={self.parts} is illegal. Legal: one or more of {', '.join(PARTS)}.")
         self.ptq_config()
+        self._check_read()
 
     def ptq_config(self) -> PTQConfig:
         """Settings of the quantization; its own error where there is no such method."""
-        return PTQConfig(method=self.ptq)  # type: ignore[arg-type]
+        return PTQConfig() if self.ptq is None else PTQConfig(method=self.ptq)  # type: ignore[arg-type]
+
+    def _check_read(self) -> None:
+        """Raise where one of the two settings of float runs was given, and no part that was asked for reads it."""
+        readers: dict[str, tuple[Part, ...]] = {"ptq": ("steps", "bits"), "weight_bits": ("steps",)}
+        for name, parts in readers.items():
+            if getattr(self, name) is not None and set(parts).isdisjoint(self.parts):
+                raise MixbitError(
+                    f"{name}={getattr(self, name)!r} is of the part {' and '.join(map(repr, parts))} alone, and "
+                    f"parts={list(self.parts)}. Leave it out, or ask for such a part."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +210,10 @@ class _Stress:
         self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.objective)
         self.edges = tuple(resolve_pins(self.task.network))
 
+    @property
+    def _weight_bits(self) -> int:
+        return _WEIGHT_BITS if self.settings.weight_bits is None else self.settings.weight_bits
+
     def profile(self) -> Profile:
         """All parts that were asked for."""
         parts = self.settings.parts
@@ -227,8 +246,13 @@ class _Stress:
     def _notes(self) -> Iterator[str]:
         if "corruption" in self.settings.parts and not self._has_bytes():
             yield f"corruption was left out: {_NO_BYTES}."
+        given = {"ptq": self.settings.ptq, "weight_bits": self.settings.weight_bits}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.policy is not None and given:
+            shown = " and ".join(f"{name}={value!r}" for name, value in given.items())
+            yield f"it was trained under a policy and keeps its own quantizers: {shown} is of float runs alone."
         if self.policy is None and {"steps", "bits"} & set(self.settings.parts):
-            bits, method = self.settings.weight_bits, self.settings.ptq
+            bits, method = self._weight_bits, self.settings.ptq_config().method
             yield (
                 f"a float run: quantized after training by {method!r}, weights alone, {' and '.join(self.edges)} at "
                 f"8 bits; steps are scaled at W{bits}."
@@ -266,7 +290,7 @@ class _Stress:
     def _steps(self, advance: Advance) -> tuple[ShiftSweep, ShiftSweep]:
         model, section = self.task.model, "as trained"
         if self.policy is None:
-            bits, config = self.settings.weight_bits, self.settings.ptq_config()
+            bits, config = self._weight_bits, self.settings.ptq_config()
             policy = Policy.uniform(self.task.network, bits, None, dict.fromkeys(self.edges, LayerBits(8, None)))
             model, section = ptq(self.task, policy, config, quiet=True).model, f"W{bits} by {config.method}"
         points = self._points(section, advance)
