@@ -116,7 +116,7 @@ def test_a_tuple_among_the_settings_is_the_list_that_the_folder_remembers(tmp_pa
 def test_a_network_is_quantized_as_the_settings_say_and_taught_by_itself_in_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What training begins with: one step a tensor, calibrated on the images that the seed draws."""
+    """What training begins with: one step a tensor, calibrated by its rule on the images that the seed draws."""
     given: dict[str, Any] = {}
 
     def fit(model: nn.Module, *_: object, **named: Any) -> None:
@@ -124,7 +124,8 @@ def test_a_network_is_quantized_as_the_settings_say_and_taught_by_itself_in_floa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "fit", fit)
-    settings, config = {"epochs": 1, "quantize": {"per_channel": False}}, QuantizeConfig(per_channel=False)
+    own: dict[str, Any] = {"per_channel": False, "activation_rule": "minmax"}
+    settings, config = {"epochs": 1, "quantize": own}, QuantizeConfig(**own)
     with pytest.raises(KeyboardInterrupt):
         runs.train(replace(tiny.subject(), seed=3), tiny.policy(), settings, tmp_path, quiet=True)
 
