@@ -14,11 +14,15 @@ from mixbit import models
 from mixbit.cost import LayerBits, costs
 from mixbit.export import IntegerGraph, lower
 from mixbit.export.c import COptions, memory_table, predict
+from mixbit.export.c._program import build
+from mixbit.export.c.budgets import _code
+from mixbit.export.c.sizes import width_code
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import OpenedModel
+from tests.export.graphs import Builder, rounded
 
 
 class Again(nn.Module):
@@ -111,6 +115,16 @@ def test_a_width_of_depthwise_layers_alone_takes_no_code(keywords: Lowering) -> 
     assert table.flash(layers) == predict(keywords(layers), options=options).flash_bytes
     others = {name: LayerBits(6 if bits.weight_bits == 3 else 3, 8) for name, bits in layers.items()}
     assert table.flash(others) == predict(keywords(others), options=options).flash_bytes
+
+
+@pytest.mark.parametrize(("groups", "paid"), [(6, True), (2, False), (1, False)])
+def test_a_depthwise_layer_beside_the_networks_brings_no_code_of_its_width(groups: int, paid: bool) -> None:
+    """A convolution that is called twice is none of the network's layers and has 8 bits, whatever they get."""
+    b = Builder((6, 4, 4), seed=0)
+    x = b.conv(b.first, 6, 3, groups=groups, weight_bits=8)
+    program = build(rounded(b.finish(b.linear(b.flatten(x), 2, weight_bits=3, bits=None)), "single"), COptions())
+    wanted = {bits: size if bits < 8 or paid else 0 for bits, size in width_code(program).items()}
+    assert _code(program, [program.last.name]) == wanted and all(width_code(program).values())
 
 
 class Fork(nn.Module):
