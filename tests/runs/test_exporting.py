@@ -15,7 +15,7 @@ from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
 from mixbit.policy import Policy
-from mixbit.runs.exporting import taken
+from mixbit.runs.exporting import lowered, taken
 from tests.cli import tiny
 from tests.needs import why
 from tests.runs.conftest import DIGITS, SHORT
@@ -184,6 +184,16 @@ def test_strict_refuses_what_a_byte_each_would_widen(trained: Path, tmp_path: Pa
     with pytest.raises(ExportError, match="widens to 8 bits"):
         runs.export(trained, out=tmp_path / "model.onnx", pack="none", strict=True)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_strict_refuses_what_training_left_in_float(tmp_path: Path) -> None:
+    """Weights and input of one layer, which get 8 bits without it."""
+    bits = Policy.load(tiny.policy())
+    replace(bits, layers={**bits.layers, "right": LayerBits(None, None)}).save(tmp_path / "policy.json")
+    run = tiny.finished(tmp_path / "run", tmp_path / "policy.json")
+    with pytest.raises(ExportError, match=r"^training left the weights of right and the inputs of right in float"):
+        lowered(run, "onnx", strict=True)
+    assert [op.weight_bits for op in lowered(run, "onnx", strict=False)[1].weighted()] == [8, 3, 8, 8]
 
 
 def test_files_for_other_processors_are_told_apart(trained: Path, tmp_path: Path) -> None:
