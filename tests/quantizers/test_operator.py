@@ -66,6 +66,17 @@ def test_rounding_is_half_to_even() -> None:
     assert y.tolist() == [0, 2, 2, 0, -2]
 
 
+@pytest.mark.parametrize("step", [0.3, 0.7])
+def test_it_is_the_quotient_that_is_rounded(step: float) -> None:
+    """Halfway between two steps a product with the inverse falls on the other side for some numbers."""
+    s = torch.tensor(step)
+    x = (torch.arange(-1000, 1000) + 0.5) * s
+    wanted = torch.round(x / s)
+    assert not torch.equal(torch.round(x * (1 / s)), wanted), "numbers that tell"
+    y, _, _ = run(x, step, -(2**15), 2**15 - 1)
+    assert torch.equal(torch.round(y / s), wanted)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     bits=st.integers(2, 8),

@@ -117,6 +117,28 @@ def test_many_classes_alive_at_once() -> None:
         assert both(joined[None]).tolist() == [0]  # each of the first half sees all: a cone
 
 
+def test_triangles_of_vertices_beyond_the_64th_fill_holes_too() -> None:
+    """A sphere of 7 dimensions joined with 8 points has no hole of one dimension, and no vertex sees all others."""
+    joined = np.zeros((80, 80), dtype=np.float32)
+    near = np.arange(64, 72)
+    joined[64:72, 64:] = joined[64:, 64:72] = 2
+    joined[near, near ^ 1] = 0
+    assert both(joined[None]).tolist() == [0]
+
+
+@pytest.mark.parametrize("shift", [-100.0, -1.0, 0.0, 100.0])
+def test_a_hole_that_comes_late_comes_at_any_sign(shift: float) -> None:
+    """Points on three quarters of a circle, joined by nearness: the gap closes when most edges are there."""
+    random = np.random.default_rng(0)
+    angles = random.uniform(0, 1.5 * np.pi, (4, 40))
+    points = np.stack([np.cos(angles), np.sin(angles)], -1)
+    apart = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1)
+    maps = (np.round(shift * 64 - 64 * apart)).astype(np.float32)
+    found = both(maps)
+    assert (found > 60).all()  # of the some 128 steps
+    assert (found == both(np.round(-64 * apart).astype(np.float32))).all()
+
+
 def test_a_call_does_not_see_the_maps_of_the_one_before() -> None:
     """A map that ends within a tied group leaves nothing to the next one."""
     ties = KINDS["two-bit"](np.random.default_rng(0), 60, 14)
