@@ -4,7 +4,7 @@
 
 `NUMBERS` makes the text of every key. `python benchmarks/tables.py --write` puts it in the place of what stands before
 the comment: as many numbers as it has. What looks like a measurement and is none is declared, with its kind, behind the
-number or once for its paragraph, list item or table:
+number or once for its paragraph, list item or table, where that has no keys:
 
     images of 32<!-- n: given --> x 32 pixels; at most 100 draws in 20 seconds. <!-- n: all given -->
 
@@ -123,6 +123,11 @@ def undeclared(text: str) -> list[Stray]:
         for comment in comments(text)
         if comment["key"] not in NUMBERS and comment["key"] not in KINDS
     ]
+    found += [
+        Stray(_line(text, comment.start()), comment[0], "is of a block with keys: give each number its kind.")
+        for comment in comments(text)
+        if comment["whole"] and keys(text[_block(text, comment.start()) : comment.start()])
+    ]
     rest = _blank(_declared(text), TABLE, CODE, NO_PROSE, COMMENT)
     for match in LOOKS_MEASURED.finditer(rest):
         if match["words"] or match["unit"] or re.search(r"\d[.,]\d|^\d{4,}$", match["number"]):
@@ -136,12 +141,17 @@ def _declared(text: str) -> str:
     for comment in comments(text):
         end = comment.start()
         if comment["whole"]:
-            start = max((one.end() for one in BLOCK_ENDS.finditer(text, 0, end)), default=0)
+            start = _block(text, end)
         else:
             new = NUMBERS[comment["key"]]() if comment["key"] in NUMBERS else "0"
             start = end - len(_before(text[:end], new) or _last_word(text[:end]))
         text = text[:start] + re.sub(r"[^\n]", "_", text[start:end]) + text[end:]
     return text
+
+
+def _block(text: str, end: int) -> int:
+    """Where the paragraph, list item or table begins that reaches to a place."""
+    return max((one.end() for one in BLOCK_ENDS.finditer(text, 0, end)), default=0)
 
 
 def _last_word(text: str) -> str:

@@ -85,6 +85,12 @@ def test_a_kind_is_of_its_number_or_of_its_block_alone() -> None:
     assert [stray.text for stray in prose.undeclared("9.5<!-- n: one --> s and 3.5 s")] == ["3.5 s"]
 
 
+def test_a_block_with_keys_has_a_kind_for_each_number() -> None:
+    page = "9.5<!-- n: one --> s of 3 s <!-- n: all given -->\n\n9.5<!-- n: one --> s of 3<!-- n: given --> s\n"
+    (stray,) = prose.undeclared(page)
+    assert (stray.line, stray.text) == (1, "<!-- n: all given -->") and "block with keys" in stray.problem
+
+
 def test_an_unknown_key_is_told() -> None:
     (stray,) = prose.undeclared("it takes\n9<!-- n: nothing --> s")
     assert (stray.line, stray.text) == (2, "<!-- n: nothing -->") and "no key" in stray.problem
