@@ -215,7 +215,7 @@ def anomaly_detection(*, smoke: bool) -> Case:
     power = wanted[:number].var()
     splits = [Features(x[part], torch.arange(len(x))[part], len(x)) for part in (slice(0, number), slice(number, None))]
 
-    def loss(outputs: Tensor, targets: Tensor, _: float) -> Tensor:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         """Squared distance from the float network's outputs, as a part of their variance."""
         return F.mse_loss(outputs, wanted[targets]) / power
 
@@ -341,7 +341,7 @@ def towards_float(case: Case) -> Task:
     with torch.inference_mode():
         wanted = model(x).clone()
 
-    def loss(outputs: Tensor, numbers: Tensor, _: float) -> Tensor:
+    def loss(outputs: Tensor, numbers: Tensor) -> Tensor:
         if case.wide:
             return F.mse_loss(outputs, wanted[numbers]) / wanted.var()
         return distilled_loss(outputs, wanted[numbers], outputs.new_zeros(()), weight=1.0, temperature=1.0)

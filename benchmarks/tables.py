@@ -262,9 +262,10 @@ def export_sizes() -> str:
             f"{packs['fields']['weight_bytes'] / packs['fields']['policy_bytes']:.4f}",
             f"{packs['fields']['size_bytes']:,}",
             f"{packs['fields']['size_bytes'] / packs['fields']['policy_bytes']:.3f}",
-            f"{packs['none']['size_bytes']:,}",
+            f"{packs['none']['size_bytes']:,}" if "none" in packs else "-",
         )
         for (network, policy), packs in pairs.items()
+        if "fields" in packs
     ]
     columns = ("network", "policy", ">policy, bytes", ">weights in the file", ">packed file, bytes", ">of the policy")
     return markdown((*columns, ">plain file, bytes"), rows) if rows else "Not run yet.\n"
