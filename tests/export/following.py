@@ -159,17 +159,28 @@ class _Following:
         self._half = (0.76 if twice else 0.5) + TIES
         self.parts = [(f"parts.{n}", part) for n, part in enumerate(model.parts)] + [("head", model.head)]
         self.own = [self._operation(path) for path, _ in self.parts]
+        self.read = self._read()
         self.last = self._where_compared()
 
     def _operation(self, path: str) -> g.Op | None:
         """The last operation that stems from a part."""
         return next((op for op in self._graph.ops[::-1] if re.match(rf"{re.escape(path)}(\D|$)", op.name)), None)
 
+    def _read(self) -> set[int]:
+        """The parts on whose results the output depends: a graph has no others."""
+        found, open_ones = set[int](), [len(self.parts) - 1]
+        while open_ones:
+            number = open_ones.pop()
+            if number >= 0 and number not in found:
+                found.add(number)
+                open_ones += [read - 1 for read in self.parts[number][1].reads]
+        return found
+
     def _where_compared(self) -> dict[int, int]:
         """Part that made a tensor -> the last clamp that was folded into it, whose result that tensor holds."""
         found = {}
         for number, (_, part) in enumerate(self.parts):
-            source = self._root(number)
+            source = self._root(number) if number in self.read else None
             if source is not None and (source == number or (self.own[number] is None and part.kind == "clamp")):
                 found[source] = number
         return found
@@ -224,8 +235,8 @@ class _Following:
 
     def _part(self, number: int) -> Hook:
         def hook(part: Part, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            source = self._root(number)
-            if source is None or self.last[source] != number:
+            source = self._root(number) if number in self.read else None
+            if source is None or self.last.get(source) != number:
                 return None
             op = self.own[source]
             assert op is not None
