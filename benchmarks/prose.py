@@ -15,6 +15,7 @@ unit (`UNIT`). Code, headings, links, versions and generated tables are not read
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -75,8 +76,26 @@ class Stray:
         return f"line {self.line}: {self.text!r} {self.problem}"
 
 
-def filled(text: str) -> str:
+def made(key: str) -> str:
+    """The text of a key.
+
+    Raises:
+        ValueError: the result file lacks what it is made of.
+    """
+    try:
+        return NUMBERS[key]()
+    except (LookupError, OSError, statistics.StatisticsError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"<!-- n: {key} --> cannot be made ({type(error).__name__}: {error}). Is its table?"
+        ) from error
+
+
+def filled(text: str, *, tell: Callable[[str], None] | None = None) -> str:
     """A page with its numbers made anew.
+
+    Args:
+        text: of the page.
+        tell: takes the message of a key that cannot be made; its number stays. Without it that is an error.
 
     >>> NUMBERS["doctest.two"] = lambda: "90.63 and 90.59"
     >>> filled("They have 1 at 80.00 and 90.59<!-- n: doctest.two --> %.")
@@ -87,11 +106,17 @@ def filled(text: str) -> str:
     for comment in comments(text):
         if comment["key"] not in NUMBERS:
             continue
-        new = NUMBERS[comment["key"]]()
-        old = _before(text[end : comment.start()], new)
-        if old is None:
-            behind = text[: comment.start()][-30:]
-            raise ValueError(f"<!-- n: {comment['key']} --> makes {new!r}, and stands behind {behind!r}.")
+        try:
+            new = made(comment["key"])
+            old = _before(text[end : comment.start()], new)
+            if old is None:
+                behind = text[: comment.start()][-30:]
+                raise ValueError(f"<!-- n: {comment['key']} --> makes {new!r}, and stands behind {behind!r}.")
+        except ValueError as error:
+            if tell is None:
+                raise
+            tell(f"line {_line(text, comment.start())}: {error}")
+            continue
         same = " ".join(old.split()) == new
         parts += [text[end : comment.start() - len(old)], old if same else new, comment[0]]
         end = comment.end()
@@ -143,7 +168,7 @@ def _declared(text: str) -> str:
         if comment["whole"]:
             start = _block(text, end)
         else:
-            new = NUMBERS[comment["key"]]() if comment["key"] in NUMBERS else "0"
+            new = made(comment["key"]) if comment["key"] in NUMBERS else "0"
             start = end - len(_before(text[:end], new) or _last_word(text[:end]))
         text = text[:start] + re.sub(r"[^\n]", "_", text[start:end]) + text[end:]
     return text

@@ -466,9 +466,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(text: str) -> str:
-    """A page with all its tables and numbers made anew."""
-    return prose.filled(MARK.sub(lambda m: f"{m['head']}{TABLES[m['name']]()}{m['tail']}", text))
+def filled(text: str, *, tell: Callable[[str], None] | None = None) -> str:
+    """A page with all its tables and numbers made anew; `tell` takes what is said of numbers that cannot be."""
+    return prose.filled(MARK.sub(lambda m: f"{m['head']}{TABLES[m['name']]()}{m['tail']}", text), tell=tell)
 
 
 def pages() -> list[Path]:
@@ -494,14 +494,20 @@ def main() -> None:
     group.add_argument("--write", action="store_true", help="into the pages")
     group.add_argument("--check", action="store_true", help="fail if a page differs, or has a number without a key")
     arguments = parser.parse_args()
-    stale = [path for path in pages() if filled(path.read_text()) != path.read_text()]
+    troubles, new = list[str](), dict[Path, str]()
+    for path in pages():
+        told: list[str] = []
+        new[path] = filled(path.read_text(), tell=told.append)
+        troubles += [f"{_shown(path)}, {one}" for one in told]
+    stale = [path for path, text in new.items() if text != path.read_text()]
     if arguments.write:
         for path in stale:
-            path.write_text(filled(path.read_text()))
+            path.write_text(new[path])
+        sys.exit("\n".join(troubles) or None)
     elif arguments.check and stale:
         sys.exit(f"stale: {', '.join(map(str, stale))}. Run python benchmarks/tables.py --write.")
     elif arguments.check:
-        sys.exit("\n".join(strays(pages())) or None)
+        sys.exit("\n".join(troubles or strays(pages())) or None)
     else:
         for name, make in TABLES.items():
             print(f"## {name}\n\n{make()}")

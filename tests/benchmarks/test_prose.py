@@ -51,6 +51,18 @@ def test_a_key_behind_no_number_is_told() -> None:
         prose.filled("takes 4<!-- n: two -->")
 
 
+def test_a_number_that_no_file_has_any_more_stays_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(prose.NUMBERS, "gone", lambda: str(common.row([], bits=4)))
+    page, said = "a\n1<!-- n: gone --> s, 2<!-- n: one --> s", list[str]()
+    assert prose.filled(page, tell=said.append) == "a\n1<!-- n: gone --> s, 9.5<!-- n: one --> s"
+    assert said == [
+        "line 2: <!-- n: gone --> cannot be made (LookupError: 0 rows have {'bits': 4}; one is asked for.). "
+        "Is its table?"
+    ]
+    with pytest.raises(ValueError, match="gone --> cannot be made"):
+        prose.filled(page)
+
+
 @pytest.mark.parametrize(
     "text",
     [
