@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import combinations_with_replacement, product
+from random import Random
 
 import pytest
 
 from mixbit.allocation.allocator import allocate
-from mixbit.cost import Budget, LayerBits, MemoryTable
+from mixbit.cost import Budget, LayerBits, MemoryTable, costs
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.policy import LayerScores, Program, Scores, resolve_pins
 from tests.support import best_by_enumeration, chain, random_memory, random_network, random_scores
@@ -107,7 +108,39 @@ def test_an_order_that_some_widths_cannot_keep_is_kept_by_others(
     assert policy.costs["flash_bytes"] == least
     with pytest.raises(InfeasibleBudget) as caught:
         allocate(net, scores, Budget.parse([f"flash={least - 1}B"]), pins={}, memory=memory)
-    assert caught.value.nearest.get("flash", least) == least
+    smallest = min(
+        memory.flash({n: LayerBits(b, 8) for n, b in zip(names, bits, strict=True)}) for bits in product(*offered)
+    )
+    # Where no bits at all are within a limit, the least of all bits is told, in order or not.
+    assert caught.value.nearest == {"flash": smallest if least - 1 < smallest else least}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_nearest_limits_in_an_order_are_those_of_an_enumeration(seed: int) -> None:
+    """Two limits that can be met one by one, also in the order, and not together: each with the other as it is."""
+    random = Random(seed)
+    net = chain(*((random.randrange(20, 400), random.randrange(5, 60)) for _ in range(4)))
+    names, widths = [one.name for one in net.layers], (2, 4, 8)
+    layers = {n: LayerScores({b: 1 - b / 8 for b in widths}, {8: 0.0}) for n in names}
+    scores = Scores(
+        fingerprint=net.fingerprint, method="m", layers=layers, program=Program(order=tuple(reversed(names)))
+    )
+    code = {b: random.randrange(10, 300) for b in widths}
+    weights = {one.name: {b: one.weights * (11 - b) for b in widths} for one in net.layers}  # fewer bits, more bytes
+    memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code=code, rest=7, steps=())
+    found = []
+    for bits in combinations_with_replacement(widths, 4):
+        policy = {name: LayerBits(b, 8) for name, b in zip(names, bits, strict=True)}
+        found.append((memory.flash(policy), costs(net, policy).bitops))
+    flash, bitops = min(found)[0], min(found, key=lambda one: one[1])[1]
+    nearest = {
+        "flash": min(one[0] for one in found if one[1] <= bitops),
+        "bitops": min(one[1] for one in found if one[0] <= flash),
+    }
+    assert nearest["flash"] > flash and nearest["bitops"] > bitops
+    with pytest.raises(InfeasibleBudget, match="not in the order of the layers") as caught:
+        allocate(net, scores, Budget.parse([f"flash={flash}B", f"bitops={bitops}"]), pins={}, memory=memory)
+    assert caught.value.nearest == nearest
 
 
 @pytest.mark.parametrize("text", ["flash=50%", "ram=2x"])

@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from mixbit.allocation._box import solve_box
-from mixbit.allocation._explain import dropped, infeasible, infeasible_in_order, jointly_infeasible
+from mixbit.allocation._explain import dropped, infeasible, jointly_infeasible
 from mixbit.allocation._groups import Group, LayerOptions, build_groups
 from mixbit.allocation._layouts import solve_with_layouts
 from mixbit.allocation._nearest import Reach
@@ -84,8 +84,9 @@ class Assignment:
         reach = Reach(options=self.options, memory=self._bare, tables=self._tables)
         found = infeasible(self.network, self.budget, self.limits, reach, self.pins, self.macs, self._times)
         if found is None:
-            ordered = self.scores.program.ordered
-            found = error if ordered else jointly_infeasible(self.budget, self.limits, reach, error)
+            if self.scores.program.ordered:
+                reach = replace(reach, order=lambda groups: chains(groups, self.options, self.scores.program))
+            found = jointly_infeasible(self.budget, self.limits, reach, error)
         if not lost:
             return found
         text = (
@@ -138,14 +139,9 @@ class Assignment:
         groups, rows = self._tables(options, device, self.limits)
         if any(row.least > row.limit for row in rows):
             raise InfeasibleBudget("A limit is below the cheapest options.", nearest={}, blocking=[])
-        try:
-            return groups, _solve(
-                self.network, groups, rows, self.scores.program, options, self.solver, macs=self.macs, exact=self.exact
-            )
-        except InfeasibleBudget as error:
-            if self.scores.program.ordered:
-                raise infeasible_in_order(self.budget, rows, error) from error
-            raise
+        return groups, _solve(
+            self.network, groups, rows, self.scores.program, options, self.solver, macs=self.macs, exact=self.exact
+        )
 
     # -- uniform networks
 

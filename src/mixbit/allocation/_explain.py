@@ -18,7 +18,7 @@ from mixbit.policy._policy import pin_note, uncounted_notes
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["dropped", "infeasible", "infeasible_in_order", "jointly_infeasible", "notes"]
+__all__ = ["dropped", "infeasible", "jointly_infeasible", "notes"]
 
 BLOCKERS = 5
 _BY_STEP = ("activation_bytes", "ram_bytes")
@@ -116,9 +116,10 @@ def _largest_uses(
 def jointly_infeasible(
     budget: Budget, limits: Mapping[str, int], reach: Reach, error: InfeasibleBudget
 ) -> InfeasibleBudget:
-    """The error for limits that can be met one by one, but not together; each is raised with the others as they are.
+    """The error for limits that can be met one by one, but not together, or not in the order of the layers.
 
-    The `error` itself where they can: then something else is in the way, and it says what.
+    Each is raised with the others as they are. The `error` itself where they can be met: then something else is in the
+    way, and it says what.
     """
     nearest: dict[str, float] = {}
     ways: list[str] = []
@@ -133,29 +134,10 @@ def jointly_infeasible(
         if value is not None:
             nearest[limit.kind] = _in_unit(limit, value.value)
     shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
-    remedy = f"With the others as they are, {' or '.join(ways)} can." if ways else "Raise several of them."
-    text = f"{shown}: each limit can be met, but not all together. {remedy}"
-    return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
-
-
-def infeasible_in_order(budget: Budget, rows: Sequence[Row], error: InfeasibleBudget) -> InfeasibleBudget:
-    """The error where the order of the layers may be what keeps even one limit from being met."""
-    nearest: dict[str, float] = {}
-    ways = []
-    for limit in budget.limits:
-        mine = [row for row in rows if row.key == limit.key]
-        needed = max(int(error.nearest[row.name]) for row in mine)
-        nearest[limit.kind] = _in_unit(limit, needed)
-        if needed > min(row.limit for row in mine):
-            ways.append(f"{limit.kind}={show_amount(limit.kind, needed)}")
-    if not ways:
-        return error  # the search ended without a proof, and says so
-    shown = ", ".join(f"{limit.kind}={limit.text}" for limit in budget.limits)
-    others = "With the others as they are, " if len(budget.limits) > 1 else ""
-    text = (
-        f"{shown}: each limit can be met, but not in the order of the layers that the scores ask for. "
-        f"{others}{' or '.join(ways)} can."
-    )
+    kept = "not all together" if reach.order is None else "not in the order of the layers that the scores ask for"
+    others_kept = "With the others as they are, " if len(budget.limits) > 1 else ""
+    remedy = f"{others_kept}{' or '.join(ways)} can." if ways else "Raise several of them."
+    text = f"{shown}: each limit can be met, but {kept}. {remedy}"
     return InfeasibleBudget(text, nearest=nearest, blocking=error.blocking)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mixbit.allocation._dp import exact_by_rows
 from mixbit.allocation._groups import Group, LayerOptions
+from mixbit.allocation._ordered import Chain, any_ordered
 from mixbit.allocation._problem import Instance, Ints, build
 from mixbit.allocation._rows import Row
 from mixbit.allocation._search import Effort
@@ -43,11 +44,14 @@ class Reach:
     A limit of one row (BitOps, weight bytes, latency) is minimised under the rows of the others. A peak is the largest
     of many rows, so the smallest bound that all of them can keep is found by bisection. Flash is minimised for every
     set of widths whose code is paid for.
+
+    With `order`, which makes the chains of groups, only choices that keep them count.
     """
 
     options: Mapping[str, LayerOptions]
     memory: MemoryTable | None
     tables: Tables
+    order: Callable[[Sequence[Group]], Sequence[Chain]] | None = None
     deadline: float = field(default_factory=lambda: time.perf_counter() + 60.0)
 
     def least(self, key: str, others: Mapping[str, int]) -> Reached | None:
@@ -102,14 +106,17 @@ class Reach:
 
     def _solved(self, groups: Sequence[Group], rows: Sequence[Row], *, minimised: bool) -> Ints | None:
         """Any choice within all rows; `minimised`, that with least of the first row, whose limit is then none."""
-        scores = [np.zeros(len(group.score)) for group in groups]
+        if minimised:
+            rows = [rows[0], *(row for row in rows if row.key != rows[0].key)]
         names = [f"{at}" for at in range(len(rows))]
         costs = {name: row.costs for name, row in zip(names, rows, strict=True)}
         limits = {name: row.limit for name, row in zip(names, rows, strict=True)}
+        if self.order is not None:
+            return any_ordered(costs, limits, self.order(groups), minimised=minimised, deadline=self.deadline)
+        scores = [np.zeros(len(group.score)) for group in groups]
         instance: Instance = build(scores, costs, limits, None).instance()[0]
         if minimised:
-            others = [at for at, row in enumerate(rows) if row.key != rows[0].key]
-            instance = instance.only([0, *others]).minimising(0)
+            instance = instance.minimising(0)
         return exact_by_rows(instance, Effort(deadline=self.deadline))[0].choice
 
 

@@ -23,7 +23,7 @@ from mixbit.allocation._problem import Floats, Ints, Problem, build
 from mixbit.allocation.solver import Allocation, solve
 from mixbit.errors import InfeasibleBudget, MixbitError, PolicyError
 
-__all__ = ["Chain", "keeps", "solve_ordered"]
+__all__ = ["Chain", "any_ordered", "keeps", "solve_ordered"]
 
 # The sum of all groups' score ranges in the objective that HiGHS sees, whose absolute gap is 1e-6.
 _SCALE = 1e4
@@ -101,6 +101,29 @@ def solve_ordered(
     if found.choice is None:
         raise _no_choice(model, time_limit_s) if found.proven else unproven_error(problem, time_limit_s)
     return _allocation(problem, found, free.bound, started)
+
+
+def any_ordered(
+    costs: Mapping[str, Sequence[npt.ArrayLike]],
+    limits: Mapping[str, int],
+    chains: Sequence[Chain],
+    *,
+    minimised: bool,
+    deadline: float,
+) -> Ints | None:
+    """A choice that keeps every chain and all limits, or None where there is none.
+
+    Args:
+        costs: name -> one array a group.
+        limits: name -> limit.
+        chains: the orders.
+        minimised: the choice with least of the first limit, which is then no limit.
+        deadline: of `time.perf_counter`.
+    """
+    scores = [np.zeros(len(np.asarray(one))) for one in next(iter(costs.values()))]
+    problem = build(scores, costs, limits, None)
+    least = problem.costs[0] if minimised else np.zeros_like(problem.costs[0])
+    return _minimum(_model(problem, chains, deadline), least, skip=0 if minimised else None).choice
 
 
 def _model(problem: Problem, chains: Sequence[Chain], deadline: float) -> _Model:

@@ -98,7 +98,7 @@ def solve_with_code(
         width = max(unpaid, key=lambda bits: (memory.code_bytes([bits]), bits))
         enter(node.paid | {width}, node.open - {width})
         enter(node.paid, node.open - {width})
-    raise min(errors, key=lambda error: error.nearest.get("flash", 0))
+    raise next((error for error in errors if error.nearest), errors[0])
 
 
 def _smallest(
