@@ -157,6 +157,15 @@ def test_taps_give_the_whole_hessian_of_weights_and_inputs(smooth: Task) -> None
         assert trace == pytest.approx(exact, rel=1e-4), (layer, side)
 
 
+def test_a_run_leaves_nothing_on_the_model(smooth: Task) -> None:
+    """A hook that stays would hold the tensors of every batch, and put a node into all that runs later."""
+    taps = taps_of(smooth)
+    model = taps._perturbation.model
+    for x, y in sample(smooth, 8, 4, seed=0):
+        taps.run(x, y)
+    assert sum(len(module._forward_hooks) for module in model.modules()) == 0
+
+
 class Narrow(nn.Module):
     """Three small smooth layers, of which the middle one is searched.
 

@@ -24,7 +24,7 @@ from mixbit.cost import (
 )
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import FloatParameter, Network
-from tests.support import chain, latency_table, layer, network, random_network
+from tests.support import chain, latency_table, layer, network, random_memory, random_network
 
 W3A4 = LayerBits(3, 4)
 FLOAT = LayerBits(None, None)
@@ -362,6 +362,12 @@ def test_a_limit_is_of_the_unit_that_its_table_was_measured_in() -> None:
         Budget.parse(["latency=6us"]).resolve(net, {}, latency=counted)
     with pytest.raises(BudgetError, match=r"instructions=8x8: the latency table .* is in ns. Write latency="):
         Budget.parse(["instructions=8x8"]).resolve(net, {}, latency=table)
+
+
+@pytest.mark.parametrize("text", ["flash=1kB", "ram=8x8"])
+def test_a_limit_is_not_read_from_the_table_of_another_network(text: str) -> None:
+    with pytest.raises(BudgetError, match="The memory table is of another network"):
+        Budget.parse([text]).resolve(chain((10, 100)), {}, memory=random_memory(chain((20, 100))))
 
 
 # ------------------------------------------------------------------------------------------- check and slack

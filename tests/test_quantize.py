@@ -241,6 +241,47 @@ def test_attention_at_8_bits_is_close_to_pytorch(batch_first: bool, need_weights
     assert torch.equal(attention(x, x, x, attn_mask=mask, need_weights=need_weights)[0], expected[0])
 
 
+def test_an_output_projection_alone_is_quantized_within_its_attention() -> None:
+    """The heads in float, as PyTorch's attention gives them with an identity behind; then the projection by hand."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, batch_first=True)}).eval()
+    plain: Any = copy.deepcopy(model["attention"])
+    with torch.no_grad():
+        plain.out_proj.weight.copy_(torch.eye(8))
+        plain.out_proj.bias.zero_()
+    attention: Any = model["attention"]
+    model.forward = lambda x: attention(x, x, x, need_weights=False)[0]  # type: ignore[method-assign]
+    x = torch.randn(3, 5, 8)
+    network = capture(model, x)
+    policy = Policy.uniform(network, 3, 3, {"attention.in_proj": LayerBits(None, None)})
+    quantize(model, policy, network)
+    calibrate(model, [x], "minmax")
+    out = attention.out_proj
+    heads = plain(x, x, x, need_weights=False)[0]
+    wanted = F.linear(out.quantize_input(heads), out.quantize_weight(out.weight), out.bias)
+    torch.testing.assert_close(model(x), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_model_draws_in_evaluation_mode_is_no_distance_from_float() -> None:
+    """A dropout that never stops draws the same for both networks that are compared."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.noise = nn.Linear(8, 32), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(self.fc(x), 0.5, training=True) if self.noise else self.fc(x)
+
+    torch.manual_seed(0)
+    model, x = Noisy().eval(), torch.randn(16, 8)
+    network = capture(model, x)
+    quantize(model, Policy.uniform(network, 8, 8, {}), network)
+    model.noise = True
+    calibrate(model, [x], "minmax")
+
+
 def test_encoder_layer_does_not_bypass_the_quantizers() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()

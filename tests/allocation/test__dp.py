@@ -50,6 +50,17 @@ def test_enough_is_any_choice_within_it_or_the_proof_that_there_is_none() -> Non
         assert below.bound == best and (below.choice is None or below.score >= best)
 
 
+def test_what_is_enough_is_not_called_best() -> None:
+    above = 0
+    for seed in range(8):
+        problem = prepared(seed, 2, groups=12, tightness=0.2)
+        best, found = exact(problem, Effort()), exact(problem, Effort(), enough=2**60)
+        if found.choice is not None and found.score > best.score:
+            assert not found.complete and found.bound <= best.score
+            above += 1
+    assert above, "no problem whose first choice is not the best"
+
+
 def test_what_is_known_when_the_effort_ends() -> None:
     """A choice, and a bound below the optimum; never called proven."""
     problem = prepared(0, 2, groups=25, tightness=0.25)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixbit.allocation._assignment import Assignment
 from mixbit.allocation.allocator import allocate
 from mixbit.cost import Budget, LayerBits, MemoryTable, costs
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
@@ -21,6 +23,7 @@ from tests.support import (
     layer,
     network,
     random_latency,
+    random_memory,
     random_network,
     random_scores,
 )
@@ -235,6 +238,44 @@ def test_the_uniform_network_takes_the_place_of_nothing() -> None:
     assert set(kept.layers.values()) == {LayerBits(4, 4)}, "what the repair leaves comes first"
     with pytest.raises(InfeasibleBudget, match="took away"):
         allocate(net, scores, Budget.parse(["bitops=2x2"]), pins={}, or_uniform=True)
+
+
+def test_a_uniform_network_has_the_same_bits_of_weights_everywhere() -> None:
+    """Room for two layers with weights of 4 bits beside inputs of 3: that would do less harm, and is not uniform."""
+    net = chain((10, 100), (10, 100), (10, 100))
+    curve = LayerScores(weight={4: 0.0, 3: 0.2}, activation={4: 1.0, 3: 0.5})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=3300"]), pins={}, or_uniform=True)
+    assert set(policy.layers.values()) == {LayerBits(3, 3)} and found.objective == pytest.approx(3 * 0.7)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_layouts_are_charged_with_ties_and_without(ties: bool) -> None:
+    """The best choice takes a byte too much when it is laid out; what comes next is that of an enumeration."""
+    net = network([layer("a", "x", "y"), layer("b", "x", "z"), layer("c", "z", "out")])
+    scores, memory, budget = random_scores(net, (2, 3, 5), 1), random_memory(net, seed=1), Budget.parse(["ram=3x3"])
+    first, _ = allocate(net, scores, budget, pins={}, ties=ties, memory=memory)
+    limit = budget.resolve(net, {}, memory=memory)["ram_bytes"]
+    memory = memory.laid_out(net, first.layers, 0, limit + 1)
+    budget = Budget.parse([f"ram={limit}B"])
+    policy, found = allocate(net, scores, budget, pins={}, ties=ties, memory=memory)
+    assert {n: b.activation_bits for n, b in policy.layers.items()} != {
+        n: b.activation_bits for n, b in first.layers.items()
+    }
+    assert found.objective == pytest.approx(best_by_enumeration(net, scores, budget, {}, ties=ties, memory=memory))
+
+
+def test_a_choice_beyond_the_budget_is_never_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a solver says, its choice is counted once more."""
+    net, solved = chain((10, 100), (10, 100)), Assignment.best
+
+    def least_harm(self: Assignment) -> Any:
+        groups, found, texts = solved(self)
+        return groups, replace(found, choice=tuple(int(group.score.argmin()) for group in groups)), texts
+
+    monkeypatch.setattr(Assignment, "best", least_harm)
+    with pytest.raises(BudgetError, match=r"The budget is exceeded: bitops=3x3 allows 1.8k and 3.2k is used"):
+        allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]), pins={})
 
 
 def test_limpq_counting_is_used_on_both_sides() -> None:

@@ -90,7 +90,23 @@ def test_an_answer_that_is_no_choice_keeps_the_known_one(monkeypatch: pytest.Mon
     monkeypatch.setattr(_milp, "_run", broken)
     answer = _milp.milp_answer(problem, frame, known, time.perf_counter() + 60)
     assert answer.choice is known.choice
-    assert not answer.complete
+    assert not answer.complete and answer.bound == known.bound > 0
+
+
+def test_the_better_of_two_bounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS gives up without a choice, half way between the relaxation's bound and the known choice, or below both."""
+    problem, frame, known, _ = prepared(0)
+    base = problem.score(frame.base)
+    for wanted, told in (((known.bound + known.score) // 2,) * 2, (known.bound, known.bound // 2)):
+
+        def gave_up(model: Any, *_: object, told: int = told) -> SimpleNamespace:
+            dual = (told + 0.5 - base) / model.unit + _milp._ABSOLUTE_GAP
+            return SimpleNamespace(status=1, x=None, mip_dual_bound=dual)
+
+        monkeypatch.setattr(_milp, "_run", gave_up)
+        answer = _milp.milp_answer(problem, frame, known, time.perf_counter() + 60)
+        # Half a unit stands against the rounding of so many in float64.
+        assert abs(answer.bound - wanted) <= 1e-12 * known.score + 1 and not answer.complete
 
 
 def test_infeasible_according_to_highs_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,13 @@ def test_a_layout_is_charged_to_its_own_activation_bits_and_never_pays_back() ->
     assert takes(TABLE.laid_out(NET, low, flash=60, ram=10), low) == (68, 13)  # the sums count the larger of two
 
 
+def test_a_layout_is_found_by_layers_and_their_activation_bits() -> None:
+    """As the field says it: what is given by hand is charged as what `laid_out` puts down."""
+    given = replace(TABLE, layouts={frozenset({("l0", 2), ("l1", 8)}): (5, 6)})
+    layers = {"l0": LayerBits(2, 2), "l1": LayerBits(2, 8)}
+    assert (given.flash(layers), given.ram(NET, layers)) == (68 + 5, 42 + 6)
+
+
 def test_what_is_not_in_the_table() -> None:
     with pytest.raises(BudgetError, match=r"l0 at 3 bits has no form.*Legal: 2, 8"):
         TABLE.weight_bytes("l0", 3)

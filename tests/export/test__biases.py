@@ -140,6 +140,19 @@ def test_the_shift_gives_way_before_weights_do() -> None:
     assert [note.kind for note in found.notes] == ["coarse channels"]
 
 
+@pytest.mark.parametrize(
+    ("bits", "steps", "lost"),
+    [
+        (2, 0.75 * 2**29, "the layer's shift is 1 instead of 5"),
+        (8, 0.75 * 2**31, "weights lose up to 1 bits"),
+        (6, 0.75 * 2**31, "the layer's shift is 0 instead of 1 and weights lose up to 1 bits"),
+    ],
+)
+def test_the_note_tells_what_was_lost_and_nothing_else(bits: int, steps: float, lost: str) -> None:
+    found = units(layer(0.1, steps * 0.5 * 0.1, bits=bits), GRID, None)
+    assert [note.reason for note in found.notes] == [f"the bias is {2**30} accumulator steps or more: {lost}: 0"]
+
+
 @pytest.mark.parametrize("broken", ["weight", "bias", "running_var", "running_mean"])
 def test_numbers_that_are_not_finite_are_refused_with_their_layer(broken: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))

@@ -201,6 +201,35 @@ def test_a_result_may_be_off_by_its_own_rounding_alone(rounding: Rounding, legal
             comparison._hold(op, middle, wanted, np.zeros(1))
 
 
+def test_what_weights_lost_is_forgiven_as_far_as_it_can_reach() -> None:
+    """Each of four weights is held a whole step off, and no input is above 10: 40, and half a unit of the accumulator.
+    A channel without weights is forgiven nothing of what it lost."""
+    wire, values = object(), np.array([[10.0, -4.0, 2.0, 0.0]])
+    tensors = {
+        "x": g.Tensor(name="x", shape=(4,), grid=None, source="float"),
+        "q": g.Tensor(
+            name="q", shape=(4,), grid=g.Grid(scale=0.5, zero_point=0, qmin=-128, qmax=127), source="trained"
+        ),
+        "y": g.Tensor(name="y", shape=(2,), grid=None, source="float"),
+    }
+    op = g.Linear(
+        name="fc", inputs=("q",), output="y", weight=np.array([[2, 2, 2, 2], [0, 0, 0, 0]], np.int8), weight_bits=8,
+        weight_scale=np.array([2.0, 1.0], np.float32), bias=np.zeros(2, np.int32), shift=0, clamp=None,
+        rounding="single",
+    )  # fmt: skip
+    step = _steps.Multiply(
+        name="fc", inputs=[wire], integers=np.array([[3, 5, 3, 5], [1, 1, 1, 1]], np.int8), bits=8,  # type: ignore[list-item]
+        scale=np.ones(2), bias=np.zeros(2), window=None,
+    )  # fmt: skip
+    first = g.QuantizeInput(name="in", inputs=("x",), output="q")
+    graph = g.IntegerGraph(input="x", output="y", tensors=tensors, ops=(first, op), fingerprint="")
+    program: Any = SimpleNamespace(calls=(), live=())
+    names: Any = {wire: "q"}
+    comparison = _comparing._Comparison(graph, names, program, {wire: values})  # type: ignore[dict-item]
+    may = comparison._may(op, step)
+    assert may.tolist() == pytest.approx([4 * 1.0 * 10 + 0.5 * 0.5 * 2.0, 0.5 * 0.5 * 1.0], abs=1e-3)
+
+
 def test_a_model_that_computes_nan(trained: tuple[nn.Module, Network]) -> None:
     """Where nothing has to be calibrated, calibration sees nothing."""
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.randn(4, 1, 2, 2)

@@ -161,6 +161,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a shape without end in a function": (lambda: huge("a function"), "of 1000000000000 elements"),
     "a size that inputs decide": (lambda: huge("the input"), "of a size that cannot be told"),
     "padding without end": (lambda: huge("padding"), "elements"),
+    "a size below zero": (
+        lambda: model(LINEAR, inputs=(FLOAT, (-1, 8)), output=(FLOAT, (-1, 3))),
+        "of -[0-9]+ elements",
+    ),
     "no nodes": (lambda: model(), "is truncated or damaged"),
     "nothing": (lambda: b"", "is no ONNX model"),
     "text": (lambda: b"hello", "is no ONNX model"),

@@ -142,6 +142,17 @@ def test_change_of_scale_zero_point_and_clamp() -> None:
     assert found["y"].ravel().tolist() == [-5, -3, 0]
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("add", [True, False])
+def test_without_a_clamp_the_grid_is_one(rounding: Any, add: bool) -> None:
+    """Reals 0, 28 and 126 in steps of 4, from -8 to 7 with zero at -5; the sum is of each with itself."""
+    kind: Any = g.Add if add else g.Requantize
+    op = kind(name="op", inputs=("q", "q") if add else ("q",), output="y", clamp=None, rounding=rounding)
+    graph = one_op(op, (3,), (3,), grid=Grid(scale=4.0, zero_point=-5, qmin=-8, qmax=7))
+    found = trace(graph, np.array([[0.0, 28.0, 126.0]], np.float32))["y"]
+    assert found.ravel().tolist() == ([-5, 7, 7] if add else [-5, 2, 7])
+
+
 def test_float_output_is_the_scaled_accumulator() -> None:
     op = conv(np.full((1, 1, 1, 1), 2), bias=np.full(1, 7, np.int32))
     found = run(one_op(op, (1, 1, 1), (1, 1, 1), grid=None), np.full((1, 1, 1, 1), 5.0, np.float32))

@@ -394,6 +394,13 @@ def test_files_for_vnni_hold_the_weights_of_the_network_as_int8() -> None:
     assert written_graph(graph, cpu="vnni") is graph
 
 
+def test_strict_files_hold_the_weights_of_the_network() -> None:
+    graph = heavy(127)
+    assert written_graph(graph, strict=True) is graph
+    narrowed = written_graph(graph).weighted()[0]
+    assert not np.array_equal(narrowed.weight, graph.weighted()[0].weight)
+
+
 def test_an_unknown_processor_is_refused() -> None:
     with pytest.raises(ExportError, match=r"cpu='vnn' is unknown. Did you mean 'vnni'\? Legal: any, vnni"):
         build_onnx(heavy(1), cpu="vnn")  # type: ignore[arg-type]

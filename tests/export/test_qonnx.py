@@ -462,6 +462,13 @@ def test_a_missing_package_names_the_extra(package: str, tmp_path: Path, monkeyp
     assert isinstance(caught.value.__cause__, ImportError)
 
 
+def test_a_model_in_memory_needs_the_extra_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = convolutions()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'mixbit\[export\]'"):
+        build_qonnx(graph)
+
+
 def test_a_missing_truncated_or_misfed_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     graph = convolutions()

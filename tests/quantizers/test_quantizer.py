@@ -211,6 +211,34 @@ def test_per_channel_steps() -> None:
     assert quantizer.steps.shape == (1, 3) and quantizer(torch.randn(3, 5, 2)).shape == (3, 5, 2)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_row_of_many_has_one_step_a_channel(channels: int) -> None:
+    given: list[list[torch.Size]] = []
+
+    class Kind(Quantizer):
+        def _fake_quantize(self, x: Tensor, *row: Tensor) -> Tensor:
+            given.append([part.shape for part in row])
+            return super()._fake_quantize(x, *row)
+
+    quantizer = Kind([4, 2], signed=True, channels=channels)
+    steps = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.7, 0.9]])[:, :channels]
+    with torch.no_grad():
+        quantizer.steps.copy_(steps)
+    x = torch.randn(channels, 3, 2, generator=torch.Generator().manual_seed(0))
+    for row, (bits, top) in enumerate(((4, 7), (2, 1))):
+        quantizer.select(bits)
+        step = steps[row].reshape(-1, 1, 1)
+        wanted = torch.round(x / step).clamp(-top - 1, top) * step
+        torch.testing.assert_close(quantizer(x), wanted)
+    assert given == [[(channels,), (channels,), (1,), (1,)]] * 2, "what a kind of quantizer gets to work with"
+
+
+def test_a_move_to_a_device_takes_the_whole_bank() -> None:
+    """To the device without memory, which every machine has."""
+    model = torch.nn.Sequential(bank(), torch.nn.Linear(2, 2)).to("meta")
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("bits", [[], [4, 4], [1], [17], ["4"]])
 def test_illegal_bits(bits: list[int]) -> None:
     with pytest.raises(MixbitError, match="bits="):

@@ -96,6 +96,12 @@ def test_integer_ranges(bits: int, ranges: tuple[tuple[int, int], tuple[int, int
     assert integer_range(16, signed=False) == (0, 65535)
 
 
+@pytest.mark.parametrize("bits", [1, 0, -3, 17, True, 4.0, "4"])
+def test_bits_without_a_range_are_refused(bits: int) -> None:
+    with pytest.raises(MixbitError, match=f"bits={bits!r} is no bit-width"):
+        integer_range(bits, signed=True)
+
+
 @pytest.mark.parametrize("name", sorted(RULES))
 @pytest.mark.parametrize("signed", [True, False])
 def test_zero_and_constant_tensors_give_a_usable_step(name: str, signed: bool) -> None:

@@ -142,6 +142,12 @@ def test_an_option_that_does_nothing_fails() -> None:
         TestToy().test_the_option_does_what_it_says(row)
 
 
+def test_settings_that_take_anything_are_named() -> None:
+    cases = type("Lax", (OptionCases,), {"owner": Toy, "options": fields_of(Toy), "rows": TestToy.rows})()
+    with pytest.raises(AssertionError, match="Toy takes any object for scale. Call check"):
+        cases.test_a_value_of_no_kind_is_refused()
+
+
 def test_what_a_row_points_at_must_hold_elsewhere() -> None:
     cases = type("Elsewhere", (OptionCases,), {"owner": Toy, "options": fields_of(Toy), "rows": TestToy.rows[:1]})()
     type(cases).elsewhere = {"seed": "tests/testing/test_options.py::test_alike_looks_inside"}

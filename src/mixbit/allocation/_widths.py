@@ -88,7 +88,7 @@ def solve_with_code(
     smallest, least = _smallest(options, memory, pinned, widths - pinned)
     if least > limit:
         enter(smallest, frozenset())  # its error tells the bytes
-    if not errors and not nodes:
+    if not errors:
         enter(pinned, widths - pinned)
     while nodes:
         node = heapq.heappop(nodes)

@@ -25,7 +25,6 @@ class _Fixed(Quantizer):
         self.steps.requires_grad_(False)
         self.ready.fill_(True)
 
-    @torch.no_grad()
     def initialise(self, x: Tensor, rule: Rule) -> None:
         """Nothing to do: the steps are what they are."""
 

@@ -15,7 +15,11 @@ A class searches twice: once for all cases that look at one search, and once mor
 from __future__ import annotations
 
 import copy
+import inspect
+import io
+import re
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +41,13 @@ __all__ = ["MethodCases"]
 class _Searched:
     """One search, and what its model was like before and after."""
 
+    kind: type[Method]
     task: Task
     scores: Scores
     before: dict[str, Any]
     after: dict[str, Any]
+    told: list[str]
+    """Lines on standard error, of a search that was not asked to be quiet."""
 
 
 class MethodCases:
@@ -62,10 +69,12 @@ class MethodCases:
     def shared_search(cls) -> _Searched:
         """One search with seed 0, which the cases that look at one share."""
         if "_shared" not in cls.__dict__:  # of this class alone, not of one that it inherits from
-            task = cls().task()
+            method, task = cls().method(0), cls().task()
             before = _condition(task.model)
-            scores = cls().method(0).search(task, quiet=True)
-            cls._shared = _Searched(task, scores, before, _condition(task.model))
+            with redirect_stderr(io.StringIO()) as told:
+                scores = method.search(task)
+            lines = told.getvalue().splitlines()
+            cls._shared = _Searched(type(method), task, scores, before, _condition(task.model), lines)
         return cls._shared
 
     _shared: _Searched
@@ -77,8 +86,24 @@ class MethodCases:
         scores.check(network)
 
     def test_same_seed_same_scores(self) -> None:
-        again, scores = self.scores(), self.shared_search().scores
+        """And a search that is to be quiet tells nothing."""
+        with redirect_stderr(io.StringIO()) as told:
+            again = self.scores()
+        scores = self.shared_search().scores
         assert again.layers == scores.layers and again.program == scores.program
+        assert told.getvalue() == ""
+
+    def test_it_is_called_as_every_method_is(self) -> None:
+        """A caller that leaves out `run` and `quiet` gets what it gets of every other method."""
+        mine, every = (inspect.signature(one.search).parameters for one in (self.shared_search().kind, Method))
+        assert {name: one.default for name, one in mine.items()} == {name: one.default for name, one in every.items()}
+
+    def test_progress_comes_to_its_end(self) -> None:
+        """The last line of each piece of work, as `gradients: done, 16/16 in 0:00:02`, or `ended` if it may settle."""
+        told = self.shared_search().told
+        ends = [end for line in told if (end := re.search(r": (done|ended), (\d+)/(\d+) in ", line))]
+        wrong = [end.string for end in ends if end[2] != end[3] if end[1] == "done" or end[2] == "0"]
+        assert wrong == [] and len(ends) == sum(bool(re.search(r": \d+ steps", line)) for line in told)
 
     def test_the_model_is_left_alone(self) -> None:
         """Weights, statistics, modules, hooks, modes, and which parameters are trained."""

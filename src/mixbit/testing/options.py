@@ -19,11 +19,13 @@ once, and see the row fail.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+
+from mixbit.errors import MixbitError
 
 if TYPE_CHECKING:
     import click
@@ -150,3 +152,24 @@ class OptionCases:
         assert option_row.holds(first, second), (
             f"{option_row.label} at {option_row.values[0]!r} and {option_row.values[1]!r} gives\n{first}\nand\n{second}"
         )
+
+    def test_a_value_of_no_kind_is_refused(self) -> None:
+        """By a settings class, with the field's name, when it is made; a command reads what is typed."""
+        if isinstance(self.owner, str):
+            return
+        first = {row.option: row.values[0] for row in self.rows}
+        needed = {one.name: first[one.name] for one in fields(self.owner) if _is_required(one)}
+        for name in (one.name for one in fields(self.owner) if one.init):
+            try:
+                self.owner(**{**needed, name: object()})
+            except MixbitError as error:
+                assert name in str(error), f"{self.owner.__name__}: {name} is refused by a message without its name"
+            else:
+                raise AssertionError(
+                    f"{self.owner.__name__} takes any object for {name}. Call check(self) of mixbit._settings in "
+                    "__post_init__, or refuse what is not legal there."
+                )
+
+
+def _is_required(one: Field[Any]) -> bool:
+    return one.init and one.default is MISSING and one.default_factory is MISSING
