@@ -25,13 +25,13 @@ def said(accuracies: Iterable[float], images: int) -> str:
     """The standard errors of a table's accuracies, as a note under it.
 
     >>> said([0.9, 0.5], 10_000)
-    'Standard error of an accuracy by the draw of 10,000 images: 0.3 to 0.5 points.'
+    'Standard error of an accuracy by the draw of 10,000 samples: 0.3 to 0.5 points.'
     """
     errors = sorted(f"{standard_error(one, images):.1f}" for one in accuracies)
     if not errors:
         return "No accuracy was measured."
     texts = " to ".join(dict.fromkeys((errors[0], errors[-1])))
-    return f"Standard error of an accuracy by the draw of {images:,} images: {texts} points."
+    return f"Standard error of an accuracy by the draw of {images:,} samples: {texts} points."
 
 
 def of_difference(one: float, other: float, images: int) -> float:

@@ -85,8 +85,9 @@ def made(key: str) -> str:
     try:
         return NUMBERS[key]()
     except (LookupError, OSError, statistics.StatisticsError, ZeroDivisionError) as error:
+        why = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"<!-- n: {key} --> cannot be made ({type(error).__name__}: {error}). Is its table?"
+            f"<!-- n: {key} --> cannot be made ({why}). `make tables` tells what makes its file."
         ) from error
 
 

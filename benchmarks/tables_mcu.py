@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common import markdown, result, when_run
+from intervals import said
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 
@@ -163,8 +164,18 @@ def _exactness(found: dict[str, Any]) -> str:
         f"{exact} of {len(rows)} rows gave every byte of the reference executor, all layers of {host[0]['samples']} "
         f"inputs on the host and of {board[0]['samples']} on the M4.",
         f"Flash is at most {100 * worst:.1f} % from what was predicted, RAM {'exactly' if same else 'not'} that.",
+        f"One seed. {' '.join(_errors_of_accuracies())}",
     )
     return "\n".join(sentences) + "\n"
+
+
+def _errors_of_accuracies() -> list[str]:
+    """A sentence for each number of test images."""
+    found: dict[int, list[float]] = {}
+    for _, row in _every_row():
+        if "accuracy" in row["quality"]:
+            found.setdefault(row["quality"]["samples"], []).append(row["quality"]["accuracy"])
+    return [said(accuracies, samples) for samples, accuracies in sorted(found.items(), reverse=True)]
 
 
 def mlperf_tiny_networks() -> str:

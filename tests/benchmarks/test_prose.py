@@ -57,7 +57,7 @@ def test_a_number_that_no_file_has_any_more_stays_and_is_told(monkeypatch: pytes
     assert prose.filled(page, tell=said.append) == "a\n1<!-- n: gone --> s, 9.5<!-- n: one --> s"
     assert said == [
         "line 2: <!-- n: gone --> cannot be made (LookupError: 0 rows have {'bits': 4}; one is asked for.). "
-        "Is its table?"
+        "`make tables` tells what makes its file."
     ]
     with pytest.raises(ValueError, match="gone --> cannot be made"):
         prose.filled(page)
