@@ -29,6 +29,19 @@ def test_activation_initialisation_ratios_of_the_dossier() -> None:
     assert [round(r, 4) for r in (s2 / s3, s3 / s4, s4 / s5, s5 / s6)] == [1.5275, 1.4639, 1.4376, 1.4256]
 
 
+@pytest.mark.parametrize(
+    ("bits", "step", "rounded"),
+    [(4, 0.349617, [0.34962, -0.34962, 0, -1.04885]), (2, 0.925, [0.925, 0, 0, -0.925])],
+)
+def test_weights_start_and_round_as_in_released_code(bits: int, step: float, rounded: list[float]) -> None:
+    """What the LSQ of BatchQuant's authors, run on these weights, gives."""
+    weight = torch.tensor([0.5, -0.25, 0.1, -1.0])
+    quantizer = Quantizer([bits], signed=True)
+    quantizer.initialise(weight, find_rule("lsq"))
+    assert quantizer.steps.item() == pytest.approx(step, abs=1e-6)
+    assert quantizer(weight).tolist() == pytest.approx(rounded, abs=1e-5)
+
+
 def test_select_changes_only_the_row_in_use() -> None:
     quantizer = bank()
     quantizer.initialise(torch.randn(64), find_rule("minmax"))

@@ -168,7 +168,13 @@ def test_the_rule_that_inputs_start_from_gives_nearly_the_published_policy(
     def start(bits: int) -> float:
         return float(find_rule("lsq")(torch.ones(1, 8), *integer_range(bits, signed=False))[0])
 
+    def near(one: LayerScores) -> bool:
+        """Whether each bit less takes the indicator where it takes the rule, to a tenth."""
+        steps = [(one.activation[b] / one.activation[b + 1], start(b) / start(b + 1)) for b in (2, 3, 4, 5)]
+        return all(abs(found / rule - 1) < 0.1 for found, rule in steps)
+
     ratios = {bits: start(bits) / start(2) for bits in BITS}
+    assert sum(near(one) for one in full_scores.layers.values()) == 36  # of 52
     assert ratios == pytest.approx({bits: (3 / (2**bits - 1)) ** 0.5 for bits in BITS})
     layers = {
         name: LayerScores(one.weight, {bits: one.activation[2] * ratio for bits, ratio in ratios.items()})

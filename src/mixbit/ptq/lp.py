@@ -1,7 +1,8 @@
 """The step of least Lp error: `min over s of mean |x - Q_s(x)|^p`.
 
 `|x - Q_s(x)|` is the distance of `x` to the nearest level, whatever the grid. The search evaluates it exactly, on the
-values or on a histogram of them (`Sketch`), at 48 steps, 13 % apart, and then three times finer about the best.
+values or on a histogram of them (`Sketch`), at 48 steps, 14 % apart, and then in three rounds about the best, each four
+times as fine.
 """
 
 from __future__ import annotations
