@@ -1,26 +1,38 @@
 """The arena: every search method on ResNet-20 and CIFAR-10, at equal budgets, with what each search took.
 
-    python benchmarks/arena.py [--methods fit,hawq-v2] [--seeds 0 1 2] [--epochs 1] [--fraction 0.5] [--budgets B]
+    python benchmarks/arena.py [--methods fit,hawq-v2] [--peers mct] [--seeds 0 1 2] [--epochs 1] [--fraction 0.5]
 
-Every policy is fine-tuned from the same pretrained float weights with the same settings. Work that is done is not done
-again, and killed work goes on where it was. Start it several times to share the work, with the same arguments or with
-other methods, budgets and seeds. Policies of other toolkits in `benchmarks/peers/policies/` take part, with the time of
-their search from `benchmarks/peers/results/`. The result file holds whatever is there; `--write-only` makes it alone.
+Every policy is fine-tuned from the same pretrained float weights with the same settings. Rows that the result file has
+are reused, and the command says which; the others are made in a folder of runs/, where killed work goes on. Start it
+several times to share the work, with the same arguments or with other methods, budgets and seeds. A row that was taken
+out of the file is calibrated and fine-tuned anew. `--fresh` also searches anew; one process alone. Policies of other
+toolkits in `benchmarks/peers/policies/` take part, with the time of their search from `benchmarks/peers/results/`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import ROOT, shared_data, unpacked_data, write_result
+import records
+from common import ROOT, shared_data, unpacked_data
 from mixbit import methods, report, runs
+from mixbit.cost import Budget
+from mixbit.data import Part
+from mixbit.policy import Policy
+from mixbit.runs import _standings, comparing
+from mixbit.runs._lock import Busy, hold
+from mixbit.task import Task
 
+WEIGHTS = "cifar10_resnet20_akamaster.safetensors"
 PEERS = ROOT / "benchmarks" / "peers"
 BUDGETS = ("weight-bytes=10x", "bitops=3x3")
 METHODS = (
@@ -38,6 +50,7 @@ METHODS = (
     "clado",
     "hawq-v2",
     "hawq-v3",
+    "mpq-co",
     "limpq",
 )
 
@@ -76,22 +89,19 @@ def chosen_methods(text: str | None) -> list[str]:
     return known
 
 
-def arguments() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", help="with commas between; METHOD?key=value for settings; '' for peers alone")
-    parser.add_argument("--peers", nargs="+", help="policies of other toolkits that take part, or none; default: all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibration and fine-tuning")
-    parser.add_argument(
-        "--epochs", type=int, default=1, help="of fine-tuning, 0 for none; other numbers have a folder of their own"
-    )
-    parser.add_argument("--fraction", type=float, default=1.0, help="part of the training data in an epoch")
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of fine-tuning")
-    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 if several processes run")
-    parser.add_argument("--data", type=Path, help="folder of CIFAR-10's binary files; default: unpacked into runs/data")
-    parser.add_argument("--write-only", action="store_true", help="only write the result file and print the tables")
-    return parser.parse_args()
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    found.add_argument("--methods", help="with commas between; METHOD?key=value for settings; '' for peers alone")
+    found.add_argument("--peers", nargs="+", help="policies of other toolkits that take part, or none; default: all")
+    found.add_argument("--seeds", type=int, nargs="+", default=[0], help="of calibration and fine-tuning")
+    found.add_argument("--epochs", type=int, default=1, help="of fine-tuning, 0 for none")
+    found.add_argument("--fraction", type=float, default=0.5, help="part of the training data in an epoch")
+    found.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of fine-tuning")
+    found.add_argument("--budgets", nargs="+", default=list(BUDGETS))
+    found.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 if several processes run")
+    records.arguments(found)
+    return found
 
 
 def tuning(given: argparse.Namespace) -> dict[str, Any] | None:
@@ -102,54 +112,168 @@ def tuning(given: argparse.Namespace) -> dict[str, Any] | None:
     return found if given.fraction == 1.0 else {**found, "fraction": given.fraction}
 
 
-def work(given: argparse.Namespace, run: Path) -> None:
-    """Make the rows that are missing."""
+TUNED = {"epochs": 1, "precision": "float32", "validate_every": 0, "fraction": 0.5}
+"""What the table of fine-tuned methods shows."""
+
+
+def file_of(settings: dict[str, Any] | None) -> str:
+    """One result file a set of settings, so that a table never mixes them."""
+    if settings is None:
+        return "arena"
+    return "arena_tuned" if settings == TUNED else f"arena_tuned_{records._short(settings)}"
+
+
+@dataclass(kw_only=True)
+class Arena:
+    """Rows of the result file, and the run folder in which those that are missing are made."""
+
+    results: records.Results
+    subject: runs.Subject
+    task: Task
+    settings: dict[str, Any] | None
+    policies: dict[str, Path]
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """Names of the rows that are to be made."""
+    failed: list[str] = field(default_factory=list)
+    """Reasons of those that ended in an error."""
+
+    @property
+    def run(self) -> Path:
+        """Rows of other settings, weights, data and versions have a folder of their own."""
+        base = records.SMOKE if self.results.smoke else ROOT / "runs"
+        return base / f"{self.results.name}-{records._short(self.results.depends)}"
+
+    def names(self, entries: Sequence[str], budgets: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Of all rows; a policy that was made within one budget takes part in that one alone."""
+        for seed, name, budget in product(seeds, (*entries, *self.policies), budgets):
+            of = {"budget": budget, "name": name, "seed": seed}
+            if name not in self.policies:
+                yield of
+            elif Policy.load(self.policies[name]).budget in ({}, Budget.parse(budget.split(",")).texts):
+                yield {**of, "policy": records.digest(self.policies[name])}
+
+    def make(self, missing: Sequence[dict[str, Any]]) -> None:
+        """All rows that the file does not have."""
+        self.told = list(missing)
+        self._clear(missing)
+        for entries, budgets, seeds in products(missing):
+            runs.compare(
+                self.subject,
+                [name for name in entries if name not in self.policies],
+                budgets,
+                self.run,
+                settings=self.settings,
+                fine_tune=self.settings is not None,
+                seeds=seeds,
+                policies={name: path for name, path in self.policies.items() if name in entries},
+                efforts=peer_efforts(),
+                baselines=False,  # they are in the list, and another process may have them in its own
+                task=self.task,
+                tell=self._put,
+            )
+
+    def _put(self, row: runs.Row) -> None:
+        """Write a row as soon as it is there, by the process that made it."""
+        print(report.arena_line(row), flush=True)
+        found = row.to_json()
+        if row.reason and (self.results.smoke or "traceback in" in row.reason):  # an error of ours is no result
+            self.failed.append(row.reason)
+            return
+        of = next((of for of in self.told if all(found[key] == of[key] for key in ("budget", "name", "seed"))), None)
+        if of is not None:
+            self.results.put(of, found)
+
+    def _clear(self, missing: Iterable[dict[str, Any]]) -> None:
+        """What an earlier run left of rows that the file does not have: they are made anew. Killed work is no row."""
+        gone: dict[Path, None] = {}
+        for of in missing:
+            path = _standings.row_path(self.run, of["budget"], of["name"], of["seed"])
+            search = self.run / _standings.SEARCH / _standings.slug(of["name"])
+            policy = self.policies.get(of["name"], search / "policies" / f"{_standings.slug(of['budget'])}.json")
+            if path.exists() and policy.exists():
+                gone[self.run / "train" / f"{comparing._digest(Policy.load(policy))}-seed-{of['seed']}"] = None
+            if path.exists() and self.results.fresh:
+                gone[search] = None
+            path.unlink(missing_ok=True)
+        for folder in filter(Path.exists, gone):
+            try:
+                with hold(folder, wait=False):
+                    shutil.rmtree(folder)
+            except Busy:
+                print(f"{folder.name}: another process is at it")
+
+    def facts(self) -> None:
+        """Parts that are no rows. What a search took stays as the file has it, unless all is made anew."""
+        found, old = runs.read_comparison(self.run), records.read(self.results.name, folder=self.results.folder)
+        efforts, known = {name: one.to_json() for name, one in found.efforts.items()}, old.get("efforts", {})
+        new = {*efforts} if self.results.fresh else {*efforts} - {*known}
+        self.results.facts(
+            epochs=(self.settings or {}).get("epochs", 0) * float((self.settings or {}).get("fraction", 1.0)),
+            float_accuracy=found.float32.accuracy,
+            settings=found.settings,
+            efforts=dict(sorted((known | {name: efforts[name] for name in new}).items())),
+            interrupted=sorted({*old.get("interrupted", [])} - new | {*found.interrupted} & new),
+        )
+
+
+def products(missing: Iterable[dict[str, Any]]) -> list[tuple[list[str], list[str], list[int]]]:
+    """Names, budgets and seeds of few comparisons that make these rows and no other.
+
+    >>> products([{"name": n, "budget": b, "seed": 0} for n in ("fit", "mct") for b in ("4x", "8x")])
+    [(['fit', 'mct'], ['4x', '8x'], [0])]
+    >>> products([{"name": "fit", "budget": "4x", "seed": 0}, {"name": "mct", "budget": "4x", "seed": 1}])
+    [(['fit'], ['4x'], [0]), (['mct'], ['4x'], [1])]
+    """
+    places: dict[str, list[tuple[str, int]]] = {}
+    for of in missing:
+        places.setdefault(of["name"], []).append((of["budget"], of["seed"]))
+    together: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for name, found in places.items():
+        together.setdefault(tuple(found), []).append(name)
+    chosen = []
+    for where, names in together.items():
+        budgets, seeds = (list(dict.fromkeys(values)) for values in zip(*where, strict=True))
+        if len(where) == len(budgets) * len(seeds):
+            chosen.append((names, budgets, seeds))
+        else:
+            chosen += [(names, [budget], [seed]) for budget, seed in where]
+    return chosen  # type: ignore[return-value]
+
+
+def subject_of(*, smoke: bool) -> tuple[runs.Subject, Task]:
+    """The published network on CIFAR-10; a few images for a smoke run."""
     subject = runs.Subject(
         model="resnet20",
-        data=f"cifar10:{(given.data or unpacked_data()).resolve()}",
-        weights=shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors",
+        data=f"cifar10:{unpacked_data().resolve()}",
+        weights=shared_data() / "weights" / WEIGHTS,
     )
-    runs.compare(
-        subject,
-        chosen_methods(given.methods),
-        given.budgets,
-        run,
-        settings=tuning(given),
-        fine_tune=given.epochs > 0,
-        seeds=given.seeds,
-        policies=peer_policies(given.peers),
-        efforts=peer_efforts(),
-        baselines=False,  # they are in the list, and another process may have them in its own
-        tell=lambda row: print(report.arena_line(row), flush=True),
-    )
-
-
-def payload(found: runs.Comparison, epochs: float) -> dict[str, Any]:
-    """What the result file holds beside command, commit and machine."""
-    rows = [row.to_json() for row in found.rows]
-    return {
-        "epochs": epochs,
-        "float_accuracy": found.float32.accuracy,
-        "settings": found.settings,
-        "efforts": {name: effort.to_json() for name, effort in found.efforts.items()},
-        "interrupted": list(found.interrupted),
-        "rows": rows,
-    }
+    task = subject.task()[0]
+    if smoke:
+        task = replace(task, train=Part(task.train, torch.arange(256)), test=Part(task.test, torch.arange(64)))
+    return subject, task
 
 
 def main() -> None:
-    given = arguments()
+    given = parser().parse_args()
     torch.set_num_threads(given.threads)
-    run = ROOT / "runs" / f"arena-{given.epochs * given.fraction:g}"
-    if not given.write_only:
-        work(given, run)
-    found = runs.read_comparison(run)
-    for table in report.arena_tables(found):
-        print(table.plain() + "\n")
-    epochs = given.epochs * given.fraction
-    name = "arena_tuned" if epochs else "arena"
-    path = write_result(name, payload(found, epochs), seed=sorted({row.seed for row in found.rows}))
-    print(f"written to {path}")
+    if given.smoke:
+        given.methods, given.peers, given.budgets = "uniform,map-size", ["mct"], ["weight-bytes=10x"]
+    settings, (subject, task) = tuning(given), subject_of(smoke=given.smoke)
+    results = records.Results(
+        file_of(settings),
+        settings=settings or {"epochs": 0},
+        inputs={"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"},
+        fresh=given.fresh,
+        smoke=given.smoke,
+    )
+    policies = peer_policies(given.peers)
+    arena = Arena(results=results, subject=subject, task=task, settings=settings, policies=policies)
+    missing = results.plan(arena.names(chosen_methods(given.methods), given.budgets, given.seeds))
+    if missing:
+        arena.make([of for of in missing if not isinstance(of, str)])
+        arena.facts()
+    if arena.failed:
+        raise SystemExit(f"{len(arena.failed)} rows ended in an error and are not written: {'; '.join(arena.failed)}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Corruptions: CPU time by kind, signal-to-noise ratios against the expected ones, and hashes of the images.
 
-    python benchmarks/corruption.py
+    python benchmarks/corruption.py [--fresh] [--smoke]
 
-Writes benchmarks/results/corruption.json. Times are CPU times of one thread, so other work on the machine changes them
-little; the best of several rounds counts. Images are uniform noise made from Philox's bits, the same everywhere.
+Writes benchmarks/results/corruption.json, a part a kind. Times are CPU times of one thread, so other work on the
+machine changes them little; the best of several rounds counts. Images are uniform noise made from Philox's bits, the
+same everywhere.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads its BLAS
@@ -19,11 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads its BLAS
 import numpy as np
 import torch
 
-from common import write_result
+import records
 from mixbit.data import MixedQuality, TensorSplit, corrupt
 from mixbit.data.corruption import GROUPS, KINDS, SEVERITIES, Scale, level_of
 
-ROUNDS = 7
+ROUNDS, EPOCHS, TRAINING_IMAGES = 7, 3, 4096
 SCALES: tuple[Scale, ...] = ("cifar", "imagenet")
 SHAPES: dict[str, tuple[Scale, tuple[int, ...]]] = {
     "32x32": ("cifar", (512, 3, 32, 32)),
@@ -45,29 +48,29 @@ def psnr(clean: Any, noisy: Any) -> float:
     return round(float(-10 * np.log10(np.mean(((noisy.astype(float) - clean) / 255) ** 2))), 2)
 
 
-def speed(kind: str, scale: Scale, shape: tuple[int, ...]) -> float:
+def speed(kind: str, scale: Scale, shape: tuple[int, ...], rounds: int) -> float:
     """Images a second of CPU time at severity 3, the best round."""
     images, best = images_of(shape), math.inf
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.process_time()
         corrupt(images, kind, 3, scale=scale)
         best = min(best, time.process_time() - start)
     return round(len(images) / best, -1 if best < len(images) / 100 else 1)
 
 
-def mixture_speed() -> dict[str, float]:
+def mixture_speed(count: int) -> dict[str, float]:
     """Images a second of CPU time out of a training pass on CIFAR-sized images: clean, and of mixed quality."""
-    images = torch.from_numpy(images_of((4096, 3, 32, 32)))
-    clean = TensorSplit(images, torch.zeros(4096), 1, [0.5] * 3, [0.25] * 3, pad=4, flip=True)
+    images = torch.from_numpy(images_of((count, 3, 32, 32)))
+    clean = TensorSplit(images, torch.zeros(count), 1, [0.5] * 3, [0.25] * 3, pad=4, flip=True)
     found = {}
     for name, split in (("clean", clean), ("mixed", MixedQuality(clean))):
         best = math.inf
-        for epoch in range(3):
+        for epoch in range(EPOCHS):
             start = time.process_time()
             for _ in split.batches(128, epoch=epoch, shuffle=True, augment=True):
                 pass
             best = min(best, time.process_time() - start)
-        found[name] = round(4096 / best, -1)
+        found[name] = round(count / best, -1)
     return found
 
 
@@ -93,34 +96,49 @@ def table_seconds() -> float:
     return round((time.process_time() - start) / len(SEVERITIES), 3)
 
 
-def main() -> None:
-    """Measure all, compare, write."""
-    torch.set_num_threads(1)
-    table = table_seconds()
-    kinds: dict[str, Any] = {}
-    for kind in KINDS:
-        kinds[kind] = {
-            "group": next(group for group, members in GROUPS.items() if kind in members),
-            "images_per_cpu_second": {name: speed(kind, *how) for name, how in SHAPES.items()},
-            **signal(kind),
-        }
-        print(kind, kinds[kind]["images_per_cpu_second"])
-    worst = max(
-        abs(found - wanted)
-        for scale in SCALES
-        for found, wanted in zip(kinds["gaussian_noise"][scale]["psnr_db"], CLIPPED[scale], strict=True)
-    )
-    slowest = min(kinds[kind]["images_per_cpu_second"]["32x32"] for kind in GROUPS["noise"])
-    payload = {
-        "severity_of_the_times": 3,
-        "kinds": kinds,
-        "table_cpu_s": table,
-        "training_pass_images_per_cpu_second": mixture_speed(),
-        "gaussian_noise_psnr": {"expected_db": CLIPPED, "worst_difference_db": round(worst, 3), "limit_db": 0.2},
-        "slowest_noise": {"images_per_cpu_second": slowest, "limit": LEAST_PER_SECOND},
+def one_kind(kind: str, shapes: dict[str, tuple[Scale, tuple[int, ...]]], rounds: int) -> dict[str, Any]:
+    """The part of one corruption."""
+    found = {
+        "group": next(group for group, members in GROUPS.items() if kind in members),
+        "images_per_cpu_second": {name: speed(kind, *how, rounds) for name, how in shapes.items()},
+        **signal(kind),
     }
-    print(write_result("corruption", payload, seed=0))
-    if worst > 0.2 or slowest < LEAST_PER_SECOND:
+    print(kind, found["images_per_cpu_second"])
+    return found
+
+
+def main() -> None:
+    """Measure what is missing, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds, images = (1, 256) if given.smoke else (ROUNDS, TRAINING_IMAGES)
+    shapes = {name: (scale, (4, *shape[1:]) if given.smoke else shape) for name, (scale, shape) in SHAPES.items()}
+    settings = {"rounds": rounds, "shapes": shapes, "training_images": images, "threads": 1}
+    libraries = ("numpy", "pillow", "torch")
+    results = records.Results(
+        "corruption", settings=settings, libraries=libraries, fresh=given.fresh, smoke=given.smoke
+    )
+    chosen = KINDS[:2] if given.smoke else KINDS
+    parts: dict[str, Callable[[], Any]] = {"table_cpu_s": table_seconds}
+    parts |= {f"kinds.{kind}": lambda kind=kind: one_kind(kind, shapes, rounds) for kind in chosen}  # type: ignore[misc]
+    parts["training_pass_images_per_cpu_second"] = lambda: mixture_speed(images)
+    results.plan(parts)
+    found = {name: results.part(name, make) for name, make in parts.items()}
+    kinds = {kind: found[f"kinds.{kind}"] for kind in chosen}
+    worst = max(
+        abs(psnr_db - wanted)
+        for scale in SCALES
+        for psnr_db, wanted in zip(kinds["gaussian_noise"][scale]["psnr_db"], CLIPPED[scale], strict=True)
+    )
+    slowest = min(kinds[kind]["images_per_cpu_second"]["32x32"] for kind in GROUPS["noise"] if kind in kinds)
+    results.facts(
+        severity_of_the_times=3,
+        gaussian_noise_psnr={"expected_db": CLIPPED, "worst_difference_db": round(worst, 3), "limit_db": 0.2},
+        slowest_noise={"images_per_cpu_second": slowest, "limit": LEAST_PER_SECOND},
+    )
+    if not given.smoke and (worst > 0.2 or slowest < LEAST_PER_SECOND):
         raise SystemExit(f"limits missed: {worst:.2f} dB, {slowest:.0f} images a second")
 
 

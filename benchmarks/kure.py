@@ -1,49 +1,59 @@
 """KURE on CIFAR-10: a network fine-tuned with it beside the same fine-tuning without.
 
-    python benchmarks/kure.py train [--network resnet20 mobilenet] [--term kure plain] [--quick] [--threads 1]
-    python benchmarks/kure.py evaluate [--network ...] [--images 4000]      after train
-    python benchmarks/kure.py search [--images 4000]                        after train
+    python benchmarks/kure.py train [--network resnet20 mobilenet] [--term kure plain] [--seeds 0] [--threads 1]
+    python benchmarks/kure.py evaluate [--network ...] [--images 4000] [--seeds 0]      after train
+    python benchmarks/kure.py search [--images 2000] [--seeds 0]                        after train
     python benchmarks/kure.py cost
 
 resnet20 starts from published weights. mobilenet is MobileNetV1 0.25 with the published weights of the visual wake
 words task and a new classifier, trained here on CIFAR-10 images enlarged to 64 x 64. Every training is a run folder; a
 run that is done is not done again, and a killed one goes on where it was.
 
-evaluate: robustness profiles of the float runs and of the W4A4 runs that start from them. search: what KURE does to
-sensitivities and policies of the search methods. cost: CPU time of the term against a training step of ResNet-18.
+evaluate: robustness profiles of the float runs and of the W4A4 runs that start from them, a row each. search: what KURE
+does to sensitivities and policies of the search methods, a row a method and budget. cost: CPU time of the term against
+a training step of ResNet-18. Rows that the result file has are reused, and the command says which.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import ROOT, result, shared_data, unpacked_data, write_result
+import records
+from common import ROOT, shared_data, unpacked_data
 from mixbit import _io, models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
-from mixbit.data import TensorSplit
+from mixbit.data import Part, TensorSplit
 from mixbit.policy import Policy, policy_distance, rank_correlation
 from mixbit.ptq import PTQConfig, ptq
 from mixbit.quantizers import fake_quantize, find_rule, integer_range
 from mixbit.robustness import KurtosisPenalty, evaluator, step_sweep
 from mixbit.robustness.quantizer_shift import Evaluate
 from mixbit.runs import Subject
-from mixbit.runs._trained import open_run
+from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.task import Task
 
 ENLARGED = 64
 PLAIN, KURE = "plain", "kure"
+RUNS = (PLAIN, KURE, f"{PLAIN}-W4A4", f"{KURE}-W4A4")
+WEIGHTS = {
+    "resnet20": "cifar10_resnet20_akamaster.safetensors",
+    "mobilenet": "mlperf_vww_mobilenetv1_025_96.safetensors",
+}
+IMAGES = {"evaluate": 4000, "search": 2000}
+KINDS, SEVERITIES = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast"), (1, 3, 5)
 SEARCHES = ("sqnr", "fit", "limpq-init", "weight-entropy")
 BUDGETS = ("bitops=4x4", "bitops=3x4")
 PER_TENSOR = {"per_channel": False}  # the paper's quantizers have one step a tensor
@@ -73,37 +83,54 @@ RECIPES = {
 }
 
 
+def depends(network: str) -> dict[str, Any]:
+    """Settings and inputs of all that is made of a network: recipe, weights, data."""
+    data = unpacked_data() / "cifar-10-batches-bin"
+    return {
+        "settings": {"recipe": asdict(RECIPES[network])},
+        "inputs": {"weights": shared_data() / "weights" / WEIGHTS[network], "data": data},
+    }
+
+
+def folder_of(network: str, seed: int, *, smoke: bool) -> Path:
+    """Of the trainings; other recipes, weights, data and versions have a folder of their own."""
+    of = records._short(records.Results("kure", **depends(network)).depends)
+    return (records.SMOKE if smoke else ROOT / "runs") / f"kure-{of}" / f"{network}-seed-{seed}"
+
+
 class Bench:
     """Subjects, tasks and folders of one network."""
 
-    def __init__(self, network: str, *, quick: bool = False) -> None:
-        self.network, self.quick, self.recipe = network, quick, RECIPES[network]
-        self.runs = ROOT / "runs" / ("kure-quick" if quick else "kure") / network
+    def __init__(self, network: str, seed: int, *, smoke: bool = False) -> None:
+        self.network, self.seed, self.smoke, self.recipe = network, seed, smoke, RECIPES[network]
+        self.runs = folder_of(network, seed, smoke=smoke)
         self.start, self.task = self._resnet20() if network == "resnet20" else self._mobilenet()
+        if smoke:
+            self.task = few(self.task)
 
     def settings(self, values: dict[str, Any], term: str) -> dict[str, Any]:
         """Those of a recipe, with the term or without."""
-        quick = {"epochs": 1, "fraction": 0.02} if self.quick else {}
-        return {"validate_every": 0, **values, **quick, **({"kurtosis": self.recipe.kurtosis} if term == KURE else {})}
+        short = {"epochs": 1} if self.smoke else {}
+        return {"validate_every": 0, **values, **short, **({"kurtosis": self.recipe.kurtosis} if term == KURE else {})}
 
     def _resnet20(self) -> tuple[Subject, Task]:
-        weights = shared_data() / "weights" / "cifar10_resnet20_akamaster.safetensors"
-        subject = Subject(model="resnet20", data=f"cifar10:{unpacked_data()}", weights=weights)
+        weights = shared_data() / "weights" / WEIGHTS[self.network]
+        subject = Subject(model="resnet20", data=f"cifar10:{unpacked_data()}", weights=weights, seed=self.seed)
         return subject, subject.task()[0]
 
     def _mobilenet(self) -> tuple[Subject, Task]:
         """The classifier is new: ten classes instead of two; everything else starts from the published weights."""
-        subject = Subject(model="mobilenetv1-0.25", data=f"cifar10:{unpacked_data()}?size={ENLARGED}")
+        data = f"cifar10:{unpacked_data()}?size={ENLARGED}"
+        subject = Subject(model="mobilenetv1-0.25", data=data, seed=self.seed)
         start = self.runs / "start.safetensors"
         if not start.exists():
             start.parent.mkdir(parents=True, exist_ok=True)
-            body = shared_data() / "weights" / "mlperf_vww_mobilenetv1_025_96.safetensors"
-            with_body(subject.build(subject.load_data()), body, start)
+            with_body(subject.build(subject.load_data()), shared_data() / "weights" / WEIGHTS[self.network], start)
         subject = replace(subject, weights=start)
-        task, data = subject.task()
+        task, images = subject.task()
         settings = self.settings(self.recipe.base or {}, PLAIN)
         base = runs.train(subject, None, settings, self.runs / "base", task=task).trained
-        return base, replace(task, model=base.build(data))
+        return base, replace(task, model=base.build(images))
 
     # -- trainings
 
@@ -119,6 +146,11 @@ class Bench:
         settings = self.settings(self.recipe.qat, term) | {"quantize": PER_TENSOR}
         runs.train(subject, uniform(task, 4, 4), settings, folder, task=task)
         return folder
+
+
+def few(task: Task) -> Task:
+    """On a few images, for a smoke run."""
+    return replace(task, train=Part(task.train, torch.arange(128)), test=Part(task.test, torch.arange(16)))
 
 
 def uniform(task: Task, weight: int | None, activation: int | None) -> Policy:
@@ -140,32 +172,47 @@ def with_body(model: torch.nn.Module, path: Path, start: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in (own | fit).items()}, temporary)
 
 
-def train(networks: Sequence[str], terms: Sequence[str], *, quick: bool) -> None:
+def train(given: argparse.Namespace) -> None:
     """All trainings."""
-    for name in networks:
-        bench = Bench(name, quick=quick)
-        for term in terms:
-            bench.qat(term)
+    for seed in given.seeds:
+        for name in given.network:
+            bench = Bench(name, seed, smoke=given.smoke)
+            for term in given.term:
+                bench.qat(term)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate(networks: Sequence[str], images: int, *, quick: bool) -> dict[str, Any]:
+def evaluate(given: argparse.Namespace) -> None:
     """Profiles of the four runs of each network, as `mixbit stress` makes them."""
-    found: dict[str, Any] = {}
-    for name in networks:
-        folder = ROOT / "runs" / ("kure-quick" if quick else "kure") / name
-        kinds = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast")
-        settings = runs.StressSettings(images=100 if quick else images, kinds=kinds, severities=(1, 3, 5))
-        found[name] = {"recipe": asdict(RECIPES[name]), "runs": {}}
-        for run in (PLAIN, KURE, f"{PLAIN}-W4A4", f"{KURE}-W4A4"):
-            profile = runs.stress(folder / run, settings)
-            opened = open_run(folder / run)
-            steps = {} if profile.quantized else {"steps_w3": three_bits(opened.task, settings, folder / run)}
-            found[name]["runs"][run] = {**profile.to_json(), **steps, "weights": weight_facts(opened.task)}
-            print(name, run, profile.summary, flush=True)
-    return found
+    settings = runs.StressSettings(images=given.images, kinds=KINDS, severities=SEVERITIES)
+    todo = []
+    for name in given.network:
+        results = records.Results("kure", table="runs", fresh=given.fresh, smoke=given.smoke, **depends(name))
+        chosen = RUNS[2:3] if given.smoke else RUNS  # those in float are quantized a dozen times
+        names = [
+            {"network": name, "run": run, "seed": seed, "images": given.images}
+            for seed in given.seeds
+            for run in chosen
+        ]
+        results.plan(names)
+        todo += [(results, of) for of in names]
+    for results, of in todo:
+        folder = folder_of(of["network"], of["seed"], smoke=given.smoke) / of["run"]
+        results.row(of, lambda folder=folder: profiled(folder, settings))  # type: ignore[misc]
+    if todo:
+        todo[0][0].facts(recipes={name: asdict(recipe) for name, recipe in RECIPES.items()})
+
+
+def profiled(folder: Path, settings: runs.StressSettings) -> dict[str, Any]:
+    """One run. A finished profile of an earlier command is measured anew, a killed one goes on."""
+    if (folder / "stress" / "profile.json").exists():
+        shutil.rmtree(folder / "stress")
+    profile, opened = runs.stress(folder, settings), open_run(folder)
+    steps = {} if profile.quantized else {"steps_w3": three_bits(opened.task, settings, folder)}
+    print(folder.name, profile.summary, flush=True)
+    return {**profile.to_json(), **steps, "weights": weight_facts(opened.task)}
 
 
 def three_bits(task: Task, settings: runs.StressSettings, run: Path) -> dict[str, Any]:
@@ -198,53 +245,74 @@ def weight_facts(task: Task) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- before a search
 
 
-def search(images: int, *, quick: bool) -> dict[str, Any]:
-    """Scores of plain and of regularised weights: how far they agree, and accuracy of either policy on either."""
-    folder = ROOT / "runs" / ("kure-quick" if quick else "kure") / "resnet20"
-    opened = {term: open_run(folder / term) for term in (PLAIN, KURE)}
-    measure = evaluator(opened[PLAIN].task.test, images=100 if quick else images)
-    rows = []
-    for method in SEARCHES:
+class Searched:
+    """Scores of plain and of regularised weights of one seed: opened when they are first asked for."""
+
+    def __init__(self, given: argparse.Namespace, seed: int) -> None:
+        self.given, self.folder = given, folder_of("resnet20", seed, smoke=given.smoke)
+        self.known: dict[str, float] = {}
+
+    @cached_property
+    def opened(self) -> dict[str, TrainedRun]:
+        """Term -> its float run."""
+        found = {term: open_run(self.folder / term) for term in (PLAIN, KURE)}
+        return {term: replace(one, task=few(one.task)) for term, one in found.items()} if self.given.smoke else found
+
+    @cached_property
+    def measure(self) -> Evaluate:
+        """Accuracy on the test images."""
+        return evaluator(self.opened[PLAIN].task.test, images=self.given.images)
+
+    def row(self, method: str, budget: str) -> dict[str, Any]:
+        """How far the scores agree, and accuracy of either policy on either weights."""
         tables = {
-            term: runs.search(one.subject, method, {}, folder / f"search-{term}-{method}", task=one.task).scores
-            for term, one in opened.items()
+            term: runs.search(one.subject, method, {}, self.folder / f"search-{term}-{method}", task=one.task).scores
+            for term, one in self.opened.items()
         }
+        network = self.opened[PLAIN].task.network
+        chosen = {term: allocate(network, table, Budget.parse([budget]))[0] for term, table in tables.items()}
+        free = ({n: b for n, b in p.layers.items() if n in tables[PLAIN].layers} for p in chosen.values())
+        row: dict[str, Any] = {"distance": asdict(policy_distance(*free))}
+        for term, one in self.opened.items():
+            for source, policy in chosen.items():
+                row[f"{source} policy on {term} weights"] = self.after_ptq(term, one.task, policy)
+        print(method, budget, {key: value for key, value in row.items() if "policy" in key}, flush=True)
         agreement = rank_correlation(tables[PLAIN], tables[KURE])
-        for budget in BUDGETS:
-            network = opened[PLAIN].task.network
-            limit = Budget.parse([budget])
-            chosen = {term: allocate(network, table, limit)[0] for term, table in tables.items()}
-            row: dict[str, Any] = {"method": method, "budget": budget, "distance": asdict(policy_distance(
-                *({n: b for n, b in p.layers.items() if n in tables[PLAIN].layers} for p in chosen.values())
-            ))}  # fmt: skip
-            for term, one in opened.items():
-                for source, policy in chosen.items():
-                    row[f"{source} policy on {term} weights"] = after_ptq(one.task, policy, measure, folder)
-            spearman = {side: {str(b): rho for b, rho in curve.items()} for side, curve in agreement.items()}
-            rows.append({**row, "spearman": spearman})
-            print(
-                {key: value for key, value in row.items() if "policy" in key or key in ("method", "budget")}, flush=True
-            )
-    return {"images": images, "rows": rows}
+        return {**row, "spearman": {side: {str(b): rho for b, rho in one.items()} for side, one in agreement.items()}}
+
+    def after_ptq(self, term: str, task: Task, policy: Policy) -> float:
+        """Accuracy without training, one MSE step a channel; equal policies are measured once."""
+        key = json.dumps([term, [[b.weight_bits, b.activation_bits] for b in policy.layers.values()]])
+        if key not in self.known:
+            few_samples = {"samples": 16} if self.given.smoke else {}
+            done = ptq(task, policy, PTQConfig(method="mse", per_channel=True, **few_samples), quiet=True)
+            self.known[key] = self.measure(done.model).accuracy
+        return self.known[key]
 
 
-def after_ptq(task: Task, policy: Policy, measure: Evaluate, folder: Path) -> float:
-    """Accuracy without training, one MSE step a channel; remembered by weights and bits."""
-    text = json.dumps([[b.weight_bits, b.activation_bits] for b in policy.layers.values()])
-    facts = [float(p.detach().double().sum()) for p in task.model.parameters()]
-    key = hashlib.blake2b(f"{text}{facts}".encode(), digest_size=8).hexdigest()
-    path = folder / "after-ptq" / f"{key}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        done = ptq(task, policy, PTQConfig(method="mse", per_channel=True), quiet=True)
-        _io.write_json(path, measure(done.model).accuracy)
-    return float(_io.read_json(path))
+def search(given: argparse.Namespace) -> None:
+    """What the term does before a search."""
+    results = records.Results("kure", table="search", fresh=given.fresh, smoke=given.smoke, **depends("resnet20"))
+    names = list(searches(given))
+    results.plan(names)
+    searched = {seed: Searched(given, seed) for seed in given.seeds}
+    for of in names:
+        results.row(of, lambda of=of: searched[of["seed"]].row(of["method"], of["budget"]))  # type: ignore[misc]
+
+
+def searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Names of the rows."""
+    chosen, budgets = (("weight-entropy",), BUDGETS[:1]) if given.smoke else (SEARCHES, BUDGETS)
+    for seed in given.seeds:
+        for method in chosen:
+            for budget in budgets:
+                yield {"method": method, "budget": budget, "seed": seed, "images": given.images}
 
 
 # ------------------------------------------------------------------------------------------------------------ cost
 
 
-def cost(batch: int = 32, rounds: int = 5) -> dict[str, Any]:
+def cost(batch: int, rounds: int) -> dict[str, Any]:
     """CPU seconds of a float training step of ResNet-18 at 224, and of the term, in turns."""
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
@@ -281,33 +349,33 @@ def cost(batch: int = 32, rounds: int = 5) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- the file
 
 
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    found.add_argument("part", choices=("train", "evaluate", "search", "cost"))
+    found.add_argument("--network", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
+    found.add_argument("--term", nargs="+", choices=(KURE, PLAIN), default=(KURE, PLAIN), help="for two processes")
+    found.add_argument("--seeds", type=int, nargs="+", default=[0], help="of trainings and new classifiers")
+    found.add_argument("--images", type=int, help="test images behind every figure; 4000 to evaluate, 2000 to search")
+    found.add_argument("--threads", type=int, default=torch.get_num_threads())
+    records.arguments(found)
+    return found
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("train", "evaluate", "search", "cost"))
-    parser.add_argument("--network", nargs="+", choices=tuple(RECIPES), default=tuple(RECIPES))
-    parser.add_argument("--term", nargs="+", choices=(KURE, PLAIN), default=(KURE, PLAIN), help="for two processes")
-    parser.add_argument("--images", type=int, default=4000, help="test images behind every figure")
-    parser.add_argument("--quick", action="store_true", help="few images: does everything run?")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args(words)
-    torch.set_num_threads(arguments.threads)
-    if arguments.part == "train":
-        train(arguments.network, arguments.term, quick=arguments.quick)
-        return
-    found = result("kure")
-    parts = {key: found[key] for key in ("networks", "search", "cost") if key in found}
-    if arguments.part == "evaluate":
-        parts["networks"] = parts.get("networks", {}) | evaluate(
-            arguments.network, arguments.images, quick=arguments.quick
-        )
-    elif arguments.part == "search":
-        parts["search"] = search(arguments.images, quick=arguments.quick)
+    given = parser().parse_args(words)
+    torch.set_num_threads(given.threads)
+    given.images = given.images or IMAGES.get(given.part)
+    if given.smoke:
+        given.network, given.images = ("resnet20",), 16
+    if given.part == "cost":
+        batch, rounds = (1, 1) if given.smoke else (32, 5)
+        settings = {"batch": batch, "rounds": rounds}
+        results = records.Results("kure", settings=settings, fresh=given.fresh, smoke=given.smoke)
+        results.plan(["cost"])
+        results.part("cost", lambda: cost(batch, rounds))
     else:
-        parts["cost"] = cost()
-    if arguments.quick:
-        print(json.dumps(parts, indent=1)[:3000])
-    else:
-        write_result("kure", parts, seed=0)
+        {"train": train, "evaluate": evaluate, "search": search}[given.part](given)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Integer graphs with the rounding `litert` against LiteRT's reference kernels, on published int8 files.
 
     pip install -c constraints.txt -e '.[oracles]'
-    python benchmarks/litert.py [--networks resnet8 ds-cnn ...] [--inputs N]
+    python benchmarks/litert.py [--networks resnet8 ds-cnn ...] [--inputs N] [--fresh] [--smoke]
 
 Every tensor of the MLPerf Tiny int8 files and of an int8 MobileNetV2 is compared, of the reference executor with
 LiteRT's, and of the C on this machine with the executor's. Beside it, the same with one rounding for all operations:
@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from common import ROOT, shared_data, write_result
+import records
+from common import ROOT, shared_data
 from mixbit.export import GraphRounding, IntegerGraph
 from mixbit.export import graph as g
 from mixbit.export.arithmetic import Array, change_scale
@@ -48,6 +49,8 @@ class Case:
     c_inputs: int
     what: str
     load: Callable[[Imported, int], Array]
+    data: str | None
+    """Where the inputs are from, in the folder of real data; None for random ones."""
 
 
 def _loader() -> Any:
@@ -79,18 +82,30 @@ def _random(imported: Imported, count: int) -> Array:
 
 
 CASES = {
-    "resnet8": Case(file="pretrainedResnet_quant", inputs=100, c_inputs=100, what="CIFAR-10 test images", load=_cifar),
-    "ds-cnn": Case(file="kws_ref_model", inputs=500, c_inputs=500, what="keyword features", load=_keywords),
-    "mobilenetv1-0.25": Case(file="vww_96_int8", inputs=50, c_inputs=50, what="random", load=_random),
-    "ad-autoencoder": Case(file="ad01_int8", inputs=500, c_inputs=500, what="random", load=_random),
+    "resnet8": Case(
+        file="pretrainedResnet_quant",
+        inputs=100,
+        c_inputs=100,
+        what="CIFAR-10 test images",
+        load=_cifar,
+        data="cifar10",
+    ),
+    "ds-cnn": Case(file="kws_ref_model", inputs=500, c_inputs=500, what="keyword features", load=_keywords, data="kws"),
+    "mobilenetv1-0.25": Case(file="vww_96_int8", inputs=50, c_inputs=50, what="random", load=_random, data=None),
+    "ad-autoencoder": Case(file="ad01_int8", inputs=500, c_inputs=500, what="random", load=_random, data=None),
     "mobilenetv2": Case(
-        file="tf2_mobilenet_v2_1.0_224_ptq", inputs=10, c_inputs=2, what="photographs", load=_photographs
+        file="tf2_mobilenet_v2_1.0_224_ptq",
+        inputs=10,
+        c_inputs=2,
+        what="photographs",
+        load=_photographs,
+        data="imagenet_ccby",
     ),
 }
 
 
-def compared(name: str, case: Case, inputs: int) -> dict[str, Any]:
-    """One row of the result."""
+def compared(case: Case, inputs: int) -> dict[str, Any]:
+    """Values of one row."""
     path = shared_data() / "tflite" / f"{case.file}.tflite"
     graphs = {rounding: read(path, rounding) for rounding in ROUNDINGS}
     imported = graphs["litert"]
@@ -106,9 +121,7 @@ def compared(name: str, case: Case, inputs: int) -> dict[str, Any]:
             tally[rounding].update(_one_by_one(other, wanted))
     checked = verify_c(imported.graph, imported.real(integers[: case.c_inputs]))
     row = {
-        "network": name,
         "file": f"{case.file}.tflite",
-        "inputs": len(integers),
         "of": case.what,
         "layers": len(imported.indices) - 1,
         "integers": integers_compared,
@@ -162,14 +175,37 @@ def _otherwise(graph: IntegerGraph) -> list[int]:
     return counts
 
 
+def results_of(case: Case, given: argparse.Namespace) -> records.Results:
+    """Rows that depend on the file of this network and on its inputs."""
+    inputs = {"file": shared_data() / "tflite" / f"{case.file}.tflite"}
+    inputs |= {"data": shared_data() / case.data} if case.data else {}
+    return records.Results(
+        NAME,
+        table="networks",
+        inputs=inputs,
+        libraries=("ai-edge-litert", "numpy"),
+        fresh=given.fresh,
+        smoke=given.smoke,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--inputs", type=int, help="instead of each network's own number")
+    records.arguments(parser)
     given = parser.parse_args()
-    rows = [compared(name, CASES[name], given.inputs or CASES[name].inputs) for name in given.networks]
-    package = f"ai-edge-litert {version('ai-edge-litert')}, BUILTIN_REF"
-    print(f"written to {write_result(NAME, {'runtime': package, 'networks': rows}, seed=0)}")
+    if given.smoke:
+        given.networks, given.inputs = ["ad-autoencoder"], 2
+    rows = []
+    for name in given.networks:
+        case, results = CASES[name], results_of(CASES[name], given)
+        of = {"network": name, "inputs": given.inputs or case.inputs}
+        results.plan([of])
+        rows.append((results, case, of))
+    for results, case, of in rows:
+        results.row(of, lambda case=case, of=of: compared(case, of["inputs"]))  # type: ignore[misc]
+    results.facts(runtime=f"ai-edge-litert {version('ai-edge-litert')}, BUILTIN_REF")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from typing import Any
 
 from common import result, row
 from intervals import of_difference, standard_error
+from kure_rows import profiles, searches
 from numbers_arena import TEST_IMAGES, joined, percent
 
 
 def sweep(network: str, run: str, what: str) -> dict[str, dict[str, Any]]:
     """Points of a sweep by their labels, the run as it is among them."""
-    found = result("kure")["networks"][network]["runs"][run][what]
+    found = profiles(network)[run][what]
     return {one["label"]: one for one in (*found["points"], found["reference"])}
 
 
@@ -44,7 +45,7 @@ def both(network: str, label: str, what: str, run: str = "") -> str:
 
 def power_of_two(run: str) -> float:
     """Points that steps of powers of two cost ResNet-20."""
-    found = result("kure")["networks"]["resnet20"]["runs"][run]["summary"]
+    found = profiles("resnet20")[run]["summary"]
     return 100 * float(found["as_trained"] - found["power_of_two"])
 
 
@@ -53,20 +54,20 @@ def searched() -> list[tuple[float, float]]:
     policies = ("plain", "kure")
     return [
         (one[f"{policy} policy on kure weights"], one[f"{policy} policy on plain weights"])
-        for one in result("kure")["search"]["rows"]
+        for one in searches()
         for policy in policies
     ]
 
 
 def own(method: str, budget: str) -> float:
     """Points of the policy from the regularised weights over the older one, on the regularised weights."""
-    one = row(result("kure")["search"]["rows"], method=method, budget=budget)
+    one = row(searches(), method=method, budget=budget)
     return 100 * float(one["kure policy on kure weights"] - one["plain policy on kure weights"])
 
 
 def search_images() -> int:
     """Test images of the comparison of searches."""
-    return int(result("kure")["search"]["images"])
+    return int(searches()[0]["images"])
 
 
 def clear() -> int:
@@ -105,9 +106,7 @@ def order(method: str) -> float:
 
 def photographs(method: str, budget: str) -> list[float]:
     """Accuracies of a method's policies on the photographs: by scores of CIFAR-10, and of photographs."""
-    found = [
-        one for one in result("transfer")["mobilenet"]["rows"] if (one["method"], one["budget"]) == (method, budget)
-    ]
+    found = [one for one in result("transfer")["mobilenet_rows"] if (one["method"], one["budget"]) == (method, budget)]
     return [float(one["accuracy"]) for one in found]
 
 
@@ -119,7 +118,7 @@ def fit_errors() -> list[float]:
 
 def agreement(method: str) -> dict[str, Any]:
     """Of MobileNetV2's scores from CIFAR-10 and from photographs."""
-    return dict(result("transfer")["mobilenet"]["agreement"][method])
+    return dict(result("transfer")["mobilenet_agreement"][method])
 
 
 def photograph_order(method: str) -> float:
@@ -160,10 +159,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "kure.qat_w3": lambda: both("resnet20", "3", "bits", "-W4A4"),
     "kure.qat_w2": lambda: both("resnet20", "2", "bits", "-W4A4"),
     "kure.qat_narrow": lambda: both("resnet20", "0.65", "steps", "-W4A4"),
-    "kure.mobilenet_kurtosis": lambda: (
-        f"{result('kure')['networks']['mobilenet']['runs']['plain']['weights']['mean']:.0f}"
-    ),
-    "kure.mobilenet_after": lambda: f"{result('kure')['networks']['mobilenet']['runs']['kure']['weights']['mean']:.1f}",
+    "kure.mobilenet_kurtosis": lambda: f"{profiles('mobilenet')['plain']['weights']['mean']:.0f}",
+    "kure.mobilenet_after": lambda: f"{profiles('mobilenet')['kure']['weights']['mean']:.1f}",
     "kure.mobilenet_float": lambda: f"{-gained('mobilenet', 'float'):.2f}",
     "kure.mobilenet_float_error": lambda: f"{gained_error('mobilenet', 'float'):.2f}",
     "kure.mobilenet_w5": lambda: f"{gained('mobilenet', 'W5A32'):.1f}",

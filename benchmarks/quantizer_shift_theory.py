@@ -1,6 +1,6 @@
 """What a wrong step costs on known densities: the part of KURE's theory that holds, and the part that does not.
 
-    python benchmarks/quantizer_shift_theory.py
+    python benchmarks/quantizer_shift_theory.py [--fresh] [--smoke]
 
 Exact sums, no sampling, no training; a few seconds. For uniform, normal and Laplace densities of unit variance at 2, 3
 and 4 bits: the squared error at r = 0.5 to 2 times the best step, where the curves of the uniform and the normal
@@ -9,10 +9,12 @@ density cross, and the curvature at the best step, by which Theorem 4 of the pap
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, get_args
 
-from common import write_result
+import records
 from mixbit.robustness.step_error import Density, LevelGrid, expected_mse, optimal_step, relative_mse
 
 BITS = (2, 3, 4)
@@ -66,14 +68,26 @@ def curvature(density: Density, bits: int, grid: LevelGrid) -> dict[str, Any]:
 
 
 def main() -> None:
-    densities = get_args(Density)
-    payload = {
-        "ratios": RATIOS,
-        "curves": [curve(density, bits) for bits in BITS for density in densities],
-        "crossings_of_uniform_and_normal": {str(bits): crossings(bits) for bits in BITS},
-        "curvature": [curvature(density, bits, grid) for grid in GRIDS for bits in BITS for density in densities],
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    records.arguments(parser)
+    given = parser.parse_args()
+    bits_of, densities = BITS[: 1 if given.smoke else None], get_args(Density)
+    results = records.Results(
+        "quantizer_shift_theory",
+        settings={"bits": bits_of, "ratios": RATIOS},
+        libraries=("scipy",),
+        fresh=given.fresh,
+        smoke=given.smoke,
+    )
+    parts: dict[str, Callable[[], Any]] = {
+        "ratios": lambda: RATIOS,
+        "curves": lambda: [curve(density, bits) for bits in bits_of for density in densities],
+        "crossings_of_uniform_and_normal": lambda: {str(bits): crossings(bits) for bits in bits_of},
+        "curvature": lambda: [curvature(one, bits, grid) for grid in GRIDS for bits in bits_of for one in densities],
     }
-    print(write_result("quantizer_shift_theory", payload, seed=[]))
+    results.plan(parts)
+    for name, make in parts.items():
+        results.part(name, make)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,8 @@ class Results:
         if self.fresh and wanted not in self._here:
             return None
         if not isinstance(of, str):
-            return next((row for row in self.rows() if row["key"] == wanted), None)
+            rows = read(self.name, folder=self.folder).get(self.table, [])
+            return next((row for row in rows if row.get("key") == wanted), None)
         found = read(self.name, folder=self.folder)
         if found.get("keys", {}).get(of) != wanted:
             return None
@@ -260,6 +261,9 @@ class Results:
         tell(f"{self.name}.json: {len(wanted) - len(missing)} rows are reused, {len(missing)} are made.")
         for of in missing:
             tell(f"  to make: {_words(of)}")
+        for row, _ in conflicts(read(self.name, folder=self.folder)):
+            said = {name: value for name, value in row.items() if isinstance(value, str | int) and name != "made"}
+            tell(f"  two rows of one key differ, the first is reused, --fresh makes one of them: {_words(said)}")
         return missing
 
 

@@ -143,7 +143,7 @@ TRAINING: dict[str, Entry] = {
     ),
     **_entry(
         ["arena"],
-        ["arena.py --threads 1 --epochs 0"],
+        [("arena.py --threads 1 --epochs 0", "arena.py --epochs 0 --smoke")],
         makes=["results/arena.json"],
         needs=["data"],
         cost="2 hours of one core",
@@ -151,10 +151,7 @@ TRAINING: dict[str, Entry] = {
     **_entry(
         ["arena_tuned"],
         [
-            (
-                f"{_TUNED} --budgets bitops=3x3 --methods uniform,random,fit,hawq-v2,limpq --peers none",
-                "arena.py --epochs 1 --smoke",
-            ),
+            f"{_TUNED} --budgets bitops=3x3 --methods uniform,random,fit,hawq-v2,limpq --peers none",
             f"{_TUNED} --budgets weight-bytes=10x --methods uniform,random,map-size,one-at-a-time,fit,limpq",
             f"{_TUNED} --budgets weight-bytes=10x --methods uniform,map-size,fit --peers mct --seeds 1 2",
         ],

@@ -8,12 +8,7 @@ from typing import Any
 from common import markdown, result, when_run
 from curves import chart
 from intervals import said
-
-
-def _kure(network: str) -> dict[str, dict[str, Any]]:
-    """Run name -> profile and facts."""
-    found: dict[str, dict[str, Any]] = result("kure")["networks"][network]["runs"]
-    return found
+from kure_rows import networks, profiles, searches
 
 
 def _points(sweep: dict[str, Any]) -> dict[str, float]:
@@ -35,35 +30,35 @@ def _images(found: dict[str, dict[str, Any]]) -> str:
     return f"Top-1 on {images:,} test images, the same ones everywhere, one seed. {said(accuracies, images)}\n"
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_weights() -> str:
     """What the term did to the weights."""
     rows = []
-    for network in result("kure")["networks"]:
+    for network in networks():
         for run in ("plain", "kure"):
-            facts = _kure(network)[run]["weights"]
+            facts = profiles(network)[run]["weights"]
             errors = (f"{100 * facts[f'relative_mse_{bits}']:.3g} %" for bits in (2, 3, 4, 8))
             rows.append((network, run, f"{facts['mean']:.2f}", f"{facts['peak']:.2f}", *errors))
     columns = ("network", "fine-tuning", ">kurtosis", ">max / std", ">error, 2 bits", ">3 bits", ">4 bits", ">8 bits")
     return markdown(columns, rows)
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_ptq() -> str:
     """Accuracy after post-training quantization."""
     parts = {}
-    for network in result("kure")["networks"]:
-        parts |= {f"{network}, {run}": _points(_kure(network)[run]["bits"]) for run in ("plain", "kure")}
-    return _side_by_side(parts, "weights") + "\n" + _images(_kure(next(iter(result("kure")["networks"]))))
+    for network in networks():
+        parts |= {f"{network}, {run}": _points(profiles(network)[run]["bits"]) for run in ("plain", "kure")}
+    return _side_by_side(parts, "weights") + "\n" + _images(profiles(next(iter(networks()))))
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_steps() -> str:
     """Accuracy with scaled steps after post-training quantization at 4 and 3 bits."""
     parts = {}
-    for network in result("kure")["networks"]:
+    for network in networks():
         for run in ("plain", "kure"):
-            found = _kure(network)[run]
+            found = profiles(network)[run]
             parts[f"{network} W4, {run}"] = _points(found["steps"]) | {"powers of two": _first(found["power_of_two"])}
             parts[f"{network} W3, {run}"] = _points(found["steps_w3"])
     return _side_by_side(parts, "step / best step")
@@ -73,12 +68,12 @@ def _first(sweep: dict[str, Any]) -> float:
     return 100 * float(sweep["points"][0]["accuracy"])
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_powers() -> str:
     """Steps that are powers of two, and the few numbers of each run."""
     rows = []
-    for network in result("kure")["networks"]:
-        for run, found in _kure(network).items():
+    for network in networks():
+        for run, found in profiles(network).items():
             one = found["summary"]
             keys = (
                 "as_trained",
@@ -101,21 +96,21 @@ def kure_powers() -> str:
     return markdown(("network", "run", *columns, ">bits, area"), rows)
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_qat() -> str:
     """Weights of the W4A4 runs at other bits."""
     parts = {}
-    for network in result("kure")["networks"]:
-        parts |= {f"{network}, {run}": _points(_kure(network)[f"{run}-W4A4"]["bits"]) for run in ("plain", "kure")}
+    for network in networks():
+        parts |= {f"{network}, {run}": _points(profiles(network)[f"{run}-W4A4"]["bits"]) for run in ("plain", "kure")}
     return _side_by_side(parts, "weight bits")
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_corruption() -> str:
     """Mean accuracy by kind of corruption."""
     rows = []
-    for network in result("kure")["networks"]:
-        for run, found in _kure(network).items():
+    for network in networks():
+        for run, found in profiles(network).items():
             cells: dict[str, list[float]] = {}
             for cell in found["corruption"]["cells"]:
                 cells.setdefault(cell["kind"], []).append(100 * cell["accuracy"])
@@ -128,7 +123,7 @@ def kure_corruption() -> str:
 def kure_search() -> str:
     """What the term does to scores and policies."""
     rows = []
-    for one in result("kure")["search"]["rows"]:
+    for one in searches():
         values = [x for side in one["spearman"].values() for x in side.values() if x is not None]
         accuracy = (
             f"{100 * one[f'{s} policy on {t} weights']:.2f} %" for t in ("plain", "kure") for s in ("plain", "kure")
@@ -161,24 +156,24 @@ def kure_cost() -> str:
     return markdown(("step", ">layers", ">float step", ">the term", ">share"), [row])
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_curve() -> str:
     """Accuracy over the step of the weights, as a chart."""
     lines = {}
     for bits, key in (("W4", "steps"), ("W3", "steps_w3")):
         for run, mark in (("kure", ""), ("plain", "~")):
-            points = [(p["value"], 100 * p["accuracy"]) for p in _kure("resnet20")[run][key]["points"]]
+            points = [(p["value"], 100 * p["accuracy"]) for p in profiles("resnet20")[run][key]["points"]]
             lines[f"{bits}, {run}{mark}"] = sorted(points)
     return chart(lines, x_title="step / best step", y_title="top-1, %", log=True)
 
 
-@when_run("kure", "networks")
+@when_run("kure", "runs")
 def kure_bits_curve() -> str:
     """Accuracy of the W4A4 runs over weight bits, as a chart."""
     lines = {}
-    for network in result("kure")["networks"]:
+    for network in networks():
         for run, mark in (("kure", ""), ("plain", "~")):
-            points = _kure(network)[f"{run}-W4A4"]["bits"]["points"]
+            points = profiles(network)[f"{run}-W4A4"]["bits"]["points"]
             lines[f"{network}, {run}{mark}"] = sorted((p["value"], 100 * p["accuracy"]) for p in points if p["value"])
     return chart(lines, x_title="weight bits, trained at 4", y_title="top-1, %")
 

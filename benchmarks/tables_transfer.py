@@ -59,16 +59,17 @@ def _notes(found: dict[str, Any]) -> str:
 @when_run("transfer", "mobilenet")
 def transfer_mobilenet() -> str:
     """MobileNetV2: scores from enlarged CIFAR-10 images against scores from photographs."""
-    found = result("transfer")["mobilenet"]
-    uniform = {row["budget"]: row for row in found["rows"] if row["method"] == "uniform"}
+    found, agreements = result("transfer")["mobilenet"], result("transfer")["mobilenet_agreement"]
+    measured = result("transfer")["mobilenet_rows"]
+    uniform = {row["budget"]: row for row in measured if row["method"] == "uniform"}
     rows = []
     for budget, row in uniform.items():
         rows.append(("uniform", _limit(budget), *[f"{100 * row['accuracy']:.2f} %"] * 2, "-", "-"))
-    for method, agreement in found["agreement"].items():
+    for method, agreement in agreements.items():
         if "left_out" in agreement:
             continue
         for budget in uniform:
-            both = {r["scores_of"]: r for r in found["rows"] if r["method"] == method and r["budget"] == budget}
+            both = {r["scores_of"]: r for r in measured if r["method"] == method and r["budget"] == budget}
             accuracy = (f"{100 * both[name]['accuracy']:.2f} %" for name in ("cifar10", "photographs"))
             equal = f"{100 * agreement[budget]['equal_share']:.0f} %"
             rows.append((method, _limit(budget), *accuracy, _mean(_values(agreement)), equal))
@@ -77,7 +78,7 @@ def transfer_mobilenet() -> str:
         f"Accuracy on {found['images']} photographs, calibrated only; {100 * found['float_accuracy']:.2f} % in float.\n"
         f"{errors}\n"
     )
-    left = "".join(f"`{m}` is left out: {a['left_out']}\n" for m, a in found["agreement"].items() if "left_out" in a)
+    left = "".join(f"`{m}` is left out: {a['left_out']}\n" for m, a in agreements.items() if "left_out" in a)
     columns = ("method", "budget", ">scores of CIFAR-10", ">scores of photographs", ">rank correlation", ">equal bits")
     return markdown(columns, rows) + "\n" + note + left
 

@@ -3,8 +3,4 @@
 from __future__ import annotations
 
 # Scripts that have no smoke version yet; only falls.
-WITHOUT_SMOKE = {
-    "arena.py", "corruption.py",
-    "kure.py", "litert.py",
-    "quantizer_shift_theory.py", "topological_entropy.py", "transfer.py",
-}  # fmt: skip
+WITHOUT_SMOKE: set[str] = set()

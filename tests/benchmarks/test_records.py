@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,39 @@ def test_a_row_killed_in_the_middle_leaves_the_file_as_it_was(folder: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         results(folder).row({"case": "b"}, killed, tell=quiet)
     assert (folder / "speed.json").read_bytes() == before
+    assert results(folder).plan([{"case": case} for case in "ab"], tell=quiet) == [{"case": "b"}]
+    assert results(folder).row({"case": "b"}, lambda: {"ms": 2}, tell=quiet)["ms"] == 2
+    assert [row["ms"] for row in records.read("speed", folder=folder)["rows"]] == [1, 2]
+
+
+def test_a_process_killed_in_mid_row_leaves_the_file_and_the_next_makes_the_row(folder: Path) -> None:
+    """By a signal that nothing can catch, between the first row and the end of the second."""
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import records; from pathlib import Path\n"
+        "own = records.Results('speed', folder=Path(sys.argv[2]), libraries=('numpy',), settings={'rounds': 3})\n"
+        "own.row({'case': 'a'}, lambda: {'ms': 1}, tell=len)\n"
+        "own.row({'case': 'b'}, lambda: os.kill(os.getpid(), signal.SIGKILL), tell=len)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "benchmarks"), str(folder)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [row["case"] for row in records.read("speed", folder=folder)["rows"]] == ["a"]
+    said: list[str] = []
+    for case in "ab":
+        results(folder).row({"case": case}, lambda: {"ms": 2}, tell=said.append)
+    assert [line.partition(":")[0] for line in said] == ["reused", "made"]
+
+
+def test_two_rows_of_one_key_that_differ_are_told_before_anything_is_made(folder: Path) -> None:
+    for case in "ab":
+        results(folder).row({"case": case}, lambda: {"ms": 1}, tell=quiet)
+    found = records.read("speed", folder=folder)
+    records._write("speed", {**found, "rows": [*found["rows"], {**found["rows"][0], "ms": 5}]}, folder=folder)
+    said: list[str] = []
+    assert results(folder).plan([{"case": "a"}, {"case": "b"}], tell=said.append) == []
+    (line,) = (line for line in said if "differ" in line)
+    assert "case=a, ms=1" in line
+    assert results(folder).row({"case": "a"}, lambda: {"ms": 9}, tell=quiet)["ms"] == 1
+    assert [row["ms"] for row in records.read("speed", folder=folder)["rows"]] == [1, 1, 5], "both are kept"
 
 
 def test_two_processes_share_the_rows(folder: Path) -> None:

@@ -99,6 +99,99 @@ def test_every_group_is_a_target_of_make() -> None:
     assert set(registry.GROUPS) == {line.partition(":")[0] for line in text.splitlines() if line.startswith("bench")}
 
 
+# ------------------------------------------------------- what the commands make is what the committed files have
+
+
+def given(name: str, monkeypatch: pytest.MonkeyPatch, script: str | None = None) -> list[argparse.Namespace]:
+    """The arguments of all commands of an entry, or of one script's."""
+    steps = registry.ENTRIES[name].steps
+    return [parse(step.words, monkeypatch) for step in steps if script is None or step.words.startswith(script)]
+
+
+def rows(name: str, table: str, *columns: str) -> list[tuple[Any, ...]]:
+    """Columns of a committed table, sorted."""
+    found = records.read(name)[table]
+    return sorted((tuple(row.get(column) for column in columns) for row in found), key=str)
+
+
+def test_arena_tables_have_the_rows_that_their_commands_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    import arena
+
+    for name in ("arena", "arena_tuned"):
+        made = set()
+        for one in given(name, monkeypatch):
+            settings = arena.tuning(one)
+            assert arena.file_of(settings) == name
+            assert settings == records.read(name)["settings"]
+            unused: Any = None
+            bench = arena.Arena(
+                results=unused, subject=unused, task=unused, settings=settings, policies=arena.peer_policies(one.peers)
+            )
+            names = bench.names(arena.chosen_methods(one.methods), one.budgets, one.seeds)
+            made |= {(of["budget"], of["name"], of["seed"], of.get("policy")) for of in names}
+        assert sorted(made, key=str) == rows(name, "rows", "budget", "name", "seed", "policy")
+
+
+def test_cifar10_has_the_seeds_and_epochs_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = given("cifar10", monkeypatch)
+    found = records.read("cifar10_resnet20")
+    assert {row["seed"] for row in found["rows"]} == set(one.seeds)
+    assert found["settings"]["epochs"] == one.epochs
+    assert len(found["rows"]) == len(one.seeds) * 3 * 6, "three budgets of six policies"
+
+
+def test_ptq_has_the_rows_that_its_commands_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        (method, setting, one.bias_correction, one.samples, one.test_images)
+        for one in given("ptq", monkeypatch)
+        for setting in one.settings
+        for method in one.methods
+    ]
+    made.append(("float", None, None, None, given("ptq", monkeypatch)[0].test_images))
+    assert sorted(made, key=str) == rows(
+        "ptq", "rows", "method", "setting", "bias_correction", "samples", "test_images"
+    )
+
+
+def test_kure_has_the_images_and_seeds_of_its_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    import kure
+
+    (one,) = given("kure_ptq", monkeypatch, "kure.py evaluate")
+    assert one.images == kure.IMAGES["evaluate"], "a number of the command that is not the default"
+    made = [(net, run, seed, one.images) for net in one.network for run in kure.RUNS for seed in one.seeds]
+    assert sorted(made, key=str) == rows("kure", "runs", "network", "run", "seed", "images")
+    (one,) = given("kure_search", monkeypatch, "kure.py search")
+    assert one.images == kure.IMAGES["search"]
+    made = [tuple(of[key] for key in ("method", "budget", "seed", "images")) for of in kure.searches(one)]
+    assert sorted(made, key=str) == rows("kure", "search", "method", "budget", "seed", "images")
+
+
+def test_transfer_has_the_rows_that_its_commands_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transfer
+
+    (one,) = given("transfer_cifar", monkeypatch)
+    assert tuple(one.methods) == transfer.CIFAR_METHODS and one.epochs == 0
+    names = {
+        (source, method, budget, 0)
+        for source in ("cifar10", "fashion-mnist")
+        for method in one.methods
+        for budget in transfer.CIFAR_BUDGETS
+    }
+    assert sorted(names, key=str) == rows("transfer", "cifar", "source", "method", "budget", "seed")
+    (one,) = given("transfer_mobilenet", monkeypatch)
+    assert tuple(one.methods) == transfer.MOBILENET_METHODS
+    found = {(method, budget) for method in one.methods for budget in transfer.MOBILENET_BUDGETS}
+    assert {row[:2] for row in rows("transfer", "mobilenet_rows", "method", "budget")} == found
+    assert {row["images"] for row in records.read("transfer")["mobilenet_rows"]} == {transfer.PHOTOGRAPHS}
+
+
+def test_litert_has_the_networks_and_inputs_of_its_command() -> None:
+    import litert
+
+    made = [(name, case.inputs) for name, case in litert.CASES.items()]
+    assert sorted(made) == rows("litert", "networks", "network", "inputs")
+
+
 # ------------------------------------------------------------------------------------------------------ the command
 
 
