@@ -22,6 +22,7 @@ import tables_cpu
 import tables_kure
 import tables_mcu
 import tables_ptq
+import tables_remake
 import tables_steps
 import tables_topology
 import tables_transfer
@@ -460,6 +461,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_kure.TABLES,
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,
+    **tables_remake.TABLES,
     **tables_steps.TABLES,
     **tables_topology.TABLES,
     **tables_transfer.TABLES,

@@ -65,7 +65,7 @@ def run(line: str, folder: Path, warm: Warm) -> None:
     python = str(registry.PEERS) if line.startswith("peers/") else "python"
     environment = {**os.environ, "PATH": warm.path, "MIXBIT_SMOKE": str(folder), "OMP_NUM_THREADS": "1"}
     told = subprocess.run(
-        [python, *f"benchmarks/{line}".split()], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [python, *f"benchmarks/{line}".split()], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert told.returncode == 0, f"{line}\n{told.stdout[-2000:]}\n{told.stderr[-4000:]}"
 
