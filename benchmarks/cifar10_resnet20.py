@@ -138,7 +138,7 @@ def main() -> None:
     results = records.Results(
         "cifar10_resnet20", settings=settings, inputs=inputs(), fresh=given.fresh, smoke=given.smoke
     )
-    rows = list(plan(task, given.seeds, BUDGETS)) if not given.smoke else list(plan(task, [0], BUDGETS[1:2]))[:1]
+    rows = list(plan(task, given.seeds, BUDGETS)) if not given.smoke else list(plan(task, [0], BUDGETS[1:2]))[:2]
     results.plan([name_of(*row) for row in rows])
     results.facts(float_accuracy=evaluate(task.model, task.test).accuracy, settings=settings)
     for row in rows:

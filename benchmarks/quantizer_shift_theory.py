@@ -82,7 +82,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "ratios": lambda: RATIOS,
         "curves": lambda: [curve(density, bits) for bits in bits_of for density in densities],
-        "crossings_of_uniform_and_normal": lambda: {str(bits): crossings(bits) for bits in bits_of},
+        "crossings_of_uniform_and_normal": lambda: {str(bits): crossings(bits) for bits in BITS},
         "curvature": lambda: [curvature(one, bits, grid) for grid in GRIDS for bits in bits_of for one in densities],
     }
     results.plan(parts)

@@ -81,7 +81,7 @@ class Setup:
     @cached_property
     def mobilenet(self) -> records.Results:
         """Of MobileNetV2 on two sets of images."""
-        settings = {"calibration": 2 if self.smoke else CALIBRATION, "enlarged": [ENLARGED_CLASS, ENLARGED_OTHERS]}
+        settings = {"calibration": 1 if self.smoke else CALIBRATION, "enlarged": [ENLARGED_CLASS, ENLARGED_OTHERS]}
         weights, photos = shared_data() / "weights" / TF_WEIGHTS, shared_data() / "imagenet_ccby"
         return self.results("mobilenet_rows", settings, "pillow", weights=weights, photographs=photos)
 
@@ -130,7 +130,8 @@ class Cifar:
         """Of all rows: both directions, all methods and budgets."""
         wanted = ("weight-entropy",) if self.setup.smoke else self.setup.given.methods or CIFAR_METHODS
         budgets = CIFAR_BUDGETS[: 1 if self.setup.smoke else None]
-        for source, target in (("cifar10", "fashion-mnist"), ("fashion-mnist", "cifar10")):
+        ways = (("cifar10", "fashion-mnist"), ("fashion-mnist", "cifar10"))
+        for source, target in ways[: 1 if self.setup.smoke else None]:
             for method in registered(wanted):
                 for budget in budgets:
                     yield {"source": source, "target": target, "method": method, "budget": budget, "seed": 0}
@@ -184,7 +185,7 @@ class MobileNet:
         self.setup, self.runs = setup, setup.runs(setup.mobilenet)
         self.methods = registered(("weight-entropy",) if setup.smoke else setup.given.methods or MOBILENET_METHODS)
         self.budgets = MOBILENET_BUDGETS[: 1 if setup.smoke else None]
-        self.images = 4 if setup.smoke else PHOTOGRAPHS
+        self.images = 2 if setup.smoke else PHOTOGRAPHS
         self.known: dict[str, dict[str, float]] = {}
 
     @cached_property
@@ -250,7 +251,7 @@ class MobileNet:
         spearman = rank_correlation(tables["cifar10"], tables["photographs"])
         found: dict[str, Any] = {side: {str(b): rho for b, rho in curve.items()} for side, curve in spearman.items()}
         pinned = set(resolve_pins(self.home.network))
-        for text in self.budgets:
+        for text in MOBILENET_BUDGETS:
             policies = [self.policy(method, text, name) for name in tables]
             free = [{k: v for k, v in policy.layers.items() if k not in pinned} for policy in policies]
             harms = [tables["photographs"].total(bits) for bits in free]
@@ -290,7 +291,7 @@ def cifar_images(setup: Setup) -> TensorSplit:
     train: Any = cifar_subject().load_data().train
     cats = (train.labels == CAT).nonzero().flatten()[:ENLARGED_CLASS]
     others = (train.labels != CAT).nonzero().flatten()[:ENLARGED_OTHERS]
-    chosen = torch.cat([cats[:2], others[:2]]) if setup.smoke else torch.cat([cats, others])
+    chosen = torch.cat([cats[:1], others[:1]]) if setup.smoke else torch.cat([cats, others])
     return enlarged(train, chosen)
 
 
