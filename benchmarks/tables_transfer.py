@@ -73,7 +73,7 @@ def transfer_mobilenet() -> str:
             accuracy = (f"{100 * both[name]['accuracy']:.2f} %" for name in ("cifar10", "photographs"))
             equal = f"{100 * agreement[budget]['equal_share']:.0f} %"
             rows.append((method, _limit(budget), *accuracy, _mean(_values(agreement)), equal))
-    errors = said((row["accuracy"] for row in found["rows"]), found["images"])
+    errors = said((row["accuracy"] for row in measured), found["images"])
     note = (
         f"Accuracy on {found['images']} photographs, calibrated only; {100 * found['float_accuracy']:.2f} % in float.\n"
         f"{errors}\n"
