@@ -1,6 +1,6 @@
 """Which sums predict whole networks: of kernels within networks (`mixbit latency build`), or of layers measured alone?
 
-    python benchmarks/latency_ways.py [--repetitions 10] [--rounds 15] [--policies 8] [--bits 4 8]
+    python benchmarks/latency_ways.py [--repetitions 10] [--rounds 15] [--policies 8] [--bits 2 4 8]
 
 ResNet-20, on random policies that neither was made from. Both ways are measured twice in every repetition: in the same
 rounds as the policies, and before them, as a table is built. In the second case all is scaled by a reference network
@@ -41,6 +41,8 @@ from mixbit.export.latency import options_of, random_bits
 
 Graphs = Mapping[str, IntegerGraph]
 WAYS = ("kernels within networks", "layers alone")
+SAME, BEFORE = "same rounds", "before"
+"""When they are measured: with the policies, or before them."""
 
 
 def same_rounds(profiled: Graphs, plain: Graphs, rounds: int) -> tuple[dict[str, Measurement], dict[str, Timing]]:
@@ -88,8 +90,8 @@ class Ways:
         medians = {name: one.median for name, one in whole.items()}
         medians |= {f"whole {name}": one.whole.median for name, one in steps.items()}
         return {
-            f"{WAYS[0]}, same rounds": [one.error_percent for one in Summary(bench).table().checks],
-            f"{WAYS[1]}, same rounds": self._errors(medians, {name: medians[f"check {name}"] for name in self.drawn}),
+            f"{WAYS[0]}, {SAME}": [one.error_percent for one in Summary(bench).table().checks],
+            f"{WAYS[1]}, {SAME}": self._errors(medians, {name: medians[f"check {name}"] for name in self.drawn}),
         }
 
     def _before(self) -> dict[str, list[float]]:
@@ -103,8 +105,8 @@ class Ways:
         block = bench.blocks[WHOLE]
         pace = medians[f"whole {self.reference}"] / block[REFERENCE].whole.median
         return {
-            f"{WAYS[0]}, before": [one.error_percent for one in Summary(bench).table().checks],
-            f"{WAYS[1]}, before": self._errors(
+            f"{WAYS[0]}, {BEFORE}": [one.error_percent for one in Summary(bench).table().checks],
+            f"{WAYS[1]}, {BEFORE}": self._errors(
                 medians, {name: pace * block[f"check {name}"].whole.median for name in self.drawn}
             ),
         }
@@ -140,7 +142,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--policies", type=int, default=8)
-    parser.add_argument("--bits", type=int, nargs="+", default=[4, 8], help="kernels of 2 to 6 bits are those of 4")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 4, 8], help="of weights and of activations")
     records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 from common import ROOT, result, row
 from intervals import of_difference
+from latency_ways import BEFORE, SAME, WAYS
 from numbers_arena import BITOPS, BYTES, calibrated, error, gain, joined
+from tables_latency import means
 
 CONVOLUTION, DEPTHWISE, LINEAR = "3x3, 32 to 32, 16x16", "3x3 depthwise, 64, 16x16", "linear, 640 to 128"
 
@@ -72,6 +75,9 @@ LITERT = ("resnet8", "ds-cnn", "mobilenetv1-0.25", "ad-autoencoder", "mobilenetv
 NUMBERS: dict[str, Callable[[], str]] = {
     "latency.alone_worst": lambda: f"{result('latency')['resnet20_from_layers_alone']['largest_error_percent']:.1f}",
     "latency.table_worst": lambda: f"{result('latency')['networks']['resnet20']['largest_error_percent']:.1f}",
+    "ways.same": lambda: joined(*(f"{statistics.median(means(way, SAME)):.1f}" for way in WAYS)),
+    "ways.before": lambda: joined(*(f"{statistics.median(means(way, BEFORE)):.1f}" for way in WAYS)),
+    "ways.repetitions": lambda: f"{len(means(WAYS[0], SAME))}",
     "latency.pace": lambda: (
         f"{100 * (result('latency')['other_networks_from_resnet20']['resnet56']['pace_of_resnet20'] - 1):.0f}"
     ),

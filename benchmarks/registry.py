@@ -274,6 +274,13 @@ EXPORTS: dict[str, Entry] = {
         cost="30 minutes of one core",
     ),
     **_entry(
+        ["latency_ways"],
+        ["latency_ways.py --repetitions 10 --rounds 15 --policies 8 --bits 2 4 8"],
+        makes=["results/latency_ways.json"],
+        needs=["quiet"],
+        cost="5 minutes of one core",
+    ),
+    **_entry(
         ["latency", "latency_bits"],
         ["latency.py --repeats 30 --policies 8"],
         makes=["results/latency.json"],
@@ -389,7 +396,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "bench": ("allocation", "qat", "capture", "corruption", "c_exact", "shift_theory"),
     "bench-arena": ("arena", "arena_tuned"),
     "bench-cifar10": ("cifar10",),
-    "bench-export": ("export_sizes", "export_speed", "export_exact", "export_cpu", "latency"),
+    "bench-export": ("export_sizes", "export_speed", "export_exact", "export_cpu", "latency", "latency_ways"),
     "bench-mcu": ("mcu_conv", "mcu_counts", "mlperf_tiny"),
     "bench-peers": ("peers_search", "peers_solver", "peers_qat_step", "peers_export"),
 }

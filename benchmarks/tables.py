@@ -20,6 +20,7 @@ from typing import Any
 import prose
 import tables_cpu
 import tables_kure
+import tables_latency
 import tables_mcu
 import tables_ptq
 import tables_remake
@@ -459,6 +460,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shift_theory": shift_theory,
     **tables_cpu.TABLES,
     **tables_kure.TABLES,
+    **tables_latency.TABLES,
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,
     **tables_remake.TABLES,
