@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -136,6 +137,14 @@ def test_layers_tell_their_results() -> None:
     assert [one.scratch_bytes for one in plain] == [18, 0], "features in bytes are read where they lie"
     dsp = program_layers(build(graph, COptions(kernels="dsp")))
     assert [one.scratch_bytes for one in dsp] == [6 * 32, 3 * 48], "whole groups of 16: two columns, and one"
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)])
+def test_a_linear_layer_multiplies_at_every_place_of_what_it_reads(shape: tuple[int, ...]) -> None:
+    b = Builder(shape, seed=0)
+    graph = rounded(b.finish(b.linear(b.first, 7, weight_bits=4, bits=None)), "single")
+    (linear,) = program_layers(build(graph, COptions()))
+    assert linear.macs == math.prod(shape) * 7 and linear.output_bytes == 4 * 7 * math.prod(shape[:-1])
 
 
 def test_scratch_of_depthwise_layers() -> None:
