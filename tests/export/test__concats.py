@@ -95,6 +95,19 @@ def test_ranges_are_those_that_were_observed_and_zero_however_small() -> None:
     assert copies(found.lower()) == ["cat.requantize"]
 
 
+def test_a_grid_is_as_wide_as_from_its_smallest_to_its_largest_value() -> None:
+    """From 0 to 1 joined with -1.3 to 0.9: the joint grid is 2.3 times as wide, and no number 1.5 times as large."""
+    found = prepared(1.0)
+    a, big = found.model.a, found.model.big
+    with torch.no_grad():
+        highest, (low, high) = torch.relu(a(X)).max(), big(X).aminmax()  # type: ignore[operator]
+        factor = 2.2 * highest / (high - low)
+        big.weight.mul_(factor)  # type: ignore[operator, union-attr]
+        big.bias.mul_(factor).sub_(1.3 * highest + factor * low)  # type: ignore[operator, union-attr]
+    calibrate(found.model, [X], rule="minmax")
+    assert copies(found.lower()) == ["cat.requantize"]
+
+
 def test_like_ranges_share_a_grid() -> None:
     found = prepared(0.6)
     assert not copies(found.lower())
