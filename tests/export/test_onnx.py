@@ -228,6 +228,24 @@ def test_pools_pads_and_moves(zero_point: int) -> None:
         np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
 
 
+@pytest.mark.parametrize("zero_point", [0, 7])
+@pytest.mark.parametrize(
+    ("pad", "kernel", "padding"),
+    [
+        (((0, 0), (0, 2), (1, 0)), (1, 3), 0),  # as wide as the window of one
+        (((0, 0), (0, 0), (0, 2)), 3, 1),  # with the pool's own
+        (((0, 0), (1, 0), (0, 1)), 3, 1),  # narrower: the runtime makes it part of the pool
+        (((1, 0), (0, 0), (0, 0)), (2, 2), 0),  # of channels
+    ],
+)
+def test_a_pad_before_a_max_pool_runs_however_wide(zero_point: int, pad: Any, kernel: Any, padding: Any) -> None:
+    b = Builder((4, 9, 9), bits=8, signed=False, zero_point=zero_point)
+    y = b.conv(b.first, 4, bits=8, zero_point=zero_point)
+    graph = b.finish(b.max_pool(b.pad(y, pad), kernel, stride=1, padding=padding))
+    x = images(graph)
+    np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "node"),
     [

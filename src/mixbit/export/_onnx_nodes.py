@@ -310,9 +310,21 @@ class _Printer:
         return self.sheet.node("Slice", self.values[op.x], *lists) if axes else self.values[op.x]
 
     def pad(self, op: g.Pad) -> str:
-        """With the stored zero."""
-        pads = self.sheet.shape(0, *(before for before, _ in op.padding), 0, *(after for _, after in op.padding))
-        return self.sheet.node("Pad", self.values[op.x], pads, self._scale(op.x)[1])
+        """With the stored zero.
+
+        ONNX Runtime makes a pad part of the max pool that reads it, and then refuses one that is as wide as the window.
+        It leaves pads alone whose axes are listed.
+        """
+        inputs = [self.values[op.x], *self._pads(op)]
+        return self.sheet.node("Pad", *inputs)
+
+    def _pads(self, op: g.Pad) -> list[str]:
+        before, after = zip(*op.padding, strict=True)
+        zero = self._scale(op.x)[1]
+        readers = (one for one in self.graph.ops if isinstance(one, g.MaxPool) and one.x == op.output)
+        if not any(_beyond_window(op, pool) for pool in readers):
+            return [self.sheet.shape(0, *before, 0, *after), zero]
+        return [self.sheet.shape(*before, *after), zero, self.sheet.shape(*range(1, len(before) + 1))]
 
     def softmax(self, op: g.Softmax) -> str:
         """Of float32."""
@@ -321,6 +333,12 @@ class _Printer:
 
 _POOLS = (2.0**-32, 2.0**8)
 """Factors that ONNX Runtime's quantized global pool takes; it fails at the first image beyond them."""
+
+
+def _beyond_window(pad: g.Pad, pool: g.MaxPool) -> bool:
+    """Whether the padding of both is as wide as the pool's window, on some side."""
+    sides = zip(pad.padding[-len(pool.kernel) :], pool.padding, pool.kernel, strict=True)
+    return any(max(first) + max(own) >= kernel for first, own, kernel in sides)
 
 
 def _merge_slices(graph: IntegerGraph) -> IntegerGraph:
