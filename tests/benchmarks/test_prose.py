@@ -80,7 +80,7 @@ def test_what_looks_measured(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "8 bits", "20 layers", "ResNet-18 is", "W4A4", "seed 0", "`9.5 s`", "## 3 points\n", "version 2.6.1",
+        "8 bits", "20 layers", "ResNet-18 maps", "W4A4", "seed 0", "`9.5 s`", "## 3 points\n", "version 2.6.1",
         "in 2024.", "[x](a-1.5.md)", "<!-- 9.5 s -->", "```text\n9.5 s\n```\n", "[arXiv:2203.08368](https://a.b)",
         "Python 3.11", "images of 32 x 32 pixels", "MobileNetV1 0.25", "GCC 12.2", "3rd",
         "<!-- table: t -->\n9.5 s\n<!-- end of table -->",
