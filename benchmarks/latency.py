@@ -70,8 +70,10 @@ class Subject:
         return self.lower({layer.name: option for layer in self.network.layers})
 
 
-def measure(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int) -> tuple[LatencyTable, float]:
-    """The table, and the seconds that it took."""
+def measure(
+    subject: Subject, bits: tuple[int, ...], repeats: int, policies: int, *, floating: bool = True
+) -> tuple[LatencyTable, float]:
+    """The table, with the float32 network beside it, and the seconds that it took."""
     started = time.perf_counter()
     table = build(
         subject.network,
@@ -80,7 +82,7 @@ def measure(subject: Subject, bits: tuple[int, ...], repeats: int, policies: int
         options=options_of(bits),
         repeats=repeats,
         checks={f"random {seed}": random_bits(subject.network, bits, seed) for seed in range(policies)},
-        float_model=FloatModel(model=subject.model, example=subject.x[:1]),
+        float_model=FloatModel(model=subject.model, example=subject.x[:1]) if floating else None,
         tell=lambda line: print(f"{subject.name}: {line}", flush=True),
     )
     return table, time.perf_counter() - started
@@ -223,7 +225,7 @@ def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The parts of one network."""
     bits = tuple(given.bits)
     subject = Subject.of(name)
-    table, seconds = measure(subject, bits, given.repeats, given.policies)
+    table, seconds = measure(subject, bits, given.repeats, given.policies, floating=not given.smoke)
     values: list[dict[str, Any]] = [summary(table, bits, seconds)]
     if name == FIRST:
         values.append(predict_others(table, subject, bits, given.repeats))

@@ -488,6 +488,7 @@ def sources(name: str) -> dict[str, Path]:
 def opened(name: str, given: argparse.Namespace, tools: dict[str, str]) -> Bench:
     """A network with the rows that the result file has."""
     case = CASES[name](smoke=given.smoke)
+    case = replace(case, samples=8) if given.smoke else case
     settings = {"tools": tools, "core": CORE, "seed": SEED, "recipe": {**asdict(case.recipe), "samples": case.samples}}
     results = records.Results(
         NAME,
