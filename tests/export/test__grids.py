@@ -107,6 +107,21 @@ def test_readers_of_two_grids_get_eight_bits_at_an_odd_part_of_the_coarser(model
     assert parts == pytest.approx(round(parts), rel=1e-5) and round(parts) % 2 == 1
 
 
+class Moved(Readers):
+    """Elements go through other shapes before they are read."""
+
+    def change(self, y: Tensor) -> Tensor:
+        return y[:, :, None].flatten(1)
+
+
+@pytest.mark.parametrize(("steps", "source"), [((0.25, 0.25), "trained"), ((0.25, 0.15), "calibrated")])
+def test_who_chose_a_grid_is_told_of_all_that_have_it(steps: tuple[float, float], source: str) -> None:
+    graph = lowered(Moved(steps))
+    moved = [op.output for op in graph.ops if op.kind == "Reshape"]
+    assert len(moved) == 2 and {graph.grid(name) for name in moved} == {graph.grid("a")}
+    assert {graph.tensors[name].source for name in ("a", *moved)} == {source}
+
+
 def test_a_reader_without_a_quantizer_is_named() -> None:
     graph = lowered(Readers((0.25, 0.25)))
     (adder,) = [note for note in graph.notes if note.reason.startswith("read by add without a quantizer")][:1]
