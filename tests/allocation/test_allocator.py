@@ -240,10 +240,12 @@ def test_the_uniform_network_takes_the_place_of_nothing() -> None:
         allocate(net, scores, Budget.parse(["bitops=2x2"]), pins={}, or_uniform=True)
 
 
-def test_a_uniform_network_has_the_same_bits_of_weights_everywhere() -> None:
-    """Room for two layers with weights of 4 bits beside inputs of 3: that would do less harm, and is not uniform."""
+@pytest.mark.parametrize("side", ["weights", "inputs"])
+def test_a_uniform_network_has_the_same_bits_everywhere(side: str) -> None:
+    """Room for two layers with 4 bits on one side beside 3 on the other: less harm, and not uniform."""
     net = chain((10, 100), (10, 100), (10, 100))
-    curve = LayerScores(weight={4: 0.0, 3: 0.2}, activation={4: 1.0, 3: 0.5})
+    rising, odd = {4: 0.0, 3: 0.2}, {4: 1.0, 3: 0.5}
+    curve = LayerScores(rising, odd) if side == "weights" else LayerScores(odd, rising)
     scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
     policy, found = allocate(net, scores, Budget.parse(["bitops=3300"]), pins={}, or_uniform=True)
     assert set(policy.layers.values()) == {LayerBits(3, 3)} and found.objective == pytest.approx(3 * 0.7)
