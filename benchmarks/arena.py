@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import records
-from common import ROOT, shared_data, unpacked_data
+from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import methods, report, runs
 from mixbit.cost import Budget
 from mixbit.data import Part
@@ -244,7 +244,7 @@ def subject_of(*, smoke: bool) -> tuple[runs.Subject, Task]:
     """The published network on CIFAR-10; a few images for a smoke run."""
     subject = runs.Subject(
         model="resnet20",
-        data=f"cifar10:{unpacked_data().resolve()}",
+        data=cifar10(),
         weights=shared_data() / "weights" / WEIGHTS,
     )
     task = subject.task()[0]
@@ -262,7 +262,7 @@ def main() -> None:
     results = records.Results(
         file_of(settings),
         settings=settings or {"epochs": 0},
-        inputs={"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"},
+        inputs={"weights": shared_data() / "weights" / WEIGHTS, "data": cifar10_folder()},
         fresh=given.fresh,
         smoke=given.smoke,
     )

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import records
-from common import RESULTS, ROOT, shared_data, unpacked_data
+from common import RESULTS, ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import data, methods, models
 from mixbit.allocation import allocate
 from mixbit.allocation.random_policy import random_policy
@@ -112,7 +112,7 @@ def name_of(budget: str, policy: str, seed: int, bits: Policy) -> dict[str, Any]
 
 def subject(*, smoke: bool) -> Task:
     """The pretrained network on CIFAR-10; a part of the images for a smoke run."""
-    dataset, model = data.load(f"cifar10:{unpacked_data()}"), float_model()
+    dataset, model = data.load(cifar10()), float_model()
     network = capture(model, next(dataset.test.batches(2))[0])
     parts = [dataset.train, dataset.test]
     if smoke:
@@ -150,7 +150,7 @@ def inputs() -> dict[str, Path]:
     """What goes in: weights and images."""
     return {
         "weights": shared_data() / "weights" / WEIGHTS,
-        "data": unpacked_data() / "cifar-10-batches-bin",
+        "data": cifar10_folder(),
     }
 
 

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import records
+from mixbit import _io
 
 ROOT = records.ROOT
 RESULTS = records.RESULTS
+CIFAR10 = "cifar-10-batches-bin"
+RECORD_BYTES = 1 + 3 * 32 * 32
+SMOKE_RECORDS = 256
 
 
 def shared_data() -> Path:
@@ -24,11 +28,41 @@ def shared_data() -> Path:
 
 
 def unpacked_data() -> Path:
-    """Where CIFAR-10 lies as its standard binary files; unpacked on first use into an ignored folder."""
+    """Where the data sets lie as their standard binary files; unpacked on first use into an ignored folder."""
     folder = ROOT / "runs" / "data"
-    if not (folder / "cifar-10-batches-bin" / "test_batch.bin").exists():
+    if not (folder / CIFAR10 / "test_batch.bin").exists():
         subprocess.run([sys.executable, str(shared_data() / "unpack.py"), str(folder)], check=True)
     return folder
+
+
+def smoking() -> bool:
+    """Whether this process is a smoke run: asked before arguments are parsed, and far from where they are."""
+    return "--smoke" in sys.argv
+
+
+def cifar10_folder() -> Path:
+    """The six files of CIFAR-10; for a smoke run the first `SMOKE_RECORDS` images of each, in files of their own."""
+    whole = unpacked_data() / CIFAR10
+    if not smoking():
+        return whole
+    few = ROOT / "runs" / f"data-of-{SMOKE_RECORDS}" / CIFAR10
+    few.mkdir(parents=True, exist_ok=True)
+    for path in whole.glob("*_batch*.bin"):
+        if not (few / path.name).exists():
+            with path.open("rb") as file, _io.new_file(few / path.name) as temporary:
+                temporary.write_bytes(file.read(SMOKE_RECORDS * RECORD_BYTES))
+    return few
+
+
+def cifar10(**settings: object) -> str:
+    """CIFAR-10 as mixbit's commands name it, with settings such as `size`.
+
+    Args:
+        settings: of `mixbit.data.cifar10`.
+    """
+    given = {**settings, **({"records": SMOKE_RECORDS} if smoking() else {})}
+    query = "&".join(f"{name}={value}" for name, value in given.items())
+    return f"cifar10:{cifar10_folder().resolve()}" + (f"?{query}" if query else "")
 
 
 def write_result(

@@ -35,7 +35,7 @@ import numpy as np
 
 import export_onnx
 import records
-from common import ROOT, shared_data, unpacked_data
+from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import runs
 from mixbit.cost import costs
 from mixbit.export import IntegerGraph, Rounding, lower
@@ -96,7 +96,7 @@ class Source:
         """What goes into a network of that name."""
         policy, _ = self.names()[name]
         weights = self.folders[policy] / _folder.WEIGHTS if self.folders else shared_data() / "weights" / WEIGHTS
-        return {"weights": weights, "data": unpacked_data() / "cifar-10-batches-bin"}
+        return {"weights": weights, "data": cifar10_folder()}
 
     def made(self, name: str) -> Made:
         """The network of that name; the last one is kept, since several rows ask for it."""
@@ -113,7 +113,7 @@ class Source:
     def _task(self) -> Task:
         subject = runs.Subject(
             model="resnet20",
-            data=f"cifar10:{unpacked_data().resolve()}",
+            data=cifar10(),
             weights=shared_data() / "weights" / WEIGHTS,
         )
         return subject.task()[0]

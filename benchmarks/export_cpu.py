@@ -20,7 +20,7 @@ import torch
 from onnx import helper, numpy_helper
 
 import records
-from common import RESULTS, shared_data, unpacked_data
+from common import RESULTS, cifar10, cifar10_folder, shared_data
 from export_onnx import NETWORKS, WEIGHTS, lowered, policy_of
 from mixbit import runs
 from mixbit.export import IntegerGraph, executor, lower
@@ -93,7 +93,7 @@ def accuracy(images: int) -> dict[str, Any]:
     """ResNet-20 of 8 bits, each file on real images; the first of them in the reference executor as well."""
     subject = runs.Subject(
         model="resnet20",
-        data=f"cifar10:{unpacked_data().resolve()}",
+        data=cifar10(),
         weights=shared_data() / "weights" / WEIGHTS,
     )
     task, _ = subject.task()
@@ -131,7 +131,7 @@ def opened(part: str, given: argparse.Namespace) -> records.Results:
     common: dict[str, Any] = {"libraries": ("torch", "onnx", "onnxruntime"), "fresh": given.fresh, "smoke": given.smoke}
     if part != "accuracy":
         return records.Results(NAME, settings={"rounds": given.rounds}, **common)
-    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}
+    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": cifar10_folder()}
     return records.Results(NAME, inputs=inputs, settings={"images": given.images}, **common)
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import records
-from common import RESULTS, ROOT, shared_data, unpacked_data
+from common import RESULTS, ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
@@ -128,7 +128,7 @@ def trained(policy: str, epochs: int) -> Path:
     """Run folder of ResNet-20 under a policy."""
     subject = runs.Subject(
         model="resnet20",
-        data=f"cifar10:{unpacked_data().resolve()}",
+        data=cifar10(),
         weights=shared_data() / "weights" / WEIGHTS,
     )
     task, _ = subject.task()
@@ -227,7 +227,7 @@ def all_speeds(given: argparse.Namespace) -> None:
 
 def all_exact(given: argparse.Namespace) -> None:
     """Of run folders, or of runs that are trained here."""
-    data = {"data": unpacked_data() / "cifar-10-batches-bin"}
+    data = {"data": cifar10_folder()}
     folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in given.runs or ())}
     sources = {name: data | {"run": folder / _folder.WEIGHTS} for name, folder in folders.items()}
     begun = data | {"weights": shared_data() / "weights" / WEIGHTS, "scores": RESULTS / SCORES}

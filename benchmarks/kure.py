@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import records
-from common import ROOT, shared_data, unpacked_data
+from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import _io, models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
@@ -85,7 +85,7 @@ RECIPES = {
 
 def depends(network: str) -> dict[str, Any]:
     """Settings and inputs of all that is made of a network: recipe, weights, data."""
-    data = unpacked_data() / "cifar-10-batches-bin"
+    data = cifar10_folder()
     return {
         "settings": {"recipe": asdict(RECIPES[network])},
         "inputs": {"weights": shared_data() / "weights" / WEIGHTS[network], "data": data},
@@ -115,12 +115,12 @@ class Bench:
 
     def _resnet20(self) -> tuple[Subject, Task]:
         weights = shared_data() / "weights" / WEIGHTS[self.network]
-        subject = Subject(model="resnet20", data=f"cifar10:{unpacked_data()}", weights=weights, seed=self.seed)
+        subject = Subject(model="resnet20", data=cifar10(), weights=weights, seed=self.seed)
         return subject, subject.task()[0]
 
     def _mobilenet(self) -> tuple[Subject, Task]:
         """The classifier is new: ten classes instead of two; everything else starts from the published weights."""
-        data = f"cifar10:{unpacked_data()}?size={ENLARGED}"
+        data = cifar10(size=ENLARGED)
         subject = Subject(model="mobilenetv1-0.25", data=data, seed=self.seed)
         start = self.runs / "start.safetensors"
         if not start.exists():

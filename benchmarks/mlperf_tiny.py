@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import records
-from common import ROOT, shared_data, unpacked_data
+from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import data, models
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
@@ -139,7 +139,7 @@ def folded(model: nn.Module) -> nn.Module:
 def image_classification(*, smoke: bool) -> Case:
     """ResNet-8 on CIFAR-10."""
     zoo = models.info("resnet8")
-    found = data.load(f"cifar10:{unpacked_data()}", mean=zoo.mean, std=zoo.std)
+    found = data.load(cifar10(), mean=zoo.mean, std=zoo.std)
     test: Split = Part(found.test, torch.arange(0, 10_000, 50)) if smoke else found.test
     task = Task(model=network("resnet8"), train=found.train, test=test)
     return Case(
@@ -477,7 +477,7 @@ def _policy(case: Case, wanted: Wanted, limit: int | None, options: COptions, fo
 def sources(name: str) -> dict[str, Path]:
     """What goes into a network's rows: weights and data."""
     data = {
-        "resnet8": unpacked_data() / "cifar-10-batches-bin",
+        "resnet8": cifar10_folder(),
         "ds-cnn": shared_data() / "kws" / "speech_commands_mfcc_int8.npz",
         "mobilenetv1-0.25": shared_data() / "imagenet_ccby" / "nips17_ccby.npz",
     }

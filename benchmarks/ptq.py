@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import records
-from common import shared_data, unpacked_data
+from common import cifar10, cifar10_folder, shared_data
 from mixbit import data, models
 from mixbit.cost import LayerBits
 from mixbit.data import Part
@@ -33,7 +33,7 @@ def task_of(test_images: int) -> Task:
     zoo = models.info("resnet20")
     model = models.build("resnet20")
     models.load_weights(model, shared_data() / "weights" / WEIGHTS)
-    found = data.load(f"cifar10:{unpacked_data()}", mean=zoo.mean, std=zoo.std)
+    found = data.load(cifar10(), mean=zoo.mean, std=zoo.std)
     return Task(model=model.eval(), train=found.train, test=Part(found.test, torch.arange(test_images)))
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     if args.smoke:
         args.methods, args.settings, args.samples, args.test_images = ["mse"], ["W4"], 32, 64
     task = task_of(args.test_images)
-    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}
+    inputs = {"weights": shared_data() / "weights" / WEIGHTS, "data": cifar10_folder()}
     results = records.Results("ptq", inputs=inputs, libraries=("torch", "scipy"), fresh=args.fresh, smoke=args.smoke)
     reference = {"method": "float", "test_images": args.test_images}
     results.row(reference, lambda: {"accuracy": evaluate(task.model, task.test).accuracy})

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import records
-from common import shared_data, unpacked_data
+from common import cifar10, cifar10_folder, shared_data
 
 SEED = 0
 CATS = 3
@@ -80,7 +80,7 @@ def cifar(model: str, scale: Size, weights: str | None = None) -> Any:
     from mixbit.runs import Subject
 
     file = None if weights is None else shared_data() / "weights" / weights
-    task = Subject(model=model, data=f"cifar10:{unpacked_data()}", weights=file, seed=SEED).task()[0]
+    task = Subject(model=model, data=cifar10(), weights=file, seed=SEED).task()[0]
     if scale.every == 1:
         return task
     return replace(task, train=Part(task.train, torch.arange(0, len(task.train), scale.every)))
@@ -344,7 +344,7 @@ def results_of(name: str, given: argparse.Namespace, scale: Size, *more: str) ->
     return records.Results(
         name,
         settings=asdict(scale),
-        inputs={"weights": shared_data() / "weights" / RESNET20, "data": unpacked_data() / "cifar-10-batches-bin"},
+        inputs={"weights": shared_data() / "weights" / RESNET20, "data": cifar10_folder()},
         libraries=("numpy", "scipy", "torch", *more),
         fresh=given.fresh,
         smoke=given.smoke,

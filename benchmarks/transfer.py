@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import records
-from common import ROOT, shared_data, unpacked_data
+from common import ROOT, cifar10, cifar10_folder, shared_data, unpacked_data
 from mixbit import methods, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, costs
@@ -60,7 +60,7 @@ class Setup:
 
     def results(self, table: str, settings: dict[str, Any], *libraries: str, **inputs: Path) -> records.Results:
         """Rows of one table of the result file."""
-        inputs["cifar10"] = unpacked_data() / "cifar-10-batches-bin"
+        inputs["cifar10"] = cifar10_folder()
         return records.Results(
             self.name,
             table=table,
@@ -172,7 +172,7 @@ def cifar_part(setup: Setup) -> None:
 
 def cifar_subject() -> Subject:
     """ResNet-20 with the published weights."""
-    return Subject(model="resnet20", data=f"cifar10:{unpacked_data()}", weights=shared_data() / "weights" / WEIGHTS)
+    return Subject(model="resnet20", data=cifar10(), weights=shared_data() / "weights" / WEIGHTS)
 
 
 # ------------------------------------------------------------------------------------- MobileNetV2, two image sets

@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import records
-from common import shared_data, unpacked_data
+from common import cifar10, cifar10_folder, shared_data
 from mixbit import data, models
 from mixbit.cost import Budget, LayerBits, cost_table, costs
 from mixbit.network import Network, capture
@@ -45,7 +45,7 @@ class Subject:
     @classmethod
     def load(cls, budget: str = BUDGET) -> Subject:
         """Read weights and data; nothing of this is timed."""
-        dataset = data.load(f"cifar10:{unpacked_data()}")
+        dataset = data.load(cifar10())
         network = capture(float_model(), next(dataset.test.batches(2))[0])
         return cls(network, dataset, Budget.parse([f"weight-bytes={budget}"]))
 
@@ -186,4 +186,4 @@ class Kept:
 
 def sources() -> dict[str, Path]:
     """What goes into every search: weights and data."""
-    return {"weights": shared_data() / "weights" / WEIGHTS, "data": unpacked_data() / "cifar-10-batches-bin"}
+    return {"weights": shared_data() / "weights" / WEIGHTS, "data": cifar10_folder()}

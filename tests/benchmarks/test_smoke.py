@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.smoke import HEAVY, WITHOUT_SMOKE
+from tests.benchmarks.smoke import WITHOUT_SMOKE
 from tests.needs import need
 from tests.support import ROOT
 from tests.warm import Warm
@@ -70,14 +70,7 @@ def run(line: str, folder: Path, warm: Warm) -> None:
     assert told.returncode == 0, f"{line}\n{told.stdout[-2000:]}\n{told.stderr[-4000:]}"
 
 
-SCRIPTS = [
-    pytest.param(name, marks=[pytest.mark.bench] if name in HEAVY else [])
-    for name in COMMANDS
-    if name not in WITHOUT_SMOKE
-]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [name for name in COMMANDS if name not in WITHOUT_SMOKE])
 def test_smoke(script: str, warm: Warm, tmp_path: Path) -> None:
     lines, needs, makes = COMMANDS[script]
     need(*(name for one in sorted(needs) for name in NEEDS[one]))
