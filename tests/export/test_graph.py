@@ -16,6 +16,7 @@ from mixbit.export.onnx import build_onnx
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
+from tests.export.graphs import called_twice
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,12 @@ def graph() -> IntegerGraph:
 def test_layers_and_their_bits(graph: IntegerGraph) -> None:
     assert [(op.name, op.weight_bits) for op in graph.weighted()] == [("0", 8), ("2", 3), ("5", 8)]
     assert graph.weight_bits == 36 * 8 + 72 * 3 + 192 * 8
+
+
+def test_weights_of_a_layer_that_is_called_again_are_counted_once() -> None:
+    found = called_twice(weight_bits=3)
+    assert [op.weight.size for op in found.weighted()] == [162, 324, 324, 324, 864]
+    assert found.weight_bits == 162 * 4 + 2 * 324 * 3 + 864 * found.weighted()[-1].weight_bits
 
 
 def test_readers(graph: IntegerGraph) -> None:

@@ -303,6 +303,19 @@ def test_global_pools_beyond_the_runtimes_factors_are_windows(ratio: float) -> N
     assert np.array_equal(in_runtime(graph, x), reference(graph, x))
 
 
+@pytest.mark.parametrize(("kernel", "scale", "result"), [(3, 1.95, 3.7), (6, 1.5, 1.95)])
+def test_a_window_is_multiplied_by_the_factor_of_the_reference(kernel: int, scale: float, result: float) -> None:
+    """Means half way between two integers: with the float nearest to one over the taps they go to the other side."""
+    b = Builder((1, kernel, 2 * kernel), signed=False)
+    b.tensors[b.first] = dataclasses.replace(b.tensors[b.first], grid=grid(8, scale=scale))
+    graph = b.finish(b.average_pool(b.first, kernel, scale=result))
+    sums = np.arange(2 * 50 * kernel**2).reshape(-1, 1, 1, 2) % 2000  # of both windows, spread over their pixels
+    taps = np.arange(kernel**2).reshape(1, 1, kernel, kernel)
+    windows = [one // kernel**2 + (taps < one % kernel**2) for one in (sums[..., :1], sums[..., 1:])]
+    x = np.float32(np.concatenate(windows, 3) * np.float32(scale))
+    assert np.array_equal(in_runtime(graph, x), reference(graph, x))
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_pixels_that_are_no_numbers_are_the_lowest_integer(signed: bool) -> None:
     """In the runtime as in the reference, whatever the vector width of the processor."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from mixbit.runs import demonstrating
+
+_FROM_FLOAT = ("search", "uniform", "random", "limpq")
 
 
 def test_rows_share_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,5 +21,11 @@ def test_rows_share_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     budget = done.outcomes[1].costs.bitops
     assert all(one.costs.bitops <= budget for one in done.outcomes[1:])
     assert all(path.is_file() for path in done.files)
+    begun = {name: json.loads((tmp_path / name / "config.json").read_text()) for name in ("float", *_FROM_FLOAT)}
+    assert {name: one["subject"]["weights"] for name, one in begun.items()} == {"float": None} | dict.fromkeys(
+        _FROM_FLOAT, str(tmp_path / "float" / "model.safetensors")
+    )
+    assert begun["float"]["settings"] == demonstrating.FLOAT and begun["search"]["settings"] == demonstrating.SEARCH
+    assert all(begun[name]["settings"] == demonstrating.FINE_TUNE for name in _FROM_FLOAT[1:])
     again = demonstrating.demo(tmp_path, quiet=True)
     assert again.outcomes == done.outcomes

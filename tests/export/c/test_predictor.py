@@ -16,6 +16,7 @@ from mixbit.export import graph as g
 from mixbit.export.c import COptions, CPredictor, write_c
 from mixbit.inference import Predictor
 from mixbit.testing.predictors import PredictorCases
+from tests.export.graphs import Builder, rounded
 from tests.inference import seen
 from tests.needs import needs
 
@@ -45,6 +46,17 @@ def test_other_ways_to_write_it(rounding: Rounding, packed: bool) -> None:
     graph = seen.graph(SPACE, rounding)
     found = CPredictor(graph, SPACE, options=COptions(pack_activations=packed), flags=("-O0",))
     assert torch.equal(found.logits(x), ExecutorPredictor(graph, SPACE).logits(x))
+
+
+@pytest.mark.parametrize("last", ["convolution", "linear"])
+def test_outputs_of_several_dimensions_come_back_in_the_order_of_the_reference(last: str) -> None:
+    """A device has the channels of its last layer innermost."""
+    b = Builder((3, 4, 5) if last == "convolution" else (3, 7))
+    output = b.conv(b.first, 4, padding=1, bits=None) if last == "convolution" else b.linear(b.first, 4, bits=None)
+    graph, x = rounded(b.finish(output), "single"), torch.from_numpy(b.samples)
+    wanted = ExecutorPredictor(graph).logits(x)
+    assert wanted.shape == ((2, 4, 4, 5) if last == "convolution" else (2, 3, 4))
+    assert torch.equal(CPredictor(graph, flags=("-O0",)).logits(x), wanted)
 
 
 def test_a_written_folder_stays_as_it_is(tmp_path: Path) -> None:

@@ -68,6 +68,25 @@ def test_the_header_says_all_that_a_caller_needs() -> None:
     assert int(macros["MODEL_ARENA_BYTES"]) == plan_memory(graph).arena_bytes
 
 
+def test_the_readme_tells_the_bytes_of_the_network(tmp_path: Path) -> None:
+    b = Builder((3, 5, 5), seed=0)
+    x = b.lookup(b.conv(b.first, 4, weight_bits=3, bits=8))
+    graph = rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=2, bits=None)), "single")
+    found = write_c(graph, tmp_path / "net").footprint
+    text = (tmp_path / "net" / "README.txt").read_text()
+    for line in (
+        rf"RAM +{found.ram_bytes} bytes: the arena. Beside it: the outputs \({4 * 3} bytes, yours\)",  # of int32
+        rf"flash +{found.flash_bytes} bytes, of which",
+        rf"{found.weight_bytes} packed weights \(the policy says {-(-(4 * 27 * 3 + 3 * 100 * 2) // 8)}\)",
+        rf"{found.factor_bytes} biases and factors",
+        rf"{found.table_bytes} tables",
+        rf"{found.settings_bytes} settings of layers",
+        rf"{found.code_bytes} code \({found.code_source}\)",
+    ):
+        assert re.search(rf"^ +{line}", text, re.MULTILINE), line
+    assert re.findall(r"^    \d: (\w+),", text, re.MULTILINE) == ["op1", "op2", "op4"]
+
+
 def test_every_array_of_weights_begins_at_a_word() -> None:
     """Kernels may read words; the other arrays are of numbers that the compiler aligns."""
     text = render_c(small())["weights.c"]

@@ -11,6 +11,7 @@ from mixbit.export import ExecutorPredictor
 from mixbit.export.mcu import BoardPredictor
 from mixbit.inference import Predictor
 from mixbit.testing.predictors import PredictorCases
+from tests.export.graphs import Builder, rounded
 from tests.inference import seen
 from tests.needs import needs
 
@@ -33,3 +34,9 @@ class TestBoard(PredictorCases):
         x = self.inputs(9)
         assert torch.equal(self.make(SPACE).logits(x), ExecutorPredictor(seen.graph(SPACE), SPACE).logits(x))
         assert made(SPACE).name == "C on mps2-an386"
+
+
+def test_outputs_of_several_dimensions_have_the_scale_of_their_channel() -> None:
+    b = Builder((3, 7))
+    graph, x = rounded(b.finish(b.linear(b.first, 4, bits=None)), "single"), torch.from_numpy(b.samples)
+    assert torch.equal(BoardPredictor(graph).logits(x), ExecutorPredictor(graph).logits(x))
