@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from mixbit import models
 from mixbit.errors import MixbitError
 from mixbit.models.registry import ModelInfo, register
+from mixbit.network import capture
 
 # One needs the transformers package, the other puts out as much as it takes in.
 NO_IMAGE_CLASSES = ("vit-tiny-hf", "ad-autoencoder")
@@ -39,6 +42,18 @@ def test_networks_give_one_logit_a_class(name: str) -> None:
         images = torch.zeros(2, *info.input_shape)
         assert models.build(name).eval()(images).shape == (2, info.num_classes)
         assert models.build(name, num_classes=3).eval()(images).shape == (2, 3)
+
+
+SAID = {name: said for name in models.names() if (said := re.search(r"([\d.]+) M MACs", models.info(name).summary))}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_summary_says_the_macs_that_capture_counts(name: str) -> None:
+    """To as many digits as it has."""
+    info, said = models.info(name), SAID[name][1]
+    network = capture(models.build(name), torch.zeros(2, *info.input_shape))
+    millions = sum(layer.macs for layer in network.layers) / 1e6
+    assert said == f"{millions:.{len(said.partition('.')[2])}f}"
 
 
 def test_names_take_a_shell_pattern() -> None:
