@@ -117,8 +117,8 @@ def lp_step(
 class Sketch:
     """A histogram of a tensor that is seen batch by batch, of which Lp errors are computed.
 
-    The bins are of equal width from `-top` to `top` (or from 0, where nothing is negative), with their centres as
-    values; `top` doubles when a batch goes beyond it, and neighbours merge. No value moves by more than half a bin.
+    The bins are of equal width from `-top` to `top`, with their centres as values; `top` doubles when a batch goes
+    beyond it, and neighbours merge. No value moves by more than half a bin.
     The distance to the nearest level changes by no more than `x` does, so by Minkowski's inequality the Lp norm
     `(mean |x - Q(x)|^p)^(1/p)` of the sketch is within half a bin of the exact one, for every grid and every `p`.
 
