@@ -3,9 +3,9 @@
     python benchmarks/remake.py --list
 
 One entry a table, by the names of `tables.TABLES`, and one for every result file that no table is made of. The commands
-of an entry make exactly what the table shows, one after the other; a command that was stopped goes on where it was, so
-that all of them may be given again. `benchmarks/remake.py` runs them, and tests hold the entries to the scripts, to the
-tables and to the result files.
+of an entry make what the table shows, or more of it where its file is of a shorter run, one after the other; a command
+that was stopped goes on where it was, so that all of them may be given again. `benchmarks/remake.py` runs them, and
+tests hold the entries to the scripts, to the tables and to the result files.
 """
 
 from __future__ import annotations
