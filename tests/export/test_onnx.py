@@ -619,6 +619,23 @@ def test_wide_activations_are_an_error() -> None:
         build_onnx(b.finish(b.conv(b.first, 4)))
 
 
+def test_a_zero_point_above_all_integers_counts_among_the_inputs_of_a_layer() -> None:
+    """Taps beyond the edge read it: it has to fit the container, and two products with it may saturate."""
+    b = Builder((4, 5, 5), bits=7, signed=False)
+    graphs = []
+    for zero_point in (0, 200, 300):
+        b.tensors[b.first] = dataclasses.replace(
+            b.tensors[b.first], grid=dataclasses.replace(grid(7, scale=0.02), zero_point=zero_point)
+        )
+        graphs.append(b.finish(b.conv(b.first, 2, padding=1, weight_bits=8, weight=np.full((2, 4, 3, 3), 127))))
+    narrowed = [render_onnx(graph, Path("net.onnx"))[1].layers[0].narrowed for graph in graphs[:2]]
+    assert narrowed[0] is None, "2 * 127 * 127 fits int16"
+    assert narrowed[1] is not None, "2 * 127 * 200 does not"
+    assert np.array_equal(in_runtime(graphs[1], images(graphs[1])), reference(graphs[1], images(graphs[1])))
+    with pytest.raises(ExportError, match=r"xq: integers from 0 to 127 with zero point 300 do not fit into uint8"):
+        build_onnx(graphs[2])
+
+
 @pytest.mark.parametrize("bits", [1, 9])
 def test_other_weight_bits_are_an_error(bits: int) -> None:
     graph = small()

@@ -38,7 +38,7 @@ def comparison() -> Comparison:
         float32=Outcome(name="float32", accuracy=0.97, costs=costs(1_024_000, 3200)),
         rows=rows,
         efforts={
-            "fit": Effort(cpu_seconds=12.5, wall_seconds=20.0, images=64, forward_images=64.0, backward_images=64.4),
+            "fit": Effort(cpu_seconds=12.5, wall_seconds=20.0, images=64, forward_images=96.0, backward_images=32.4),
             "mct": Effort(cpu_seconds=90.0),
         },
         interrupted=("fit",),

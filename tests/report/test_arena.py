@@ -30,8 +30,8 @@ def test_rows_stand_by_accuracy_under_the_float_network() -> None:
         "slack": "1.500 k",
         "search CPU": "12.5 s",
         "images": "64",
-        "forward": "64",
-        "backward": "64",
+        "forward": "96",
+        "backward": "32",
     }
     assert cells[2]["fine-tuned"] == "90.00 %" and cells[2]["search CPU"] == "-"
     assert cells[3]["search CPU"] == "1 min 30 s" and cells[3]["images"] == "-"
