@@ -55,7 +55,7 @@ class Size:
 
 
 WHOLE = Size()
-SMALL = Size(images=8, pixels=64, sample={8: 2, 16: 1}, labels={"cat": CATS}, counts=(4, 8), repeats=1, every=6)
+SMALL = Size(images=8, pixels=64, sample={8: 2, 16: 1}, labels={"cat": CATS}, counts=(8,), repeats=1, every=6)
 
 
 def cats(size: int, scale: Size) -> Any:
