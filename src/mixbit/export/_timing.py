@@ -41,7 +41,7 @@ def interleave(
     Args:
         calls: name -> what to time.
         rounds: how often each has its turn.
-        least_ms: a turn repeats its call until it has taken this long.
+        least_ms: a turn repeats its call as often as comes nearest to this, and at least once.
 
     Returns:
         Name -> CPU time of one call of this process, all threads together.
