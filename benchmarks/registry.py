@@ -152,6 +152,7 @@ TRAINING: dict[str, Entry] = {
         ["arena_tuned"],
         [
             f"{_TUNED} --budgets bitops=3x3 --methods uniform,random,fit,hawq-v2,limpq --peers none",
+            f"{_TUNED} --budgets bitops=3x3 --methods uniform,fit,hawq-v2 --peers none --seeds 1 2",
             f"{_TUNED} --budgets weight-bytes=10x --methods uniform,random,map-size,one-at-a-time,fit,limpq",
             f"{_TUNED} --budgets weight-bytes=10x --methods uniform,map-size,fit --peers mct --seeds 1 2",
         ],
