@@ -16,7 +16,7 @@ from mixbit.export.onnx import build_onnx
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantize import calibrate, quantize
-from tests.export.graphs import called_twice
+from tests.export.graphs import Builder, called_twice
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,16 @@ def test_weights_of_a_layer_that_is_called_again_are_counted_once() -> None:
     found = called_twice(weight_bits=3)
     assert [op.weight.size for op in found.weighted()] == [162, 324, 324, 324, 864]
     assert found.weight_bits == 162 * 4 + 2 * 324 * 3 + 864 * found.weighted()[-1].weight_bits
+
+
+@pytest.mark.parametrize(("bits", "shape", "again"), [(4, (3, 2), True), (3, (3, 2), False), (4, (2, 3), False)])
+def test_the_same_weights_are_those_of_one_shape_at_one_width(bits: int, shape: tuple[int, int], again: bool) -> None:
+    b = Builder((5, 2))
+    weight = np.arange(-3, 3).reshape(3, 2)
+    x = b.linear(b.first, 3, weight_bits=4, weight=weight)
+    x = b.linear(b.cut(x, (0, 0), (5, shape[1]), (1, 1)), shape[0], weight_bits=bits, weight=weight.reshape(shape))
+    graph = b.finish(x)
+    assert list(graph.called_again().values()) == ([graph.weighted()[0].name] if again else [])
 
 
 def test_readers(graph: IntegerGraph) -> None:

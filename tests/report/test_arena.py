@@ -38,6 +38,14 @@ def test_rows_stand_by_accuracy_under_the_float_network() -> None:
     assert set(list(cells[4].values())[1:]) == {"-"}
 
 
+def test_slack_has_the_unit_of_its_limit() -> None:
+    found = comparison()
+    slack = {"bitops": 1500.0, "weight-bytes": 2048.0, "activation-bytes": 64.0}
+    found = replace(found, rows=tuple(replace(row, slack=slack) for row in found.rows))
+    table = arena_table(found, "bitops=3x3")
+    assert table.rows[1][table.headings.index("slack")] == "1.500 k, 2.000 KiB, 64 B"
+
+
 def test_notes_tell_what_the_numbers_hide() -> None:
     notes = arena_table(comparison(), "bitops=3x3").notes
     assert "Same bits, one result: fit, sqnr." in notes

@@ -52,6 +52,25 @@ def test_one_model_has_a_row_a_kind_and_a_column_a_severity() -> None:
     assert "50 test images; constants of CIFAR-10-C" in table.notes[0]
 
 
+def test_every_kind_has_its_own_numbers_and_mean() -> None:
+    found = corruption(0.9, 0.6)  # of jpeg: 75 and 60 %
+    darker = {1: 0.55, 5: 0.4}
+    cells = [replace(one, accuracy=darker[one.severity]) if one.kind == "contrast" else one for one in found.cells]
+    found = replace(found, cells=tuple(cells))
+    assert corruption_table({"one": found}).rows == (
+        ("clean", "", "", "90.00 %"),
+        ("jpeg", "75.00 %", "60.00 %", "67.50 %"),
+        ("contrast", "55.00 %", "40.00 %", "47.50 %"),
+        ("mean of the kinds", "", "", "57.50 %"),
+    )
+    assert corruption_table({"one": found, "two": corruption(0.8, 0.7)}).rows[:4] == (
+        ("clean", "90.00 %", "80.00 %"),
+        ("jpeg", "67.50 %", "72.50 %"),
+        ("contrast", "47.50 %", "72.50 %"),
+        ("mean of the kinds", "57.50 %", "72.50 %"),
+    )
+
+
 def test_several_models_have_a_column_each_and_a_corruption_error() -> None:
     table = corruption_table({"one": corruption(0.9, 0.5), "two": corruption(0.9, 0.7)})
     assert table.columns == ("corruption", ">one", ">two")

@@ -14,15 +14,16 @@ from tests.support import chain
 NETWORK = chain((100, 1000), (200, 2000), (100, 1000))
 AGREEMENT = Agreement(
     spearman={"weight": {4: 0.5, 2: 1.0}, "activation": {4: None}},
-    distance=PolicyDistance(mean_bits=0.75, equal_share=0.5, layers=2),
+    distance=PolicyDistance(mean_bits=0.75, equal_share=0.25, layers=4),
     harm=1.5,
     own_harm=1.2,
 )
 
 
-def reached(name: str, trained: float | None) -> Reached:
-    used = costs(NETWORK, uniform_bits(NETWORK, LayerBits(4, 4), {}))
-    return Reached(name=name, policy=Policy.uniform(NETWORK, 4, 4, {}), costs=used, calibrated=0.8125, trained=trained)
+def reached(name: str, trained: float | None, calibrated: float, bits: int) -> Reached:
+    used = costs(NETWORK, uniform_bits(NETWORK, LayerBits(bits, 4), {}))
+    policy = Policy.uniform(NETWORK, bits, 4, {})
+    return Reached(name=name, policy=policy, costs=used, calibrated=calibrated, trained=trained)
 
 
 def transferred(
@@ -31,7 +32,7 @@ def transferred(
     return Transferred(
         method="fit",
         float32=Outcome(name="float32", accuracy=0.95, costs=float_costs(NETWORK)),
-        reached=[reached("transferred", trained), reached("own", trained)],
+        reached=[reached("transferred", trained, 0.8125, 4), reached("own", trained, 0.75, 2)],
         agreement=agreement,
         dropped=list(dropped),
         files={Path("a"): "b"},
@@ -43,6 +44,7 @@ def test_accuracies_stand_beside_costs() -> None:
     assert table.title == "Transfer of fit"
     assert table.rows[0][:3] == ("float32", "95.00 %", "")
     assert table.rows[1] == ("transferred", "81.25 %", "90.00 %", "64.00 k", "200 B")
+    assert table.rows[2] == ("own", "75.00 %", "90.00 %", "32.00 k", "100 B")
 
 
 def test_no_fine_tuning_no_number() -> None:
@@ -52,7 +54,7 @@ def test_no_fine_tuning_no_number() -> None:
 def test_notes_name_distance_regret_and_what_was_left_out() -> None:
     notes = transfer_notes(transferred(AGREEMENT, dropped=("fc: 10x4 in the source, 5x4 in the target",)))
     assert notes[0] == "No scores transferred: fc: 10x4 in the source, 5x4 in the target."
-    assert "50.00 % of 2 free layers have equal bits, mean difference 0.75 bits" in notes[1]
+    assert "25.00 % of 4 free layers have equal bits, mean difference 0.75 bits" in notes[1]
     assert "regret 0.3 (25.00 % of it)" in notes[2]
 
 
