@@ -134,9 +134,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "arena.limpq_bitops": lambda: percent(calibrated("limpq", BITOPS), calibrated("limpq-init", BITOPS)),
     "arena.limpq_bitops_error": lambda: f"{error(calibrated, 'limpq', 'limpq-init', BITOPS):.2f}",
     "arena.limpq_bytes": lambda: percent(calibrated("limpq", BYTES), calibrated("limpq-init", BYTES)),
-    "arena.slow": lambda: joined(
-        *(f"{effort(one):,.0f}" for one in ("mpq-co", "hawq-v3", "hawq-v2", "one-at-a-time", "clado", "limpq"))
-    ),
+    "arena.limpq": lambda: f"{effort('limpq'):,.0f}",
     "tuned.one_seed": lambda: percent(accuracies("arena_tuned", BYTES, "mct", "tuned")[0]),
     "tuned.level": lambda: percent(tuned("uniform", BYTES), tuned("fit", BYTES)),
     "tuned.mct": lambda: percent(tuned("mct", BYTES)),

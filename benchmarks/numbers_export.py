@@ -111,7 +111,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "peers.search_alone": lambda: joined(
         *(f"{search(one)['ratio_to_search_alone']:.3f}" for one in ("uniform", "map-size"))
     ),
-    "peers.measuring": lambda: within((search(one)["ratio"] for one in MEASURING), ".2f"),
+    "peers.measuring": lambda: joined(*(f"{search(one)['ratio']:.2f}" for one in MEASURING)),
     "peers.capture": lambda: within(
         (100 * search(one)["parts_cpu_seconds"]["capture"] / search(one)["cpu_seconds"] for one in MEASURING), ".0f"
     ),

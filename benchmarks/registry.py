@@ -356,7 +356,7 @@ MCU: dict[str, Entry] = {
 PEER: dict[str, Entry] = {
     **_entry(
         ["peers_search"],
-        ["peers/mct.py --images 32 256 --threads 1", "peers/mixbit_search.py --rounds 3 --threads 1"],
+        ["peers/mct.py --images 32 256 --threads 1", "peers/mixbit_search.py --rounds 1 --threads 1"],
         makes=[
             "peers/results/mct.json",
             "peers/results/mct-256.json",

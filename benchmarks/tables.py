@@ -221,12 +221,14 @@ def peers_search() -> str:
         label = f"MCT {found['versions']['model-compression-toolkit']}" if row["name"] == "mct" else row["name"]
         label += "" if row["made"] == run else " (another run)"
         if "failure" in row:
-            rows.append((label, row["cost"], row["failure"], "-", "-", "-"))
+            reason = row["failure"].partition(": ")[2].partition(";")[0]
+            rows.append((f"{label}: {reason}", row["cost"], *"----"))
             continue
         ratios = (f"{row[key]:.3f}" for key in ("ratio", "ratio_to_search_alone"))
         rows.append((label, row["cost"], f"{row['cpu_seconds']:.2f} s", *ratios, f"{row['costs']['weight_bytes']:,}"))
     columns = ("search", "needs", ">CPU time", ">of MCT's call", ">of its search alone", ">weight bytes")
-    limit = f"Least of {found['rounds']} rounds, one thread; at most {found['limit_bytes']:,.0f} weight bytes; "
+    rounds = "One round" if found["rounds"] == 1 else f"Least of {found['rounds']} rounds"
+    limit = f"{rounds}, one thread; at most {found['limit_bytes']:,.0f} weight bytes; "
     return markdown(columns, rows) + "\n" + limit + ran_on(found, found["rows"]) + ".\n"
 
 
