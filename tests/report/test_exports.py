@@ -124,6 +124,8 @@ def test_only_classifications_have_classes_and_every_task_its_metric() -> None:
     pixels = dict(verification_table(replace(known, top1_agreement=0.999, positions=64_000)).rows)
     assert verification_table(replace(FOUND, fewer="3 of 9.")).notes[1] == "3 of 9."
     assert pixels["same class as the reference"] == "99.90 % of 64.00 k positions"
+    one_each = dict(verification_table(replace(known, top1_agreement=0.999, positions=known.images)).rows)
+    assert one_each["same class as the reference"] == "99.90 %", "an image has one position"
     assert (
         verification_table(replace(FOUND, unmeasured="no target counts.")).notes[1] == "No accuracy: no target counts."
     )

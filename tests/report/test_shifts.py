@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from mixbit.network import Skipped
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.robustness.quantizer_shift import ShiftSummary
 from tests.report.sweeps import bit_sweep, step_sweep
@@ -26,6 +29,15 @@ def test_notes_say_what_was_shifted_and_what_not() -> None:
     notes = shift_table({"plain": step_sweep({1.0: 0.9})}).notes
     assert notes[0].startswith("Accuracy on 100 images")
     assert notes[1:] == ("plain: with bias correction.", "plain: not shifted are fc (in float).")
+
+
+def test_five_of_those_that_were_not_shifted_are_named() -> None:
+    left = [Skipped(name=f"fc{at}", reason="in float") for at in range(8)]
+    found = {
+        count: shift_table({"plain": replace(step_sweep({1.0: 0.9}), left=tuple(left[:count]))}) for count in (5, 8)
+    }
+    assert found[5].notes[-1].endswith("fc3 (in float), fc4 (in float).")
+    assert found[8].notes[-1].endswith("fc3 (in float), fc4 (in float) and 3 more.")
 
 
 def test_float_is_the_last_row_and_the_trained_bits_have_the_star() -> None:
