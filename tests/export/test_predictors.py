@@ -10,8 +10,9 @@ import torch
 
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
-from mixbit.export import ExecutorPredictor, OnnxPredictor, executor
-from mixbit.export.onnx import build_onnx
+from mixbit.export import ExecutorPredictor, IntegerGraph, OnnxPredictor, executor
+from mixbit.export.arithmetic import Array
+from mixbit.export.onnx import build_onnx, load_session
 from mixbit.inference import Predictor, TorchPredictor
 from mixbit.testing.predictors import PredictorCases
 from tests.inference import seen
@@ -34,6 +35,32 @@ class TestExecutor(PredictorCases):
         fake = TorchPredictor(seen.quantized(self.space())[0], self.space()).logits(x).detach()
         apart = (self.make(self.space()).logits(x) - fake).abs().mean() / fake.abs().mean()
         assert apart < 0.1  # what is rounded between the layers; of another network it would be 1
+
+
+def test_the_executor_is_given_so_many_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, run = [], executor.run
+
+    def counted(graph: IntegerGraph, z: Array) -> Array:
+        parts.append(len(z))
+        return run(graph, z)
+
+    monkeypatch.setattr(executor, "run", counted)
+    cases = TestExecutor()
+    ExecutorPredictor(seen.graph(cases.space()), cases.space(), batch=3).logits(cases.inputs(8))
+    assert parts == [3, 3, 2]
+
+
+@needs("onnx")
+def test_the_runtime_is_given_so_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, load = [], load_session
+
+    def loaded(source: Path, *, threads: int = 1) -> object:
+        given.append(threads)
+        return load(source, threads=threads)
+
+    monkeypatch.setattr("mixbit.export.predictors.load_session", loaded)
+    OnnxPredictor(_file(tmp_path / "one.onnx", ["N", 1, 2, 2]), threads=2)
+    assert given == [2]
 
 
 @needs("onnx")

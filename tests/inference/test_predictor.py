@@ -67,6 +67,11 @@ def test_output_chooses_the_logits() -> None:
         TorchPredictor(Two()).logits(x)
 
 
+def test_logits_are_float32_whatever_the_model_gives() -> None:
+    found = TorchPredictor(nn.Linear(2, 2), output=lambda y: y.double()).logits(torch.rand(3, 2))
+    assert found.dtype == torch.float32
+
+
 def test_quantizers_that_were_never_calibrated_are_refused() -> None:
     model = seen.network()
     found = capture(model, torch.zeros(2, *seen.SHAPE))

@@ -59,6 +59,28 @@ def test_outputs_of_several_dimensions_come_back_in_the_order_of_the_reference(l
     assert torch.equal(CPredictor(graph, flags=("-O0",)).logits(x), wanted)
 
 
+def test_it_is_written_with_the_options_that_it_is_read_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(graph: g.IntegerGraph, folder: Path, *, options: COptions) -> None:
+        raise ExportError(f"written with {options}")
+
+    monkeypatch.setattr("mixbit.export.c.predictor.write_c", write)
+    options = COptions(kernels="dsp", pack_activations=True)
+    with pytest.raises(ExportError) as found:
+        CPredictor(seen.graph(SPACE), options=options)
+    assert str(found.value) == f"written with {options}"
+
+
+def test_compiler_and_flags_reach_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(folder: Path, **how: object) -> Path:
+        raise ExportError(f"compiled with {how}")
+
+    monkeypatch.setattr("mixbit.export.c.predictor.compile_library", compiled)
+    with pytest.raises(ExportError) as found:
+        CPredictor(seen.graph(SPACE), compiler="clang", flags=("-O0",))
+    wanted = {"compiler": "clang", "flags": ("-O0",)}
+    assert str(found.value) == f"compiled with {wanted}"
+
+
 def test_a_written_folder_stays_as_it_is(tmp_path: Path) -> None:
     folder = write_c(seen.graph(SPACE), tmp_path / "c").path
     before = sorted(path.name for path in folder.rglob("*"))

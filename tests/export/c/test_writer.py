@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,14 @@ import pytest
 from mixbit.errors import ExportError
 from mixbit.export import IntegerGraph, executor
 from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid, dequantize
+from mixbit.export.arithmetic import Grid, Rounding, dequantize
 from mixbit.export.c import COptions, plan_memory, render_c, write_c
+from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
+from mixbit.export.c._cmsis_nn import HandedOver
+from mixbit.export.c._manifest import read_manifest
 from mixbit.export.c._options import KERNELS
 from mixbit.export.c._program import build
-from mixbit.export.c.writer import MANIFEST
+from mixbit.export.c.writer import MANIFEST, _makefile
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
 from tests.needs import needs
 
@@ -47,6 +50,23 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [layer["name"] for layer in manifest["layers"]] == ["op1", "op3"]
     assert manifest["fingerprint"] == graph.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["net"], "no temporary folder is left"
+
+
+@pytest.mark.parametrize("rounding", ["single", "double"])
+def test_the_manifest_tells_how_it_was_written(tmp_path: Path, rounding: Rounding) -> None:
+    options = COptions(kernels="dsp", pack_activations=True)
+    written = write_c(rounded(small(), rounding), tmp_path / "net", options=options)
+    manifest = json.loads((tmp_path / "net" / MANIFEST).read_text())
+    assert manifest["options"] == asdict(options) and read_manifest(tmp_path / "net").c_options() == options
+    assert manifest["roundings"] == {"Conv": rounding, "Linear": rounding}
+    assert manifest["footprint"] == asdict(written.footprint)
+    assert manifest["arena"] == json.loads(json.dumps([asdict(one) for one in written.plan.buffers])) != []
+
+
+@pytest.mark.parametrize(("rounding", "once"), [("single", True), ("double", False)])
+def test_cmsis_nn_is_compiled_for_the_rounding_that_the_network_has(rounding: Rounding, once: bool) -> None:
+    text = _makefile(HandedOver(path="/cmsis", rounding=rounding, layers=("a",), kept={}, sources=("arm_x.c",)))
+    assert (f"-D{SINGLE_ROUNDING}" in text) is once and ("It rounds once." in text) is once
 
 
 def test_the_same_graph_gives_the_same_text() -> None:
