@@ -142,6 +142,22 @@ def test_the_machine_is_named_by_its_first_core_or_as_python_knows_it(monkeypatc
         assert _machine.machine_name() == name
 
 
+@pytest.mark.parametrize(
+    ("told", "flags"),
+    [
+        ("flags\t\t: fma amx_int8 avx2 sse\n\nflags\t\t: avx512f\n", ("avx2", "amx_int8")),
+        ("Features\t: fp asimd i8mm asimddp\n", ("asimddp", "i8mm")),
+        ("model name\t: none\n", ()),
+    ],
+)
+def test_the_machines_instructions_are_those_that_decide_on_kernels(
+    told: str, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: told)
+    assert _machine.machine_flags() == flags
+
+
 def test_unknown_target_and_shape(subject: Subject, tmp_path: Path) -> None:
     with pytest.raises(MixbitError, match=r"target 'onnxruntim' is unknown. Did you mean 'onnxruntime'"):
         runs.build_latency(subject, "onnxruntim", tmp_path / "t.json", **QUICK)

@@ -28,6 +28,7 @@ from mixbit._progress import progress_bar
 from mixbit._settings import LARGEST_COUNT, Bits, Count, Range, Seed, check
 from mixbit.data import Split
 from mixbit.errors import MixbitError
+from mixbit.methods._baseline import ladder
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import LayerMaps, layer_maps
@@ -114,6 +115,7 @@ class TopologicalEntropy:
 
     def __post_init__(self) -> None:
         check(self)
+        ladder(self.bits)
         if not self.coupled and self.program != "concave":
             raise MixbitError(
                 f"program {self.program!r} has one bit-width a layer, for weight and activation both. Set coupled=True,"

@@ -20,15 +20,17 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
+from mixbit.errors import MixbitError
 from mixbit.methods import Method
 from mixbit.network import Network
 from mixbit.policy import Scores, resolve_pins
@@ -104,6 +106,15 @@ class MethodCases:
         ends = [end for line in told if (end := re.search(r": (done|ended), (\d+)/(\d+) in ", line))]
         wrong = [end.string for end in ends if end[2] != end[3] if end[1] == "done" or end[2] == "0"]
         assert wrong == [] and len(ends) == sum(bool(re.search(r": \d+ steps", line)) for line in told)
+
+    def test_no_candidate_is_named_twice(self) -> None:
+        """The settings refuse it, or the search does before it begins."""
+        method = self.method(seed=0)
+        for name in ("bits", "activation_bits"):
+            bits = getattr(method, name, ())
+            if isinstance(bits, tuple) and bits and all(isinstance(one, int) for one in bits):
+                with pytest.raises(MixbitError, match="twice"):
+                    replace(method, **{name: (*bits, bits[0])}).search(self.task(), quiet=True)
 
     def test_the_model_is_left_alone(self) -> None:
         """Weights, statistics, modules, hooks, modes, and which parameters are trained."""
