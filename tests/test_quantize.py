@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -790,3 +791,13 @@ def test_switching_leaves_single_quantizers_and_unnamed_sides_alone() -> None:
     assert found == [(8, 8), (4, 8)]
     with pytest.raises(MixbitError, match="bits=2 is not in this bank"):
         select(model, 2)
+
+
+def test_a_policy_of_another_network_is_refused_before_anything_is_put_on() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    network = capture(model, torch.zeros(2, 3))
+    policy = Policy.uniform(network, 4, 4)
+    strange = replace(policy, fingerprint="sha256:" + "0" * 16)
+    with pytest.raises(PolicyError):
+        quantize(model, strange, network)
+    assert not quantized_layers(model)
