@@ -88,7 +88,7 @@ def _file(path: Path, shape: list[int | str]) -> Path:
 
 
 @needs("onnx")
-@pytest.mark.parametrize("batch", [1, 2, "N"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, "N"])
 def test_files_of_others_run_too_and_a_fixed_batch_is_kept_to(tmp_path: Path, batch: int | str) -> None:
     predictor, x = OnnxPredictor(_file(tmp_path / "one.onnx", [batch, 1, 2, 2])), torch.rand(4, 1, 2, 2)
     assert torch.equal(predictor.logits(x), x.flatten(1)) and predictor.name == "ONNX Runtime, one.onnx"

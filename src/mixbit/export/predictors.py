@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
 from mixbit.export import executor
@@ -40,7 +42,7 @@ class OnnxPredictor(ArrayPredictor):
         source: an ONNX file with one input and one output, of mixbit or of another tool; or its content.
         space: of the inputs.
         threads: of one operation.
-        batch: inputs at once; a file that takes one input at a time is given one.
+        batch: inputs at once; a file of a fixed batch size is given that many, the last one again where they are fewer.
 
     Raises:
         ExportError: the file cannot be read, or has not one input of floats.
@@ -65,8 +67,10 @@ class OnnxPredictor(ArrayPredictor):
         first, *shape = inputs[0].shape
         if any(not isinstance(size, int) for size in shape):
             raise ExportError(f"{name} takes inputs of shape {inputs[0].shape}. Legal: all but the batch are numbers.")
+        self._fixed = first if isinstance(first, int) else 0
         super().__init__(name, space, tuple(shape), batch=min(batch, first) if isinstance(first, int) else batch)
 
     def _run(self, z: Array) -> Array:
-        found: Array = self._session.run(None, {self._input: z})[0]
-        return found
+        filled = np.concatenate([z, *[z[-1:]] * (self._fixed - len(z))]) if len(z) < self._fixed else z
+        found: Array = self._session.run(None, {self._input: filled})[0]
+        return found[: len(z)]
