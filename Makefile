@@ -79,7 +79,7 @@ fuzz: .venv/.dev  ## all malformed commands, settings and files: each must be re
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]'
 	@touch $@
 
-# `make mutants BASE=v1.0`, `make mutants ALL=1 COUNT=500 SEED=0`, `make mutants FILES="src/mixbit/training.py" PER_FILE=20`.
+# `make mutants BASE=v1.0`, `make mutants ALL=1 COUNT=500 SEED=0`, `make mutants FILES="src/mixbit/training/loop.py" PER_FILE=20`.
 BASE ?= main
 COUNT ?= 500
 SEED ?= 0

@@ -29,7 +29,7 @@ from mixbit.data import Part
 from mixbit.evaluation import evaluate
 from mixbit.network import capture
 from mixbit.policy import Policy, Scores
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.task import Task
 from mixbit.training import TrainConfig, train
 

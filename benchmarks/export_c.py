@@ -38,15 +38,15 @@ import records
 from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import runs
 from mixbit.cost import costs
-from mixbit.export import IntegerGraph, Rounding, lower
 from mixbit.export.c import COptions, verify_c, write_c
 from mixbit.export.c._emit import ALL_SWITCHES, config_text
 from mixbit.export.c.host import compile_kernels
 from mixbit.export.mcu import verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.verify import numpy_batches
+from mixbit.integer import IntegerGraph, Rounding, lower
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES

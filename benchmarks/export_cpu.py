@@ -23,13 +23,13 @@ import records
 from common import RESULTS, cifar10, cifar10_folder, shared_data
 from export_onnx import NETWORKS, WEIGHTS, lowered, policy_of
 from mixbit import runs
-from mixbit.export import IntegerGraph, executor, lower
-from mixbit.export._float_onnx import float_onnx
 from mixbit.export._machine import machine_flags, machine_name
 from mixbit.export._probe import runtime_saturates
+from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import build_onnx, load_session, render_onnx, written_graph
 from mixbit.export.verify import numpy_batches, time_sessions
-from mixbit.quantize import calibrate, quantize
+from mixbit.integer import IntegerGraph, executor, lower
+from mixbit.quantization import calibrate, quantize
 from mixbit.runs.training import CALIBRATION_SAMPLES
 
 NAME = "export_cpu"

@@ -30,14 +30,14 @@ from common import RESULTS, ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import models, runs
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
-from mixbit.export import executor, lower
-from mixbit.export._float_onnx import float_onnx
 from mixbit.export._machine import machine_flags, machine_name
+from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import OnnxFile, load_session, write_onnx
 from mixbit.export.verify import numpy_batches, time_sessions, verify
+from mixbit.integer import executor, lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy, Scores
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES

@@ -25,13 +25,13 @@ from torch import nn
 import records
 from mixbit import models
 from mixbit.cost import LatencyTable, LayerBits
-from mixbit.export import IntegerGraph, Rounding, lower
-from mixbit.export import graph as g
-from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
-from mixbit.export.latency import DEFAULT_BITS, FloatModel, build, options_of, predict, random_bits
+from mixbit.export.onnxruntime_target import OnnxRuntimeTarget
+from mixbit.integer import IntegerGraph, Rounding, lower
+from mixbit.integer import graph as g
+from mixbit.latency.tables import DEFAULT_BITS, FloatModel, build, options_of, predict, random_bits
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 
 Bits = Mapping[str, LayerBits]
 FIRST = "resnet20"

@@ -23,11 +23,7 @@ import torch
 import records
 from latency import FIRST, SMALL, Subject, alone_networks, alone_sums
 from mixbit.cost import LayerBits, Timing
-from mixbit.export import IntegerGraph
-from mixbit.export._latency_bench import REFERENCE, WHOLE, Bench
-from mixbit.export._latency_summary import Summary
-from mixbit.export._latency_target import Measurement
-from mixbit.export._onnxruntime_target import (
+from mixbit.export.onnxruntime_target import (
     _LEAST_MS,
     OnnxRuntimeTarget,
     _Clock,
@@ -36,8 +32,12 @@ from mixbit.export._onnxruntime_target import (
     _Profiled,
     _timing,
 )
-from mixbit.export._timing import interleave
-from mixbit.export.latency import options_of, random_bits
+from mixbit.integer import IntegerGraph
+from mixbit.latency import Measurement
+from mixbit.latency._bench import REFERENCE, WHOLE, Bench
+from mixbit.latency._summary import Summary
+from mixbit.latency.tables import options_of, random_bits
+from mixbit.latency.timing import interleave
 
 Graphs = Mapping[str, IntegerGraph]
 WAYS = ("kernels within networks", "layers alone")

@@ -18,12 +18,12 @@ from torch import Tensor
 import records
 from mixbit import models
 from mixbit._heap import keep_freed_memory
-from mixbit._optim import make_optimizer
-from mixbit._switchable import make_switchable, norms_after_layers
 from mixbit.data import TensorSplit
 from mixbit.methods.limpq import Limpq, _JointStep, calibrate_indicators, prepare
+from mixbit.supernet.norms import make_switchable, norms_after_layers
 from mixbit.task import Task, cross_entropy
 from mixbit.training import StepContext
+from mixbit.training._optim import make_optimizer
 from qat_step import BATCH, add_ratios, make_step, profile, show, time_steps
 
 

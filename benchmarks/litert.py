@@ -26,11 +26,11 @@ import numpy as np
 
 import records
 from common import ROOT, shared_data
-from mixbit.export import GraphRounding, IntegerGraph
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, change_scale
 from mixbit.export.c import verify_c
-from mixbit.export.executor import accumulator_bound, apply, trace
+from mixbit.integer import GraphRounding, IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, change_scale
+from mixbit.integer.executor import accumulator_bound, apply, trace
 
 sys.path.insert(0, str(ROOT))
 from tests.reference.tflite import Imported, interpret, read

@@ -17,8 +17,8 @@ import torch
 import records
 from latency import OTHERS, Subject
 from mixbit.cost import LatencyTable
-from mixbit.export.latency import build, options_of, predict, random_bits
 from mixbit.export.mcu.target import BoardTarget
+from mixbit.latency.tables import build, options_of, predict, random_bits
 
 NETWORKS = ("resnet20", "ds-cnn")
 SMOKE = "ad-autoencoder"

@@ -26,15 +26,15 @@ import numpy as np
 
 import records
 from mixbit.export import c
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid
 from mixbit.export.c import COptions
 from mixbit.export.c._emit import config_text
 from mixbit.export.c._program import build
-from mixbit.export.graph import IntegerGraph, Tensor
 from mixbit.export.mcu import count, find_board, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.mcu.image import compile_sources, section_sizes
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Grid
+from mixbit.integer.graph import IntegerGraph, Tensor
 
 SEED = 0
 KERNELS = Path(c.__file__).parent / "kernels"

@@ -40,14 +40,14 @@ from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.data import IndexedSplit, Part, Split, TensorSplit
 from mixbit.data.order import generator
-from mixbit.export import IntegerGraph, executor, lower
 from mixbit.export.c import COptions, memory_table, predict, verify_c
 from mixbit.export.mcu import count, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
+from mixbit.integer import IntegerGraph, executor, lower
 from mixbit.methods import OneAtATime
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.ptq import PTQConfig, fold_bias, ptq
-from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.task import Task
 from mixbit.training import TrainConfig, distilled_loss, train
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 import records
 from mixbit import models
 from mixbit._heap import keep_freed_memory
-from mixbit._optim import make_optimizer
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import attach, calibrate, quantize, quantized_layers, quantizers, select
+from mixbit.quantization import attach, calibrate, quantize, quantized_layers, quantizers, select
 from mixbit.quantizers import fuse_under_compile
 from mixbit.quantizers._native import library
+from mixbit.training._optim import make_optimizer
 
 BATCH = 128
 PARTS = ("eager", "compiled")

@@ -121,8 +121,8 @@ def mobilenet(scale: Size) -> dict[str, Any]:
     import torch
 
     from mixbit import models
-    from mixbit._map_entropy import MapOptions, measure
     from mixbit.network import LayerMaps, capture, layer_maps
+    from mixbit.sensitivity.map_entropy import MapOptions, measure
 
     torch.manual_seed(SEED)
     images = cats(scale.pixels, scale)

@@ -33,7 +33,7 @@ from mixbit.errors import MixbitError
 from mixbit.evaluation import evaluate
 from mixbit.network import capture
 from mixbit.policy import Policy, Scores, policy_distance, rank_correlation, resolve_pins
-from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.runs import Subject
 from mixbit.task import Task
 from mobilenet_tf import enlarged, mobilenet_tf, photographs, relabelled

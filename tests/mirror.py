@@ -2,10 +2,11 @@
 
 `src/mixbit/x/y.py` has `tests/x/test_y.py`. A package's `__init__.py` and private modules (`_y.py`) are tested through
 the public modules of their room; a file of their own (`tests/x/test_init.py`, `tests/x/test__y.py` or
-`tests/x/test_y.py`, or for a package that is one idea `tests/test_x.py`) is allowed and not required. A module's
-doctest belongs to it, and so does a test in tests/reference that REFERENCES names for it.
+`tests/x/test_y.py`, or for a package that is one idea `tests/test_x.py`) is allowed and not required. Ground that rooms
+share (SHARED) is held by their tests as well. A module's doctest belongs to it, and so does a test in tests/reference
+that REFERENCES names for it.
 
-    python -m tests.mirror src/mixbit/training.py
+    python -m tests.mirror src/mixbit/training/loop.py
 
 prints them. Everything is read from the syntax tree; nothing of mixbit is imported.
 """
@@ -29,7 +30,7 @@ REFERENCES = {
     "test_kure_training": ("robustness/kurtosis.py",),
     "test_layers": ("network/_layers.py", "network/_macs.py"),
     "test_limpq_policy": ("methods/limpq.py", "cost/_costs.py"),
-    "test_litert": ("export/arithmetic.py", "export/c/kernels/*.c"),
+    "test_litert": ("integer/arithmetic.py", "export/c/kernels/*.c"),
     "test_te_programs": ("allocation/_ordered.py",),
     "test_tiny_scores": ("allocation/_dp.py",),
     "test_topological_entropy": (
@@ -40,6 +41,10 @@ REFERENCES = {
     ),
     "test_unicorn": ("export/mcu/target.py",),
 }
+
+
+# Ground that rooms above share: what stands on it holds it too.
+SHARED = ("sensitivity/*.py", "supernet/norms.py")
 
 
 def module_name(path: Path) -> str:
@@ -74,11 +79,11 @@ def own_tests(module: Path) -> list[Path]:
 def mirror_of(source: Path) -> list[Path]:
     """Files that hold a source of src/mixbit, a Python module or a C file: tests, and itself where it has a doctest."""
     found = [test for test in own_tests(source) if test.exists()]
-    if source.stem.startswith("_"):  # private, or a package's face
+    inside = source.relative_to(SRC)
+    if source.stem.startswith("_") or _is_shared(source):  # private, a package's face, or shared ground
         found += [test for user in _users(source) for test in own_tests(user) if test.exists()]
     elif source.suffix != ".py":  # kernels that are written out with exported code
         found += sorted((TESTS / source.relative_to(SRC).parent.parent).glob("test_*.py"))
-    inside = source.relative_to(SRC)
     found += [TESTS / "reference" / f"{name}.py" for name, rows in REFERENCES.items() if any(map(inside.match, rows))]
     if source.suffix == ".py" and ">>> " in source.read_text():
         found.append(source)
@@ -86,8 +91,9 @@ def mirror_of(source: Path) -> list[Path]:
 
 
 def _users(source: Path) -> list[Path]:
-    """Public modules that use a private one, also by way of other private ones: those of its room, or if none, any."""
-    return _reached(source, sorted(source.parent.glob("*.py"))) or _reached(source, list(_imported()))
+    """Public modules that use one, also by way of private ones: of its room; where it is shared or has none, of any."""
+    inside = [] if _is_shared(source) else sorted(source.parent.glob("*.py"))
+    return _reached(source, inside) or _reached(source, list(_imported()))
 
 
 def _reached(source: Path, modules: list[Path]) -> list[Path]:
@@ -100,6 +106,10 @@ def _reached(source: Path, modules: list[Path]) -> list[Path]:
     return sorted(
         module for module in seen - {source} if not _is_private(module) and any(map(Path.exists, own_tests(module)))
     )
+
+
+def _is_shared(module: Path) -> bool:
+    return any(map(module.relative_to(SRC).match, SHARED))
 
 
 def _is_private(module: Path) -> bool:

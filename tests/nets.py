@@ -10,7 +10,7 @@ from torch import nn
 from mixbit.data import TensorSplit
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 
 
 def tiny_split(count: int = 96) -> TensorSplit:

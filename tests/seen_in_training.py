@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mixbit import _checkpoint
-from mixbit.quantize import quantizers
+from mixbit.quantization import quantizers
 from mixbit.testing.options import OptionRow
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
 from tests.by_hand import by_hand
@@ -100,7 +100,7 @@ def notes_of(folder: Path | None = None, *, seconds: float = 0.0, **changed: Any
     model[0].register_forward_hook(look)
     write = _checkpoint.write
     with (
-        mock.patch("mixbit.training.time.perf_counter", side_effect=lambda: now[0]),
+        mock.patch("mixbit.training.loop.time.perf_counter", side_effect=lambda: now[0]),
         mock.patch.object(torch, "compile", compiled),
         mock.patch("mixbit._checkpoint.write", lambda *a: (found.saved.append(a[2]["batch"]), write(*a))),
     ):

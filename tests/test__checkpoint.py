@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixbit import _checkpoint
-from mixbit._optim import make_optimizer
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError, StaleRun, WeightsError
 from mixbit.training import TrainConfig, train
+from mixbit.training._optim import make_optimizer
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, bn_samples=0, ema=0.9, augment=False)
 SPLIT = TensorSplit(torch.arange(64).view(16, 1, 2, 2).to(torch.uint8), torch.arange(16) % 2, 2, (0.5,), (0.25,))

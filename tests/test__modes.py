@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from mixbit._modes import in_evaluation, in_training, is_frozen, modes_kept, start_training
-from mixbit._switchable import norms_after_layers
 from mixbit.data import LoaderSplit
 from mixbit.evaluation import evaluate, reestimate_batch_norm
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize, quantized_layers
+from mixbit.quantization import calibrate, quantize, quantized_layers
+from mixbit.supernet.norms import norms_after_layers
 from mixbit.training import TrainConfig, train
 
 X = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))

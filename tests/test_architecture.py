@@ -115,6 +115,74 @@ def test_rooms_of_one_floor_import_without_circles() -> None:
     assert cycle(all_edges()) == []
 
 
+def private_doors(source: ast.Module, module: str, *, package: bool = False) -> list[str]:
+    """Names or files of another room that start with an underscore: it ends at the room's door.
+
+    The ground floor's files are everyone's. A room's sub-rooms (export/c) are rooms of their own to each other.
+    """
+    wrong = []
+    for node in ast.walk(source):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("mixbit."):
+            continue
+        inside = str(node.module).split(".")[1:]
+        names = [*inside[1:], *(alias.name for alias in node.names)]
+        private = [name for name in names if name.startswith("_") and not name.startswith("__")]
+        here = module.split(".")[1:] if package else module.split(".")[1:-1]
+        home = inside[: next((at for at, name in enumerate(inside) if name.startswith("_")), len(inside))]
+        if private and home and not inside[0].startswith("_") and here[: len(home)] != home:
+            wrong.append(f"{node.module}: {', '.join(private)}")
+    return wrong
+
+
+def test_no_room_reaches_behind_the_door_of_another() -> None:
+    found = {
+        module_name(path): private_doors(tree, module_name(path), package=path.name == "__init__.py")
+        for path, tree in TREES.items()
+        if path.parent != SRC or path.name != "__init__.py"
+    }
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def file_circles(edges: Iterable[tuple[str, str]]) -> list[str]:
+    """Files that import each other at load, directly or by way of others."""
+    graph: dict[str, set[str]] = {}
+    for source, target in edges:
+        if source != target:
+            graph.setdefault(source, set()).add(target)
+    while True:
+        leaves = {there for targets in graph.values() for there in targets} - graph.keys()
+        pruned = {here: targets - leaves for here, targets in graph.items() if targets - leaves}
+        if pruned == graph or not graph:
+            return sorted(graph)
+        graph = pruned
+
+
+def loaded(tree: ast.Module, module: str, *, package: bool) -> Iterator[str]:
+    """Files of mixbit that a module imports while it is loaded: not those inside functions or for types alone."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("mixbit"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mixbit"):
+            files = [f"{node.module}.{alias.name}" for alias in node.names]
+            known = [name for name in files if name in MODULES]
+            yield from known
+            if len(known) < len(files):
+                yield str(node.module)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def test_no_two_files_import_each_other() -> None:
+    """A package's face imports its files; files import each other and other faces."""
+    edges = [
+        (module_name(path), target)
+        for path, tree in TREES.items()
+        for target in loaded(tree, module_name(path), package=path.name == "__init__.py")
+    ]
+    assert file_circles(edges) == []
+
+
 def test_no_module_imports_the_public_face() -> None:
     """`import mixbit` inside the package would load everything and close a circle."""
     assert [source for source, target in all_edges() if target == "mixbit"] == []

@@ -1,4 +1,4 @@
-"""Run by test_training.py in a process that it kills: trains the tiny network, slowly."""
+"""Run by training/test_loop.py in a process that it kills: trains the tiny network, slowly."""
 
 from __future__ import annotations
 

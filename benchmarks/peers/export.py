@@ -41,13 +41,13 @@ from model_compression_toolkit.exporter import QuantizationFormat, pytorch_expor
 from subject import RESULTS, records, silent_solvers
 
 from mixbit import models
-from mixbit.export import lower
-from mixbit.export._float_onnx import float_onnx
+from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import write_onnx
 from mixbit.export.verify import time_sessions
+from mixbit.integer import lower
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 
 NETWORKS = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224), "mobilenetv2": (3, 224, 224)}
 WEIGHT_BITS = (4, 8)

@@ -19,7 +19,7 @@ from mixbit.data import Read, Split, as_split
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
-from mixbit.quantize import check_calibrated
+from mixbit.quantization import check_calibrated
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm", "try_out"]

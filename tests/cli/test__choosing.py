@@ -16,9 +16,9 @@ import typer
 
 from mixbit import cli, report
 from mixbit.cost import Budget, LatencyTable, LayerBits
-from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, predict
 from mixbit.export.c._options import Kernels
+from mixbit.integer import GraphRounding
 from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores
 from mixbit.runs import Subject
 from mixbit.runs._lowering import lower_at

@@ -11,11 +11,11 @@ import pytest
 import typer
 
 from mixbit import cli
-from mixbit.export import IntegerGraph
 from mixbit.export.c import COptions, CVerification, read_manifest
-from mixbit.export.graph import Note
 from mixbit.export.onnx import OnnxFile, OnnxLayer
 from mixbit.export.verify import Verification
+from mixbit.integer import IntegerGraph
+from mixbit.integer.graph import Note
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
 from tests.cli import tiny
 from tests.cli.typed import exactly, gives, handed, next_of, typed, written

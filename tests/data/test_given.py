@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from mixbit.data import DatasetSplit, LoaderSplit, ReadSplit, as_split, inputs_of, read_keys
 from mixbit.errors import DataError, MixbitError
-from mixbit.export import lower
+from mixbit.integer import lower
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize, quantizers
+from mixbit.quantization import calibrate, quantize, quantizers
 
 DATA = TensorDataset(torch.arange(10.0)[:, None], torch.arange(10.0))
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from mixbit.errors import MixbitError
-from mixbit.export import executor
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid
-from mixbit.export.integer import lower
+from mixbit.integer import executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid
+from mixbit.integer.lowering import lower
 from mixbit.quantizers import Quantizer
 from tests.export.modules import Part, RandomNet, lowerable
 

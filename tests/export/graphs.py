@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid, Rounding, dequantize
-from mixbit.export.executor import accumulate, apply
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid, Rounding, dequantize
+from mixbit.integer.executor import accumulate, apply
 
 FINGERPRINT = "sha256:0123456789abcdef"
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit._layers import put_on
 from mixbit.network import Network
+from mixbit.quantization._layers import put_on
 from mixbit.quantizers import RULES, Quantizer
 
 Call = Callable[..., Tensor]

@@ -14,12 +14,12 @@ from tests.needs import why
 
 pytest.importorskip("qonnx", reason=why("qonnx"))
 
-from mixbit.export import IntegerGraph, Rounding, executor
-from mixbit.export import graph as g
 from mixbit.export._by_operation import has_every_tensor, parting
-from mixbit.export.arithmetic import ROUNDINGS, Array, dequantize
 from mixbit.export.qonnx import trace_qonnx, write_qonnx
 from mixbit.export.verify import verify
+from mixbit.integer import IntegerGraph, Rounding, executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import ROUNDINGS, Array, dequantize
 from tests.export.graphs import Builder, every_printer, grid, random_graph, rounded
 
 

@@ -20,12 +20,12 @@ from onnx import TensorProto, helper
 from onnx import numpy_helper as nh
 
 from mixbit.errors import ExportError, MixbitError
-from mixbit.export import IntegerGraph
 from mixbit.export._foreign import _OPERATORS, QONNX_DOMAIN, read_foreign
 from mixbit.export._onnx_functions import _bodies, functions
 from mixbit.export.onnx import Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import build_qonnx, trace_qonnx, write_qonnx
 from mixbit.export.verify import is_qonnx, verify
+from mixbit.integer import IntegerGraph
 from tests.export.graphs import Builder, every_printer, random_graph
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

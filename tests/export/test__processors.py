@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbit.export import executor
-from mixbit.export import graph as g
 from mixbit.export._processors import NARROWED_ERROR, adapted, narrow, products, saturates
-from mixbit.export.arithmetic import Array
 from mixbit.export.onnx import write_onnx, written_graph
+from mixbit.integer import executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array
 from tests.export.graphs import Builder, called_twice, resnet_cifar
 from tests.needs import needs
 

@@ -16,10 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixbit.errors import ExportError, MissingExtra
-from mixbit.export import executor, trace
-from mixbit.export import graph as g
 from mixbit.export._packing import PACKED_BITS
-from mixbit.export.arithmetic import Array, Grid, dequantize
 from mixbit.export.onnx import (
     PROMISES,
     OnnxLayer,
@@ -30,6 +27,9 @@ from mixbit.export.onnx import (
     write_onnx,
     written_graph,
 )
+from mixbit.integer import executor, trace
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid, dequantize
 from tests.export.following import hold
 from tests.export.graphs import (
     NAMES,

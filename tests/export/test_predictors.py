@@ -10,10 +10,11 @@ import torch
 
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
-from mixbit.export import ExecutorPredictor, IntegerGraph, OnnxPredictor, executor
-from mixbit.export.arithmetic import Array
+from mixbit.export import ExecutorPredictor, OnnxPredictor
 from mixbit.export.onnx import build_onnx, load_session
 from mixbit.inference import Predictor, TorchPredictor
+from mixbit.integer import IntegerGraph, executor
+from mixbit.integer.arithmetic import Array
 from mixbit.testing.predictors import PredictorCases
 from tests.inference import seen
 from tests.needs import needs

@@ -23,11 +23,11 @@ from torch import nn
 
 from mixbit.cost import LayerBits, costs
 from mixbit.errors import ExportError, MissingExtra
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import ROUNDINGS, Array, Grid, Rounding, dequantize
-from mixbit.export.executor import trace
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.qonnx import build_qonnx, trace_qonnx, write_qonnx
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import ROUNDINGS, Array, Grid, Rounding, dequantize
+from mixbit.integer.executor import trace
+from mixbit.integer.graph import IntegerGraph
 from mixbit.network import capture
 from tests.export.graphs import NAMES, Builder, called_twice, every_printer, grid, renamed, resnet_cifar
 

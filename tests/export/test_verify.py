@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,21 @@ import torch
 from torch import nn
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph, executor, lower
-from mixbit.export.graph import Linear
+from mixbit.integer import IntegerGraph, executor, lower
+from mixbit.integer.graph import Linear
 from mixbit.metric import accuracy, mean_iou
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.task import Objective, objective_of
 from tests.export.graphs import Builder
 from tests.needs import why
 
 pytest.importorskip("onnxruntime", reason=why("onnx"))
 
-from mixbit.export._float_onnx import float_onnx
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._processors import narrow
-from mixbit.export._timing import Timing, interleave
+from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import load_session, write_onnx
 from mixbit.export.qonnx import write_qonnx
 from mixbit.export.verify import Judge, Verification, numpy_batches, verify
@@ -260,7 +258,7 @@ def test_the_float_network_is_timed_beside_the_file(graph: IntegerGraph, model: 
         wanted = nn.Sequential(*model)
         import copy
 
-        from mixbit.quantize import detach
+        from mixbit.quantization import detach
 
         bare = copy.deepcopy(wanted)
         detach(bare)
@@ -284,32 +282,6 @@ def test_batches_are_cut_to_the_number_of_images() -> None:
     batches = [(X[:30], torch.arange(30)), (X[30:], torch.arange(10))]
     assert [len(x) for x, _ in numpy_batches(batches, 35)] == [30, 5]
     assert [len(x) for x, _ in numpy_batches(batches, 12)] == [12]
-
-
-def test_calls_take_turns() -> None:
-    turns: list[str] = []
-    found = interleave({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, least_ms=0.0)
-    assert turns[-6:] == ["a", "b"] * 3
-    assert turns[:-6] == ["a"] * 4 + ["b"] * 4, "one to warm up, and three to see how often a turn calls"
-    assert found["a"].rounds == 3 and found["a"].spread_ms >= 0
-    assert Timing.of([2.0]) == Timing(median_ms=2.0, spread_ms=0.0, rounds=1)
-
-
-def test_the_time_of_a_call_is_its_part_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that only calls move, 2 ms and 0.5 ms: a turn of 4 ms has 2 or 8 of them, after four before."""
-    clock, calls = [0], {"a": 0, "b": 0}
-
-    def call(name: str, milliseconds: float) -> Callable[[], None]:
-        def run() -> None:
-            clock[0] += int(milliseconds * 1e6)
-            calls[name] += 1
-
-        return run
-
-    monkeypatch.setattr("time.process_time_ns", lambda: clock[0])
-    found = interleave({"a": call("a", 2.0), "b": call("b", 0.5)}, rounds=3, least_ms=4.0)
-    assert found == {name: Timing(median_ms=ms, spread_ms=0.0, rounds=3) for name, ms in (("a", 2.0), ("b", 0.5))}
-    assert calls == {"a": 4 + 3 * 2, "b": 4 + 3 * 8}
 
 
 # ------------------------------------------------------------------------------------------------ processors

@@ -9,10 +9,10 @@ from torch import nn
 
 from mixbit.cost import LayerBits
 from mixbit.data import InputSpace
-from mixbit.export import IntegerGraph, Rounding, lower
+from mixbit.integer import IntegerGraph, Rounding, lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.testing.predictors import PredictorCases
 
 SHAPE = (3, 9, 7)

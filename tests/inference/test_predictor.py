@@ -11,7 +11,7 @@ from mixbit.errors import MixbitError
 from mixbit.inference import Predictor, TorchPredictor, check_inputs, need_gradients
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import quantize
+from mixbit.quantization import quantize
 from mixbit.testing.predictors import PredictorCases
 from tests.inference import seen
 

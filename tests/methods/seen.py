@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit._perturbation import Perturbation
-from mixbit._suffix import Suffix
 from mixbit.cost import LayerBits
 from mixbit.data import TensorSplit
 from mixbit.methods import Method
 from mixbit.policy import Scores, Side
+from mixbit.sensitivity.perturbation import Perturbation
+from mixbit.sensitivity.suffix import Suffix
 from mixbit.task import Task
 from mixbit.testing.options import OptionRow
 

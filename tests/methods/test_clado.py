@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixbit._perturbation import Perturbation
-from mixbit._suffix import Suffix
 from mixbit.allocation import allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import Clado, OneAtATime
 from mixbit.methods.clado import project_psd, sensitivity_matrix
 from mixbit.policy import Pairs, Program, Scores, resolve_pins
+from mixbit.sensitivity.perturbation import Perturbation
+from mixbit.sensitivity.suffix import Suffix
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of

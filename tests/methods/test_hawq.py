@@ -142,7 +142,7 @@ class Killed(Exception):
 
 
 def test_a_killed_search_goes_on(task: Task, scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mixbit._curvature import Hutchinson
+    from mixbit.sensitivity.curvature import Hutchinson
 
     whole, calls = Hutchinson._draw, []
 

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixbit._optim import make_optimizer, set_rates
-from mixbit._switchable import SwitchableBatchNorm, make_switchable, norms_after_layers
 from mixbit.allocation import allocate
 from mixbit.cost import Budget
 from mixbit.errors import MixbitError
 from mixbit.methods import Limpq, LimpqInit, Method
 from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
 from mixbit.policy import Scores
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import quantized_layers
+from mixbit.supernet.norms import SwitchableBatchNorm, make_switchable, norms_after_layers
 from mixbit.task import Loss, Task, cross_entropy
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import StepContext
+from mixbit.training._optim import make_optimizer, set_rates
 from tests import ranks_script
 from tests.methods import seen
 from tests.tasks import tiny_task

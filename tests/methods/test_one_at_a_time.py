@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixbit._perturbation import Perturbation
-from mixbit._suffix import Suffix
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import OneAtATime
 from mixbit.methods.one_at_a_time import decreases
+from mixbit.sensitivity.perturbation import Perturbation
+from mixbit.sensitivity.suffix import Suffix
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of

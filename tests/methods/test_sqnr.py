@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _effort
-from mixbit._perturbation import Perturbation
 from mixbit.cost import LayerBits
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError
 from mixbit.methods import Sqnr
 from mixbit.methods.sqnr import noise_ratios
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of

@@ -15,15 +15,15 @@ def names(source: str) -> set[str]:
 
 
 def test_a_public_module_has_its_file_and_its_doctest() -> None:
-    assert names("training.py") == {"tests/test_training.py", "src/mixbit/training.py"}
+    assert names("training/loop.py") == {"tests/training/test_loop.py", "src/mixbit/training/loop.py"}
     assert own_tests(SRC / "methods" / "limpq.py") == [TESTS / "methods" / "test_limpq.py"]
 
 
 def test_a_private_module_has_its_own_file_and_those_of_its_users() -> None:
-    assert names("_optim.py") >= {"tests/test__optim.py", "tests/test_training.py"}
+    assert names("training/_optim.py") >= {"tests/training/test__optim.py", "tests/training/test_loop.py"}
     assert "tests/allocation/test_solver.py" in names("allocation/_dp.py")
     assert "tests/test_cli.py" in names("cli/_choosing.py")  # by way of the package's face
-    assert "tests/methods/test_fit.py" in names("_curvature.py")  # used in another room alone
+    assert "tests/methods/test_fit.py" in names("sensitivity/curvature.py")  # used in another room alone
 
 
 @pytest.mark.parametrize(

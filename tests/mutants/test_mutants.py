@@ -119,7 +119,7 @@ def test_shares_are_by_the_root_and_never_more_than_there_are() -> None:
 def test_areas_cover_what_matters() -> None:
     files = named_files()
     assert {area_of(file) for file in files} == set(choice.AREAS)
-    assert area_of("src/mixbit/export/_grids.py") == "lowering" and area_of("src/mixbit/cli/_app.py") == "others"
+    assert area_of("src/mixbit/integer/_grids.py") == "lowering" and area_of("src/mixbit/cli/_app.py") == "others"
     assert not [file for file in files if file.endswith("__init__.py")]
 
 

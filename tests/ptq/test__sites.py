@@ -17,7 +17,7 @@ from mixbit.errors import MixbitError
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy
 from mixbit.ptq._sites import Judge, Site, draw, find_sites, observe, scaled
-from mixbit.quantize import QuantizeConfig, quantize, quantized_layers
+from mixbit.quantization import QuantizeConfig, quantize, quantized_layers
 from mixbit.quantizers import Quantizer
 from mixbit.task import Task, objective_of
 

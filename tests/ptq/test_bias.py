@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit.errors import ExportError, MixbitError
-from mixbit.export import executor
-from mixbit.export.integer import lower
+from mixbit.integer import executor
+from mixbit.integer.lowering import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.ptq import correct_bias, fold_bias, forget_bias
-from mixbit.quantize import QuantizeConfig, calibrate, detach, quantize, quantized_layers
+from mixbit.quantization import QuantizeConfig, calibrate, detach, quantize, quantized_layers
 
 X = torch.rand(16, 2, 6, 6, generator=torch.Generator().manual_seed(1))
 

@@ -17,13 +17,13 @@ from mixbit.cost import LayerBits
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.evaluation import evaluate
-from mixbit.export import executor
-from mixbit.export.integer import lower
+from mixbit.integer import executor
+from mixbit.integer.lowering import lower
 from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig, PTQResult, ptq, widest_step
 from mixbit.ptq._sites import Score
 from mixbit.ptq.lapq import Stage, _Candidate, _Search, best_of_parabola
-from mixbit.quantize import quantized_layers, quantizers
+from mixbit.quantization import quantized_layers, quantizers
 from mixbit.quantizers import MidRise
 from mixbit.task import Task, objective_of
 from mixbit.testing.options import OptionCases, OptionRow, fields_of

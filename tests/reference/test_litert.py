@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixbit.export.arithmetic import Array, Grid, add, saturate
 from mixbit.export.c import verify_c
 from mixbit.export.c.host import compile_kernels
-from mixbit.export.executor import trace
-from mixbit.export.graph import GraphRounding
+from mixbit.integer.arithmetic import Array, Grid, add, saturate
+from mixbit.integer.executor import trace
+from mixbit.integer.graph import GraphRounding
 from tests.needs import need, why
 from tests.reference.tflite import constant, interpret, one_operator, outputs, read
 from tests.support import shared

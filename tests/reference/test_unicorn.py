@@ -10,8 +10,8 @@ import pytest
 from mixbit.export.c import COptions, write_c
 from mixbit.export.c._program import build
 from mixbit.export.c._selftest import layer_bytes
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import count
+from mixbit.integer.graph import IntegerGraph
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.export.mcu.unicorn_runner import Core, compile_gcc, compile_zig
 from tests.needs import needs

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid, dequantize
-from mixbit.export.graph import GraphRounding, IntegerGraph, rounding_of
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid, dequantize
+from mixbit.integer.graph import GraphRounding, IntegerGraph, rounding_of
 
 INTEGERS = {"INT8": (-128, 127), "UINT8": (0, 255)}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mixbit.export import IntegerGraph
-from mixbit.export.graph import Note
 from mixbit.export.onnx import OnnxFile, OnnxLayer
 from mixbit.export.qonnx import QonnxFile, QonnxLayer
 from mixbit.export.verify import Timing, Verification
+from mixbit.integer import IntegerGraph
+from mixbit.integer.graph import Note
 from mixbit.metric import MetricInfo
 from mixbit.report import file_tables, lowering_notes_table, saturation_warning, verification_table
 

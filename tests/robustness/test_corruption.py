@@ -19,7 +19,7 @@ from mixbit.evaluation import evaluate
 from mixbit.inference import TorchPredictor
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.robustness.corruption import (
     BitUse,
     CorruptionCell,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig, quantize
+from mixbit.quantization import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
 from mixbit.robustness.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
 from mixbit.runs._options import watched

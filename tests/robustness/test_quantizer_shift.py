@@ -19,7 +19,7 @@ from mixbit.evaluation import Metrics, evaluate
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy, resolve_pins
 from mixbit.ptq import PTQConfig, correct_bias
-from mixbit.quantize import QuantizeConfig, attach, calibrate, quantize, quantized_layers, select
+from mixbit.quantization import QuantizeConfig, attach, calibrate, quantize, quantized_layers, select
 from mixbit.quantizers import Quantizer, WeightKind, find_rule
 from mixbit.robustness.quantizer_shift import (
     BITS,

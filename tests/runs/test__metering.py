@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit import _effort
-from mixbit._perturbation import Perturbation
 from mixbit.cost import LayerBits
 from mixbit.data import TensorSplit
 from mixbit.errors import DataError, MixbitError
@@ -19,6 +18,7 @@ from mixbit.methods import Limpq
 from mixbit.network import capture
 from mixbit.runs import Effort
 from mixbit.runs._metering import Meter, _samples
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 from tests.tasks import tiny_task
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixbit.data import Split
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs._options import quantize_config, read_options, regularised, watched
 from mixbit.task import Task

@@ -9,7 +9,7 @@ import torch
 
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig, quantized_layers
+from mixbit.quantization import QuantizeConfig, quantized_layers
 from mixbit.runs import _folder, training
 from mixbit.runs._trained import open_run
 from tests.cli import tiny

@@ -16,7 +16,7 @@ from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import registry
 from mixbit.metric import average
 from mixbit.policy import LayerScores, Policy, Scores
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
 from mixbit.task import Task

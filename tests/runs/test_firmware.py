@@ -14,8 +14,8 @@ from mixbit import runs
 from mixbit._io import read_json
 from mixbit.cli import main
 from mixbit.errors import ExportError
-from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, CVerification
+from mixbit.integer import GraphRounding
 from mixbit.policy import Policy
 from mixbit.runs import firmware
 from mixbit.runs.firmware import _bytes, _rounding

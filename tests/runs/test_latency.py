@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from mixbit import runs
 from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.export import _machine
-from mixbit.export._float_onnx import float_onnx
-from mixbit.export.latency import Lower
+from mixbit.latency.tables import Lower
 from mixbit.network import Network
 from mixbit.policy import LayerScores, Policy, Scores
 from mixbit.runs import BuiltLatency, Subject
@@ -115,19 +111,6 @@ def test_readers_of_one_tensor_have_steps_of_their_own_as_after_training(
     with pytest.raises(Enough):
         runs.build_latency(Subject(model=str(tmp_path / "fork.py")), "onnxruntime", tmp_path / "t.json", **QUICK)
     assert seen[0]["Requantize"] >= 3, "one for each of the three arms"
-
-
-def test_what_pytorchs_exporter_warns_of_is_not_the_users() -> None:
-    class Warns(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            warnings.warn("of the exporter's walk", UserWarning, stacklevel=2)
-            return x + 1
-
-    need("onnx")
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        assert float_onnx(Warns(), torch.zeros(1, 2))
-    assert [str(one.message) for one in seen] == []
 
 
 def test_the_machine_is_named_by_its_first_core_or_as_python_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:

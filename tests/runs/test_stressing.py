@@ -17,7 +17,7 @@ from mixbit import runs
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import quantized_layers
 from mixbit.robustness import ShiftPoint
 from mixbit.runs import Profile, StressSettings, stressing
 from mixbit.testing.options import OptionCases, OptionRow, fields_of

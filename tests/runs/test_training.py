@@ -18,7 +18,7 @@ from mixbit.data import LoaderSplit, hold_out
 from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs import Subject, training
 from mixbit.task import Task

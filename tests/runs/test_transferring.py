@@ -17,7 +17,7 @@ from mixbit.data import TensorSplit
 from mixbit.data import digits as digits_module
 from mixbit.errors import BudgetError, MixbitError, PolicyError, StaleRun
 from mixbit.policy import Policy, Scores
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.runs import Subject, Transferred, transferring
 from mixbit.task import Task
 from tests.cli import tiny

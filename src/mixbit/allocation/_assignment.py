@@ -21,8 +21,7 @@ from mixbit.allocation._widths import Solved, solve_with_code
 from mixbit.allocation.quadratic import solve_pairs
 from mixbit.allocation.repair import RepairHow, repair_monotone
 from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, layer_macs
-from mixbit.cost._bits import width
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, layer_macs, width
 from mixbit.errors import InfeasibleBudget, PolicyError
 from mixbit.policy import LayerScores, Program, Scores
 

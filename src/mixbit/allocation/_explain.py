@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation._nearest import Reach, Reached
 from mixbit.allocation._rows import Row
-from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, Macs, MemoryTable, Pins, float_costs, layer_macs
-from mixbit.cost._bits import width
-from mixbit.cost._limit import show_amount
+from mixbit.cost import (
+    Budget,
+    LatencyTable,
+    LayerBits,
+    Limit,
+    Macs,
+    MemoryTable,
+    Pins,
+    float_costs,
+    layer_macs,
+    show_amount,
+    width,
+)
 from mixbit.errors import InfeasibleBudget
-from mixbit.policy import Scores
-from mixbit.policy._policy import pin_note, uncounted_notes
+from mixbit.policy import Scores, pin_note, uncounted_notes
 
 if TYPE_CHECKING:
     from mixbit.network import Network

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation.solver import Allocation
-from mixbit.cost import LayerBits, MemoryTable
-from mixbit.cost._bits import width
+from mixbit.cost import LayerBits, MemoryTable, width
 from mixbit.errors import InfeasibleBudget
 
 if TYPE_CHECKING:

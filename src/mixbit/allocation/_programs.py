@@ -11,8 +11,7 @@ from mixbit.allocation._groups import Group, LayerOptions
 from mixbit.allocation._ordered import Chain
 from mixbit.allocation.solver import Allocation
 from mixbit.cost import FLOAT_BITS
-from mixbit.policy import Pairs, Program, Scores, Side
-from mixbit.policy._files import JSON
+from mixbit.policy import JSON, Pairs, Program, Scores, Side
 
 __all__ = ["chains", "joint_harms", "program_facts", "program_notes"]
 

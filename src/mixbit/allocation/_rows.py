@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mixbit.allocation._groups import Group, Ints
-from mixbit.cost import FLOAT_BITS, MemoryTable, RamStep, tensor_bytes
-from mixbit.cost._costs import float_rest
+from mixbit.cost import FLOAT_BITS, MemoryTable, RamStep, float_rest, tensor_bytes
 
 if TYPE_CHECKING:
     from mixbit.network import Network, Tensor

@@ -1,13 +1,24 @@
 """What a policy costs: BitOps, bytes, measured time, memory of a device; and the budgets that limit them."""
 
-from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
+from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, Pins, check_layer_names, uniform_bits, width
 from mixbit.cost._budget import Budget
-from mixbit.cost._costs import ELSEWHERE_BITS, Costs, Macs, cost_table, costs, float_costs, layer_macs, tensor_bytes
+from mixbit.cost._costs import (
+    ELSEWHERE_BITS,
+    Costs,
+    Macs,
+    cost_table,
+    costs,
+    float_costs,
+    float_rest,
+    layer_macs,
+    tensor_bytes,
+)
 from mixbit.cost._latency import Device, ExportCpu, LatencyCheck, LatencyTable, LatencyUnit, LayerLatency, Part, Timing
-from mixbit.cost._limit import Limit
+from mixbit.cost._limit import BYTES, Limit, show_amount
 from mixbit.cost._memory import MemoryTable, RamStep
 
 __all__ = [
+    "BYTES",
     "ELSEWHERE_BITS",
     "FLOAT_BITS",
     "MAX_BITS",
@@ -28,10 +39,14 @@ __all__ = [
     "Pins",
     "RamStep",
     "Timing",
+    "check_layer_names",
     "cost_table",
     "costs",
     "float_costs",
+    "float_rest",
     "layer_macs",
+    "show_amount",
     "tensor_bytes",
     "uniform_bits",
+    "width",
 ]

@@ -1,10 +1,20 @@
-"""A trained network to a file that is as small as its policy says and runs: lowering, reference executor, printers."""
+"""A trained network to a file that is as small as its policy says and runs: one printer a target.
 
-from mixbit.export.arithmetic import ROUNDINGS, Grid, Rounding
-from mixbit.export.executor import run, trace
-from mixbit.export.graph import GRAPH_ROUNDINGS, GraphRounding, IntegerGraph
-from mixbit.export.integer import lower
+What they print, `mixbit.integer` makes; its public names stand here too, so that one import ships a network.
+"""
+
 from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor
+from mixbit.integer import (
+    GRAPH_ROUNDINGS,
+    ROUNDINGS,
+    GraphRounding,
+    Grid,
+    IntegerGraph,
+    Rounding,
+    lower,
+    run,
+    trace,
+)
 
 __all__ = [
     "GRAPH_ROUNDINGS",

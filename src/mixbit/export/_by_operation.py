@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mixbit.export import executor
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["has_every_tensor", "parting"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid, add, dequantize, quantize
-from mixbit.export.executor import apply
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid, add, dequantize, quantize
+from mixbit.integer.executor import apply
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["Container", "Rescaling", "container", "rescaling"]
 

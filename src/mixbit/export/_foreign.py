@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from mixbit import _io
 from mixbit.errors import ExportError, MissingExtra, shown
 from mixbit.export import _onnx_functions
-from mixbit.network._ops import words
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -32,7 +31,7 @@ _FIRST_BYTE = b"\x08"
 """A serialized model starts with the field of its IR version."""
 
 # Without branches and loops. A tensor of constants has a size that a number in the file gives: see `_check_sizes`.
-_OPERATORS = words(
+_NAMES = (
     "Abs Add AveragePool BatchNormalization BitShift BitwiseAnd BitwiseOr Cast Ceil Clip Concat Constant"
     " ConstantOfShape Conv ConvInteger DequantizeLinear Div Dropout Elu Equal Erf Exp Flatten Floor Gather"
     " GatherElements Gelu Gemm GlobalAveragePool GlobalMaxPool Greater HardSigmoid HardSwish Identity"
@@ -41,6 +40,7 @@ _OPERATORS = words(
     " Relu Reshape Round Selu Shape Sigmoid Sign Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Swish"
     " Tanh Transpose Unsqueeze Where"
 )
+_OPERATORS = frozenset(_NAMES.split())
 _QONNX_OPERATORS = frozenset(("Quant", "BipolarQuant", "Trunc"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Count
-from mixbit.export.arithmetic import Array
+from mixbit.integer.arithmetic import Array
 from mixbit.metric import ACCURACY, MetricInfo, StreamingMetric, Tally, accuracy
 from mixbit.task import Objective
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export import graph as g
 from mixbit.export._containers import Container, container, rescaling
 from mixbit.export._onnx_functions import unpacker
 from mixbit.export._onnx_sheet import INPUT, Role, Sheet
 from mixbit.export._onnx_statement import METADATA_KEY, Statement
 from mixbit.export._packing import PACKED_BITS, fields, offset, pack
 from mixbit.export._processors import Cpu, saturates
-from mixbit.export.arithmetic import Array
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 if TYPE_CHECKING:
     from onnx import ModelProto

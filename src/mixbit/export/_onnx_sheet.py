@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from mixbit.export._onnx_functions import DOMAIN, OPSET, functions
-from mixbit.export.arithmetic import Array
+from mixbit.integer.arithmetic import Array
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto

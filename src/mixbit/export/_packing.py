@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array
+from mixbit.integer.arithmetic import Array
 
 __all__ = ["PACKED_BITS", "fields", "offset", "pack", "packed_bytes", "unpack"]
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from mixbit.cost import ExportCpu
 from mixbit.errors import ExportError, did_you_mean
-from mixbit.export import graph as g
 from mixbit.export._containers import container
-from mixbit.export.arithmetic import Array
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = [
     "CPUS",

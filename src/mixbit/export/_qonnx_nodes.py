@@ -10,10 +10,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mixbit.errors import ExportError
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, Grid
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.qonnx import DOMAIN
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, Grid
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["Printer", "quant_bits"]
 

@@ -27,7 +27,7 @@ from mixbit.export._processors import (
     check_cpu,
     pair_sum,
 )
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer.graph import IntegerGraph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -203,7 +203,7 @@ def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", cpu: Cpu = "any
         MissingExtra: onnx is not installed.
         ExportError: as in `write_onnx`.
 
-    >>> from mixbit.export.graph import Grid, QuantizeInput, Tensor
+    >>> from mixbit.integer.graph import Grid, QuantizeInput, Tensor
     >>> x = Tensor(name="x", shape=(4,), grid=None, source="float")
     >>> y = Tensor(name="y", shape=(4,), grid=Grid(scale=0.5, zero_point=0, qmin=-8, qmax=7), source="trained")
     >>> op = QuantizeInput(name="in", inputs=("x",), output="y")

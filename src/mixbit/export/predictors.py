@@ -9,11 +9,11 @@ import numpy as np
 
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
-from mixbit.export import executor
 from mixbit.export._onnx_session import load_session
-from mixbit.export.arithmetic import Array
-from mixbit.export.graph import IntegerGraph
 from mixbit.inference import ArrayPredictor
+from mixbit.integer import executor
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["ExecutorPredictor", "OnnxPredictor"]
 

@@ -16,8 +16,8 @@ from mixbit import _io
 from mixbit._version import __version__
 from mixbit.errors import ExportError, MissingExtra, shown
 from mixbit.export._foreign import QONNX_DOMAIN, read_foreign
-from mixbit.export.arithmetic import Array
-from mixbit.export.graph import Conv, IntegerGraph, Weighted
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import Conv, IntegerGraph, Weighted
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -129,7 +129,7 @@ def build_qonnx(graph: IntegerGraph) -> ModelProto:
         MissingExtra: onnx is not installed.
         ExportError: an operation has no QONNX form; the message names it.
 
-    >>> from mixbit.export.graph import Grid, QuantizeInput, Tensor
+    >>> from mixbit.integer.graph import Grid, QuantizeInput, Tensor
     >>> x = Tensor(name="x", shape=(4,), grid=None, source="float")
     >>> y = Tensor(name="y", shape=(4,), grid=Grid(scale=0.5, zero_point=0, qmin=0, qmax=7), source="trained")
     >>> op = QuantizeInput(name="input", inputs=("x",), output="y")
@@ -197,7 +197,7 @@ def trace_qonnx(path: Path, x: Array) -> dict[str, Array]:
         x: `(N, *input shape)` float32.
 
     Returns:
-        Every tensor and constant of the file by name, as real numbers; see `mixbit.export.executor.trace`.
+        Every tensor and constant of the file by name, as real numbers; see `mixbit.integer.executor.trace`.
 
     Raises:
         MissingExtra: qonnx is not installed.

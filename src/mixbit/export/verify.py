@@ -13,18 +13,18 @@ from torch import Tensor
 
 from mixbit import _batch
 from mixbit.errors import ExportError, shown
-from mixbit.export import executor
 from mixbit.export._by_operation import has_every_tensor, parting
 from mixbit.export._foreign import read_foreign
 from mixbit.export._judging import Judge
 from mixbit.export._onnx_statement import Statement
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._processors import Cpu, narrow
-from mixbit.export._timing import Timing, interleave
-from mixbit.export.arithmetic import Array
-from mixbit.export.graph import IntegerGraph, Linear, Softmax, Weighted
 from mixbit.export.onnx import build_onnx, load_session
 from mixbit.export.qonnx import trace_qonnx
+from mixbit.integer import executor
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph, Linear, Softmax, Weighted
+from mixbit.latency.timing import Timing, interleave
 from mixbit.metric import ACCURACY, MetricInfo
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from mixbit import _batch
 from mixbit._modes import in_evaluation
 from mixbit.data import InputSpace
 from mixbit.errors import MixbitError
-from mixbit.quantize import check_calibrated, quantized_layers
+from mixbit.quantization import check_calibrated, quantized_layers
 
 __all__ = ["Predictor", "TorchPredictor", "check_inputs", "need_gradients"]
 

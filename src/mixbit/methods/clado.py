@@ -17,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mixbit._perturbation import Perturbation, searched_layers
 from mixbit._settings import Amount, Bits, Count, Seed, check
-from mixbit._suffix import State
 from mixbit.cost import LayerBits
 from mixbit.methods._baseline import ladder, make_scores
-from mixbit.methods._measuring import (
+from mixbit.methods.registry import register
+from mixbit.policy import LayerScores, Pairs, Program, Scores
+from mixbit.quantizers import RuleName
+from mixbit.sensitivity.measuring import (
     Chunk,
     Ledger,
     Measure,
@@ -34,9 +35,8 @@ from mixbit.methods._measuring import (
     first_images,
     not_scored,
 )
-from mixbit.methods.registry import register
-from mixbit.policy import LayerScores, Pairs, Program, Scores
-from mixbit.quantizers import RuleName
+from mixbit.sensitivity.perturbation import Perturbation, searched_layers
+from mixbit.sensitivity.suffix import State
 from mixbit.task import Task
 
 __all__ = ["Clado", "project_psd", "sensitivity_matrix"]

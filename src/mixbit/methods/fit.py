@@ -10,7 +10,13 @@ from typing import Any, Literal
 import torch
 
 from mixbit import _batch
-from mixbit._curvature import (
+from mixbit._progress import progress_bar
+from mixbit._settings import Bits, Count, Seed, check
+from mixbit.methods._baseline import ladder, make_scores
+from mixbit.methods.registry import register
+from mixbit.policy import LayerScores, Scores
+from mixbit.quantizers import RuleName
+from mixbit.sensitivity.curvature import (
     Key,
     Taps,
     fisher_traces,
@@ -21,13 +27,7 @@ from mixbit._curvature import (
     sample,
     uniform_noise,
 )
-from mixbit._perturbation import Perturbation
-from mixbit._progress import progress_bar
-from mixbit._settings import Bits, Count, Seed, check
-from mixbit.methods._baseline import ladder, make_scores
-from mixbit.methods.registry import register
-from mixbit.policy import LayerScores, Scores
-from mixbit.quantizers import RuleName
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 
 __all__ = ["Fit", "NoiseModel"]

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixbit import _batch
-from mixbit._curvature import (
+from mixbit._progress import progress_bar
+from mixbit._settings import Bits, Count, Positive, Seed, check
+from mixbit.methods._baseline import ladder, make_scores
+from mixbit.methods._settings import plain_settings
+from mixbit.methods.registry import register
+from mixbit.network import Layer
+from mixbit.policy import LayerScores, Program, Scores, Side
+from mixbit.quantizers import RuleName
+from mixbit.sensitivity.curvature import (
     Hutchinson,
     Key,
     Mean,
@@ -26,15 +34,7 @@ from mixbit._curvature import (
     not_scored,
     sample,
 )
-from mixbit._perturbation import Perturbation
-from mixbit._progress import progress_bar
-from mixbit._settings import Bits, Count, Positive, Seed, check
-from mixbit.methods._baseline import ladder, make_scores
-from mixbit.methods._settings import plain_settings
-from mixbit.methods.registry import register
-from mixbit.network import Layer
-from mixbit.policy import LayerScores, Program, Scores, Side
-from mixbit.quantizers import RuleName
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 
 __all__ = ["HawqV2", "HawqV3", "omega"]

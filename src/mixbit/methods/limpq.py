@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from mixbit import _batch
 from mixbit._modes import in_evaluation
-from mixbit._perturbation import searched_layers
 from mixbit._settings import Bits, Count, Epochs, NotNegative, Part, Positive, Seed, Share, check
-from mixbit._switchable import make_switchable, norms_after_layers, select_norms
 from mixbit.errors import MixbitError
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerBits, LayerScores, Scores
-from mixbit.quantize import QuantizeConfig, attach, calibrate, quantized_layers, quantizers, select
+from mixbit.quantization import QuantizeConfig, attach, calibrate, quantized_layers, quantizers, select
 from mixbit.quantizers import GradientScale, Quantizer
+from mixbit.sensitivity.perturbation import searched_layers
+from mixbit.supernet.norms import make_switchable, norms_after_layers, select_norms
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, train
 

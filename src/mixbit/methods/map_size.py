@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from mixbit._perturbation import searched_layers
 from mixbit._settings import Bits, Seed, check
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerScores, Program, Scores
+from mixbit.sensitivity.perturbation import searched_layers
 from mixbit.task import Task
 
 __all__ = ["MapSize", "map_side"]

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from mixbit import _batch
-from mixbit._curvature import Key, Mean, Taps, not_scored, sample, sample_gradients
-from mixbit._perturbation import Perturbation
 from mixbit._progress import progress_bar
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
@@ -25,6 +23,8 @@ from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.policy import LayerScores, Scores
 from mixbit.quantizers import RuleName
+from mixbit.sensitivity.curvature import Key, Mean, Taps, not_scored, sample, sample_gradients
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 
 __all__ = ["MpqCo"]

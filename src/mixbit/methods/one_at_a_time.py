@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mixbit._perturbation import Perturbation, searched_layers
 from mixbit._settings import Amount, Bits, Count, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
-from mixbit.methods._measuring import (
+from mixbit.methods.registry import register
+from mixbit.policy import LayerScores, Scores
+from mixbit.quantizers import RuleName
+from mixbit.sensitivity.measuring import (
     Chunk,
     Ledger,
     Measure,
@@ -26,9 +28,7 @@ from mixbit.methods._measuring import (
     first_images,
     not_scored,
 )
-from mixbit.methods.registry import register
-from mixbit.policy import LayerScores, Scores
-from mixbit.quantizers import RuleName
+from mixbit.sensitivity.perturbation import Perturbation, searched_layers
 from mixbit.task import Task
 
 __all__ = ["OneAtATime"]

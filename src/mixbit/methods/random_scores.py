@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from mixbit._perturbation import searched_layers
 from mixbit._settings import Bits, Seed, check
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.policy import LayerScores, Scores
+from mixbit.sensitivity.perturbation import searched_layers
 from mixbit.task import Task
 
 __all__ = ["RandomScores"]

@@ -19,19 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit import _batch, _effort
-from mixbit._layers import QuantizedLayer
-from mixbit._perturbation import Perturbation, searched_layers
 from mixbit._progress import progress_bar
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
-from mixbit.methods._measuring import calibration_images, first_images, not_scored
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerScores, Scores
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import QuantizedLayer, quantized_layers
 from mixbit.quantizers import RuleName
+from mixbit.sensitivity.measuring import calibration_images, first_images, not_scored
+from mixbit.sensitivity.perturbation import Perturbation, searched_layers
 from mixbit.task import Task
 
 __all__ = ["Sqnr", "noise_ratios"]

@@ -22,8 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixbit import _batch
-from mixbit._map_entropy import MapEntropy, MapOptions, Measured, measure
-from mixbit._perturbation import searched_layers
 from mixbit._progress import progress_bar
 from mixbit._settings import LARGEST_COUNT, Bits, Count, Range, Seed, check
 from mixbit.data import Split
@@ -33,6 +31,8 @@ from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import LayerMaps, layer_maps
 from mixbit.policy import LayerScores, Program, Scores
+from mixbit.sensitivity.map_entropy import MapEntropy, MapOptions, Measured, measure
+from mixbit.sensitivity.perturbation import searched_layers
 from mixbit.task import Task
 from mixbit.topology import Blind, Graph, Missing, Weighting
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _batch
-from mixbit._perturbation import Perturbation
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.errors import MixbitError
 from mixbit.methods._baseline import ladder, make_scores
 from mixbit.methods.registry import register
 from mixbit.policy import LayerScores, Program, Scores
 from mixbit.quantizers import Quantizer, RuleName
+from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 
 __all__ = ["WeightEntropy", "level_entropy"]

@@ -54,19 +54,17 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> Network:
     """
     from mixbit._batch import as_arguments
     from mixbit.network._errors import cannot_export, running
-    from mixbit.network._export import ExportFailed, evaluating, export, is_data_dependent
     from mixbit.network._hooks import observe
     from mixbit.network._inputs import read_inputs
-    from mixbit.network._program import read_program
     from mixbit.network._sizes import DataDependent
+    from mixbit.network.program import Unfollowable, evaluating, follow, is_data_dependent
 
     _check_model(model)
     inputs = read_inputs(as_arguments(model, example_inputs))
     with evaluating(model):
         try:
-            exported, sizes = export(model, inputs)
-            return _assemble(read_program(model, exported, sizes), inputs)
-        except (DataDependent, ExportFailed) as error:
+            return _assemble(follow(model, inputs), inputs)
+        except (DataDependent, Unfollowable) as error:
             with running(model, inputs):
                 model(*inputs.args, **inputs.kwargs)
             if is_data_dependent(error):

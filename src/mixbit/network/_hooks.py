@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mixbit.network._carriers import why_not
 from mixbit.network._inputs import Inputs
 from mixbit.network._macs import limpq_area
 from mixbit.network._records import FloatParameter, Layer, LayerKind, Network, Skipped, Tensor
 from mixbit.network._signs import has_negative
 from mixbit.network._sizes import drop_batch
+from mixbit.network.carriers import why_not
 
 _KINDS: dict[type[nn.Module], LayerKind] = {nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Linear: "linear"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mixbit.network._ops import is_in_place, is_shape_only, is_view, op_name, words
@@ -97,19 +98,15 @@ def layer_maps(model: nn.Module, example: torch.Tensor, *, follow: bool = True) 
     >>> [(one.layer, one.tensor, one.after, one.shape) for one in found.maps.values()]
     [('0', '2', ('batch_norm', 'relu'), (8, 4, 4)), ('3', '3', (), (4, 4, 4))]
     """
-    from mixbit.network._export import ExportFailed, evaluating, export
-    from mixbit.network._inputs import read_inputs
-    from mixbit.network._program import read_program
-    from mixbit.network._sizes import DataDependent
+    from mixbit.network.program import Unfollowable, evaluating
+    from mixbit.network.program import follow as follow_model
 
-    inputs = read_inputs(example)
     with evaluating(model):
         try:
-            exported, sizes = export(model, inputs)
-            program = read_program(model, exported, sizes)
-        except (DataDependent, ExportFailed):
+            program = follow_model(model, example)
+        except Unfollowable:
             return _from_modules(model, example, "the model has no one graph: its branches depend on values")
-    if not sizes.symbols:
+    if not program.sizes.symbols:
         return _from_modules(model, example, "the graph of the model holds for one batch size alone")
     if any(node.op == "get_attr" for node in _needed(program)):
         return _from_modules(model, example, "the graph of the model holds constants of nested blocks")
@@ -137,7 +134,7 @@ def _from_program(program: Program, follow: bool) -> LayerMaps:
             layer=layer, tensor=name, after=after, shape=program.sizes.sample(value), batch_dim=batch_dim
         )
         wanted.setdefault(end, []).append(layer)
-    return LayerMaps(maps, _Replay(program, wanted))
+    return LayerMaps(maps, partial(_replay, program, wanted))
 
 
 class _Finder:
@@ -210,33 +207,13 @@ class _Finder:
         return reader is not None and op_name(reader) in _ACTIVATIONS
 
 
-class _Replay:
-    """Runs the operators of a program on real tensors, and forgets each result after its last reader."""
+def _replay(program: Program, wanted: Mapping[fx.Node, list[str]], x: torch.Tensor, see: See) -> None:
+    """Run the operators of a program on real tensors, and show those of the layers."""
+    from mixbit.network.program import interpret
 
-    def __init__(self, program: Program, wanted: Mapping[fx.Node, list[str]]) -> None:
-        self._program, self._wanted = program, wanted
-        last: dict[fx.Node, fx.Node] = {}
-        for node in program.calls:
-            for one in [node, *node.all_input_nodes]:
-                last[one] = node
-        self._done: dict[fx.Node, list[fx.Node]] = {}
-        for one, node in last.items():
-            self._done.setdefault(node, []).append(one)
-
-    def __call__(self, x: torch.Tensor, see: See) -> None:
-        from torch import fx
-
-        model = self._program.model
-        env: dict[fx.Node, Any] = {node: model.get_parameter(name) for node, name in self._program.parameters.items()}
-        env.update((node, value.clone()) for node, value in self._program.constants.items())
-        env[self._program.inputs[0]] = x
-        for node in self._program.calls:
-            args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: env[one])
-            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-            for layer in self._wanted.get(node, ()):
-                see(layer, env[node])
-            for one in self._done.get(node, ()):
-                env.pop(one, None)
+    for node, value in interpret(program, x):
+        for layer in wanted.get(node, ()):
+            see(layer, value)
 
 
 def _needed(program: Program) -> Iterator[fx.Node]:

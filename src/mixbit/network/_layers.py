@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from mixbit.network._carriers import why_not
 from mixbit.network._macs import TRANSPOSED, factors, multiplies
 from mixbit.network._ops import argument, is_shape_only, op_name, values
 from mixbit.network._program import Program
 from mixbit.network._records import LayerKind
+from mixbit.network.carriers import why_not
 
 # Operator -> the module whose weight it may use, and the kind of layer.
 _KINDS: dict[str, tuple[type[nn.Module], LayerKind]] = {

@@ -36,6 +36,8 @@ class Program:
     """Node -> the node whose memory and values it views (itself, if it is no view)."""
     live: frozenset[fx.Node]
     """Nodes whose values depend on the user's inputs."""
+    spec: Any = None
+    """Structure of what the model returns, as `torch.utils._pytree` has it."""
 
     def live_inputs(self, node: fx.Node) -> list[fx.Node]:
         """Families of the tensors that a node reads and that depend on the user's inputs, each once, in order."""
@@ -81,7 +83,8 @@ def read_program(model: nn.Module, exported: ExportedProgram, sizes: Sizes) -> P
     outputs = tuple(node for node in output.all_input_nodes)
     family = _families(graph)
     live = _live(calls, inputs, family)
-    return Program(model, sizes, calls, inputs, outputs, parameters, constants, family, live)
+    spec = exported.call_spec.out_spec
+    return Program(model, sizes, calls, inputs, outputs, parameters, constants, family, live, spec)
 
 
 def _constants(model: nn.Module, exported: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:

@@ -2,13 +2,15 @@
 
 from mixbit.cost import LayerBits, Pins
 from mixbit.policy._agreement import PolicyDistance, policy_distance, rank_correlation
+from mixbit.policy._files import JSON
 from mixbit.policy._pins import resolve_pins
-from mixbit.policy._policy import Policy
+from mixbit.policy._policy import Policy, pin_note, uncounted_notes
 from mixbit.policy._program import Pairs, Program, Side
 from mixbit.policy._scores import LayerScores, Scores
 from mixbit.policy._transfer import transfer_policy, transfer_scores
 
 __all__ = [
+    "JSON",
     "LayerBits",
     "LayerScores",
     "Pairs",
@@ -18,9 +20,11 @@ __all__ = [
     "Program",
     "Scores",
     "Side",
+    "pin_note",
     "policy_distance",
     "rank_correlation",
     "resolve_pins",
     "transfer_policy",
     "transfer_scores",
+    "uncounted_notes",
 ]

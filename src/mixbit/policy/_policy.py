@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from mixbit import _io
-from mixbit.cost import LatencyTable, LayerBits, Macs, Pins, cost_table, uniform_bits
-from mixbit.cost._bits import check_layer_names
+from mixbit.cost import LatencyTable, LayerBits, Macs, Pins, check_layer_names, cost_table, uniform_bits
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
 from mixbit.policy._pins import resolve_pins

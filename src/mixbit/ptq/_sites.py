@@ -17,7 +17,7 @@ from mixbit.evaluation import Count
 from mixbit.ptq._joint import Floats
 from mixbit.ptq.bias import correct_bias
 from mixbit.ptq.lp import Levels, Sketch, lp_step, widest_step
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import quantized_layers
 from mixbit.quantizers import MidRise, Quantizer
 from mixbit.task import Objective, Task
 

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _batch
-from mixbit._layers import QuantizedLayer
 from mixbit._modes import in_evaluation
 from mixbit.data import inputs_of
 from mixbit.errors import MixbitError
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import QuantizedLayer, quantized_layers
 
 __all__ = ["correct_bias", "fold_bias", "forget_bias"]
 
@@ -45,7 +44,7 @@ def correct_bias(model: nn.Module, reference: Mapping[str, Tensor] | None = None
 
     >>> from mixbit.network import capture
     >>> from mixbit.policy import Policy
-    >>> from mixbit.quantize import quantize
+    >>> from mixbit.quantization import quantize
     >>> model = nn.Sequential(nn.Linear(3, 1, bias=False))
     >>> model[0].weight.data = torch.tensor([[0.3, 0.3, 0.9]])
     >>> network = capture(model, torch.zeros(2, 3))

@@ -25,7 +25,7 @@ from mixbit.errors import MixbitError
 from mixbit.policy import Policy
 from mixbit.ptq._joint import Watched, descend, powell
 from mixbit.ptq._sites import Images, Judge, draw, find_sites, observe, scaled
-from mixbit.quantize import QuantizeConfig, quantize
+from mixbit.quantization import QuantizeConfig, quantize
 from mixbit.task import Task
 
 __all__ = ["PTQConfig", "PTQResult", "Stage", "ptq"]

@@ -8,10 +8,10 @@ from mixbit.report.table import Table
 from mixbit.report.units import count, percent, size
 
 if TYPE_CHECKING:
-    from mixbit.export import IntegerGraph
     from mixbit.export.onnx import OnnxFile, OnnxLayer
     from mixbit.export.qonnx import QonnxFile
     from mixbit.export.verify import Timing, Verification
+    from mixbit.integer import IntegerGraph
 
 __all__ = ["file_tables", "lowering_notes_table", "saturation_warning", "verification_table"]
 

@@ -8,8 +8,7 @@ from mixbit.report.table import Table
 from mixbit.report.units import count, percent, size
 
 if TYPE_CHECKING:
-    from mixbit.export.c import CFolder, Footprint
-    from mixbit.export.c._cmsis_nn import HandedOver
+    from mixbit.export.c import CFolder, Footprint, HandedOver
     from mixbit.export.mcu import Counts
     from mixbit.runs.firmware import Checked
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixbit.cost._limit import show_amount
+from mixbit.cost import show_amount
 
 if TYPE_CHECKING:
     from mixbit.cost import LatencyTable

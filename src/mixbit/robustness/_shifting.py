@@ -10,11 +10,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from mixbit._layers import QuantizedLayer
 from mixbit._modes import modes_kept
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.network import Skipped
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import QuantizedLayer, quantized_layers
 from mixbit.robustness._grids import Grid, grid_of
 from mixbit.robustness._shifts import Shift
 
@@ -91,7 +90,7 @@ def shifted(
 
     >>> from mixbit.network import capture
     >>> from mixbit.policy import Policy
-    >>> from mixbit.quantize import quantize
+    >>> from mixbit.quantization import quantize
     >>> from mixbit.robustness.quantizer_shift import ScaledStep
     >>> model, x = nn.Sequential(nn.Linear(2, 2, bias=False)), torch.tensor([[1.0, 0.0]])
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.5], [-1.0, 0.3]]))

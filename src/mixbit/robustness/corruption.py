@@ -35,7 +35,7 @@ from mixbit.evaluation import evaluate
 from mixbit.inference import Predictor
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.network import Network
-from mixbit.quantize import quantized_layers
+from mixbit.quantization import quantized_layers
 from mixbit.task import Loss, Objective, cross_entropy
 
 __all__ = ["BitUse", "CorruptionCell", "CorruptionReport", "evaluate_corruptions", "static_bits"]

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit._settings import Epochs, NotNegative, Positive, Range, Share, check, read
-from mixbit._switchable import norms_fed_by_layers
 from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean, shown
 from mixbit.network import Layer, Skipped
 from mixbit.policy import Policy
+from mixbit.supernet.norms import norms_fed_by_layers
 from mixbit.task import Task
 
 __all__ = ["KurtosisConfig", "KurtosisPenalty", "kurtosis", "kurtosis_gradient", "kurtosis_loss"]

@@ -206,7 +206,7 @@ def qat_bit_sweep(
 
     The latent weights are quantized anew by the same rule; see `WeightBits`. In a mixed-precision model all layers that
     are not pinned go to the same bits (our completion). In a bank the row in use is what is changed; other rows, with
-    steps of their own, are what `mixbit.quantize.select` switches to.
+    steps of their own, are what `mixbit.select` switches to.
 
     Args:
         model: with quantizers on.

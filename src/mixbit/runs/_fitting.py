@@ -9,8 +9,8 @@ from typing import TypeAlias
 from mixbit.allocation import Allocation
 from mixbit.cost import Budget, LayerBits, Limit, MemoryTable, Pins, RamStep, uniform_bits
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
-from mixbit.export import GraphRounding, IntegerGraph
 from mixbit.export.c import COptions, Footprint, memory_table, predict
+from mixbit.integer import GraphRounding, IntegerGraph
 from mixbit.network import Network
 from mixbit.policy import Policy
 from mixbit.runs._lowering import lower_at

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from mixbit.cost import LayerBits
-from mixbit.export import GraphRounding, IntegerGraph
-from mixbit.export.integer import lower
+from mixbit.integer import GraphRounding, IntegerGraph
+from mixbit.integer.lowering import lower
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize, quantized_layers
+from mixbit.quantization import calibrate, quantize, quantized_layers
 from mixbit.runs.inspecting import OpenedModel
 
 __all__ = ["lower_at"]

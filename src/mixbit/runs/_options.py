@@ -11,7 +11,7 @@ from mixbit._settings import read
 from mixbit.data import hold_out
 from mixbit.evaluation import evaluate
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
 from mixbit.task import Task
 from mixbit.training import TrainConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 from mixbit import models
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
-from mixbit.quantize import quantize
+from mixbit.quantization import quantize
 from mixbit.runs import _folder
 from mixbit.runs._options import quantize_config
 from mixbit.runs.subject import Subject

@@ -12,8 +12,8 @@ from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, Pins, costs, uniform_bits
 from mixbit.errors import BudgetError, MixbitError
-from mixbit.export import GraphRounding
 from mixbit.export.c import COptions, Footprint
+from mixbit.integer import GraphRounding
 from mixbit.network import Network, check_network
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
 from mixbit.runs import _folder

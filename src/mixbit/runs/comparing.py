@@ -28,7 +28,7 @@ from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Policy, resolve_pins
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.runs import _folder, _standings
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._metering import Effort, Meter

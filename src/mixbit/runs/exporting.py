@@ -15,12 +15,12 @@ from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation
 from mixbit._progress import announce, progress_bar, watched
 from mixbit.errors import ExportError, did_you_mean
-from mixbit.export import GraphRounding, IntegerGraph, lower
-from mixbit.export._float_onnx import float_onnx
+from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx, write_onnx
 from mixbit.export.qonnx import QonnxFile, render_qonnx, write_qonnx
 from mixbit.export.verify import Judge, Verification, is_qonnx, sample_batches
 from mixbit.export.verify import verify as check
+from mixbit.integer import GraphRounding, IntegerGraph, lower
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
 from mixbit.task import Task

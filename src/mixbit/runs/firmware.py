@@ -10,11 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mixbit._progress import announce
-from mixbit.cost import Limit
-from mixbit.cost._limit import BYTES
+from mixbit.cost import BYTES, Limit
 from mixbit.errors import ExportError, did_you_mean
-from mixbit.export import GraphRounding, IntegerGraph
-from mixbit.export.arithmetic import Array
 from mixbit.export.c import (
     MANIFEST,
     CFolder,
@@ -29,6 +26,8 @@ from mixbit.export.c import (
 )
 from mixbit.export.mcu import BOARDS, BoardVerification, Counts, count, verify_board
 from mixbit.export.verify import numpy_batches
+from mixbit.integer import GraphRounding, IntegerGraph
+from mixbit.integer.arithmetic import Array
 from mixbit.runs._trained import TrainedRun
 from mixbit.runs.exporting import lowered, taken
 

@@ -11,10 +11,10 @@ from mixbit._progress import progress_bar
 from mixbit._settings import Range, check_value
 from mixbit.cost import ExportCpu, LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
-from mixbit.export import Rounding
-from mixbit.export.latency import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
 from mixbit.export.mcu import BOARDS
 from mixbit.export.mcu.target import BoardTarget
+from mixbit.integer import Rounding
+from mixbit.latency.tables import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
 from mixbit.network import Network
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
@@ -116,6 +116,6 @@ def _target(name: str, cpu: ExportCpu) -> Target:
         raise MixbitError(f"cpu={cpu!r} is for the target onnxruntime, and this is {name}. Leave it away.")
     if name in BOARDS:
         return BoardTarget(core=name)
-    from mixbit.export._onnxruntime_target import OnnxRuntimeTarget
+    from mixbit.export.onnxruntime_target import OnnxRuntimeTarget
 
     return OnnxRuntimeTarget(cpu)

@@ -15,7 +15,7 @@ from mixbit import _checkpoint, _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
 from mixbit.evaluation import Metrics, try_out
 from mixbit.policy import Policy
-from mixbit.quantize import QuantizeConfig, calibrate, quantize
+from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options, regularised, watched
@@ -67,8 +67,8 @@ def train(
     Args:
         subject: model, weights and data.
         policy: bits of every layer, or None for float32.
-        settings: of `mixbit.training.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
-            settings of `mixbit.robustness.KurtosisConfig`, and `quantize`, those of `mixbit.quantize.QuantizeConfig`.
+        settings: of `mixbit.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
+            settings of `mixbit.robustness.KurtosisConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
         run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.

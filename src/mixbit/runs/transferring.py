@@ -26,7 +26,7 @@ from mixbit.policy import (
     transfer_policy,
     transfer_scores,
 )
-from mixbit.quantize import QuantizeConfig
+from mixbit.quantization import QuantizeConfig
 from mixbit.runs import _folder
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs.allocating import allocate, read_network

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixbit.export import IntegerGraph
-from mixbit.export.arithmetic import Array
 from mixbit.export.c import COptions, write_c
-from mixbit.export.c._program import Program, Step, build, root
+from mixbit.export.c._program import CProgram, CStep, build_program, root
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, scratch_name
+from mixbit.integer import IntegerGraph
+from mixbit.integer.arithmetic import Array
 
 _MAIN = """\
 #include <stdio.h>
@@ -83,19 +83,19 @@ def verify_guarded(
         objects: kernels, compiled with the sanitizers.
         flags: of the compiler for the network.
     """
-    program, written = build(graph, options), write_c(graph, folder, options=options)
+    program, written = build_program(graph, options), write_c(graph, folder, options=options)
     (folder / "host_main.c").write_text(_main(program, written.plan))
     return verify_c(graph, samples, folder=folder, sanitize=True, objects=objects, flags=flags)
 
 
-def _main(program: Program, plan: MemoryPlan) -> str:
+def _main(program: CProgram, plan: MemoryPlan) -> str:
     rows = [list(_pieces(program, plan, step)) for step in program.steps]
     most = max(map(len, rows))
     text = ",\n".join("    {" + ", ".join(row + ["{0, 0, 0, 0}"] * (most - len(row))) + "}" for row in rows)
     return _MAIN.format(most=most, rows=text, input=plan.offset(program.input))
 
 
-def _pieces(program: Program, plan: MemoryPlan, step: Step) -> Iterator[str]:
+def _pieces(program: CProgram, plan: MemoryPlan, step: CStep) -> Iterator[str]:
     """Offset and bytes, whether what is there must stay, and whether the layer may touch it."""
     result = () if step.op is program.last else (step.op.output,)
     for name in (*step.reads, *result):

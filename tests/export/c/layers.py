@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
-from mixbit.export import IntegerGraph, Rounding
+from mixbit.integer import IntegerGraph, Rounding
 from tests.export.graphs import Builder, rounded
 
 _RESULTS: tuple[dict[str, Any], ...] = (

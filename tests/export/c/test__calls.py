@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid
 from mixbit.export.c import COptions
 from mixbit.export.c._calls import _reach, check_scaled
-from mixbit.export.c._program import Program, build
+from mixbit.export.c._program import CProgram, build_program
+from mixbit.integer import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Grid
 from tests.export.graphs import Builder, rounded
 
 
-def program(graph: IntegerGraph, *, packed: bool = False) -> Program:
-    return build(rounded(graph, "single"), COptions(pack_activations=packed))
+def program(graph: IntegerGraph, *, packed: bool = False) -> CProgram:
+    return build_program(rounded(graph, "single"), COptions(pack_activations=packed))
 
 
 def ending(b: Builder, x: str) -> IntegerGraph:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph
 from mixbit.export.c import COptions, plan_memory, predict, render_c
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
+from mixbit.integer import IntegerGraph
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from tests.export.graphs import Builder
 
@@ -41,7 +41,7 @@ def kernels(value: Any) -> tuple[list[str], str, list[int]]:
     written = files(kernels=value)
     second = sorted(name for name in written if name.endswith("_dsp.c"))
     switch = next(line for line in written["mixbit_config.h"].splitlines() if "define MIXBIT_DSP" in line)
-    program = build(network(), COptions(kernels=value))
+    program = build_program(network(), COptions(kernels=value))
     return second, switch, [step.printed.scratch_bytes for step in program.steps]
 
 
@@ -63,14 +63,14 @@ def weight_bytes(alignment: int) -> int:
 
 def stored_bits(value: Any) -> list[int]:
     """Container of each tensor, as written: the input, the convolutions' maps, the sum and its vector."""
-    tensors = build(network(), COptions(pack_activations=value, fold_requantize=False)).tensors
+    tensors = build_program(network(), COptions(pack_activations=value, fold_requantize=False)).tensors
     return [one.bits for one in tensors.values()]
 
 
 def folding(value: Any) -> tuple[list[str], int, int]:
     """Operations that are called, table bytes, arena bytes."""
     options = COptions(fold_requantize=value)
-    steps = build(network(), options).steps
+    steps = build_program(network(), options).steps
     found = predict(network(), options=options)
     return [step.op.kind for step in steps], found.table_bytes, plan_memory(network(), options=options).arena_bytes
 
@@ -82,7 +82,7 @@ def recorded(value: Any) -> list[int]:
 
 
 def recording(count: int) -> list[int]:
-    steps = len(build(network(), COptions()).steps)
+    steps = len(build_program(network(), COptions()).steps)
     return [count * (3 * PLACES + 5 + steps), 3 * count, 1]
 
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid
 from mixbit.export.c import COptions
-from mixbit.export.c._program import Program, build
+from mixbit.export.c._program import CProgram, build_program
 from mixbit.export.c._storage import container_bits, stored
+from mixbit.integer import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Grid
 from tests.export.graphs import Builder, rounded
 
 
-def program(graph: IntegerGraph) -> Program:
-    return build(rounded(graph, "single"), COptions())
+def program(graph: IntegerGraph) -> CProgram:
+    return build_program(rounded(graph, "single"), COptions())
 
 
 def ending(b: Builder, x: str) -> IntegerGraph:

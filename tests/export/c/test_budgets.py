@@ -12,14 +12,14 @@ from torch import nn
 
 from mixbit import models
 from mixbit.cost import LayerBits, costs
-from mixbit.export import IntegerGraph, lower
 from mixbit.export.c import COptions, memory_table, predict
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
 from mixbit.export.c.sizes import width_code
+from mixbit.integer import IntegerGraph, lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import OpenedModel
 from tests.export.graphs import Builder, rounded
@@ -122,7 +122,9 @@ def test_a_depthwise_layer_beside_the_networks_brings_no_code_of_its_width(group
     """A convolution that is called twice is none of the network's layers and has 8 bits, whatever they get."""
     b = Builder((6, 4, 4), seed=0)
     x = b.conv(b.first, 6, 3, groups=groups, weight_bits=8)
-    program = build(rounded(b.finish(b.linear(b.flatten(x), 2, weight_bits=3, bits=None)), "single"), COptions())
+    program = build_program(
+        rounded(b.finish(b.linear(b.flatten(x), 2, weight_bits=3, bits=None)), "single"), COptions()
+    )
     wanted = {bits: size if bits < 8 or paid else 0 for bits, size in width_code(program).items()}
     assert _code(program, [program.last.name]) == wanted and all(width_code(program).values())
 

@@ -12,10 +12,10 @@ import pytest
 
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions, plan_memory, predict, render_c, sizes, verify_c, write_c
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.c.host import compile_host
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import count, verify_board
+from mixbit.integer.graph import IntegerGraph
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.needs import needs
 
@@ -85,7 +85,7 @@ def samples_of(graph: IntegerGraph, samples: int = 3) -> np.ndarray:
 
 
 def test_layers_of_8_bits_are_handed_over_and_the_others_say_why(checkout: Path) -> None:
-    found = build(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
+    found = build_program(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
     assert found is not None
     assert (found.rounding, found.layers) == ("single", ("op1", "op3", "op7"))
     assert found.kept == {
@@ -97,7 +97,7 @@ def test_layers_of_8_bits_are_handed_over_and_the_others_say_why(checkout: Path)
 
 
 def test_the_sources_are_those_that_the_functions_need(checkout: Path) -> None:
-    found = build(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
+    found = build_program(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
     assert found is not None
     assert found.sources == (
         "ConvolutionFunctions/arm_convolve_s8.c",
@@ -162,7 +162,7 @@ def test_a_path_that_make_cannot_read_is_refused(checkout: Path, tmp_path: Path)
 
 def test_an_older_version_without_the_linear_function_keeps_those(checkout: Path) -> None:
     (checkout / "Source" / "FullyConnectedFunctions" / f"{LINEAR}.c").unlink()
-    found = build(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
+    found = build_program(mixed(), COptions(cmsis_nn=str(checkout))).cmsis_nn
     assert found is not None
     assert "op7" not in found.layers and LINEAR in found.kept["op7"]
 
@@ -173,7 +173,7 @@ def test_windows_that_its_depthwise_kernels_cannot_do_are_kept(checkout: Path) -
     x = b.conv(b.first, 4, 3, weight_bits=8, groups=4, padding=((1, 1), (1, 2)))
     x = b.conv(x, 4, 3, weight_bits=8, groups=4, padding=3)
     graph = b.finish(b.linear(b.flatten(x), 2, bits=None))
-    found = build(graph, COptions(cmsis_nn=str(checkout))).cmsis_nn
+    found = build_program(graph, COptions(cmsis_nn=str(checkout))).cmsis_nn
     assert found is not None and not found.layers
     assert found.kept["op1"] == "more than one column of padding on the right"
     assert found.kept["op2"] == "a window that is padding alone"
@@ -195,7 +195,7 @@ def test_a_checkout_that_is_gone_is_an_error(checkout: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("zero_point", [-128, 3, 127])
 def test_a_network_of_8_bits_has_the_reference_s_bytes(rounding: str, zero_point: int) -> None:
     graph, options = eight_bits(rounding, zero_point=zero_point), COptions(cmsis_nn=DIR)
-    found = build(graph, options).cmsis_nn
+    found = build_program(graph, options).cmsis_nn
     assert found is not None and len(found.layers) == 9 and list(found.kept) == ["op12"]
     checked = verify_c(graph, samples_of(graph), options=options)
     assert checked.first_difference is None

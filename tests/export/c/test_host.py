@@ -18,14 +18,14 @@ from torch import nn
 from mixbit import models
 from mixbit.cost import LayerBits
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph, Rounding, executor, lower
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid
 from mixbit.export.c import COptions, _scratch, host, verify_c, write_c
 from mixbit.export.c.host import SANITIZERS, CVerification, compile_host, compile_kernels
+from mixbit.integer import IntegerGraph, Rounding, executor, lower
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Grid
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantize import calibrate, quantize
+from mixbit.quantization import calibrate, quantize
 from tests.export.c import arm, layers
 from tests.export.c.guarded import verify_guarded
 from tests.export.graphs import (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixbit.export import IntegerGraph
 from mixbit.export.c import COptions, plan_memory
 from mixbit.export.c.memory import ALIGNMENT, Buffer, MemoryPlan, place
+from mixbit.integer import IntegerGraph
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
 
 lifetimes = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=14)

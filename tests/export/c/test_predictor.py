@@ -11,10 +11,11 @@ import torch
 
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
-from mixbit.export import ExecutorPredictor, Rounding
-from mixbit.export import graph as g
+from mixbit.export import ExecutorPredictor
 from mixbit.export.c import COptions, CPredictor, write_c
 from mixbit.inference import Predictor
+from mixbit.integer import Rounding
+from mixbit.integer import graph as g
 from mixbit.testing.predictors import PredictorCases
 from tests.export.graphs import Builder, rounded
 from tests.inference import seen

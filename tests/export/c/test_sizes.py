@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mixbit.export import IntegerGraph, Rounding
 from mixbit.export.c import COptions, predict, write_c
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.c.sizes import Footprint, struct_bytes
 from mixbit.export.c.sizes import layers as program_layers
+from mixbit.integer import IntegerGraph, Rounding
 from tests.export.c import layers
 from tests.export.graphs import Builder, resnet_cifar, rounded
 from tests.needs import needs
@@ -127,15 +127,15 @@ def test_layers_tell_their_results() -> None:
     b = Builder((3, 6, 5), seed=0)
     x = b.conv(b.first, 5, (3, 2), weight_bits=3, stride=(1, 2), bits=3, padding=0)
     graph = rounded(b.finish(b.linear(b.flatten(x), 7, weight_bits=2, bits=None)), "single")
-    conv, linear = program_layers(build(graph, COptions(pack_activations=True)))
+    conv, linear = program_layers(build_program(graph, COptions(pack_activations=True)))
     assert (conv.kernel, conv.weights, conv.weight_bits, conv.macs) == ("mixbit_conv", 90, 3, 90 * 4 * 2)
     assert (conv.output_shape, conv.output_bits, conv.output_bytes) == ((5, 4, 2), 4, 20)
     assert (conv.weight_bytes, conv.padding_bytes) == (5 * 7, 5 * 7 - 34), "18 weights of 3 bits are 54 bits"
     assert (linear.output_shape, linear.output_bits, linear.output_bytes, linear.macs) == ((7,), 32, 28, 280)
     assert (conv.scratch_bytes, linear.scratch_bytes) == (18, 40), "a column, and the features taken out of 4 bits"
-    plain = program_layers(build(graph, COptions()))
+    plain = program_layers(build_program(graph, COptions()))
     assert [one.scratch_bytes for one in plain] == [18, 0], "features in bytes are read where they lie"
-    dsp = program_layers(build(graph, COptions(kernels="dsp")))
+    dsp = program_layers(build_program(graph, COptions(kernels="dsp")))
     assert [one.scratch_bytes for one in dsp] == [6 * 32, 3 * 48], "whole groups of 16: two columns, and one"
 
 
@@ -143,7 +143,7 @@ def test_layers_tell_their_results() -> None:
 def test_a_linear_layer_multiplies_at_every_place_of_what_it_reads(shape: tuple[int, ...]) -> None:
     b = Builder(shape, seed=0)
     graph = rounded(b.finish(b.linear(b.first, 7, weight_bits=4, bits=None)), "single")
-    (linear,) = program_layers(build(graph, COptions()))
+    (linear,) = program_layers(build_program(graph, COptions()))
     assert linear.macs == math.prod(shape) * 7 and linear.output_bytes == 4 * 7 * math.prod(shape[:-1])
 
 
@@ -152,7 +152,7 @@ def test_scratch_of_depthwise_layers() -> None:
     x = b.conv(b.conv(b.first, 6, (3, 2), groups=6), 12, 1, groups=6)
     graph = rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single")
     plain, dsp = (
-        [one.scratch_bytes for one in program_layers(build(graph, COptions(kernels=kernels)))[:2]]
+        [one.scratch_bytes for one in program_layers(build_program(graph, COptions(kernels=kernels)))[:2]]
         for kernels in ("plain", "dsp")
     )
     assert plain == [6, 1], "the taps of a channel"

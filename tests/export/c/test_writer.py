@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export import IntegerGraph, executor
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Grid, Rounding, dequantize
 from mixbit.export.c import COptions, plan_memory, render_c, write_c
 from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
 from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.c._manifest import read_manifest
 from mixbit.export.c._options import KERNELS
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.c.writer import MANIFEST, _makefile
+from mixbit.integer import IntegerGraph, executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Grid, Rounding, dequantize
 from tests.export.graphs import Builder, random_graph, resnet_cifar, rounded
 from tests.needs import needs
 
@@ -289,7 +289,7 @@ def test_two_networks_in_one_program(tmp_path: Path) -> None:
     for (name, graph), factor in zip(graphs.items(), (7, 5), strict=True):
         folder = write_c(graph, tmp_path / name).path
         subprocess.run(["make", "-s", "object", f"PREFIX={name}", "OPT=-O0"], cwd=folder, check=True)
-        program = build(graph, COptions())
+        program = build_program(graph, COptions())
         x = program.tensors[program.input]
         raw = (np.arange(x.size_bytes) * factor).astype(np.int8).tobytes()
         values = executor.trace(graph, dequantize(x.from_bytes(raw), x.grid)[None])

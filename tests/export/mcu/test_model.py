@@ -10,9 +10,9 @@ import pytest
 
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions, plan_memory, write_c
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu import BOARDS, count, model, verify_board
 from mixbit.export.mcu.emulator import Run
+from mixbit.integer.graph import IntegerGraph
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.needs import needs
 

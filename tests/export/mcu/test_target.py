@@ -11,12 +11,12 @@ from torch import nn
 from mixbit.cost import LatencyTable, LayerBits
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions
-from mixbit.export.c._program import build as build_program
-from mixbit.export.graph import IntegerGraph
-from mixbit.export.latency import OVERHEAD, FloatModel, build, options_of, predict
+from mixbit.export.c._program import build_program
 from mixbit.export.mcu.target import BoardTarget, kernel_of, owner_of
+from mixbit.integer.graph import IntegerGraph
+from mixbit.latency.tables import OVERHEAD, FloatModel, build, options_of, predict
 from tests.export.graphs import Builder, random_graph, rounded
-from tests.export.test_latency import NET, small
+from tests.latency.test_tables import NET, small
 from tests.needs import needs
 
 DSP = COptions(kernels="dsp")

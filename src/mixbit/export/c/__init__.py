@@ -1,7 +1,12 @@
 """A trained network as C99 for microcontrollers: packed weights, a static arena, and the reference's integers."""
 
+from mixbit.export.c._cmsis_checkout import library_of
+from mixbit.export.c._cmsis_nn import HandedOver
+from mixbit.export.c._emit import output_scales
 from mixbit.export.c._manifest import MANIFEST, Manifest, read_manifest
 from mixbit.export.c._options import COptions
+from mixbit.export.c._program import CProgram, CStep, build_program
+from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
@@ -15,11 +20,18 @@ __all__ = [
     "CLayer",
     "COptions",
     "CPredictor",
+    "CProgram",
+    "CStep",
     "CVerification",
     "Footprint",
+    "HandedOver",
     "Manifest",
     "MemoryPlan",
+    "build_program",
+    "layer_bytes",
+    "library_of",
     "memory_table",
+    "output_scales",
     "plan_memory",
     "predict",
     "read_manifest",

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from mixbit.errors import ExportError, MixbitError
-from mixbit.export import executor
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, FixedPoint, Grid, Rounding, factor, fixed_point, mean_factor
 from mixbit.export.c import _scratch
 from mixbit.export.c._options import COptions
 from mixbit.export.c._storage import Stored, strides
 from mixbit.export.c.packing import pack_fields, pack_rows, row_bytes
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import executor
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, FixedPoint, Grid, Rounding, factor, fixed_point, mean_factor
+from mixbit.integer.graph import IntegerGraph
 
 ROUNDINGS = {"single": "MIXBIT_SINGLE", "double": "MIXBIT_DOUBLE", "away": "MIXBIT_AWAY"}
 _INT32 = 2**31
@@ -325,7 +325,7 @@ def _average_pool(context: Context, op: g.AveragePool) -> Printed:
 
 
 def _mean(op: g.AveragePool, grid: Grid, result: Grid, taps: int) -> dict[str, Any]:
-    """How the sum becomes the mean, see `mixbit.export.arithmetic.mean`."""
+    """How the sum becomes the mean, see `mixbit.integer.arithmetic.mean`."""
     bound = taps * _reach(grid)
     if op.rounding != "double":
         return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), op.rounding)

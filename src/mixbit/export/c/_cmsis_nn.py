@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array, factor
 from mixbit.export.c import _scratch
 from mixbit.export.c._calls import SCRATCH, At, Blob, Call, Context, Printed, _reach
 from mixbit.export.c._cmsis_checkout import Checkout
 from mixbit.export.c._storage import Stored
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array, factor
 
 __all__ = ["HandedOver", "hand_over"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from mixbit._version import __version__
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array
 from mixbit.export.c._calls import Blob, Call, OwnScratch
-from mixbit.export.c._program import Program, Step, array_name
+from mixbit.export.c._program import CProgram, CStep, array_name
 from mixbit.export.c.memory import MemoryPlan, scratch_name
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array
 
 _WIDTH = 112
 _LONGEST_NAME = 200
@@ -36,7 +36,7 @@ ALL_SWITCHES = (
 )
 
 
-def kernel_files(program: Program) -> tuple[str, ...]:
+def kernel_files(program: CProgram) -> tuple[str, ...]:
     """Kernel sources that the program calls."""
     called = _called(program) - set(cmsis_files(program))
     names = {_FILE_OF.get(name, name) for name in called}
@@ -46,12 +46,12 @@ def kernel_files(program: Program) -> tuple[str, ...]:
     return tuple(sorted(f"{name}.c" for name in names))
 
 
-def cmsis_files(program: Program) -> tuple[str, ...]:
+def cmsis_files(program: CProgram) -> tuple[str, ...]:
     """Names, without ending, of the sources that call CMSIS-NN for the program."""
     return tuple(sorted(name for name in _called(program) if name.startswith("mixbit_cmsis_")))
 
 
-def _called(program: Program) -> set[str]:
+def _called(program: CProgram) -> set[str]:
     return {call.function for step in program.steps for call in step.printed.calls}
 
 
@@ -62,7 +62,7 @@ _WITH_DSP = {"mixbit_conv", "mixbit_depthwise", "mixbit_linear", "mixbit_rows"}
 _DSP = ("#ifdef __ARM_FEATURE_DSP", "#define MIXBIT_DSP 1", "#else", "#define MIXBIT_DSP 0", "#endif")
 
 
-def config_h(program: Program) -> str:
+def config_h(program: CProgram) -> str:
     """Which variants the kernels are compiled with."""
     columns = [step.op for step in program.steps if _has_rows(step)]
     bits = {op.weight_bits for op in columns if isinstance(op, g.Weighted)}
@@ -81,11 +81,11 @@ def config_text(chosen: Iterable[str], *, dsp: bool = False) -> str:
     return _header("MIXBIT_CONFIG_H", "What this network needs of the kernels; the rest is not compiled.", lines)
 
 
-def _has_rows(step: Step) -> bool:
+def _has_rows(step: CStep) -> bool:
     return any(call.function in ("mixbit_conv", "mixbit_linear") for call in step.printed.calls)
 
 
-def weights_h(program: Program) -> str:
+def weights_h(program: CProgram) -> str:
     """Declarations of the arrays."""
     lines = ["#include <stdint.h>", ""]
     for step in program.steps:
@@ -93,7 +93,7 @@ def weights_h(program: Program) -> str:
     return _header("MODEL_WEIGHTS_H", "Constant arrays of the network, by layer.", lines)
 
 
-def weights_c(program: Program) -> str:
+def weights_c(program: CProgram) -> str:
     """The arrays."""
     lines = [
         f"/* {_TITLE} */",
@@ -115,14 +115,14 @@ def weights_c(program: Program) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _what(step: Step, blob: Blob) -> str:
+def _what(step: CStep, blob: Blob) -> str:
     op = step.op
     if blob.role != "weights" or not isinstance(op, g.Weighted):
         return ROLES[blob.role]
     return f"{op.weight.size} weights of {op.weight_bits} bits, {_by(op.weight.shape)}, {blob.size_bytes} bytes"
 
 
-def model_h(program: Program, plan: MemoryPlan) -> str:
+def model_h(program: CProgram, plan: MemoryPlan) -> str:
     """The interface."""
     x, output = program.tensors[program.input], program.graph.tensors[program.last.output]
     weights = sum(blob.size_bytes for step in program.steps for blob in _blobs(step) if blob.role == "weights")
@@ -192,7 +192,7 @@ float model_output_scale(uint32_t channel);
 #endif"""
 
 
-def model_c(program: Program, plan: MemoryPlan) -> str:
+def model_c(program: CProgram, plan: MemoryPlan) -> str:
     """The network."""
     lines = [
         f"/* {_TITLE} */",
@@ -225,7 +225,7 @@ def model_c(program: Program, plan: MemoryPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _settings(step: Step, program: Program) -> Iterator[str]:
+def _settings(step: CStep, program: CProgram) -> Iterator[str]:
     """The structures of a layer, under a comment that says what it is."""
     if any(call.struct for call in step.printed.calls):
         yield ""
@@ -237,7 +237,7 @@ def _settings(step: Step, program: Program) -> Iterator[str]:
             yield "};"
 
 
-def _fields(step: Step, fields: dict[str, Any], indent: str) -> Iterator[str]:
+def _fields(step: CStep, fields: dict[str, Any], indent: str) -> Iterator[str]:
     line = indent
     for name, value in fields.items():
         text = f".{name} = {_value(step, value)},"
@@ -257,14 +257,14 @@ def _fields(step: Step, fields: dict[str, Any], indent: str) -> Iterator[str]:
         yield line.rstrip()
 
 
-def _value(step: Step, value: Any) -> str:
+def _value(step: CStep, value: Any) -> str:
     if isinstance(value, list):
         return "{" + ", ".join(map(str, value)) + "}"
     text = str(value)
     return _array(step, text[1:]) if text.startswith("@") else text
 
 
-def _invoke(program: Program, plan: MemoryPlan) -> Iterator[str]:
+def _invoke(program: CProgram, plan: MemoryPlan) -> Iterator[str]:
     yield from (
         "int model_invoke(const int8_t *input, int32_t *output)",
         "{",
@@ -289,7 +289,7 @@ def _invoke(program: Program, plan: MemoryPlan) -> Iterator[str]:
     yield from ("    return 0;", "}")
 
 
-def _arguments(step: Step, at: int, call: Call, program: Program, plan: MemoryPlan) -> Iterator[str]:
+def _arguments(step: CStep, at: int, call: Call, program: CProgram, plan: MemoryPlan) -> Iterator[str]:
     if call.struct:
         yield f"&{_name(step, at)}"
     for one in call.arguments:
@@ -303,11 +303,11 @@ def _arguments(step: Step, at: int, call: Call, program: Program, plan: MemoryPl
             yield _at(one.name, program, plan)
 
 
-def _at(name: str, program: Program, plan: MemoryPlan) -> str:
+def _at(name: str, program: CProgram, plan: MemoryPlan) -> str:
     return f"AT({plan.offset(name)})"
 
 
-def _argmax(program: Program) -> Iterator[str]:
+def _argmax(program: CProgram) -> Iterator[str]:
     """Outputs of different channels have different units: a common fixed point makes them comparable."""
     scales = output_scales(program).astype(np.float64)
     common = np.rint(scales / max(np.abs(scales).max(), 1e-300) * 2.0**30).astype(np.int64)
@@ -332,7 +332,7 @@ def _argmax(program: Program) -> Iterator[str]:
     )
 
 
-def _floats(program: Program) -> Iterator[str]:
+def _floats(program: CProgram) -> Iterator[str]:
     """Helpers in float32, in the operations of the reference."""
     scales = output_scales(program)
     packed = program.tensors[program.input].bits < 8
@@ -384,7 +384,7 @@ _PUT_PACKED = (
 )
 
 
-def output_scales(program: Program) -> Array:
+def output_scales(program: CProgram) -> Array:
     """Real number that one unit of an output is, by channel, float32: as the reference executor computes it."""
     op = program.last
     weight_scale = op.weight_scale.astype(np.float32) / np.float32(2**op.shift)
@@ -395,7 +395,7 @@ def output_scales(program: Program) -> Array:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def describe(step: Step, program: Program) -> str:
+def describe(step: CStep, program: CProgram) -> str:
     """One line: index, module, what it does, shapes and bits.
 
     >>> import numpy as np
@@ -440,15 +440,15 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
         yield line
 
 
-def _blobs(step: Step) -> tuple[Blob, ...]:
+def _blobs(step: CStep) -> tuple[Blob, ...]:
     return step.printed.blobs
 
 
-def _array(step: Step, role: str) -> str:
+def _array(step: CStep, role: str) -> str:
     return step.printed.elsewhere.get(role) or array_name(step.index, role)
 
 
-def _name(step: Step, at: int) -> str:
+def _name(step: CStep, at: int) -> str:
     several = sum(bool(call.struct) for call in step.printed.calls) > 1
     return f"layer_{step.index}" + (f"_{at}" if several else "")
 

@@ -10,7 +10,7 @@ from mixbit._io import read_record
 from mixbit._settings import read
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.c._options import COptions
-from mixbit.export.graph import GraphRounding
+from mixbit.integer.graph import GraphRounding
 
 __all__ = ["MANIFEST", "CalledLibrary", "Manifest", "read_manifest"]
 

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export import graph as g
-from mixbit.export.arithmetic import Array
 from mixbit.export.c._calls import Blob, Context, Printed, print_op
 from mixbit.export.c._cmsis_checkout import open_checkout
 from mixbit.export.c._cmsis_nn import HandedOver, hand_over
 from mixbit.export.c._options import COptions
 from mixbit.export.c._storage import Stored, offset, stored
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 _MOVES = (g.Reshape, g.Slice, g.Pad, g.Transpose, g.Concat, g.MaxPool)
 _IN_PLACE = (g.Add, g.Requantize, g.Lookup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Step:
+class CStep:
     """One layer on the device."""
 
     index: int
@@ -38,14 +38,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Program:
+class CProgram:
     """A network as C will have it."""
 
     graph: IntegerGraph
     options: COptions
     tensors: dict[str, Stored]
     """Every quantized tensor; those of `folded` are never in memory."""
-    steps: tuple[Step, ...]
+    steps: tuple[CStep, ...]
     views: dict[str, str]
     """Tensor -> the tensor whose bytes it is."""
     folded: dict[str, g.Requantize]
@@ -69,7 +69,7 @@ class Program:
         return channels_last(self.graph.tensors[self.last.output].shape)
 
 
-def build(graph: IntegerGraph, options: COptions) -> Program:
+def build_program(graph: IntegerGraph, options: COptions) -> CProgram:
     """The program of a graph.
 
     Raises:
@@ -85,7 +85,7 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
     printed, cmsis_nn = _printed(context, ops)
     printed = _weights_once(printed, ops)
     steps = tuple(
-        Step(
+        CStep(
             index=index,
             op=op,
             printed=printed[op.output],
@@ -93,7 +93,7 @@ def build(graph: IntegerGraph, options: COptions) -> Program:
         )
         for index, op in enumerate(ops)
     )
-    return Program(
+    return CProgram(
         graph=graph,
         options=options,
         tensors=tensors,

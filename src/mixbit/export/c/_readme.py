@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixbit._version import __version__
 from mixbit.export.c._emit import describe
-from mixbit.export.c._program import Program
+from mixbit.export.c._program import CProgram
 from mixbit.export.c.memory import MemoryPlan
 from mixbit.export.c.sizes import Footprint, footprint
 
@@ -44,7 +44,7 @@ Layers
 """
 
 
-def readme(program: Program, plan: MemoryPlan) -> str:
+def readme(program: CProgram, plan: MemoryPlan) -> str:
     """The text."""
     found: Footprint = footprint(program, plan)
     return _TEXT.format(

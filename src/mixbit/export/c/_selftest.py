@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array, dequantize
 from mixbit.export.c._emit import _header, _safe, numbers
-from mixbit.export.c._program import Program
-from mixbit.export.executor import accumulate, trace
+from mixbit.export.c._program import CProgram
+from mixbit.integer.arithmetic import Array, dequantize
+from mixbit.integer.executor import accumulate, trace
 
 
 def checksum(raw: bytes) -> int:
@@ -25,7 +25,7 @@ def checksum(raw: bytes) -> int:
     return found
 
 
-def layer_bytes(program: Program, samples: Array) -> tuple[list[bytes], list[list[bytes]]]:
+def layer_bytes(program: CProgram, samples: Array) -> tuple[list[bytes], list[list[bytes]]]:
     """What the device holds: the stored input of every sample, and for every sample what each layer writes.
 
     Args:
@@ -48,7 +48,7 @@ def layer_bytes(program: Program, samples: Array) -> tuple[list[bytes], list[lis
     return inputs, layers
 
 
-def recorded(program: Program, samples: Array | None) -> Array:
+def recorded(program: CProgram, samples: Array | None) -> Array:
     """The inputs to record: the first of the given ones, or random ones over the whole range of the input."""
     count = program.options.vectors
     shape = program.graph.tensors[program.graph.input].shape
@@ -61,7 +61,7 @@ def recorded(program: Program, samples: Array | None) -> Array:
     return np.asarray(samples[:count], np.float32)
 
 
-def vectors_h(program: Program, samples: Array) -> str:
+def vectors_h(program: CProgram, samples: Array) -> str:
     """`selftest_vectors.h`."""
     inputs, layers = layer_bytes(program, samples)
     count = len(inputs)
@@ -79,7 +79,7 @@ def vectors_h(program: Program, samples: Array) -> str:
     return _header("SELFTEST_VECTORS_H", "Recorded by the reference executor.", lines)
 
 
-def _by_step(program: Program, layers: list[list[bytes]]) -> Iterator[list[bytes]]:
+def _by_step(program: CProgram, layers: list[list[bytes]]) -> Iterator[list[bytes]]:
     """The output's bytes last, wherever the layer that makes it is."""
     at = next(step.index for step in program.steps if step.op is program.last)
     return ([one[at]] for one in layers)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array, Grid
 from mixbit.export.c.packing import pack_fields, row_bytes, unpack_fields
-from mixbit.export.graph import Tensor
+from mixbit.integer.arithmetic import Array, Grid
+from mixbit.integer.graph import Tensor
 
 _FARTHEST_ZERO = 1024
 """Beyond, an addition's 20 more digits would not fit int32. Zero points of real quantizers lie among the integers."""

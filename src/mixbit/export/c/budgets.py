@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits, MemoryTable, RamStep
-from mixbit.export import graph as g
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, build, root
+from mixbit.export.c._program import CProgram, build_program, root
 from mixbit.export.c._storage import container_bits
 from mixbit.export.c.memory import ALIGNMENT, Buffer, plan_program
 from mixbit.export.c.packing import row_bytes
 from mixbit.export.c.sizes import footprint, width_code
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.graph import IntegerGraph
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -65,9 +65,9 @@ def _uniform(
     lower_at: Callable[[Mapping[str, LayerBits]], IntegerGraph],
     activation_bits: int,
     options: COptions,
-) -> Program:
+) -> CProgram:
     bits = LayerBits(MAX_BITS, activation_bits)
-    return build(lower_at({layer.name: bits for layer in network.layers}), options)
+    return build_program(lower_at({layer.name: bits for layer in network.layers}), options)
 
 
 def _weight_bytes(op: g.Weighted, options: COptions) -> dict[int, int]:
@@ -83,14 +83,14 @@ def _is_depthwise(op: g.Weighted) -> bool:
     return isinstance(op, g.Conv) and op.is_depthwise
 
 
-def _rest(program: Program, weights: Mapping[str, Mapping[int, int]]) -> int:
+def _rest(program: CProgram, weights: Mapping[str, Mapping[int, int]]) -> int:
     """Flash without the weights of layers that can be chosen, and without the code of their width."""
     found = footprint(program, plan_program(program))
     used = sum(weights[op.name][op.weight_bits] for op in program.graph.weighted() if op.name in weights)
     return found.flash_bytes - used - _code(program, weights)[MAX_BITS]
 
 
-def _code(program: Program, weights: Collection[str]) -> dict[int, int]:
+def _code(program: CProgram, weights: Collection[str]) -> dict[int, int]:
     """Code of each width, nothing for one that is there whatever is chosen: layers beside the network's have 8 bits."""
     fixed = {op.weight_bits for op in program.graph.weighted() if op.name not in weights and not _is_depthwise(op)}
     return {bits: 0 if bits in fixed else size for bits, size in width_code(program).items()}
@@ -99,7 +99,7 @@ def _code(program: Program, weights: Collection[str]) -> dict[int, int]:
 # ------------------------------------------------------------------------------------------------ RAM, step by step
 
 
-def _steps(network: Network, programs: Iterable[Program]) -> tuple[RamStep, ...]:
+def _steps(network: Network, programs: Iterable[CProgram]) -> tuple[RamStep, ...]:
     """Steps of both programs: what one of them requantizes, the other may read as it is."""
     found: dict[tuple[int, str], RamStep] = {}
     for program in programs:
@@ -112,7 +112,7 @@ def _steps(network: Network, programs: Iterable[Program]) -> tuple[RamStep, ...]
     return tuple(found.values())
 
 
-def _chosen_tensors(network: Network, program: Program) -> dict[str, str]:
+def _chosen_tensors(network: Network, program: CProgram) -> dict[str, str]:
     """Stored tensors whose bytes follow the bits of the layers that read them -> the tensor of the network.
 
     That is so where weighted layers are all that reads them; whatever else reads a tensor has it at 8 bits.
@@ -131,7 +131,7 @@ def _chosen_tensors(network: Network, program: Program) -> dict[str, str]:
     }
 
 
-def _step(name: str, live: Iterable[Buffer], read: Mapping[str, str], program: Program) -> RamStep:
+def _step(name: str, live: Iterable[Buffer], read: Mapping[str, str], program: CProgram) -> RamStep:
     constant, tensors = 0, dict[str, dict[int, int]]()
     for one in live:
         chosen = [tensor for tensor in one.names if tensor in read] if program.options.pack_activations else []
@@ -147,7 +147,7 @@ def _step(name: str, live: Iterable[Buffer], read: Mapping[str, str], program: P
     return RamStep(name=name, constant=constant, tensors=tensors)
 
 
-def _bytes(tensor: str, program: Program) -> int:
+def _bytes(tensor: str, program: CProgram) -> int:
     """Of a tensor that no choice changes, at 8 bits; scratch is as large as its buffer."""
     return _aligned(program.tensors[tensor].numel) if tensor in program.tensors else 0
 

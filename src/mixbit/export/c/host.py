@@ -16,15 +16,15 @@ from typing import Literal
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
 from mixbit.export.c._cmsis_checkout import Library, library_of
 from mixbit.export.c._manifest import read_manifest
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, build
+from mixbit.export.c._program import CProgram, build_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.writer import write_c
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = [
     "SANITIZERS",
@@ -103,7 +103,7 @@ def verify_c(
     """
     begin = time.perf_counter()
     options = (options or COptions()) if folder is None else read_options(folder, graph)
-    program = build(graph, options)
+    program = build_program(graph, options)
     with tempfile.TemporaryDirectory() as name:
         sources = Path(name) / "model"
         if folder is None:
@@ -268,7 +268,7 @@ def _tail(text: str) -> str:
 class _Tally:
     """What is identical so far."""
 
-    def __init__(self, program: Program, *, every_layer: bool) -> None:
+    def __init__(self, program: CProgram, *, every_layer: bool) -> None:
         self._steps, self._every_layer = program.steps, every_layer
         self._last = next(step.index for step in program.steps if step.op is program.last)
         self.samples = self.outputs = self.layers = 0

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, Step, build, root
-from mixbit.export.graph import IntegerGraph
+from mixbit.export.c._program import CProgram, CStep, build_program, root
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["ALIGNMENT", "Buffer", "MemoryPlan", "place", "plan_memory", "plan_program", "scratch_name"]
 
@@ -94,10 +94,10 @@ def plan_memory(graph: IntegerGraph, *, options: COptions | None = None) -> Memo
     Raises:
         ExportError: an operation has no kernel.
     """
-    return plan_program(build(graph, options or COptions()))
+    return plan_program(build_program(graph, options or COptions()))
 
 
-def plan_program(program: Program) -> MemoryPlan:
+def plan_program(program: CProgram) -> MemoryPlan:
     """The plan of a program that is built already."""
     return MemoryPlan(buffers=place(_buffers(program)), steps=tuple(step.op.name for step in program.steps))
 
@@ -155,7 +155,7 @@ def _moved(one: Buffer, offset: int) -> Buffer:
 # ------------------------------------------------------------------------------------------------ lifetimes
 
 
-def scratch_name(program: Program, step: Step) -> str:
+def scratch_name(program: CProgram, step: CStep) -> str:
     """`scratch N`, which no tensor of the network is called."""
     name = f"scratch {step.index}"
     while name in program.graph.tensors:
@@ -163,7 +163,7 @@ def scratch_name(program: Program, step: Step) -> str:
     return name
 
 
-def _buffers(program: Program) -> list[Buffer]:
+def _buffers(program: CProgram) -> list[Buffer]:
     owner = _owners(program)
     names: dict[str, list[str]] = {}
     for name in [program.input, *_results(program), *program.views]:
@@ -192,12 +192,12 @@ def _buffers(program: Program) -> list[Buffer]:
     return found
 
 
-def _results(program: Program) -> list[str]:
+def _results(program: CProgram) -> list[str]:
     """Tensors that steps write into the arena."""
     return [step.op.output for step in program.steps if step.op is not program.last]
 
 
-def _last_reads(program: Program) -> dict[str, int]:
+def _last_reads(program: CProgram) -> dict[str, int]:
     """Last step that reads a tensor or a view of it."""
     found: dict[str, int] = {}
     for step in program.steps:
@@ -206,7 +206,7 @@ def _last_reads(program: Program) -> dict[str, int]:
     return found
 
 
-def _owners(program: Program) -> dict[str, str]:
+def _owners(program: CProgram) -> dict[str, str]:
     """Tensor -> the input in whose place it is written."""
     last, size, owner = _last_reads(program), program.tensors, dict[str, str]()
     for step in program.steps:
@@ -221,7 +221,7 @@ def _owners(program: Program) -> dict[str, str]:
     return owner
 
 
-def _may_write(step: Step, source: str, program: Program) -> bool:
+def _may_write(step: CStep, source: str, program: CProgram) -> bool:
     """The elements that are written are not wider than those that are read: none is overwritten before its turn."""
     return program.tensors[step.op.output].bits <= program.tensors[source].bits
 

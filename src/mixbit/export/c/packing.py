@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array
+from mixbit.integer.arithmetic import Array
 
 __all__ = ["BITS", "pack_fields", "pack_rows", "row_bytes", "unpack_fields"]
 

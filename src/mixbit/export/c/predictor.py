@@ -14,14 +14,14 @@ import numpy as np
 
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
-from mixbit.export import executor
-from mixbit.export.arithmetic import Array
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, build
+from mixbit.export.c._program import CProgram, build_program
 from mixbit.export.c.host import compile_library, read_options
 from mixbit.export.c.writer import write_c
-from mixbit.export.graph import IntegerGraph, Softmax
 from mixbit.inference import ArrayPredictor
+from mixbit.integer import executor
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph, Softmax
 
 __all__ = ["CPredictor", "to_outputs"]
 
@@ -60,7 +60,7 @@ class CPredictor(ArrayPredictor):
     ) -> None:
         super().__init__("compiled C", space, graph.tensors[graph.input].shape)
         options = (options or COptions()) if folder is None else read_options(folder, graph)
-        self._graph, self._program = graph, build(graph, options)
+        self._graph, self._program = graph, build_program(graph, options)
         self._calls = _loaded(self, graph, folder, options, compiler, flags)
         self._one_at_a_time = threading.Lock()
 
@@ -79,7 +79,7 @@ class CPredictor(ArrayPredictor):
         return to_outputs(self._graph, self._program, outputs)
 
 
-def to_outputs(graph: IntegerGraph, program: Program, values: Array) -> Array:
+def to_outputs(graph: IntegerGraph, program: CProgram, values: Array) -> Array:
     """What the reference gives, from a device's outputs in real numbers.
 
     Args:

@@ -9,12 +9,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from mixbit.export import graph as g
 from mixbit.export.c import _emit
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, Step, build
+from mixbit.export.c._program import CProgram, CStep, build_program
 from mixbit.export.c.memory import MemoryPlan, plan_program
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer import graph as g
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["CLayer", "Footprint", "footprint", "layers", "predict"]
 
@@ -98,11 +98,11 @@ def predict(graph: IntegerGraph, *, options: COptions | None = None) -> Footprin
     Raises:
         ExportError: an operation has no kernel, or could leave int32.
     """
-    program = build(graph, options or COptions())
+    program = build_program(graph, options or COptions())
     return footprint(program, plan_program(program))
 
 
-def footprint(program: Program, plan: MemoryPlan) -> Footprint:
+def footprint(program: CProgram, plan: MemoryPlan) -> Footprint:
     """The same for a program that is built already."""
     found = layers(program)
     output = 4 * len(program.last.weight)  # scales of model_argmax, one a channel
@@ -119,7 +119,7 @@ def footprint(program: Program, plan: MemoryPlan) -> Footprint:
     )
 
 
-def activation_bytes(program: Program, plan: MemoryPlan) -> int:
+def activation_bytes(program: CProgram, plan: MemoryPlan) -> int:
     """Largest sum of activations at one step; views and results in place count once."""
     most = 0
     for step in range(len(plan.steps)):
@@ -128,12 +128,12 @@ def activation_bytes(program: Program, plan: MemoryPlan) -> int:
     return most
 
 
-def layers(program: Program) -> tuple[CLayer, ...]:
+def layers(program: CProgram) -> tuple[CLayer, ...]:
     """Every layer of a program."""
     return tuple(_layer(program, step) for step in program.steps)
 
 
-def _layer(program: Program, step: Step) -> CLayer:
+def _layer(program: CProgram, step: CStep) -> CLayer:
     op, roles = step.op, {blob.role: blob.size_bytes for blob in step.printed.blobs}
     weights, bits = (op.weight.size, op.weight_bits) if isinstance(op, g.Weighted) else (0, 0)
     stored = None if op is program.last else program.tensors[op.output]
@@ -199,17 +199,17 @@ def _code_table() -> dict[str, Any]:
     return found
 
 
-def width_code(program: Program) -> dict[int, int]:
+def width_code(program: CProgram) -> dict[int, int]:
     """Estimated `.text` of reading weights, by their bits: it is there once if any layer has these."""
     return {int(bits): size for bits, size in _kernel_table(program)["weights"].items()}
 
 
-def _kernel_table(program: Program) -> dict[str, Any]:
+def _kernel_table(program: CProgram) -> dict[str, Any]:
     table = _code_table()
     return table | table["dsp"] if program.options.kernels == "dsp" else table
 
 
-def code_bytes(program: Program) -> int:
+def code_bytes(program: CProgram) -> int:
     """Estimated `.text` of kernels and network."""
     table = _kernel_table(program)
     switches = dict(re.findall(r"#define (\w+) (\d)", _emit.config_h(program)))

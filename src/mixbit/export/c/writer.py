@@ -14,18 +14,18 @@ from typing import Any
 from mixbit._io import filesystem
 from mixbit._version import __version__
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array
 from mixbit.export.c import _emit
 from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
 from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.c._manifest import MANIFEST
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import Program, build
+from mixbit.export.c._program import CProgram, build_program
 from mixbit.export.c._readme import readme
 from mixbit.export.c._selftest import recorded, vectors_h
 from mixbit.export.c.memory import MemoryPlan, plan_program
 from mixbit.export.c.sizes import CLayer, Footprint, footprint, layers
-from mixbit.export.graph import IntegerGraph
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["CFolder", "render_c", "write_c"]
 
@@ -100,8 +100,8 @@ def render_c(graph: IntegerGraph, *, options: COptions | None = None, samples: A
 
 def _render(
     graph: IntegerGraph, options: COptions, samples: Array | None
-) -> tuple[dict[str, str], Program, MemoryPlan]:
-    program = build(graph, options)
+) -> tuple[dict[str, str], CProgram, MemoryPlan]:
+    program = build_program(graph, options)
     plan = plan_program(program)
     files = {
         "README.txt": readme(program, plan),
@@ -127,7 +127,7 @@ def _packaged(folder: str, name: str) -> str:
     return (resources.files("mixbit.export.c") / folder / name).read_text(encoding="utf-8")
 
 
-def _manifest(program: Program, plan: MemoryPlan) -> dict[str, Any]:
+def _manifest(program: CProgram, plan: MemoryPlan) -> dict[str, Any]:
     return {
         "mixbit": __version__,
         "fingerprint": program.graph.fingerprint,

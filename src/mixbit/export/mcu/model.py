@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.arithmetic import Array
-from mixbit.export.c import COptions, write_c
-from mixbit.export.c._cmsis_checkout import library_of
-from mixbit.export.c._program import Program
-from mixbit.export.c._program import build as build_program
-from mixbit.export.c._selftest import layer_bytes
-from mixbit.export.graph import IntegerGraph
+from mixbit.export.c import COptions, CProgram, build_program, layer_bytes, library_of, write_c
 from mixbit.export.mcu.boards import Board, find_board
 from mixbit.export.mcu.emulator import FAULT, Run, run
 from mixbit.export.mcu.image import FIRMWARE, Image, Sizes, build, compile_sources
+from mixbit.integer.arithmetic import Array
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["BoardVerification", "Counts", "LayerCount", "build_model", "count", "verify_board"]
 
@@ -241,7 +237,7 @@ def run_model(image: Image, inputs: Sequence[bytes], timeout_s: float) -> Run:
     return found
 
 
-def _ticks(found: Run, program: Program) -> Array:
+def _ticks(found: Run, program: CProgram) -> Array:
     return np.frombuffer(found.files["ticks"], "<u4").reshape(-1, len(program.steps) + 1)
 
 
@@ -249,7 +245,7 @@ def _instructions(board: Board, ticks: float) -> int:
     return round(float(ticks) * board.instructions_per_tick)
 
 
-def _layers(program: Program, board: Board, ticks: Array) -> tuple[LayerCount, ...]:
+def _layers(program: CProgram, board: Board, ticks: Array) -> tuple[LayerCount, ...]:
     return tuple(
         LayerCount(
             index=step.index,
@@ -275,7 +271,7 @@ class _Tally:
         return found == wanted
 
 
-def _compare(program: Program, wanted: list[list[bytes]], outputs: bytes, layers: bytes) -> _Tally:
+def _compare(program: CProgram, wanted: list[list[bytes]], outputs: bytes, layers: bytes) -> _Tally:
     tally, layer_at, output_at = _Tally(), 0, 0
     last = next(step.index for step in program.steps if step.op is program.last)
     for sample, one in enumerate(wanted):

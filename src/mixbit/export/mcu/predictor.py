@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from mixbit.data import InputSpace
-from mixbit.export.arithmetic import Array, quantize
-from mixbit.export.c import COptions, write_c
-from mixbit.export.c._emit import output_scales
-from mixbit.export.c._program import build as build_program
+from mixbit.export.c import COptions, build_program, output_scales, write_c
 from mixbit.export.c.host import read_options
 from mixbit.export.c.predictor import to_outputs
-from mixbit.export.graph import IntegerGraph
 from mixbit.export.mcu.boards import Board
 from mixbit.export.mcu.model import as_board, build_model, run_model
 from mixbit.inference import ArrayPredictor
+from mixbit.integer.arithmetic import Array, quantize
+from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["BoardPredictor"]
 

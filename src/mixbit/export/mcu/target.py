@@ -9,16 +9,13 @@ from typing import Any, ClassVar
 from mixbit._version import __version__
 from mixbit.cost import Device, LatencyUnit, Timing
 from mixbit.errors import ExportError
-from mixbit.export import graph as g
-from mixbit.export._latency_target import OVERHEAD, FloatModel, Measurement, Step
-from mixbit.export.c import COptions
-from mixbit.export.c._program import Program
-from mixbit.export.c._program import Step as Layer
-from mixbit.export.c._program import build as build_program
-from mixbit.export.graph import IntegerGraph
+from mixbit.export.c import COptions, CProgram, CStep, build_program
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.mcu.boards import Board, find_board
 from mixbit.export.mcu.model import Counts, count
+from mixbit.integer import graph as g
+from mixbit.integer.graph import IntegerGraph
+from mixbit.latency import OVERHEAD, FloatModel, Measurement, TimedStep
 
 __all__ = ["BoardTarget"]
 
@@ -102,7 +99,7 @@ class BoardTarget:
     def _measure(self, graph: IntegerGraph) -> Measurement:
         program, found = build_program(graph, self.options), self._count(graph)
         steps = [
-            Step(
+            TimedStep(
                 owner=owner_of(program, layer.op),
                 kind=layer.op.kind,
                 kernel=kernel_of(layer),
@@ -113,7 +110,7 @@ class BoardTarget:
             for layer, one in zip(program.steps, found.layers, strict=True)
         ]
         rest = max(found.instructions - sum(step.median for step in steps), 0)
-        run = Step(owner=None, kind=OVERHEAD, kernel=OVERHEAD, shape=(), median=rest, spread=0)
+        run = TimedStep(owner=None, kind=OVERHEAD, kernel=OVERHEAD, shape=(), median=rest, spread=0)
         return Measurement(whole=_exactly(found.instructions), steps=(*steps, run))
 
 
@@ -121,7 +118,7 @@ def _exactly(instructions: int) -> Timing:
     return Timing(median=instructions, spread=0)
 
 
-def owner_of(program: Program, op: g.Op) -> str | None:
+def owner_of(program: CProgram, op: g.Op) -> str | None:
     """The layer that an operation serves: a change of grid is that of the first layer that reads its result."""
     if isinstance(op, g.Weighted):
         return op.name
@@ -136,7 +133,7 @@ _POINTERS = {"multiplier", "table"}
 """Fields of which it counts whether they are null."""
 
 
-def kernel_of(layer: Layer) -> str:
+def kernel_of(layer: CStep) -> str:
     """What decides the count of a layer: functions, shapes, widths, and how it rounds."""
     return "; ".join(" ".join([call.function, *_details(call.fields)]) for call in layer.printed.calls)
 

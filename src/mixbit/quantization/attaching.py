@@ -1,0 +1,368 @@
+"""A policy onto a model: put quantizers on, calibrate them, switch bits, freeze, take them off."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixbit import _batch
+from mixbit._modes import in_evaluation, in_training
+from mixbit._settings import NotNegative, Positive, check
+from mixbit.data import Read, inputs_of
+from mixbit.errors import MixbitError, PolicyError
+from mixbit.network import Layer, Network, Skipped
+from mixbit.network.carriers import why_not
+from mixbit.policy import LayerBits, Policy
+from mixbit.quantization._calibration import Watch, far_from_float, seeded
+from mixbit.quantization._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
+from mixbit.quantizers import (
+    ACTIVATIONS,
+    WEIGHTS,
+    ActivationKind,
+    GradientScale,
+    Pact,
+    Quantizer,
+    RuleName,
+    WeightKind,
+    find_kind,
+    find_rule,
+)
+
+__all__ = [
+    "QuantizeConfig",
+    "attach",
+    "calibrate",
+    "check_calibrated",
+    "detach",
+    "freeze",
+    "quantize",
+    "quantized_layers",
+    "quantizers",
+    "select",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeConfig:
+    """How layers are quantized, whatever their bits.
+
+    Attributes:
+        per_channel: one step size an output channel for weights (activations always have one a tensor).
+        gradient_scale: see `mixbit.quantizers.Quantizer`.
+        weight_rule: initialisation of weight steps; "lsq+" is what LIMPQ's code does.
+        activation_rule: initialisation of activation steps.
+        step_range: clamp of the steps before use, or None.
+        weights: kind of quantizer of the weights: "lsq", "lsq-clip" (KURE's authors' LSQ, which starts at `max |w|`),
+            "midrise" (LSQ on a grid without a zero level) or "dorefa". All but "lsq" cannot be lowered to integers.
+        activations: "lsq", "pact" or "dorefa". The latter two clip at zero, so a tensor that can be negative gets
+            "lsq" in their place (our completion).
+        clip: where PACT's learned clip starts; None leaves it to calibration.
+        clip_decay: weight decay of PACT's clip.
+
+    Raises:
+        MixbitError: a kind of quantizer that there is not.
+    """
+
+    per_channel: bool = True
+    gradient_scale: GradientScale = "features"
+    weight_rule: RuleName = "lsq+"
+    activation_rule: RuleName = "lsq"
+    step_range: tuple[Positive, Positive] | None = None
+    weights: WeightKind = "lsq"
+    activations: ActivationKind = "lsq"
+    clip: Positive | None = None
+    clip_decay: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, room="quantize")
+        if self.step_range is not None and self.step_range[0] > self.step_range[1]:
+            raise MixbitError(
+                f"quantize: step_range={self.step_range} is illegal. Legal: the lower bound, the upper one."
+            )
+        if self.activations != "pact" and (self.clip is not None or self.clip_decay):
+            raise MixbitError(f"clip and clip_decay are PACT's, but activations={self.activations!r}. Leave them out.")
+
+
+AS_SAID = "as the policy says"
+"""The reason of a layer that is in float by intent."""
+
+BitOptions = Mapping[str, tuple[Sequence[int] | None, Sequence[int] | None]]
+"""Layer name -> candidate weight bits and activation bits; None leaves that side in float."""
+
+
+def quantize(
+    model: nn.Module, policy: Policy, network: Network, config: QuantizeConfig = QuantizeConfig()
+) -> tuple[Skipped, ...]:
+    """Put quantizers onto `model`, in place, as `policy` says; weights are initialised, activations need `calibrate`.
+
+    A layer that the policy gives bits, but that cannot be turned, is also warned of: costs count it at its bits.
+
+    Returns:
+        What stays in float, with the reason.
+
+    Raises:
+        PolicyError: the policy is of another model, or its bits are illegal.
+    """
+    policy.check(network)
+    options: dict[str, tuple[list[int] | None, list[int] | None]] = {
+        name: ([b.weight_bits] if b.weight_bits else None, [b.activation_bits] if b.activation_bits else None)
+        for name, b in policy.layers.items()
+    }
+    left = attach(model, network, options, config)
+    refused = [f"{one.name} ({one.reason})" for one in left if one.name in options and AS_SAID not in one.reason]
+    if refused:
+        warnings.warn(
+            f"{len(refused)} layers stay in float against the policy: {'; '.join(refused)}. Costs count them at the "
+            "policy's bits. Capture the model again as it is now, or pin these layers at W32A32.",
+            stacklevel=2,
+        )
+    return left
+
+
+def attach(
+    model: nn.Module, network: Network, options: BitOptions, config: QuantizeConfig = QuantizeConfig()
+) -> tuple[Skipped, ...]:
+    """Put a bank of quantizers, one a candidate bit-width, onto every layer that `options` names, in place.
+
+    Returns:
+        What stays in float, with the reason: skipped by capture, not named, or impossible to turn.
+    """
+    unknown = set(options) - {layer.name for layer in network.layers}
+    if unknown:
+        raise PolicyError(f"layers {sorted(unknown)} are not in this network. Legal: its {len(network.layers)} layers.")
+    left = list(network.skipped)
+    for layer in network.layers:
+        left.extend(_attach_layer(model, layer, options.get(layer.name, (None, None)), config))
+    _turn_attention_parents(model)
+    leave_fused_paths(model)
+    return tuple(left)
+
+
+def _attach_layer(
+    model: nn.Module, layer: Layer, bits: tuple[Sequence[int] | None, Sequence[int] | None], config: QuantizeConfig
+) -> Iterator[Skipped]:
+    weight_bits, activation_bits = bits
+    module = _owner(model, layer)
+    reason = why_not(model, layer.parameter)
+    if reason is None and (weight_bits or activation_bits):
+        weight = model.get_parameter(layer.parameter)
+        bad = int((~torch.isfinite(weight)).sum())
+        if bad:
+            raise MixbitError(
+                f"layer {layer.name!r}: {bad} of its {weight.numel()} weights are NaN or infinite. "
+                "Load weights that are finite before quantizing."
+            )
+        put_on(module, _weight_bank(weight, weight_bits, config), _input_bank(layer, weight, activation_bits, config))
+    if reason is not None or not (weight_bits and activation_bits):
+        sides = [s for s, b in (("weight", weight_bits), ("input", activation_bits)) if reason is not None or not b]
+        yield Skipped(name=layer.name, reason=f"{' and '.join(sides)} in float: {reason or AS_SAID}")
+
+
+def _owner(model: nn.Module, layer: Layer) -> nn.Module:
+    return model.get_submodule(layer.parameter.rpartition(".")[0])
+
+
+def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
+    if not bits:
+        return None
+    channels = weight.shape[0] if config.per_channel else 1
+    bank = find_kind(config.weights, WEIGHTS, "weights")(
+        bits, signed=True, channels=channels, gradient_scale=config.gradient_scale, step_range=config.step_range
+    ).to(weight.device)
+    bank.initialise(weight, find_rule(config.weight_rule))
+    return bank
+
+
+def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
+    if not bits:
+        return None
+    kind = Quantizer if layer.input_signed else find_kind(config.activations, ACTIVATIONS, "activations")
+    own: dict[str, Any] = {"alpha": config.clip, "decay": config.clip_decay} if issubclass(kind, Pact) else {}
+    return kind(
+        bits,
+        signed=layer.input_signed,
+        gradient_scale=config.gradient_scale,
+        batched=True,
+        step_range=config.step_range,
+        **own,
+    ).to(weight.device)
+
+
+def _turn_attention_parents(model: nn.Module) -> None:
+    """A quantized output projection is only called as a module by the quantized attention around it."""
+    for module in list(model.modules()):
+        turned = isinstance(module, QuantizedLayer) or not isinstance(module, nn.MultiheadAttention)
+        if not turned and isinstance(module.out_proj, QuantizedLayer):
+            put_on(module, None, None)
+
+
+def detach(model: nn.Module) -> None:
+    """Take all quantizers off: the model is what it was, bit for bit, with the weights that it has now."""
+    for module in list(model.modules()):
+        if isinstance(module, QuantizedLayer):
+            take_off(module)
+    take_fused_paths(model)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Layer name (as in `Network.layers`) -> the module that carries its quantizers."""
+    return {
+        _layer_name(name, module): module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLayer)
+    }
+
+
+def _layer_name(path: str, module: nn.Module) -> str:
+    """As capture calls it; a model that is one layer has no path."""
+    if isinstance(module, nn.MultiheadAttention):
+        return f"{path}.in_proj".removeprefix(".")
+    return path or "weight"
+
+
+def quantizers(model: nn.Module) -> dict[str, Quantizer]:
+    """Full name -> quantizer, for weights and inputs alike."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def select(model: nn.Module, bits: int | Mapping[str, LayerBits]) -> None:
+    """Switch every bank to one bit-width, or each layer's to its own; no module is rebuilt, nothing recompiles."""
+    for name, layer in quantized_layers(model).items():
+        if not isinstance(bits, int) and name not in bits:
+            continue
+        chosen = LayerBits(bits, bits) if isinstance(bits, int) else bits[name]
+        for bank, wanted in (
+            (layer.weight_quantizer, chosen.weight_bits),
+            (layer.input_quantizer, chosen.activation_bits),
+        ):
+            if bank is not None and wanted is not None and len(bank.bits) > 1:
+                bank.select(wanted)
+
+
+def freeze(model: nn.Module, *, frozen: bool = True) -> None:
+    """Stop (or resume) the learning of all step sizes."""
+    for quantizer in quantizers(model).values():
+        quantizer.steps.requires_grad_(quantizer.learned and not frozen)
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    rule: RuleName = "lsq",
+    *,
+    every_row: bool = True,
+    forward: Callable[[nn.Module, Any], object] | None = None,
+    read: Read | None = None,
+    seed: int = 0,
+) -> None:
+    """Set all activation steps from real inputs, in the order of execution, each layer seeing quantized inputs.
+
+    Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode,
+    as in the first training step, with batch norms that the user froze still frozen; all statistics and modes are left
+    as they were. Several batches are averaged, and so are ranks.
+
+    At the end the model runs once more on the first batch, in evaluation mode. Every quantizer must be called both
+    times: what is attached is used. Warnings tell of inputs below zero that an unsigned quantizer clips, and of a
+    network at 8 bits whose outputs are far from those in float.
+
+    Args:
+        model: with quantizers on.
+        batches: inputs, at least one batch: each a tensor `(N, ...)`, a tuple of positional arguments or a dict of
+            keyword arguments, see `mixbit.data.Batch`. Of a loader of (inputs, targets) the inputs are taken.
+        rule: see `mixbit.quantizers.RULES`.
+        every_row: False calibrates only the bit-widths that are selected now.
+        forward: how to run the model on a batch; the default calls it with these arguments.
+        read: how a batch is read that is neither, see `mixbit.data.read_keys`.
+        seed: of what the model draws meanwhile, such as dropout; the generators are then put back.
+
+    Raises:
+        MixbitError: no batch, or one that is empty or that the model cannot take; numbers that are not finite; a
+            quantizer that was never called. The message names the layer.
+    """
+    layers = quantized_layers(model)
+    inputs = [m.input_quantizer for m in layers.values() if m.input_quantizer is not None]
+    run = forward or _batch.call
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    rounds, count = max((len(q.bits) for q in inputs), default=0) if every_row else 1, 0
+    first: Any = None
+    with seeded(device, seed), Watch(model, layers) as watch:
+        with _calibrating(model, inputs, rule):
+            for batch in inputs_of(batches, model, read):
+                watch.batch = _batch.move(batch, device)
+                first = watch.batch if not count else first
+                count += 1
+                for row in range(rounds):
+                    if every_row:
+                        _select_row(model, row)
+                    run(model, watch.batch)
+        if not count and inputs:
+            raise MixbitError("calibration got no batch. Give at least one batch of inputs.")
+        if not inputs:
+            return
+        watch.check_called("calibration")
+        _look_again(model, watch, lambda: run(model, first), seed)
+
+
+def _look_again(model: nn.Module, watch: Watch, run: Callable[[], object], seed: int) -> None:
+    """The first batch once more, in the mode in which the network will be evaluated."""
+
+    def same() -> object:
+        torch.manual_seed(seed)
+        return run()
+
+    watch.called.clear()
+    with in_evaluation(model):
+        same()
+        watch.check_called("evaluation mode")
+        told = (watch.negatives(), far_from_float(model, quantized_layers(model), same))
+    for text in told:
+        if text is not None:
+            warnings.warn(text, stacklevel=4)
+
+
+def check_calibrated(model: nn.Module) -> None:
+    """Raise if a bank in use was never calibrated: its steps would be those that it was made with.
+
+    Raises:
+        MixbitError: the message names the quantizers. A model without quantizers is fine.
+    """
+    never = [name for name, bank in quantizers(model).items() if not bank.bypass and bank.never_set]
+    if never:
+        more = f" and {len(never) - 3} more" if len(never) > 3 else ""
+        raise MixbitError(
+            f"{len(never)} quantizers were never calibrated: {', '.join(never[:3])}{more}. "
+            "Call mixbit.calibrate(model, batches), or load a state that was."
+        )
+
+
+def _select_row(model: nn.Module, row: int) -> None:
+    """All banks to the row of that number, as in the uniform passes of joint training; shorter ones to their last."""
+    for quantizer in quantizers(model).values():
+        quantizer.index.fill_(min(row, len(quantizer.bits) - 1))
+
+
+@contextmanager
+def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) -> Iterator[None]:
+    """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards."""
+    buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
+    rows = [(q, q.index.clone()) for q in quantizers(model).values()]
+    for quantizer in inputs:
+        quantizer.rule = find_rule(rule)
+        quantizer.forget()
+    try:
+        with in_training(model):
+            yield
+    finally:
+        for quantizer in inputs:
+            quantizer.rule = None
+        for quantizer, index in rows:
+            quantizer.index.copy_(index)
+        for name, saved in buffers.items():
+            model.get_buffer(name).copy_(saved)

@@ -1,0 +1,50 @@
+"""How a measured whole is divided among what the profiler saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mixbit.cost import Timing
+from mixbit.export import onnxruntime_target
+from mixbit.export.onnxruntime_target import _fastest, _measurement, _Node
+from mixbit.latency.tables import OVERHEAD
+from mixbit.latency.timing import interleave
+from tests.export.graphs import random_graph
+from tests.needs import need
+
+
+def test_the_whole_is_divided_by_what_takes_longer_than_reading_the_clock() -> None:
+    nodes = [_Node(owner=None, kind="Clip", kernel=f"{us}", shape=(), fastest_us=us) for us in (1.5, 2.0, 3.0, 5.0)]
+    whole, empty = Timing(median=1_000, spread=50), Timing(median=200, spread=7)
+    found = _measurement(nodes, whole, empty, reading_us=2.0)
+    # 0, 0, 1 and 3 us beyond the clock divide the 800 that are not those of an empty network.
+    assert [(step.median, step.spread) for step in found.steps] == [(0, 0), (0, 0), (200, 10), (600, 30), (200, 7)]
+    assert found.steps[-1].kind == OVERHEAD and found.whole == whole
+
+
+def test_turns_are_long_enough_for_the_clock_in_both_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("onnx")
+    given: list[dict[str, Any]] = []
+
+    def spy(calls: Any, **settings: Any) -> Any:
+        given.append(settings)
+        return interleave(calls, rounds=1, least_ms=0.0)
+
+    monkeypatch.setattr(onnxruntime_target, "interleave", spy)
+    target, graph = onnxruntime_target.OnnxRuntimeTarget(), random_graph(0)
+    target.time({"net": graph}, 7)
+    target.profile({"net": graph}, 9)
+    assert given == [{"rounds": 7, "least_ms": 2.0}, {"rounds": 9, "least_ms": 2.0}]
+
+
+def test_nothing_seen_is_all_overhead() -> None:
+    node = _Node(owner="a", kind="Clip", kernel="c", shape=(), fastest_us=1.0)
+    found = _measurement([node], Timing(median=10, spread=1), Timing(median=20, spread=1), reading_us=2.0)
+    assert [step.median for step in found.steps] == [0, 10]
+
+
+def test_the_fastest_quarter_is_rounded_up() -> None:
+    assert _fastest([{"dur": dur} for dur in (9, 2, 1, 8, 7)]) == 1.5
+    assert _fastest([{"dur": 4}, {"dur": 3}]) == 3
