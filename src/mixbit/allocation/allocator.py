@@ -13,8 +13,8 @@ from mixbit.allocation._programs import program_facts, program_notes
 from mixbit.allocation.repair import RepairHow
 from mixbit.allocation.solver import Allocation, SolverName
 from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, cost_table, costs
-from mixbit.errors import BudgetError, did_you_mean
-from mixbit.policy import Policy, Scores, resolve_pins
+from mixbit.errors import BudgetError
+from mixbit.policy import Policy, Scores, Terms
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -91,7 +91,7 @@ def allocate(
     >>> str(policy.layers["0"]), round(found.objective, 9), policy.costs["bitops"]     # 0.9 + 2 * 0.1, and 640 * 4 * 2
     ('W4A2', 1.1, 5120)
     """
-    pins = resolve_pins(network) if pins is None else _checked_pins(network, pins)
+    pins = Terms(pins=pins).pinned(network)
     scores.check(network)
     alpha = _checked_alpha(scores.alpha if alpha is None else alpha)
     program = scores.program
@@ -140,18 +140,6 @@ def allocate(
         + instead,
     )
     return policy, allocation
-
-
-def _checked_pins(network: Network, pins: Pins) -> dict[str, LayerBits]:
-    """Pins in execution order."""
-    names = [layer.name for layer in network.layers]
-    for name in pins:
-        if name not in names:
-            raise BudgetError(
-                f"The pin {name!r} is no layer of this network.{did_you_mean(name, names)} Give exact names; "
-                "`mixbit.policy.resolve_pins` makes them from patterns."
-            )
-    return {name: pins[name] for name in names if name in pins}
 
 
 def _checked_alpha(alpha: float) -> float:

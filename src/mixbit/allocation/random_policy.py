@@ -7,8 +7,8 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, Pins, cost_table, costs
-from mixbit.policy import Policy, resolve_pins
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins
+from mixbit.policy import Policy, Terms
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -26,6 +26,7 @@ def random_policy(
     macs: Macs = "exact",
     seed: int = 0,
     latency: LatencyTable | None = None,
+    memory: MemoryTable | None = None,
 ) -> Policy:
     """Start every free layer at the fewest bits, then raise random ones by one option until nothing fits any more.
 
@@ -38,21 +39,21 @@ def random_policy(
         macs: how MACs are counted.
         seed: of the draws.
         latency: measured times, where the budget limits them.
+        memory: a device's flash and RAM, where the budget limits them.
 
     Raises:
-        BudgetError: even the fewest bits exceed the budget.
+        BudgetError: a pin is no layer of the network; or even the fewest bits exceed the budget.
     """
-    pins = resolve_pins(network) if pins is None else pins
-    limits, ladder = budget.resolve(network, pins, macs, latency), sorted(bits)
+    terms = Terms(pins=pins, ties=ties, macs=macs, latency=latency, memory=memory)
+    pins, limits, ladder = terms.pinned(network), terms.limits(network, budget), sorted(bits)
     layers = {la.name: pins.get(la.name, LayerBits(ladder[0], ladder[0])) for la in network.layers}
-    budget.check(costs(network, layers, macs=macs, latency=latency), limits)
+    budget.check(terms.costs(network, layers), limits)
     knobs = list(_knobs(network, pins, ties))
     random = Random(seed)
     while knobs:
         names, side = knobs[random.randrange(len(knobs))]
         raised = layers | {n: _raised(layers[n], side, ladder) for n in names}
-        used = costs(network, raised, macs=macs, latency=latency)
-        if raised == layers or min(budget.slack(used, limits).values()) < 0:
+        if raised == layers or min(budget.slack(terms.costs(network, raised), limits).values()) < 0:
             knobs.remove((names, side))
         else:
             layers = raised
@@ -63,7 +64,7 @@ def random_policy(
         seed=seed,
         macs=macs,
         budget=budget.texts,
-        costs=cost_table(network, layers, macs=macs, latency=latency),
+        costs=terms.cost_table(network, layers),
     )
 
 

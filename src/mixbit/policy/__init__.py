@@ -1,18 +1,23 @@
-"""Policies and scores: bits of every layer, and the harm of each choice, as files that a person can read and edit."""
+"""Policies, scores and fronts: files that a person can read and edit."""
 
 from mixbit.cost import LayerBits, Pins
 from mixbit.policy._agreement import PolicyDistance, policy_distance, rank_correlation
 from mixbit.policy._files import JSON
+from mixbit.policy._front import Front, FrontPoint, Measured, WeightsFile
 from mixbit.policy._pins import resolve_pins
 from mixbit.policy._policy import Policy, pin_note, uncounted_notes
 from mixbit.policy._program import Pairs, Program, Side
 from mixbit.policy._scores import LayerScores, Scores
+from mixbit.policy._terms import Terms
 from mixbit.policy._transfer import transfer_policy, transfer_scores
 
 __all__ = [
     "JSON",
+    "Front",
+    "FrontPoint",
     "LayerBits",
     "LayerScores",
+    "Measured",
     "Pairs",
     "Pins",
     "Policy",
@@ -20,6 +25,8 @@ __all__ = [
     "Program",
     "Scores",
     "Side",
+    "Terms",
+    "WeightsFile",
     "pin_note",
     "policy_distance",
     "rank_correlation",

@@ -50,7 +50,7 @@ def check_header(found_format: object, found_version: object, *, format: str, ve
     if not isinstance(found_format, str) or found_format != format:
         raise PolicyError(
             f"{where!r} has format {_short(found_format)}, wanted {format!r}. A mixbit-policy file is read by "
-            "Policy.load, a mixbit-scores file by Scores.load."
+            "Policy.load, a mixbit-scores file by Scores.load, a mixbit-front file by Front.load."
         )
     whole = isinstance(found_version, int) and not isinstance(found_version, bool)
     if whole and isinstance(found_version, int) and found_version > version:

@@ -17,7 +17,9 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Curve = Annotated[dict[BitsKey, float], Field(min_length=1)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Types are not converted, and unknown keys are errors."""
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -51,7 +53,7 @@ LEGAL_PROGRAM = {
 """The same for the keys of `program` and of its `pairs`."""
 
 
-class Document(_Strict):
+class Document(Strict):
     """What both kinds of file share."""
 
     ENTRY: ClassVar[tuple[str, ...]]
@@ -75,7 +77,9 @@ class Document(_Strict):
         return 4 if place[0] == "layers" else 2
 
 
-class _LayerBits(_Strict):
+class LayerBitsFile(Strict):
+    """Bits of one layer."""
+
     weight_bits: Bits | None
     activation_bits: Bits | None
 
@@ -88,7 +92,7 @@ class PolicyFile(Document):
     format: Literal["mixbit-policy"]
     version: Literal[1]
     fingerprint: Fingerprint
-    layers: Annotated[dict[str, _LayerBits], Field(min_length=1)]
+    layers: Annotated[dict[str, LayerBitsFile], Field(min_length=1)]
     method: str = "by hand"
     seed: Seed | None = None
     macs: Literal["exact", "limpq"] = "exact"
@@ -98,18 +102,18 @@ class PolicyFile(Document):
     notes: list[str] = []
 
 
-class _LayerScores(_Strict):
+class _LayerScores(Strict):
     weight: Curve
     activation: Curve
 
 
-class _Pairs(_Strict):
+class _Pairs(Strict):
     # JSON has lists alone: the tuple of a variable must take one, but its members stay strict.
     variables: list[Annotated[tuple[str, Literal["weight", "activation"], Bits], Field(strict=False)]]
     matrix: list[list[float]]
 
 
-class _Program(_Strict):
+class _Program(Strict):
     coupled: bool = False
     order: list[str] = []
     activation_order: list[str] | None = None
