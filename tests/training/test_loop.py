@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
-from mixbit.data import LoaderSplit, read_keys
-from mixbit.data.order import samples_of
+from mixbit.data import LoaderSplit
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
 from mixbit.evaluation import evaluate
 from mixbit.metric import mean_absolute_error
@@ -30,26 +28,12 @@ from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize, quantizers
 from mixbit.quantizers import Quantizer
-from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of
-from mixbit.training.loop import StepContext, TrainConfig, _bf16_is_slow, distilled_loss, supervised_step, train
-from tests import ranks_script, training_script
-from tests.by_hand import by_hand
-from tests.nets import colours, quantized_net, small_net, tiny_net, tiny_split
-from tests.seen_in_training import (
-    as_by_hand,
-    both_close,
-    chosen,
-    close,
-    expects,
-    first_draw,
-    notes_of,
-    rates_of_steps,
-    saved_at,
-    statistics,
-    validated,
-)
+from mixbit.testing.options import alike, fields_of
+from mixbit.training import StepContext, TrainConfig, supervised_step, train
+from tests import training_script
+from tests.nets import quantized_net, tiny_net, tiny_split
 
-SCRIPT = Path(__file__).parent / "training_script.py"
+SCRIPT = Path(training_script.__file__)
 
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, bn_samples=32, augment=False)
@@ -72,13 +56,6 @@ def test_quantized_networks_learn_under_adamw_and_bf16(change: dict[str, object]
     config = TrainConfig(**{"epochs": 4, "batch_size": 16, "lr": 0.05, "augment": False, **change})  # type: ignore[arg-type]
     result = train(quantized_net(), split, split, config, quiet=True)
     assert result.metrics is not None and result.metrics.accuracy > 0.6
-
-
-def test_bf16_without_its_arithmetic_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixbit.training.loop._bf16_is_slow", lambda device: True)
-    config = TrainConfig(epochs=1, batch_size=16, precision="bf16", augment=False)
-    with pytest.warns(UserWarning, match="no bf16 arithmetic and emulates it"):
-        train(quantized_net(), tiny_split(), tiny_split(), config, quiet=True)
 
 
 def test_the_average_is_what_every_epoch_is_judged_by_and_saved() -> None:
@@ -182,65 +159,12 @@ def test_sigkill_in_mid_epoch(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, SCRIPT, tmp_path / "killed"], stdout=subprocess.DEVNULL)
     whole, _ = training_script.trained(tmp_path / "whole")
     checkpoint, deadline = tmp_path / "killed" / "checkpoint.safetensors", time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     again, resumed_at = training_script.trained(tmp_path / "killed")
     assert resumed_at > 0 and alike(dict(again.state_dict()), dict(whole.state_dict()))
-
-
-def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.tensor(values) for name, values in state.items()}
-
-
-def test_two_processes_train_by_the_mean_of_both_parts(two_processes: dict[str, Any]) -> None:
-    """Weights, statistics and their average, by hand: batch norm sees the parts one by one."""
-    first, second = (two_processes[rank]["normed"] for rank in ("0", "1"))
-    assert first == second
-    wanted = by_hand(small_net(), colours(), ranks_script.NORMED, parts=2)
-    assert close(tensors_of(first), wanted)
-    assert not close(by_hand(small_net(), colours(), ranks_script.NORMED), wanted)
-
-
-def test_two_processes_train_the_steps_of_quantizers(two_processes: dict[str, Any]) -> None:
-    first, second = (two_processes[rank]["quantized"] for rank in ("0", "1"))
-    assert first == second
-    start = dict(quantized_net().state_dict())
-    wanted = by_hand(quantized_net(), tiny_split(), ranks_script.QUANTIZED, parts=2)
-    for name, values in tensors_of(first).items():
-        if not values.is_floating_point():
-            assert torch.equal(values, wanted[name])
-            continue
-        # A weight at the edge of two integers may go either way: far less than a tenth of the way.
-        way = float((wanted[name] - start[name]).abs().max())
-        torch.testing.assert_close(values, wanted[name], rtol=0, atol=0.1 * way + 1e-6)
-
-
-def test_two_processes_train_what_one_trains(two_processes: dict[str, Any]) -> None:
-    """From rank 0's weights, with batches that two do not divide, whatever rank 1's clock says."""
-    assert two_processes["0"]["apart"] == two_processes["1"]["apart"]
-    found, wanted = torch.tensor(two_processes["0"]["apart"]), torch.tensor(ranks_script.apart(None))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_targets_that_do_not_count_weigh_nothing_on_any_process(two_processes: dict[str, Any]) -> None:
-    assert two_processes["0"]["ignored"] == two_processes["1"]["ignored"]
-    found, wanted = torch.tensor(two_processes["0"]["ignored"]), torch.tensor(ranks_script.ignored())
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_process_counts_by_its_samples_where_the_loss_says_nothing_else(two_processes: dict[str, Any]) -> None:
-    assert two_processes["0"]["weighed"] == two_processes["1"]["weighed"]
-    found, wanted = torch.tensor(two_processes["0"]["weighed"]), torch.tensor(ranks_script.weighed())
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_each_process_reads_its_part_of_every_batch(two_processes: dict[str, Any]) -> None:
-    """Five samples: two and three."""
-    parts = [two_processes[rank]["images read"] for rank in ("0", "1")]
-    assert {len(one) for one in parts[0]} == {2} and {len(one) for one in parts[1]} == {3}
-    assert [one + other for one, other in zip(*parts, strict=True)] == ranks_script.images_read()
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
@@ -288,13 +212,6 @@ def test_progress_tells_what_was_done_before(tmp_path: Path, capsys: pytest.Capt
     assert re.search(r"mine: done, 18/18 in 0:\d\d:\d\d, epoch 3/3  loss \d\.\d{3}\n", said)
 
 
-def test_bf16_is_slow_where_the_processor_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for supported in (True, False):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda answer=supported: answer)
-        assert _bf16_is_slow(torch.device("cpu")) is not supported
-        assert not _bf16_is_slow(torch.device("cuda"))
-
-
 def test_nan_stops_the_run_names_the_layer_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     model = quantized_net()
 
@@ -336,26 +253,6 @@ def test_poisoned_weights_are_never_checkpointed(tmp_path: Path) -> None:
         train(model, tiny_split(), None, CONFIG, run=tmp_path, step=step, quiet=True)
 
 
-def test_distillation_needs_a_teacher() -> None:
-    config = TrainConfig(epochs=1, batch_size=16, distill=0.5)
-    with pytest.raises(MixbitError, match="teacher"):
-        train(quantized_net(), tiny_split(), None, config, quiet=True)
-
-
-def test_the_distilled_loss_is_the_divergence_of_the_student_from_its_teacher() -> None:
-    """Of probabilities p (teacher) and q that are no mirror images of each other, softened by 3: sum p log(p / q)."""
-    outputs, teacher = (
-        torch.tensor([[3.0, 0.0, -1.0], [0.5, 0.2, 2.0]]),
-        torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 0.3]]),
-    )
-    apart = 0.0
-    for row, other in zip(outputs.tolist(), teacher.tolist(), strict=True):
-        q, p = ([math.exp(one / 3) / sum(math.exp(two / 3) for two in line) for one in line] for line in (row, other))
-        apart += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 2
-    found = distilled_loss(outputs, teacher, torch.tensor(0.8), weight=0.3, temperature=3.0)
-    assert float(found) == pytest.approx(0.7 * 0.8 + 0.3 * 9 * apart, rel=1e-5)
-
-
 def test_a_penalty_is_told_the_epochs_trained_and_counts() -> None:
     """Its value in the loss that is reported, its gradient as it adds it."""
     times, start = list[float](), tiny_net()[6].weight.detach().clone()
@@ -373,66 +270,6 @@ def test_a_penalty_is_told_the_epochs_trained_and_counts() -> None:
         )
     assert times == pytest.approx([0.3, 0.8, 1.3, 1.8])
     torch.testing.assert_close(model[6].weight.detach(), start - 3 * 0.01, rtol=1e-5, atol=1e-6)
-
-
-def test_a_monitor_ends_a_training_once_and_for_all(tmp_path: Path) -> None:
-    """It sees the epochs before, puts its weights in before the last evaluation, and a resumed run stays ended."""
-
-    class End:
-        seen: ClassVar[list[tuple[int, int]]] = []
-
-        def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
-            self.seen.append((record["epoch"], len(history)))
-            return record["epoch"] == 2
-
-        def at_end(self, model: nn.Module) -> None:
-            self.seen.append((0, 0))
-            nn.init.zeros_(model[6].weight)  # type: ignore[index, arg-type]
-            nn.init.zeros_(model[6].bias)  # type: ignore[index, arg-type]
-
-    for _ in range(2):
-        config = replace(CONFIG, epochs=5, validate_every=0, batch_size=32)
-        result = train(tiny_net(), tiny_split(), tiny_split(), config, run=tmp_path, monitor=End(), quiet=True)
-        assert End.seen == [(1, 0), (2, 1), (0, 0)] and [one.get("ended") for one in result.history] == [None, True]
-        assert result.metrics is not None and result.metrics.loss == pytest.approx(math.log(3), rel=1e-5)
-
-
-def test_a_teacher_judges_in_evaluation_mode_and_stays_as_it_was() -> None:
-    """Its dropout and its norm are off in the copy, and the user's own has neither mode nor statistics changed."""
-    model, teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), tiny_net().train()
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    train(model, tiny_split(), None, replace(CONFIG, distill=1.0), teacher=teacher, quiet=True)
-    assert teacher.training and alike(before, dict(teacher.state_dict()))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"epochs": 0}, "epochs=0"),
-        ({"epochs": 1.5}, "epochs=1.5 is illegal. Legal: a whole number from 1 to 1000000"),
-        ({"epochs": True}, "epochs=True is illegal"),
-        ({"epochs": 10**24}, "Legal: a whole number from 1 to 1000000"),
-        ({"precision": "fp8"}, "precision='fp8'"),
-        ({"fraction": 0.0}, "fraction=0.0"),
-        ({"lr": float("inf")}, "lr=inf is illegal. Legal: a number above 0"),
-        ({"momentum": -5}, "momentum=-5"),
-        ({"label_smoothing": -1}, "label_smoothing=-1"),
-        ({"temperature": 0}, "temperature=0"),
-        ({"step_lr": "nan"}, "step_lr='nan'"),
-        ({"compile": 5}, "compile=5 is illegal. Legal: true or false"),
-        ({"bn_samples": -5}, "bn_samples=-5"),
-        ({"clip_value": 0}, "clip_value=0"),
-        ({"seed": 2**63}, "seed="),
-    ],
-)
-def test_illegal_settings(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(MixbitError, match=message):
-        TrainConfig(**settings)  # type: ignore[arg-type]
-
-
-def test_unknown_setting_offers_the_nearest() -> None:
-    with pytest.raises(MixbitError, match="Did you mean 'epochs'"):
-        TrainConfig.from_dict({"epoch": 3})
 
 
 def test_batch_larger_than_the_split() -> None:
@@ -526,49 +363,6 @@ def test_rules_of_outputs_and_axes_reach_loss_metric_and_distillation() -> None:
     assert result.metrics.accuracy == pytest.approx(float((model.fc(x).argmax(2) == y).double().mean()))
 
 
-def test_a_loss_without_a_gradient_is_an_error_at_the_first_step() -> None:
-    data, model = regression(), nn.Linear(4, 1)
-    for loss in (lambda o, _y: o.detach().mean(), lambda o, _y: o.mean().item()):
-        with pytest.raises(MixbitError, match="does not depend on the parameters"):
-            train(model, data, None, TrainConfig(epochs=1, batch_size=16), loss=loss, quiet=True)
-    config = TrainConfig(epochs=1, batch_size=16, label_smoothing=0.1)
-    with pytest.raises(
-        MixbitError, match="label_smoothing=0.1, and the loss 'mse_loss' does not take it.*--set label_smoothing=0"
-    ):
-        train(model, data, None, config, loss=nn.functional.mse_loss, quiet=True)
-
-
-def test_the_teacher_gets_the_same_inputs_by_name() -> None:
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 1)
-
-        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-            return (self.fc(x) * scale[:, None]).flatten()  # type: ignore[no-any-return]
-
-    random = torch.Generator().manual_seed(0)
-    x, scale = torch.randn(32, 4, generator=random), torch.rand(32, generator=random) + 0.5
-    torch.manual_seed(0)
-    model, teacher = Named(), Named()
-    rows = [{"x": a, "scale": b, "y": 0.0} for a, b in zip(x, scale, strict=True)]
-    config = TrainConfig(epochs=30, batch_size=16, lr=0.1, distill=1.0, bn_samples=0, validate_every=0)
-    train(
-        model, DataLoader(rows, 16), None, config, teacher=teacher, loss=nn.functional.mse_loss,  # type: ignore[arg-type]
-        distill=nn.functional.mse_loss, read=read_keys(["x", "scale"], "y"), quiet=True,
-    )  # fmt: skip
-    assert float(nn.functional.mse_loss(model(x, scale), teacher(x, scale))) < 1e-2
-
-
-def test_distilled_loss_does_not_guess_the_axis_of_the_classes() -> None:
-    outputs, teacher = torch.randn(4, 5, 3), torch.randn(4, 5, 3)
-    with pytest.raises(MixbitError, match="class_axis="):
-        distilled_loss(outputs, teacher, torch.tensor(0.0), weight=1.0, temperature=1.0)
-    found = distilled_loss(outputs, teacher, torch.tensor(0.0), weight=1.0, temperature=1.0, class_axis=2)
-    flat = (one.flatten(0, 1) for one in (outputs, teacher))
-    torch.testing.assert_close(found, distilled_loss(*flat, torch.tensor(0.0), weight=1.0, temperature=1.0))
-
-
 def test_steps_that_a_rate_would_take_through_zero_are_held_and_told() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(32, 4)
@@ -600,102 +394,3 @@ def test_steps_that_are_held_once_in_more_than_a_hundred_updates_are_not_told(up
         warnings.simplefilter("always")
         train(model, data, None, config, step=step, quiet=True)
     assert sum("cut short" in str(one.message) for one in found) == told
-
-
-# ----------------------------------------------------------------------------------- every option, by hand or counted
-
-
-def test_defaults_are_those_that_are_told() -> None:
-    """Who changes one changes every training that does not name it: here, in the docstring and in the changelog."""
-    assert asdict(TrainConfig()) == {
-        "epochs": 5, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "step_lr": None, "momentum": 0.9,
-        "weight_decay": 1e-4, "warmup_epochs": 0.0, "final_lr": 0.0, "schedule": "step", "label_smoothing": 0.0,
-        "distill": 0.0, "temperature": 4.0, "clip_value": None, "drop_zero_gradients": False, "ema": None,
-        "bn_samples": 6000, "fraction": 1.0, "augment": True, "precision": "float32", "channels_last": True,
-        "compile": False, "seed": 0, "checkpoint_seconds": 60.0, "validate_every": 1,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "legal", "illegal"),
-    [
-        ("momentum", (0, 0.999), (-0.01, 1.0)),
-        ("ema", (1e-9, 0.999), (0.0, 1.0)),
-        ("fraction", (1e-9, 1.0), (0.0, 1.01)),
-        ("label_smoothing", (0, 1), (-0.01, 1.01)),
-        ("distill", (0, 1), (-0.01, 1.01)),
-        ("final_lr", (0, 1), (-0.01, 1.01)),
-        ("temperature", (1e-9, 100.0), (0.0, -1.0)),
-        ("lr", (1e-9, 100.0), (0.0, float("nan"))),
-        ("step_lr", (None, 1e-9), (0.0, -1.0)),
-        ("weight_decay", (0, 10.0), (-1e-9, float("inf"))),
-        ("warmup_epochs", (0, 99.5), (-0.5, float("nan"))),
-        ("epochs", (1, 1_000_000), (0, 1_000_001)),
-        ("batch_size", (1, 10**9), (0, 2.0)),
-        ("bn_samples", (0, 10**9), (-1, 1.5)),
-        ("validate_every", (0, 1_000_000), (-1, 1_000_001)),
-        ("checkpoint_seconds", (0, 1e9), (-1.0, float("inf"))),
-        ("seed", (0, 2**63 - 1), (-1, 2**63)),
-    ],
-)
-def test_bounds_of_settings(name: str, legal: tuple[Any, ...], illegal: tuple[Any, ...]) -> None:
-    for value in legal:
-        assert getattr(TrainConfig(**{name: value}), name) == value
-    for value in illegal:
-        with pytest.raises(MixbitError, match=f"{name}=.* is illegal. Legal: "):
-            TrainConfig(**{name: value})
-
-
-class TestTrainConfigOptions(OptionCases):
-    """Every setting of the loop against a training written by hand, or by what it counts."""
-
-    owner = TrainConfig
-    options = fields_of(TrainConfig)
-    rows = (
-        as_by_hand("epochs", 2, 3),
-        as_by_hand("batch_size", 8, 6),
-        as_by_hand("optimizer", "sgd", "adamw", lr=0.01, weight_decay=0.1),
-        as_by_hand("lr", 0.05, 0.02),
-        as_by_hand("lr", 0.01, 0.02, optimizer="adamw"),
-        OptionRow("step_lr", (None, 0.003), seen=rates_of_steps, holds=expects({(0.02, 0.02)}, {(0.003, 0.02)})),
-        as_by_hand("momentum", 0.9, 0.0),
-        as_by_hand("weight_decay", 1e-4, 0.3),
-        as_by_hand("warmup_epochs", 0.0, 1.5),
-        as_by_hand("warmup_epochs", 1.0, 2.5, schedule="epoch", epochs=3),
-        as_by_hand("final_lr", 0.0, 0.5),
-        as_by_hand("final_lr", 0.0, 0.5, warmup_epochs=1.0),
-        as_by_hand("schedule", "step", "epoch"),
-        as_by_hand("label_smoothing", 0.0, 0.4),
-        as_by_hand("distill", 0.0, 0.3),
-        as_by_hand("distill", 0.3, 1.0, label_smoothing=0.2),
-        as_by_hand("temperature", 4.0, 1.5, distill=0.7),
-        as_by_hand("clip_value", None, 0.02),
-        as_by_hand("drop_zero_gradients", False, True, momentum=0.8, weight_decay=0.1),
-        as_by_hand("ema", None, 0.6),
-        as_by_hand("ema", 0.1, 0.3, epochs=4),
-        OptionRow("bn_samples", (8, 20), seen=statistics, holds=both_close, says="of the first batches"),
-        as_by_hand("fraction", 1.0, 0.7),
-        OptionRow(
-            "fraction", (1.0, 0.5), seen=chosen, says="the same images in every epoch",
-            holds=expects([list(range(30))] * 2, [samples_of(30, 0.5, 2).tolist()] * 2),
-        ),
-        as_by_hand("augment", True, False),
-        as_by_hand("precision", "float32", "bf16", lr=0.2, channels_last=False),
-        OptionRow(
-            "precision", ("float32", "bf16"), seen=lambda value: notes_of(precision=value, validate_every=0).types,
-            holds=expects({torch.float32}, {torch.float32, torch.bfloat16}), says="in training alone",
-        ),
-        OptionRow(
-            "channels_last", (True, False), holds=expects({True}, {False}),
-            seen=lambda value: notes_of(channels_last=value, bn_samples=8).layouts,
-        ),
-        OptionRow("compile", (False, True), seen=lambda value: notes_of(compile=value).compiled, holds=expects(0, 6)),
-        as_by_hand("seed", 0, 1),
-        OptionRow(
-            "seed", (0, 7), seen=lambda value: notes_of(seed=value).drawn[:2], says="of random draws, and told",
-            holds=lambda one, other: (one, other) == ([first_draw(0), 0.0], [first_draw(7), 7.0]),
-        ),
-        OptionRow("checkpoint_seconds", (1e6, 25.0), seen=saved_at, holds=expects([0], [3, 0])),
-        OptionRow("validate_every", (1, 2), seen=validated, holds=expects([1, 2, 3, 4, 5], [2, 4, 5])),
-        OptionRow("validate_every", (0, 3), seen=validated, holds=expects([5], [3, 5]), says="the last always"),
-    )  # fmt: skip

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixbit import _batch, _checkpoint, _distributed, _io
 from mixbit._modes import start_training
 from mixbit._progress import progress_bar
-from mixbit._settings import (
-    LARGEST_COUNT,
-    LARGEST_EPOCHS,
-    Count,
-    Epochs,
-    NotNegative,
-    Part,
-    Positive,
-    Range,
-    Seed,
-    Share,
-    check,
-    read,
-)
 from mixbit.data import Read, Split, as_split
-from mixbit.data.order import part_of
 from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.evaluation import (
     Metrics,
@@ -45,166 +29,20 @@ from mixbit.evaluation import (
 )
 from mixbit.metric import MetricInfo, MetricLike
 from mixbit.quantization import check_calibrated
-from mixbit.quantizers import PositiveSteps, fuse_under_compile
-from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, divergence, objective_of
+from mixbit.quantizers import PositiveSteps
+from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, objective_of
 from mixbit.training._average import Average
 from mixbit.training._finite import first_not_finite
+from mixbit.training._gradients import Gradients
 from mixbit.training._optim import make_optimizer, set_rates
+from mixbit.training._passes import TrainingLoss, make_forward
+from mixbit.training.config import TrainConfig
+from mixbit.training.monitor import Monitor
+from mixbit.training.step import Step, StepContext, supervised_step
 
-__all__ = ["Monitor", "Step", "StepContext", "TrainConfig", "TrainResult", "distilled_loss", "supervised_step", "train"]
+__all__ = ["CHECKPOINT", "METRICS", "TrainResult", "train"]
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Settings of one training run.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: samples of one optimizer step, over all processes together.
-        optimizer: "sgd" (Nesterov) or "adamw".
-        lr: peak learning rate of weights, batch norm and biases.
-        step_lr: peak learning rate of step sizes; None takes `lr`. Under AdamW it is a part of each step size.
-        momentum: of SGD.
-        weight_decay: of weights with two dimensions and more; never of step sizes, batch norm and biases.
-        warmup_epochs: linear warm-up at the start of the cosine; under schedule="epoch", an epoch's rate is that of
-            its middle.
-        final_lr: floor of the cosine, as a part of the peak.
-        schedule: "step" moves the rate at every step, "epoch" only between epochs.
-        label_smoothing: 0 to 1.
-        distill: weight of the divergence from the teacher against the loss on labels, 0 to 1.
-        temperature: of the distillation.
-        clip_value: element-wise clip of summed gradients, or None.
-        drop_zero_gradients: parameters whose whole gradient is 0 skip momentum and decay (LIMPQ's code).
-        ema: decay of an exponential moving average of the weights and of batch norm's statistics, or None. The average
-            is what is evaluated in every epoch, given to a monitor, and saved; at the start the decay is lower.
-        bn_samples: training samples from which batch-norm statistics are made anew before evaluation; 0 for none.
-        fraction: part of the training samples that is used, always the same part.
-        augment: random crops and flips as the data set defines them.
-        precision: "float32", or "bf16" autocast (quantizer arithmetic stays float32).
-        channels_last: memory layout of images; faster on CPUs and on tensor cores.
-        compile: compile the training step's model; worth it from about ten epochs on.
-        seed: of data order, augmentation and random draws.
-        checkpoint_seconds: time between checkpoints within an epoch; one is also written after every epoch.
-        validate_every: epochs between evaluations (the last epoch is always evaluated); 0 for none but the last.
-    """
-
-    epochs: Epochs = 5
-    batch_size: Count = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.01
-    step_lr: Positive | None = None
-    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
-    weight_decay: NotNegative = 1e-4
-    warmup_epochs: NotNegative = 0.0
-    final_lr: Share = 0.0
-    schedule: Literal["step", "epoch"] = "step"
-    label_smoothing: Share = 0.0
-    distill: Share = 0.0
-    temperature: Positive = 4.0
-    clip_value: Positive | None = None
-    drop_zero_gradients: bool = False
-    ema: Annotated[float, Range(above=0, below=1)] | None = None
-    bn_samples: Annotated[int, Range(least=0, most=LARGEST_COUNT)] = 6000
-    fraction: Part = 1.0
-    augment: bool = True
-    precision: Literal["float32", "bf16"] = "float32"
-    channels_last: bool = True
-    compile: bool = False
-    seed: Seed = 0
-    checkpoint_seconds: NotNegative = 60.0
-    validate_every: Annotated[int, Range(least=0, most=LARGEST_EPOCHS)] = 1
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """From JSON; an unknown key is an error that offers the nearest legal one.
-
-        >>> TrainConfig.from_dict({"epochs": 2}).epochs
-        2
-        """
-        return read(cls, values, room="training")
-
-
-@dataclass(slots=True, kw_only=True)
-class StepContext:
-    """What one training step may use; `loss` is the user's loss with smoothing and distillation already in it."""
-
-    model: nn.Module
-    loss: Callable[[Any, Any, Any], Tensor]
-    """`(inputs, outputs, targets) -> scalar`."""
-    forward: Callable[[Any], Any]
-    """The model under the run's precision, compiled if asked for."""
-    number: int = 0
-    """Steps taken before this one, over all epochs."""
-    seed: int = 0
-
-
-class Step(Protocol):
-    """Computes gradients for one batch (they may be the sum of several passes) and returns the loss to report."""
-
-    def __call__(self, context: StepContext, x: Any, y: Any) -> Tensor: ...
-
-
-class Monitor(Protocol):
-    """Looks at the model between epochs, and may end a training early.
-
-    Everything that it decides must follow from the model and the history, which a resumed run has; so the same run,
-    killed or not, ends at the same epoch.
-    """
-
-    def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
-        """Add facts to the epoch's `record`, which `history` does not hold yet; True ends the training."""
-        ...
-
-    def at_end(self, model: nn.Module) -> None:
-        """Before the last evaluation: the model may be given other weights, such as the best ones seen."""
-        ...
-
-
-def supervised_step(context: StepContext, x: Any, y: Any) -> Tensor:
-    """One forward and one backward pass."""
-    loss = context.loss(x, context.forward(x), y)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
-
-
-def distilled_loss(
-    outputs: Tensor,
-    teacher: Tensor,
-    hard: Tensor,
-    *,
-    weight: float,
-    temperature: float,
-    class_axis: int | None = None,
-) -> Tensor:
-    """`(1 - w) * hard + w * T^2 * KL(softmax(teacher / T) || softmax(outputs / T))` (Hinton et al. 2015).
-
-    Args:
-        outputs: logits `(N, classes)`; of more dimensions with `class_axis`, and then the mean over all positions.
-        teacher: the float network's logits, the same shape.
-        hard: the loss on labels, a scalar.
-        weight: w.
-        temperature: T.
-        class_axis: where the classes are; needed but for `(N, classes)`.
-
-    Raises:
-        MixbitError: it is not told where the classes are.
-
-    >>> same = torch.tensor([[1.0, 2.0]])
-    >>> float(distilled_loss(same, same, torch.tensor(2.0), weight=0.5, temperature=4.0))
-    1.0
-    """
-    if class_axis is None and outputs.dim() != 2:
-        raise MixbitError(
-            f"distillation of outputs {tuple(outputs.shape)}: it is not known which axis has the classes. Give "
-            "class_axis=, e.g. 1 for (N, C, H, W) and 2 for (N, T, C)."
-        )
-    soft = divergence(outputs, teacher, 1 if class_axis is None else class_axis, temperature)
-    return (1 - weight) * hard + weight * temperature**2 * soft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,13 +124,11 @@ class _Loop:
         quiet: bool,
         label: str,
     ) -> None:
-        if config.distill and teacher is None:
-            raise MixbitError(f"distill={config.distill} needs a teacher. Pass the float network, or distill=0.")
         self.model, self.train_split, self.test_split, self.config = model, train_split, test_split, config
         self.folder, self.objective, self.step, self.quiet, self.label = folder, objective, step, quiet, label
         self.penalty, self.monitor = penalty, monitor
-        self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
         self.device = next(model.parameters()).device
+        self.loss = TrainingLoss(objective, config, teacher, self.device)
         if config.channels_last:
             lay_out_channels_last(model)
         self.optimizer = make_optimizer(
@@ -310,12 +146,15 @@ class _Loop:
                 f"batch_size={config.batch_size} is larger than the training split ({len(train_split)} samples, "
                 f"fraction {config.fraction}). Legal: at most the number of samples (--batch-size)."
             )
-        self.weight = _part_of_mean(config.batch_size)
+        moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.gradients = Gradients(moved, config, objective)
         self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()
         self.saved = 0.0
         self.ended = False
         self.average = Average(model, config.ema) if config.ema else None
-        self.context = StepContext(model=model, loss=self._loss, forward=self._forward(), seed=config.seed)
+        self.context = StepContext(
+            model=model, loss=self.loss, forward=make_forward(model, config, self.device), seed=config.seed
+        )
 
     # -- one run -------------------------------------------------------------------------------------------------
 
@@ -326,7 +165,7 @@ class _Loop:
 
     def _run(self) -> TrainResult:
         torch.manual_seed(self.config.seed)
-        for module, what in ((self.model, "parameters and buffers"), (self.teacher, "weights of the teacher")):
+        for module, what in ((self.model, "parameters and buffers"), (self.loss.teacher, "weights of the teacher")):
             if module is not None:
                 _distributed.take_from_first_([*module.parameters(), *module.buffers()], what)
         self._resume()
@@ -374,51 +213,16 @@ class _Loop:
         self.context.number = self.epoch * self.per_epoch + self.batch
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._weighed(self.step(self.context, x, y), y)
+        loss = self.gradients.weigh(self.step(self.context, x, y), y)
         if self.penalty is not None:
             loss = loss + self.penalty(self.model, self.context.number / self.per_epoch)
-        value, due = self._share(loss)
+        value, due = self.gradients.share(loss, time.perf_counter() - self.saved > self.config.checkpoint_seconds)
         self._check_finite(value, x)
-        self._finish_gradients()
+        self.gradients.finish()
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, self.context.number)
         return value, due
-
-    def _weighed(self, loss: Tensor, y: Any) -> Tensor:
-        """The mean over this rank's part of the batch counts by the targets that it is a mean of."""
-        weight = self._weight_of(y)
-        if weight == 1:
-            return loss
-        for parameter in self._parameters():
-            if parameter.grad is not None:  # a mean of nothing is NaN, which no factor makes nothing
-                parameter.grad.mul_(weight) if weight else parameter.grad.zero_()
-        return loss * weight if weight else torch.zeros_like(loss)
-
-    def _weight_of(self, y: Any) -> float:
-        """Samples, or, where the loss ignores some targets, those that count: then the ranks ask each other."""
-        counts = self.objective.loss
-        if counts.ignore_index is None or not _distributed.is_active():
-            return self.weight
-        world = _distributed.world_size()
-        samples = self.weight * self.config.batch_size / world
-        mine = float(counts.weight(y, round(samples)))
-        total = torch.tensor([mine], dtype=torch.float64)
-        _distributed.sum_([total])
-        return mine * world / total.item() if total.item() else 1.0
-
-    def _share(self, loss: Tensor) -> tuple[float, bool]:
-        """Mean gradients and loss over all ranks, and rank 0's word on whether a checkpoint is due, in one message."""
-        due = time.perf_counter() - self.saved > self.config.checkpoint_seconds
-        if not _distributed.is_active():
-            return float(loss), due
-        riders = torch.stack([loss.float(), loss.new_tensor(float(due and _distributed.rank() == 0)).float()])
-        _distributed.mean_gradients_(self._parameters(), riders)
-        mean, share = riders.tolist()
-        return mean, share > 0
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for g in self.optimizer.param_groups for p in g["params"]]
 
     def _set_rates(self) -> None:
         epochs = self.config.epochs
@@ -428,52 +232,6 @@ class _Loop:
             progress, held = self.epoch / epochs, 1 / epochs
         warmup = self.config.warmup_epochs / epochs
         set_rates(self.optimizer, progress, floor=self.config.final_lr, warmup=warmup, held=held)
-
-    def _finish_gradients(self) -> None:
-        parameters = [p for p in self._parameters() if p.grad is not None]
-        if self.config.clip_value is not None:
-            nn.utils.clip_grad_value_(parameters, self.config.clip_value)
-        if self.config.drop_zero_gradients:
-            for parameter in parameters:
-                if parameter.grad is not None and not parameter.grad.any():
-                    parameter.grad = None
-
-    # -- model and loss ------------------------------------------------------------------------------------------
-
-    def _forward(self) -> Callable[[Any], Any]:
-        inner: Callable[..., Any] = self.model
-        if self.config.compile:
-            fuse_under_compile()
-            inner = torch.compile(self.model)
-        if self.config.precision == "float32":
-            return lambda x: _batch.call(inner, x)
-        if _bf16_is_slow(self.device):
-            has = torch.backends.cpu.get_cpu_capability()
-            warnings.warn(
-                f"precision='bf16', but this processor ({has}) has no bf16 arithmetic and emulates it: steps "
-                "take far longer than in float32. Set precision='float32'.",
-                stacklevel=4,
-            )
-
-        def autocast(x: Any) -> Any:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                return _batch.call(inner, x)
-
-        return autocast
-
-    def _loss(self, x: Any, outputs: Any, y: Any) -> Tensor:
-        c = self.config
-        hard = self.objective.loss(outputs, y, c.label_smoothing)
-        if not hard.requires_grad:
-            raise MixbitError(
-                f"the loss {self.objective.loss.name!r} does not depend on the parameters: it has no gradient. "
-                "Compute it from the outputs by operations of torch, without detach(), item() or argmax()."
-            )
-        if self.teacher is None:
-            return hard
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, c.precision == "bf16"):
-            soft = _batch.call(self.teacher, x)
-        return self.objective.distilled(outputs, soft, y, hard, weight=c.distill, temperature=c.temperature)
 
     def _check_finite(self, loss: float, x: Any) -> None:
         if not math.isfinite(loss):
@@ -562,21 +320,3 @@ class _Loop:
             _checkpoint.restore_random_state(tensors, self.device)
         self.epoch, self.batch, self.history = place.epoch, place.batch, place.history
         self.ended = bool(self.history and self.history[-1].get("ended"))
-
-
-def _part_of_mean(batch_size: int) -> float:
-    """What this rank's mean over its part of a batch counts in the mean of all ranks: 1 where all have as many."""
-    rank, world = _distributed.rank(), _distributed.world_size()
-    if batch_size < world:
-        raise MixbitError(
-            f"batch_size={batch_size} is that of all {world} processes together. Legal: at least one sample each."
-        )
-    part = part_of(batch_size, rank, world)
-    samples: int = part.stop - part.start
-    return samples * world / batch_size
-
-
-def _bf16_is_slow(device: torch.device) -> bool:
-    """Whether bf16 is emulated: the numbers are the same, and every step takes longer than in float32."""
-    known = device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    return known and not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
