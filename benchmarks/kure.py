@@ -39,11 +39,12 @@ from mixbit.data import Part, TensorSplit
 from mixbit.policy import Policy, policy_distance, rank_correlation
 from mixbit.ptq import PTQConfig, ptq
 from mixbit.quantizers import fake_quantize, find_rule, integer_range
-from mixbit.robustness import KurtosisPenalty, evaluator, step_sweep
+from mixbit.robustness import evaluator, step_sweep
 from mixbit.robustness.quantizer_shift import Evaluate
 from mixbit.runs import Subject
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.task import Task
+from mixbit.training import KurtosisPenalty
 
 ENLARGED = 64
 PLAIN, KURE = "plain", "kure"

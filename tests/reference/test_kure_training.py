@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from mixbit import data
 from mixbit.evaluation import evaluate
 from mixbit.quantizers import fake_quantize, find_rule, integer_range
-from mixbit.robustness import KurtosisPenalty
 from mixbit.task import Task
-from mixbit.training import TrainConfig, train
+from mixbit.training import KurtosisPenalty, TrainConfig, train
 
 # bits -> relative squared error of the best signed step after KURE, and normal by uniform error of the same grid
 EXPECTED = {4: (0.0048, 2.670), 3: (0.0220, 1.994), 2: (0.122, 1.391)}

@@ -12,10 +12,9 @@ from mixbit.data import Split
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig
-from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs._options import quantize_config, read_options, regularised, watched
 from mixbit.task import Task
-from mixbit.training import TrainConfig
+from mixbit.training import KurtosisConfig, KurtosisPenalty, TrainConfig
 from tests.tasks import tiny_task
 
 

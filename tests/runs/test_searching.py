@@ -13,9 +13,9 @@ from mixbit import runs
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import registry
 from mixbit.policy import LayerScores, Scores
-from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs import Subject
 from mixbit.task import Task
+from mixbit.training import KurtosisConfig, KurtosisPenalty
 from tests.cli import tiny
 
 

@@ -19,10 +19,9 @@ from mixbit.errors import MixbitError, PolicyError, StaleRun
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
-from mixbit.robustness import KurtosisConfig, KurtosisPenalty
 from mixbit.runs import Subject, training
 from mixbit.task import Task
-from mixbit.training import TrainConfig
+from mixbit.training import KurtosisConfig, KurtosisPenalty, TrainConfig
 from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT, squared_error
 

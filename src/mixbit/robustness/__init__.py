@@ -7,7 +7,6 @@ from mixbit.robustness.corruption import (
     evaluate_corruptions,
     static_bits,
 )
-from mixbit.robustness.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis_gradient, kurtosis_loss
 from mixbit.robustness.quantizer_shift import (
     ShiftPoint,
     ShiftSummary,
@@ -23,15 +22,11 @@ from mixbit.robustness.quantizer_shift import (
     step_sweep,
     summarise,
 )
-from mixbit.robustness.stopping import KurtosisMonitor
 
 __all__ = [
     "BitUse",
     "CorruptionCell",
     "CorruptionReport",
-    "KurtosisConfig",
-    "KurtosisMonitor",
-    "KurtosisPenalty",
     "ShiftPoint",
     "ShiftSummary",
     "ShiftSweep",
@@ -39,8 +34,6 @@ __all__ = [
     "clipping_sweep",
     "evaluate_corruptions",
     "evaluator",
-    "kurtosis_gradient",
-    "kurtosis_loss",
     "power_of_two",
     "ptq_bit_sweep",
     "qat_bit_sweep",

@@ -12,9 +12,8 @@ from mixbit.data import hold_out
 from mixbit.evaluation import evaluate
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig
-from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
 from mixbit.task import Task
-from mixbit.training import TrainConfig
+from mixbit.training import KurtosisConfig, KurtosisMonitor, KurtosisPenalty, TrainConfig
 
 KURTOSIS, QUANTIZE = "kurtosis", "quantize"
 

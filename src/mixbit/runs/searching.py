@@ -12,11 +12,11 @@ from mixbit.errors import MixbitError
 from mixbit.evaluation import try_out
 from mixbit.network import Network
 from mixbit.policy import Scores
-from mixbit.robustness import KurtosisConfig
 from mixbit.runs import _folder
 from mixbit.runs._options import KURTOSIS, regularised
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
+from mixbit.training import KurtosisConfig
 
 __all__ = ["Searched", "search"]
 

@@ -16,11 +16,11 @@ from mixbit.cost import Costs, costs, float_costs
 from mixbit.evaluation import Metrics, try_out
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
-from mixbit.robustness import KurtosisMonitor, KurtosisPenalty
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options, regularised, watched
 from mixbit.runs.subject import Outcome, Subject, further, metric_facts
 from mixbit.task import Task
+from mixbit.training import KurtosisMonitor, KurtosisPenalty
 from mixbit.training import train as fit
 
 __all__ = ["CALIBRATION_SAMPLES", "Trained", "put_policy_on", "train"]

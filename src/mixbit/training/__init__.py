@@ -2,19 +2,26 @@
 
 from mixbit.training.config import TrainConfig
 from mixbit.training.distillation import distilled_loss
+from mixbit.training.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis_gradient, kurtosis_loss
 from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, train
 from mixbit.training.monitor import Monitor
 from mixbit.training.step import Step, StepContext, supervised_step
+from mixbit.training.stopping import KurtosisMonitor
 
 __all__ = [
     "CHECKPOINT",
     "METRICS",
+    "KurtosisConfig",
+    "KurtosisMonitor",
+    "KurtosisPenalty",
     "Monitor",
     "Step",
     "StepContext",
     "TrainConfig",
     "TrainResult",
     "distilled_loss",
+    "kurtosis_gradient",
+    "kurtosis_loss",
     "supervised_step",
     "train",
 ]

@@ -22,11 +22,11 @@ from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
-from mixbit.robustness.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
 from mixbit.runs._options import watched
 from mixbit.task import Task
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
+from mixbit.training.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis, kurtosis_gradient, kurtosis_loss
 from tests.support import summation_error
 from tests.tasks import tiny_task
 

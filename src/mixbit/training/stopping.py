@@ -13,8 +13,8 @@ from mixbit.data import Split
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.metric import MetricInfo
 from mixbit.models import read_weights
-from mixbit.robustness.kurtosis import KurtosisPenalty
 from mixbit.task import Objective, objective_of
+from mixbit.training.kurtosis import KurtosisPenalty
 
 __all__ = ["KurtosisMonitor"]
 

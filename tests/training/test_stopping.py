@@ -15,9 +15,8 @@ from mixbit.data import TensorSplit
 from mixbit.errors import TrainingDiverged
 from mixbit.evaluation import Metrics
 from mixbit.metric import average
-from mixbit.robustness import KurtosisConfig, KurtosisMonitor, KurtosisPenalty
 from mixbit.task import Task, objective_of
-from mixbit.training import TrainConfig, train
+from mixbit.training import KurtosisConfig, KurtosisMonitor, KurtosisPenalty, TrainConfig, train
 from tests.tasks import tiny_task
 
 QUICK = TrainConfig(epochs=40, batch_size=32, lr=0.005, bn_samples=0, augment=False, validate_every=0)
@@ -167,7 +166,7 @@ def epochs_until_the_end(
     ended = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "mixbit.robustness.stopping.evaluate",
+            "mixbit.training.stopping.evaluate",
             lambda *_, **__: Metrics(values={"accuracy": current["value"]}, loss=current["loss"], samples=4),
         )
         for epoch, (gap, loss, value) in enumerate(told, start=1):
