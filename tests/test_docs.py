@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -46,6 +47,12 @@ FENCE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+FILE = re.compile(
+    r"`(?P<path>(?:src|tests|benchmarks|examples|docs|integer|export|methods)/[\w./*-]+\.\w+)(?:::[^`]*)?`"
+)
+"""A file of the repository in running text: from its root, or within the package or the tests."""
+EXAMPLES = {"src/mixbit/x/y.py", "tests/x/test_y.py"}
+NAME = re.compile(r"`(?P<name>mixbit(?:\.\w+)+)(?=[`(])")
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,38 @@ def test_relative_links_exist(path: Path) -> None:
     targets = {match["target"] for match in LINK.finditer(path.read_text())}
     local = {target for target in targets if not re.match(r"[a-z]+:", target)}
     assert {target for target in local if not (path.parent / target).exists()} == set()
+
+
+def missing_files(text: str) -> set[str]:
+    """Of those that a page names."""
+    named = {match["path"] for match in FILE.finditer(text)} - EXAMPLES
+    roots = (ROOT, ROOT / "src" / "mixbit", ROOT / "tests")
+    return {one for one in named if not any(list(root.glob(one)) for root in roots)}
+
+
+def missing_names(text: str) -> set[str]:
+    """Names of the package that a page has and Python does not."""
+    return {match["name"] for match in NAME.finditer(text) if not is_there(match["name"])}
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a dotted name is a module, or what a module or a class holds."""
+    try:
+        return pkgutil.resolve_name(dotted) is not None
+    except (ImportError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_files_and_names_in_the_text_exist(path: Path) -> None:
+    assert (missing_files(path.read_text()), missing_names(path.read_text())) == (set(), set())
+
+
+def test_a_file_or_a_name_that_is_not_there_is_found() -> None:
+    text = (
+        "`tests/test_docs.py`, `tests/moved.py::test_a`, `mixbit.export.lower(x)`, `mixbit.export.moved`, `tests/c*.py`"
+    )
+    assert (missing_files(text), missing_names(text)) == ({"tests/moved.py"}, {"mixbit.export.moved"})
 
 
 def test_tables_and_numbers_are_made_from_the_result_files() -> None:

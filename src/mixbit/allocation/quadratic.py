@@ -57,7 +57,7 @@ def solve_pairs(
         costs: limit name -> rows of the same shapes, exact non-negative integers.
         limits: limit name -> largest allowed sum.
         names: one name a group, for error messages.
-        exact: prove the optimum by branch and bound, meant for up to some 20 groups of 3 options.
+        exact: prove the optimum by branch and bound, meant for few groups; the time limit ends it.
         time_limit_s: after this many seconds the best choice so far is returned, with its gap.
         seed: of the random starts; the same seed gives the same choice, unless the time ran out.
 
