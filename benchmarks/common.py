@@ -101,7 +101,9 @@ def ran_on(found: dict[str, Any], made: Iterable[dict[str, Any] | str]) -> str:
     'EPYC, load not recorded; Xeon, load 1.2'
     """
     machines = [records.maker(found, one)["machine"] for one in made]
-    loads = [one.get("load", one.get("load_1_min")) for one in machines]
+    whole = found.get("load_average")  # of files of an older form, a number or three
+    whole = whole[0] if isinstance(whole, list) else whole
+    loads = [one.get("load", one.get("load_1_min", whole)) for one in machines]
     texts = ("not recorded" if load is None else f"{load:.1f}" for load in loads)
     return "; ".join(sorted({f"{one.get('cpu')}, load {text}" for one, text in zip(machines, texts, strict=True)}))
 

@@ -28,7 +28,7 @@ import records
 from mixbit.export import c
 from mixbit.export.c import COptions
 from mixbit.export.c._emit import config_text
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.mcu import count, find_board, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.mcu.image import compile_sources, section_sizes
@@ -210,7 +210,7 @@ def main() -> None:
 
 def _sources(checkout: str) -> dict[str, str]:
     """File of CMSIS-NN that was compiled -> the start of its SHA-256."""
-    found = build(single_layer(bits=8, **CONV), COptions(cmsis_nn=checkout)).cmsis_nn
+    found = build_program(single_layer(bits=8, **CONV), COptions(cmsis_nn=checkout)).cmsis_nn
     assert found is not None
     folder = Path(checkout, "Source")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in found.sources}

@@ -30,7 +30,6 @@ import tables_transfer
 from common import RESULTS, ROOT, markdown, ran_on, result, when_run
 from intervals import said
 from numbers_arena import TEST_IMAGES
-from records import maker
 
 MARK = re.compile(r"(?P<head><!-- table: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of table -->)", re.DOTALL)
 
@@ -101,9 +100,7 @@ def allocation() -> str:
         cases.setdefault(f"{row['case']}{way and ', '}{way}", {})[solver] = _solved(row, rounds)
     solvers = list(dict.fromkeys(solver for cells in cases.values() for solver in cells))
     rows = [(case, *(cells.get(solver, "-") for solver in solvers)) for case, cells in cases.items()]
-    loads = [maker(found, row)["machine"].get("load", found.get("load_average", [None])[0]) for row in found["rows"]]
-    load = _span([one for one in loads if one is not None], "{:.1f}")
-    note = f"Median wall time of {rounds} rounds, or of as many as stand beside it; load {load}.\n"
+    note = f"Median wall time of {rounds} rounds, or of as many as stand beside it; {ran_on(found, found['rows'])}.\n"
     return markdown(("case", *(f">{solver}" for solver in solvers)), rows) + "\n" + note
 
 
@@ -192,6 +189,9 @@ def _arena_notes(found: dict[str, Any], groups: dict[tuple[str, str], list[dict[
     yield said(
         (x for runs in groups.values() for key in ("tuned", "calibrated") for x in _shares(runs, key)), TEST_IMAGES
     )
+    searches = [path for path in found["made_by"] if path.startswith("efforts.")]
+    if searches:
+        yield f"Search CPU: {ran_on(found, searches)}."
     if found["interrupted"]:
         yield f"Searches that were killed and continued, so their effort is too low: {', '.join(found['interrupted'])}."
     yield from _same_bits(groups)
@@ -381,8 +381,8 @@ def latency() -> str:
         for name, one in found.get("other_networks_from_resnet20", {}).items()
     ]
     columns = ("network", ">policies", ">errors", ">largest", ">largest, machine's pace taken out")
-    machines = {maker(found, f"networks.{name}")["machine"]["cpu"] for name in found["networks"]}
-    return markdown(columns, rows) + f"\n{found['runtime']}; {', '.join(sorted(machines))}, one thread.\n"
+    where = ran_on(found, (f"networks.{name}" for name in found["networks"]))
+    return markdown(columns, rows) + f"\n{found['runtime']}, one thread; {where}.\n"
 
 
 def _errors(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
@@ -438,6 +438,7 @@ def corruption() -> str:
     note = (
         f"Gaussian noise is at most {worst:.2f} dB from what it should be. A training pass over images of 32 x 32\n"
         f"with crop and flip gives {passes['clean']:,.0f} images a second, {passes['mixed']:,.0f} of mixed quality.\n"
+        f"{ran_on(found, (f'kinds.{kind}' for kind in found['kinds']))}.\n"
     )
     return markdown(columns, rows) + "\n" + note
 

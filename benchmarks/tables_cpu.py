@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from common import markdown, result
+from common import markdown, ran_on, result
 from intervals import said
 
 KINDS = ("W8A8 vnni", "W8A8 any", "W8A8 strict", "W8A8 doubled", "W4A8 any")
@@ -47,7 +47,9 @@ def export_cpu() -> str:
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))
     columns = ("network", "processor", ">float32", *(f">{kind}" for kind in KINDS))
-    return markdown(columns, rows) if rows else "Not run yet.\n"
+    older, newer = result("export_onnx"), result("export_cpu")
+    where = sorted({ran_on(older, older.get("speed", [])), ran_on(newer, _measured(accuracy=False))} - {""})
+    return markdown(columns, rows) + f"\n{'; '.join(where)}.\n" if rows else "Not run yet.\n"
 
 
 def export_cpu_accuracy() -> str:

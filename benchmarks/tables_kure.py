@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import markdown, result, when_run
+from common import markdown, ran_on, result, when_run
 from curves import chart
 from intervals import said
 from kure_rows import networks, profiles, searches
@@ -153,7 +153,9 @@ def kure_cost() -> str:
         *median,
         f"{100 * found['share_median']:.2f} %",
     )
-    return markdown(("step", ">layers", ">float step", ">the term", ">share"), [row])
+    rounds = len(found["step_cpu_s"])
+    note = f"Median CPU time of {rounds} rounds, in turns, one thread; {ran_on(result('kure'), ['cost'])}.\n"
+    return markdown(("step", ">layers", ">float step", ">the term", ">share"), [row]) + "\n" + note
 
 
 @when_run("kure", "runs")

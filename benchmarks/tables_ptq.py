@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from common import markdown, result
+from common import markdown, ran_on, result
 from intervals import said
 
 
@@ -33,6 +33,7 @@ def ptq() -> str:
         "step a tensor, first and last layer at 8 bits, inputs in float where no bits are named.\n"
     )
     note += said((row["accuracy"] for row in measured), images) + "\n"
+    note += f"Time: {ran_on(result('ptq'), measured)}.\n"
     return markdown(columns, rows) + "\n" + note
 
 

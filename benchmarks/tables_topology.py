@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from common import markdown, result
+from common import markdown, ran_on, result
 
 
 def _sizes(name: str) -> str:
@@ -49,7 +49,8 @@ def topology_speed() -> str:
         for name, one in found["speed"]["cpu_of_a_map"].items()
     ]
     columns = ("maps", ">rows and columns", ">pixels", ">maps a second, rows and columns", ">maps a second, pixels")
-    note = f"Least CPU time of 7 passes, {found['speed']['threads']} thread; load {found['load_average']:.1f}.\n"
+    where = ran_on(found, ["speed"])
+    note = f"Least CPU time of 7 passes, {found['speed']['threads']} thread; {where}.\n"
     return markdown(columns, rows) + "\n" + note
 
 

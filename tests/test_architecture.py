@@ -115,6 +115,51 @@ def test_rooms_of_one_floor_import_without_circles() -> None:
     assert cycle(all_edges()) == []
 
 
+def not_there(source: ast.Module) -> list[str]:
+    """Modules and names of mixbit that a file imports, also within a function, and that do not exist."""
+    wanted = {
+        (node.module or "", alias.name) if isinstance(node, ast.ImportFrom) else (alias.name, "")
+        for node in ast.walk(source)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    ours = {(module, name) for module, name in wanted if module.split(".")[0] == "mixbit"}
+    known = known_names()
+    return sorted(
+        f"{module}.{name}".rstrip(".")
+        for module, name in ours
+        if module not in known or (name and name not in known[module] and f"{module}.{name}" not in known)
+    )
+
+
+@cache
+def known_names() -> dict[str, set[str]]:
+    """Module -> what it defines, imports or lists in a string, such as names that are loaded at their first use."""
+    return {module_name(path): {one for node in ast.walk(tree) for one in _bound(node)} for path, tree in TREES.items()}
+
+
+def _bound(node: ast.AST) -> tuple[str, ...]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return (node.name,)
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name,)
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    return (node.value,) if isinstance(node, ast.Constant) and isinstance(node.value, str) else ()
+
+
+def test_what_is_imported_outside_the_package_is_there() -> None:
+    """Also by what is not run on every machine: benchmarks, and tests that need an emulator."""
+    files = [path for folder in ("benchmarks", "examples", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+    missing = {str(path.relative_to(ROOT)): not_there(ast.parse(path.read_text())) for path in files}
+    assert {path: names for path, names in missing.items() if names} == {}
+
+
+def test_an_import_of_what_has_moved_is_found() -> None:
+    moved = "import mixbit.cost\nfrom mixbit.cost import Budget, gone\ndef f():\n    from mixbit import _gone"
+    assert not_there(ast.parse(moved)) == ["mixbit._gone", "mixbit.cost.gone"]
+
+
 def private_doors(source: ast.Module, module: str, *, package: bool = False) -> list[str]:
     """Names or files of another room that start with an underscore: it ends at the room's door.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tests.support import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import common
 import records
 import tables
 
@@ -20,6 +22,10 @@ NAMES = (
     "allocation", "c_exact", "capture", "export_cpu", "export_cpu_accuracy", "export_exact", "export_items",
     "export_sizes", "export_speed", "front_page", "latency", "latency_bits", "mcu_conv", "mcu_counts", "mcu_layers",
     "mlperf_tiny", "mlperf_tiny_bits", "mlperf_tiny_networks", "peers_qat_step", "peers_search", "qat",
+)  # fmt: skip
+TIMED = (
+    "allocation", "arena", "arena_tuned", "capture", "corruption", "export_cpu", "export_speed", "kure_cost", "latency",
+    "latency_ways", "peers_export", "peers_qat_step", "peers_search", "ptq", "qat", "topology_speed",
 )  # fmt: skip
 
 
@@ -44,6 +50,23 @@ def test_a_file_with_a_part_of_its_rows(name: str, tmp_path: Path, monkeypatch: 
     few = tables.TABLES[name]()
     monkeypatch.setattr(records, "RESULTS", RESULTS)
     assert few.strip() and len(few.splitlines()) <= len(tables.TABLES[name]().splitlines())
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_what_was_timed_says_on_what(name: str) -> None:
+    """The processor and its load, or that nobody wrote it down."""
+    assert re.search(r"(EPYC|Xeon).*, load (not recorded|\d+\.\d)", tables.TABLES[name]())
+
+
+def test_the_load_of_a_whole_file_is_that_of_its_rows() -> None:
+    """Files of an older form have it at their top, as a number or as three."""
+    made = {
+        "made": [{"machine": {"cpu": "EPYC"}}, {"machine": {"cpu": "Xeon", "load": 0.5}}],
+        "made_by": {"a": 0, "b": 1},
+    }
+    assert common.ran_on(made | {"load_average": 6.1}, ["a", "b"]) == "EPYC, load 6.1; Xeon, load 0.5"
+    assert common.ran_on(made | {"load_average": [4.4, 4.6, 4.7]}, ["a"]) == "EPYC, load 4.4"
+    assert common.ran_on(made, ["a"]) == "EPYC, load not recorded"
 
 
 @pytest.mark.parametrize("alone", ["eager", "compiled"])

@@ -196,17 +196,17 @@ SMALL_V2, SMALL_V3 = (
 
 def products(method: Method) -> list[int]:
     """How many tensors each product with the Hessian was of."""
-    from mixbit import _curvature
+    from mixbit.sensitivity import curvature
 
     found: list[int] = []
-    forms = _curvature._forms
+    forms = curvature._forms
 
     def counted(gradients: Any, tensors: Any, vectors: Any) -> list[float]:
         found.append(len(tensors))
         return forms(gradients, tensors, vectors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_curvature, "_forms", counted)
+        patch.setattr(curvature, "_forms", counted)
         seen.search(method)
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixbit.export.c import COptions, write_c
-from mixbit.export.c._program import build
+from mixbit.export.c._program import build_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.mcu import count
 from mixbit.integer.graph import IntegerGraph
@@ -33,7 +33,7 @@ def check(graph: IntegerGraph, options: COptions, folder: Path) -> None:
     shape = graph.tensors[graph.input].shape
     samples = (2 * np.random.default_rng(0).standard_normal((2, *shape))).astype(np.float32)
     written = write_c(graph, folder / "model", options=options).path
-    core, program = Core(compile_zig(written, folder / "build")), build(graph, options)
+    core, program = Core(compile_zig(written, folder / "build")), build_program(graph, options)
     last = next(step.index for step in program.steps if step.op is program.last)
     for stored, wanted in zip(*layer_bytes(program, samples), strict=True):
         found = core.infer(stored, len(wanted[last]))
@@ -65,7 +65,7 @@ def test_a_wrong_weight_is_seen(tmp_path: Path) -> None:
     end = tail.index(",", begin)
     (written / "weights.c").write_text(f"{head}model_0_weights{tail[:begin]} {int(tail[begin:end]) ^ 64}{tail[end:]}")
     samples = np.random.default_rng(1).standard_normal((1, 3, 7, 6)).astype(np.float32)
-    (stored,), (wanted,) = layer_bytes(build(graph, COptions()), samples)
+    (stored,), (wanted,) = layer_bytes(build_program(graph, COptions()), samples)
     found = Core(compile_zig(written, tmp_path / "build")).infer(stored, 16)
     assert found.layers[0] != wanted[0]
 
@@ -76,7 +76,7 @@ def test_both_emulators_count_alike(tmp_path: Path, kernels: str) -> None:
     """The same compiler and the same input: QEMU's timer has ticks of 40 instructions, one at each end."""
     graph, options = mixed(), COptions(kernels=kernels)  # type: ignore[arg-type]
     samples = np.random.default_rng(1).standard_normal((1, 3, 7, 6)).astype(np.float32)
-    (stored,), (wanted,) = layer_bytes(build(graph, options), samples)
+    (stored,), (wanted,) = layer_bytes(build_program(graph, options), samples)
     written = write_c(graph, tmp_path / "model", options=options).path
     found = Core(compile_gcc(written, tmp_path / "build")).infer(stored, 16)
     assert found.layers == wanted
