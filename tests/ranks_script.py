@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from mixbit import _distributed
 from mixbit.errors import MixbitError, ProcessLost
 from mixbit.evaluation import evaluate
+from mixbit.ledger import Ledger
 from mixbit.methods import Limpq
 from mixbit.policy import Scores
 from mixbit.task import Task
@@ -161,7 +162,7 @@ def exchanged() -> dict[str, Any]:
     }
 
 
-def _refusal(act: Callable[[], None]) -> str:
+def _refusal(act: Callable[[], object]) -> str:
     try:
         act()
     except MixbitError as error:
@@ -216,6 +217,19 @@ def stopped() -> str:
     return ""
 
 
+def kept(folder: Path) -> dict[str, Any]:
+    """A ledger that only rank 0's disk has; each rank puts in what it measured."""
+    path = folder / str(_distributed.rank()) / "kept.jsonl"
+    ledger = Ledger(path, "pieces", {"images": 8})
+    before = dict(ledger)
+    ledger.put("a", [_distributed.rank(), 0.1])
+    return {
+        "before": before,
+        "after": dict(Ledger(path, "pieces", {"images": 8})),
+        "refused": _refusal(lambda: Ledger(path, "pieces", {"images": 9})),
+    }
+
+
 def _fields(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
@@ -236,6 +250,7 @@ def main() -> None:
         "images read": images_read(),
         "exchanged": exchanged(),
         "evaluated": evaluated(),
+        "kept": kept(folder),
     }
     searched(folder / "search").save(folder / f"scores-{rank}.json")
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -157,6 +157,34 @@ def take_from_first_(tensors: Sequence[Tensor], what: str) -> None:
         with _together(f"{what} of rank 0"):
             dist.broadcast(flat, 0)
         _put(group, flat)
+
+
+def bytes_of_first(make: Callable[[], bytes]) -> bytes:
+    """What `make` gives on rank 0, on all ranks: files that the others may not see, or would see a moment later.
+
+    Raises:
+        MixbitError: (on every rank) `make` raised it.
+    """
+    if not is_active():
+        return make()
+    content, failure = b"", None
+    if rank() == 0:
+        try:
+            content = make()
+        except MixbitError as error:
+            content, failure = str(error).encode(), error
+    size = torch.tensor([len(content), int(failure is not None)], device=_meeting_device())
+    with _together("a file of rank 0"):
+        dist.broadcast(size, 0)
+        length, failed = size.tolist()
+        held = torch.zeros(length, dtype=torch.uint8)
+        if rank() == 0 and content:
+            held = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        held = held.to(_meeting_device())
+        dist.broadcast(held, 0)
+    if failed:
+        raise failure or MixbitError(bytes(held.cpu().numpy()).decode())
+    return bytes(held.cpu().numpy())
 
 
 def check_equal(tensors: Iterable[Tensor], what: str) -> None:

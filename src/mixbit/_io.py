@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mixbit.errors import FileError, MixbitError, shown
 
@@ -27,6 +27,7 @@ __all__ = [
     "digest_all",
     "file_error",
     "filesystem",
+    "locked",
     "make_folder",
     "new_file",
     "parse_json",
@@ -34,6 +35,7 @@ __all__ = [
     "read_json",
     "read_record",
     "read_text",
+    "sync",
     "write_bytes",
     "write_json",
     "write_text",
@@ -91,6 +93,48 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
+def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[BinaryIO]:
+    """Open a file, unbuffered, to read and change it, made if it is not there; keep it to this process for the block.
+
+    The lock is between those who ask for it. The system lets go of it when the process dies. Where it has no locks
+    (Windows, some network folders) nothing is kept, and one process at a time is right.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+        FileError: the system refuses the file.
+    """
+    while True:
+        with filesystem(path):
+            file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        with file:
+            _lock(file, wait)
+            if not _is_at(file, path):  # it was removed while this process waited
+                continue
+            yield file
+            return
+
+
+def _lock(file: BinaryIO, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        if cause.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def _is_at(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
+    """Whether `path` still leads to an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it becomes `path` in one step.
 
@@ -121,13 +165,13 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             # mkstemp gives 0600; a result file should be as readable as any other file of the user.
             temporary.chmod(_file_mode(target))
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -214,7 +258,7 @@ def parse_json(text: str, *, where: str = "The text", error: type[MixbitError] =
     mixbit.errors.MixbitError: The text holds the number inf; all numbers must be finite.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as cause:
         raise error(f"{where} is not JSON: {cause.msg} at line {cause.lineno}, column {cause.colno}.") from cause
     except _Malformed as cause:
@@ -321,11 +365,10 @@ class _Malformed(Exception):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:  # of the two values, one would be lost without a word
-            raise _Malformed(f"has the key {shown(key)} twice in one object; keep one.")
-        content[key] = value
+    content = dict(pairs)
+    if len(content) < len(pairs):  # of the two values, one would be lost without a word
+        twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        raise _Malformed(f"has the key {shown(twice)} twice in one object; keep one.")
     return content
 
 
@@ -339,6 +382,10 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _refuse(text)
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+"""Made once: files of many lines are read line by line."""
+
+
 def _file_mode(target: Path) -> int:
     """Mode of the file that is replaced, else what the process's umask gives."""
     if target.exists():
@@ -349,7 +396,7 @@ def _file_mode(target: Path) -> int:
     return 0o666 & ~umask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file (or a folder's entry, where the system allows it) to the disk."""
     if path.is_dir() and os.name == "nt":
         return
