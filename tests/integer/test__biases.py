@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixbit.errors import ExportError
 from mixbit.integer import executor
 from mixbit.integer._biases import units
 from mixbit.integer._steps import Multiply
@@ -151,30 +150,3 @@ def test_the_shift_gives_way_before_weights_do() -> None:
 def test_the_note_tells_what_was_lost_and_nothing_else(bits: int, steps: float, lost: str) -> None:
     found = units(layer(0.1, steps * 0.5 * 0.1, bits=bits), GRID, None)
     assert [note.reason for note in found.notes] == [f"the bias is {2**30} accumulator steps or more: {lost}: 0"]
-
-
-@pytest.mark.parametrize("broken", ["weight", "bias", "running_var", "running_mean"])
-def test_numbers_that_are_not_finite_are_refused_with_their_layer(broken: str) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-    model, network = prepared(model, X)
-    module = model[0] if broken in ("weight", "bias") else model[1]
-    with torch.no_grad():
-        getattr(module, broken).view(-1)[1] = torch.nan
-    with pytest.raises(ExportError, match=r"^[01]: its (weight|bias|running \w+) is not finite \(nan in 1 of \d+\)"):
-        lower(model, network, [X])
-
-
-@pytest.mark.parametrize(("step", "what"), [(float("nan"), "are not finite"), (0.0, "are not positive")])
-def test_step_sizes_that_are_none_are_refused_with_their_layer(step: float, what: str) -> None:
-    model, network = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)), X)
-    with torch.no_grad():
-        model[3].input_quantizer.steps.fill_(step)
-    with pytest.raises(ExportError, match=f"^3.input_quantizer has 1 of 1 steps .*{what}"):
-        lower(model, network, [X])
-
-
-def test_a_negative_variance_is_refused_with_its_layer() -> None:
-    model, network = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)), X)
-    model[1].running_var[2] = -1.0
-    with pytest.raises(ExportError, match=r"^1: batch_norm .* its running variance is -1"):
-        lower(model, network, [X])

@@ -108,6 +108,21 @@ def test_a_grid_is_as_wide_as_from_its_smallest_to_its_largest_value() -> None:
     assert copies(found.lower()) == ["cat.requantize"]
 
 
+def test_zero_is_a_number_of_every_grid() -> None:
+    """Numbers near 1 take 8 bits from 0 on, joined with -0.2 to 0.9 as well: a copy would gain nothing."""
+    found = prepared(1.0)
+    a, big = found.model.a, found.model.big
+    with torch.no_grad():
+        a.weight.mul_(0.02)  # type: ignore[operator, union-attr]
+        a.bias.fill_(1.0)  # type: ignore[operator, union-attr]
+        low, high = big(X).aminmax()  # type: ignore[operator]
+        big.weight.div_(high - low)  # type: ignore[operator, union-attr]
+        big.bias.sub_(low).div_(high - low).sub_(0.2)  # type: ignore[operator, union-attr]
+        assert torch.relu(a(X)).min() > 0.8  # type: ignore[operator]
+    calibrate(found.model, [X], rule="minmax")
+    assert not copies(found.lower())
+
+
 def test_like_ranges_share_a_grid() -> None:
     found = prepared(0.6)
     assert not copies(found.lower())

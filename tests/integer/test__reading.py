@@ -111,6 +111,25 @@ def test_a_learned_gain_by_channel_is_refused() -> None:
         lower(quantized(model, X), NETWORK, [X])
 
 
+@pytest.mark.parametrize("broken", ["weight", "bias", "running_var", "running_mean"])
+def test_numbers_that_are_not_finite_are_refused_with_their_layer(broken: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3)).eval()
+    model = quantized(model, X)
+    module = model[0] if broken in ("weight", "bias") else model[1]
+    with torch.no_grad():
+        getattr(module, broken).view(-1)[1] = torch.nan
+    with pytest.raises(ExportError, match=r"^[01]: its (weight|bias|running \w+) is not finite \(nan in 1 of \d+\)"):
+        lower(model, NETWORK, [X], compare=False)
+
+
+def test_a_negative_variance_is_refused_with_its_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(192, 3)).eval()
+    model = quantized(model, X)
+    model[1].running_var[2] = -1.0
+    with pytest.raises(ExportError, match=r"^1: batch_norm .* its running variance is -1"):
+        lower(model, NETWORK, [X])
+
+
 def test_weights_with_a_zero_point_are_refused() -> None:
     model = quantized(Changed(lambda m, x: x), X)
     model.fc.weight_quantizer.zero_points.fill_(1)

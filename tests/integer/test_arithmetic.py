@@ -143,6 +143,15 @@ def test_means_are_within_a_step_of_the_real_mean(total: int, taps: int, grid: G
             assert abs(found - exact) <= 0.5 + twice + 2e-4 * (1 + abs(exact)), rounding
 
 
+@given(st.integers(-(2**13), 2**13), st.integers(1, 64))
+def test_a_mean_between_two_zero_points_is_scaled_although_the_scales_are_one(total: int, taps: int) -> None:
+    """LiteRT divides where scale and zero point are those of the result, and multiplies by a factor elsewhere."""
+    low, high = (Grid(scale=0.5, zero_point=zero, qmin=-128, qmax=127) for zero in (-128, 3))
+    left = taps.bit_length() - 1
+    wanted = gemmlowp(total, (2**30 << left) // taps, 1 - left)
+    assert int(mean(np.array([total]), taps, (low, high), "double")[0]) == wanted
+
+
 @given(st.integers(1, 2**14), st.floats(2.0**-16, 2.0**10))
 def test_the_factor_of_a_mean_is_cut_off(taps: int, ratio: float) -> None:
     found, whole = mean_factor(ratio, taps), fixed_point(np.array(ratio))

@@ -568,6 +568,16 @@ def test_a_bank_of_several_bit_widths() -> None:
         lower(model, network, [X])
 
 
+@pytest.mark.parametrize(("step", "what"), [(float("nan"), "are not finite"), (0.0, "are not positive")])
+def test_step_sizes_that_are_none_are_refused_with_their_layer(step: float, what: str) -> None:
+    x = torch.rand(4, 3, 4, 4)
+    model, network = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)), x)
+    with torch.no_grad():
+        model[3].input_quantizer.steps.fill_(step)
+    with pytest.raises(ExportError, match=f"^3.input_quantizer has 1 of 1 steps .*{what}"):
+        lower(model, network, [x])
+
+
 @pytest.mark.parametrize(
     ("layer", "name"),
     [(nn.LayerNorm(8), "layer_norm"), (nn.BatchNorm2d(4), "batch_norm"), (nn.Upsample(scale_factor=2), "upsample")],
