@@ -165,6 +165,7 @@ def test_verdicts_on_survivors(tmp_path: Path) -> None:
 
 def test_the_verdicts_and_the_list_of_c_can_be_read() -> None:
     assert all(judged().values())
+    assert [key for key in judged() if not (ROOT / key.split(" | ")[0]).is_file()] == []
     assert len({mutant.where for mutant in listed()}) == len(listed())
 
 
