@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixbit import _settings
+from mixbit._bits import COMMON_BITS
 from mixbit._settings import Amount, Bits, Count, Epochs, NotNegative, Part, Positive, Range, Seed, Share, Side, fits
-from mixbit.cost import MAX_BITS, MIN_BITS
 from mixbit.errors import DataError, MixbitError
 
 
@@ -46,7 +46,7 @@ ILLEGAL: list[tuple[str, Any]] = [
     *(("rate", value) for value in (0, -0.1, math.nan, math.inf, -math.inf, 10**400, True, "0.1", None, [0.1])),
     *(("share", value) for value in (-0.1, 1.1, math.nan, "half")),
     *(("rule", value) for value in ("mean", "", None, 0, ["mse"])),
-    *(("bits", value) for value in (4, (1,), (9,), (4.0,), (True,), "42", None, {4: 2}, ((4,),))),
+    *(("bits", value) for value in (4, (0,), (9,), (4.0,), (True,), "42", None, {4: 2}, ((4,),))),
     *(("clamp", value) for value in ((1.0,), (1.0, 2.0, 3.0), (math.nan, 1.0), 1.0, (1, "x"))),
     *(("on", value) for value in (0, 1, "true", None, [])),
     *(("name", value) for value in (0, None, b"x", ["x"])),
@@ -99,8 +99,8 @@ def test_a_share_is_a_finite_number_from_0_to_1(value: Any) -> None:
     assert _settings.fits(Part, value) == (number and 0 < value <= 1)
 
 
-def test_bits_are_those_of_the_cost_model() -> None:
-    assert Bits.__metadata__ == (Range(least=MIN_BITS, most=MAX_BITS),)  # type: ignore[attr-defined]
+def test_bits_are_those_that_weights_and_activations_share() -> None:
+    assert Bits.__metadata__ == (Range(least=COMMON_BITS[0], most=COMMON_BITS[-1]),)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, '{"a":' * 50_000])
@@ -159,7 +159,7 @@ def test_bounds_hold_to_the_number_and_are_told(
 def test_the_kinds_that_settings_share() -> None:
     """Each at its two ends, and one beyond."""
     ends: list[tuple[Any, int, int]] = [
-        (Count, 1, 10**9), (Amount, 0, 10**9), (Epochs, 1, 10**6), (Seed, 0, 2**63 - 1), (Side, 1, 4096), (Bits, 2, 8),
+        (Count, 1, 10**9), (Amount, 0, 10**9), (Epochs, 1, 10**6), (Seed, 0, 2**63 - 1), (Side, 1, 4096), (Bits, 1, 8),
     ]  # fmt: skip
     for kind, least, most in ends:
         assert fits(kind, least) and fits(kind, most) and not fits(kind, least - 1) and not fits(kind, most + 1)

@@ -201,7 +201,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["allocate", "nowhere", "--budget", "bitops=3x3", "--first-last", "8"], "W8A8"),
         (["latency", "build", "digits-resnet", "--target", "onnxruntim"], "Did you mean 'onnxruntime'"),
         (["latency", "build", "digits-resnet", "--target", "onnxruntime", "--bits", "4;8"], "2,3,4,5,6"),
-        (["latency", "build", "digits-resnet", "--target", "onnxruntime", "--bits", "9"], "whole numbers 2 to 8"),
+        (["latency", "build", "digits-resnet", "--target", "onnxruntime", "--bits", "9"], "whole numbers 1 to 8"),
         (["train", "digits-resnet", "--data", "digits", "--policy", "no.json", "--run", "x"], "no.json"),
         (["train", "digits-resnet", "--data", "digits", "--run", "x", "--set", "epoch=1"], "epochs"),
         (["evaluate", "digits-resnet"], "--data"),

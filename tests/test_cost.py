@@ -132,6 +132,14 @@ def test_one_tensor_by_the_rules() -> None:
     assert tensor_bytes(read_by_add, [None]) == 40
 
 
+def test_shared_tensors_have_16_bits_in_a_network_of_which_a_layer_reads_more_than_8() -> None:
+    """x and y at the bits of their readers; out, which the caller reads, at 8 or 16, and in float32 not at all."""
+    net = network([layer("a", "x", "y"), layer("b", "y", "out")], sizes={"x": 10, "y": 100, "out": 30})
+    for bits, peak in ((8, 100 + 30), (9, 113 + 60), (16, 200 + 60)):
+        assert costs(net, {"a": LayerBits(8, 8), "b": LayerBits(1, bits)}).activation_bytes == peak
+    assert costs(net, {"a": LayerBits(8, None), "b": LayerBits(8, 8)}).activation_bytes == 100 + 40
+
+
 def test_float_network_keeps_every_tensor_in_float32() -> None:
     net = network([layer("a", "x", "y"), layer("b", "y", "out")], sizes={"x": 3, "y": 5, "out": 7}, elsewhere=["y"])
     assert float_costs(net).activation_bytes == 4 * 12
@@ -192,12 +200,31 @@ def test_cost_table_counts_both_networks_alike() -> None:
 # ------------------------------------------------------------------------------------------- layer bits
 
 
-@pytest.mark.parametrize("bits", [1, 9, 0, -3, True, 2.0, "4", 10**400])
+@pytest.mark.parametrize("bits", [17, 0, -3, True, False, 2.0, "4", 10**400])
 def test_illegal_bits(bits: object) -> None:
-    with pytest.raises(PolicyError, match=r"weight_bits .* is not legal. Legal: whole numbers 2 to 8"):
+    with pytest.raises(PolicyError, match=r"weight_bits .* is not legal. Legal: whole numbers 1 to 8"):
         LayerBits(bits, 8)  # type: ignore[arg-type]
-    with pytest.raises(PolicyError, match="activation_bits"):
+    with pytest.raises(PolicyError, match=r"activation_bits .* is not legal. Legal: whole numbers 1 to 16"):
         LayerBits(8, bits)  # type: ignore[arg-type]
+
+
+def test_one_bit_weights_and_sixteen_bit_activations_are_legal_and_not_the_other_way_round() -> None:
+    assert str(LayerBits(1, 16)) == "W1A16"
+    for bits in (9, 16):
+        with pytest.raises(PolicyError, match=f"weight_bits '{bits}' is not legal. Legal: whole numbers 1 to 8, or"):
+            LayerBits(bits, 8)
+
+
+@pytest.mark.parametrize(("weight", "activation"), [(1, 16), (1, 1), (8, 16), (3, 9)])
+def test_costs_of_widths_outside_two_to_eight_are_exact(weight: int, activation: int) -> None:
+    """BitOps of 10 and 100 MACs, bits of as many weights, and the wider of two tensors of the chain."""
+    net = chain((10, 100))
+    layers = {la.name: LayerBits(weight, activation) for la in net.layers}
+    found, eight = costs(net, layers), costs(net, {la.name: LayerBits(8, 8) for la in net.layers})
+    assert found.bitops * 64 == eight.bitops * weight * activation
+    assert found.weight_bits * 8 == eight.weight_bits * weight
+    assert Budget.parse([f"bitops={weight}x{activation}"]).limits[0].uniform == (weight, activation)
+    assert Budget.parse([f"bitops={weight}x{activation}"]).resolve(net, {})["bitops"] == found.bitops
 
 
 def test_uniform_bits_keep_pins() -> None:
@@ -297,8 +324,8 @@ def test_several_kinds_keep_their_texts_and_order() -> None:
         (["weight-bytes=0x"], "a limit must be above zero"),
         (["weight-bytes=-12.2x"], "a limit must be above zero"),
         (["bitops=0%"], "a limit must be above zero"),
-        (["bitops=1x4"], "bits of a uniform network must be 2 to 8"),
-        (["bitops=3x32"], "bits of a uniform network must be 2 to 8"),
+        (["bitops=0x4"], "bits of a uniform network must be 1 to 8 for weights and 1 to 16 for activations"),
+        (["bitops=3x32"], "bits of a uniform network must be 1 to 8 for weights and 1 to 16"),
         (["bitops=3X4"], "the unit 'X4' is unknown"),
         (["bitops=3x4x5"], "the unit 'x4x5' is unknown"),
     ],

@@ -102,8 +102,8 @@ def test_uniform_policy_carries_its_costs() -> None:
     assert uncounted.costs["float_bitops"] == 400 * 1024
     with pytest.raises(PolicyError, match="Did you mean 'conv1'"):
         Policy.uniform(resnet_like(), 3, 4, {"conv": EIGHT})
-    with pytest.raises(PolicyError, match=r"weight_bits '1' is not legal"):
-        Policy.uniform(net, 1, 4, {})
+    with pytest.raises(PolicyError, match=r"weight_bits '9' is not legal"):
+        Policy.uniform(net, 9, 4, {})
 
 
 def test_parameters_in_float_are_counted_and_told_with_the_first_five() -> None:
@@ -252,7 +252,7 @@ def test_harm_by_the_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    "curve", [{}, {1: 0.1}, {9: 0.1}, {4: float("nan")}, {4: float("inf")}, {4.0: 0.1}, {True: 0.1}, {None: 0.1}]
+    "curve", [{}, {0: 0.1}, {17: 0.1}, {4: float("nan")}, {4: float("inf")}, {4.0: 0.1}, {True: 0.1}, {None: 0.1}]
 )
 def test_illegal_curves_in_memory(curve: dict[int, float]) -> None:
     with pytest.raises(PolicyError):
@@ -352,7 +352,7 @@ def test_total_counts_joint_harm_once_and_pinned_layers_not() -> None:
         (TWO, ((0.0, 1.0), (1.0, -1.0)), "diagonal at"),
         ((("a", "bias", 2),), ((0.0,),), "Legal: weight, activation"),
         ((("a", "weight", 9),), ((0.0,),), "Legal"),
-        ((("a", "weight", None),), ((0.0,),), "Legal: 2 to 8"),
+        ((("a", "weight", None),), ((0.0,),), "Legal: whole numbers 1 to 8"),
         ((TWO[0], TWO[0]), ((0.0, 0.0), (0.0, 0.0)), "more than once"),
     ],
 )
@@ -383,13 +383,13 @@ def test_a_matrix_that_is_symmetric_to_rounding_is_taken() -> None:
 # File -> a piece of the message that its reader needs. Every file of the folder is in this table.
 MESSAGES = {
     "policy_bits_beyond_digits": "thousands of digits",
-    "policy_bits_bool": "'fc' > 'weight_bits' is true. Legal: a whole number 2 to 8, or null",
+    "policy_bits_bool": "'fc' > 'weight_bits' is true. Legal: a whole number 1 to 8, or null",
     "policy_bits_extra_key": "'bias_bits' is an unknown key. Did you mean 'weight_bits'",
-    "policy_bits_float": "'weight_bits' is 4.0. Legal: a whole number 2 to 8",
+    "policy_bits_float": "'weight_bits' is 4.0. Legal: a whole number 1 to 8",
     "policy_bits_huge": "'weight_bits' is a whole number of 13288 bits",
     "policy_bits_missing_side": "'activation_bits' is missing",
     "policy_bits_nan": "the number nan; all numbers must be finite",
-    "policy_bits_nine": "'weight_bits' is 9. Legal: a whole number 2 to 8",
+    "policy_bits_nine": "'weight_bits' is 9. Legal: a whole number 1 to 8",
     "policy_bits_text": "'weight_bits' is \"4\"",
     "policy_bits_zero": "'weight_bits' is 0",
     "policy_budget_number": "'budget' > 'bitops' is 3. Legal: an object of texts",
@@ -427,7 +427,7 @@ MESSAGES = {
     "scores_alpha_nan": "the number nan",
     "scores_alpha_negative": "'alpha' is -2.0. Legal: a finite number from 0 up",
     "scores_bits_newline": r"""'weight' > '4\n'""",
-    "scores_bits_one": '\'weight\' > \'1\' is "1". Legal: an object from bits "2" to "8"',
+    "scores_bits_nine": '\'weight\' > \'9\' is "9". Legal: an object from bits "1" to "8"',
     "scores_bits_padded": "'weight' > '04'",
     "scores_bits_sixteen": "'weight' > '16'",
     "scores_bits_space": "'weight' > '4 '",
@@ -445,7 +445,7 @@ MESSAGES = {
     "scores_newer_version": "is version 7 of mixbit-scores",
     "scores_order_twice": "order: the layer 'fc' occurs more than once",
     "scores_order_unknown_layer": "order: there are no scores for the layer 'convv'. Did you mean 'conv'",
-    "scores_pairs_bits_nine": "'variables' > '1' > '2' is 9. Legal: a list of [layer,",
+    "scores_pairs_bits_nine": "weight_bits of 'conv', '9' is not legal. Legal: whole numbers 1 to 8",
     "scores_pairs_bits_not_scored": "no weight score for 'conv' at 3 bits. Legal: [2, 4]",
     "scores_pairs_diagonal": "the diagonal at ('fc', 'weight', 2) is not zero",
     "scores_pairs_extra_key": "'diagonal' is an unknown key. Legal: variables, matrix",

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mixbit._bits import COMMON_BITS
 from mixbit.errors import MixbitError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ Epochs = Annotated[int, Range(least=1, most=LARGEST_EPOCHS)]
 Seed = Annotated[int, Range(least=0, most=LARGEST)]
 Side = Annotated[int, Range(least=1, most=LARGEST_SIDE)]
 """Height and width of an image."""
-Bits = Annotated[int, Range(least=2, most=8)]
+Bits = Annotated[int, Range(least=COMMON_BITS[0], most=COMMON_BITS[-1])]
+"""Of weights, or of weights and activations alike."""
 NotNegative = Annotated[float, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(least=0, most=1)]
@@ -263,7 +265,7 @@ def legal(kind: Any) -> str:
     >>> legal(Literal["sgd", "adamw"] | None)
     "'sgd' or 'adamw', or null"
     >>> legal(tuple[Bits, ...])
-    'a list, each a whole number from 2 to 8'
+    'a list, each a whole number from 1 to 8'
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:

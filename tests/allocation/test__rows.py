@@ -54,6 +54,17 @@ def test_activation_rows_by_hand() -> None:
     }
 
 
+def test_a_pin_of_16_bits_makes_what_is_kept_once_16_bits_wide() -> None:
+    """As `test_activation_rows_by_hand`, with 80 elements of x at 16 bits and 8 of the output at 2 bytes each."""
+    _, rows = problem(three_steps(), {"a": LayerBits(1, 16)}, {"activation_bytes": 100})
+    table = {row.name: (row.least, row.most, row.constant) for row in rows}
+    assert table == {
+        "activation_bytes at a": (160 + 10, 160 + 20, 160),
+        "activation_bytes at b": (10 + 50, 20 + 100, 0),
+        "activation_bytes at c": (50 + 16, 100 + 16, 16),
+    }
+
+
 def test_a_limit_that_cannot_bind_keeps_the_nearest_row() -> None:
     _, rows = problem(three_steps(), {}, {"activation_bytes": 10_000})
     assert [row.name for row in rows] == ["activation_bytes at b"]

@@ -148,7 +148,7 @@ def test_parts_of_float_need_the_float_figure(text: str) -> None:
         ("latency=12MS", r"the unit 'MS' is unknown. Did you mean 'ms'"),
         ("latency=12m", r"the unit 'm' is unknown"),
         ("latency=0ms", "a limit must be above zero"),
-        ("latency=9x4", "bits of a uniform network must be 2 to 8"),
+        ("latency=9x4", "bits of a uniform network must be 1 to 8 for weights"),
         ("instructions=3ms", "the unit 'ms' is unknown"),
     ],
 )

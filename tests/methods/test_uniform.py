@@ -109,7 +109,7 @@ def test_first_and_last_layer_on_request() -> None:
 def test_bad_bits() -> None:
     with pytest.raises(MixbitError, match="bits=\\[4, 4\\] is no list of candidates"):
         Uniform(bits=(4, 4)).search(tiny_task())
-    with pytest.raises(MixbitError, match=r"bits=\(4, 9\) is illegal. Legal: a list, each a whole number from 2 to 8"):
+    with pytest.raises(MixbitError, match=r"bits=\(4, 9\) is illegal. Legal: a list, each a whole number from 1 to 8"):
         Uniform(bits=(4, 9))
 
 

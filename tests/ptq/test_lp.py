@@ -217,3 +217,13 @@ def test_a_sketch_has_eight_thousand_bins() -> None:
     sketch = Sketch()
     sketch.add(torch.tensor([1.0, -1.0]))
     assert len(sketch.counts) == 8192 and sketch.width == 1 / 4096
+
+
+def test_one_signed_bit_has_its_levels_half_a_step_from_zero() -> None:
+    """`alpha sign(x)`: least squared error at `alpha = mean |x|`; nothing beyond the levels at `alpha = max |x|`."""
+    rows = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lp_step(rows, 1), 2 * rows.abs().mean(dim=1), rtol=1e-2, atol=0)
+    torch.testing.assert_close(widest_step(rows, 1), 2 * rows.abs().amax(dim=1))
+    step = torch.tensor([0.5, 1.0, 2.0])
+    error = (rows.abs().double() - step[:, None] / 2).square().mean(dim=1)
+    torch.testing.assert_close(lp_error(rows, step, 1), error, rtol=1e-5, atol=0)

@@ -28,7 +28,7 @@ def from_minus_alpha(w: Tensor, alpha: Tensor, bits: int) -> Tensor:
     return (t + (t.round() - t).detach()) * step - alpha
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 def test_levels_are_symmetric_and_none_is_zero(bits: int) -> None:
     quantizer = made(MidRise, bits)
     with torch.no_grad():
@@ -199,3 +199,16 @@ def test_compiles_to_the_same_numbers() -> None:
     quantizer = made(MidRise, 3)
     compiled = torch.compile(quantizer, backend="aot_eager")
     assert torch.equal(compiled(weights()), quantizer(weights()))
+
+
+@pytest.mark.parametrize("rule", ["lsq", "lsq+", "minmax", "mse", "constant"])
+def test_at_one_bit_it_is_what_the_plain_quantizer_is(rule: str) -> None:
+    up = weights(seed=1)
+    results = []
+    for kind in (MidRise, Quantizer):
+        quantizer = made(kind, 1, rule)
+        y = quantizer(weights())
+        y.backward(up)
+        results.append((y.detach(), quantizer.steps.detach(), quantizer.steps.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)

@@ -252,7 +252,7 @@ def test_a_move_to_a_device_takes_the_whole_bank() -> None:
     assert {value.device.type for value in model.state_dict().values()} == {"meta"}
 
 
-@pytest.mark.parametrize("bits", [[], [4, 4], [1], [17], ["4"]])
+@pytest.mark.parametrize("bits", [[], [4, 4], [0], [17], ["4"]])
 def test_illegal_bits(bits: list[int]) -> None:
     with pytest.raises(MixbitError, match="bits="):
         Quantizer(bits, signed=True)
@@ -392,3 +392,99 @@ def test_every_kind_gives_back_the_dtype_that_it_was_given(kind: type[Quantizer]
 def test_rules_refuse_numbers_that_are_not_finite(rule: str, bad: float) -> None:
     with pytest.raises(MixbitError, match="NaN or infinity"):
         bank().initialise(torch.tensor([0.5, bad, -1.0]), find_rule(rule))
+
+
+# ------------------------------------------------------------------------------------------- 1 and 16 bits
+
+
+def binary(x: Tensor, up: Tensor, step: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`alpha sign(x)` with `alpha = step / 2`, and the gradients of `x` and of the step, in float64.
+
+    LSQ's formulas with levels at -alpha and alpha: `dy/dalpha = sign(x) - x / alpha` between them, `sign(x)` beyond.
+    """
+    alpha = (step.double() / 2).reshape(-1, *[1] * (x.dim() - 1))
+    sign = torch.where(x.double() >= 0, 1.0, -1.0)
+    inside = x.double().abs() < alpha
+    by_alpha = up * (sign - torch.where(inside, x.double() / alpha, 0.0))
+    summed = by_alpha.sum().view(1) if len(step) == 1 else by_alpha.flatten(1).sum(dim=1)
+    return alpha * sign, torch.where(inside, up.double(), 0.0), summed / 2 * ((2 / count) ** 0.5 if count else 1.0)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "fallback"])
+@pytest.mark.parametrize(("scale", "channels", "count"), [("features", 1, 60), ("features", 4, 15), ("none", 4, 0)])
+def test_one_signed_bit_is_a_learned_scale_times_the_sign(
+    scale: GradientScale, channels: int, count: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("mixbit.quantizers.operator.kernels_of", lambda _dtype: None)
+    step = torch.tensor([0.5, 1.0, 0.25, 2.0])[:channels]
+    bank = Quantizer([1], signed=True, channels=channels, gradient_scale=scale)
+    with torch.no_grad():
+        bank.steps.copy_(step[None])
+    x = (eighths((4, 3, 5), 1) * step.view(-1, 1, 1)).requires_grad_()
+    up = eighths((4, 3, 5), 1, seed=1)
+    y = bank(x)
+    y.backward(up)
+    values, passed, by_step = binary(x.detach(), up, step, count)
+    assert bool((x == 0).any()) and bool((x.abs() >= step.view(-1, 1, 1) / 2).any())
+    assert x.grad is not None and bank.steps.grad is not None
+    assert torch.equal(y.detach().double(), values) and torch.equal(x.grad.double(), passed)
+    torch.testing.assert_close(bank.steps.grad[0].double(), by_step, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_of_one_bit_leaves_the_other_rows_of_a_bank_as_they_are() -> None:
+    x, up = torch.randn(4, 30), torch.randn(4, 30)
+    both, alone = Quantizer([4, 1], signed=True, channels=4), Quantizer([4], signed=True, channels=4)
+    for one in (both, alone):
+        one.initialise(x, find_rule("mse"))
+        one(x).backward(up)
+    assert torch.equal(both(x), alone(x))
+    assert both.steps.grad is not None and alone.steps.grad is not None
+    torch.testing.assert_close(both.steps.grad[0], alone.steps.grad[0], rtol=1e-5, atol=1e-6)
+    both.select(1)
+    torch.testing.assert_close(both(x).detach(), torch.where(x >= 0, 1.0, -1.0) * x.abs().mean(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "at"), [("lsq", "mean"), ("mse", "mean"), ("minmax", "amax"), ("minmax-affine", "amax")]
+)
+def test_where_rules_put_the_two_levels_of_one_signed_bit(rule: str, at: str) -> None:
+    """At the mean of the magnitudes the squared error is least, by trying all places; or at the largest of them."""
+    x = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    bank = Quantizer([1], signed=True, channels=3)
+    bank.initialise(x, find_rule(rule))
+    levels = bank(x).detach().abs()
+    torch.testing.assert_close(levels, getattr(x.abs(), at)(dim=1, keepdim=True).expand_as(x))
+    assert not bank.zero_points.any()
+    if at == "mean":
+        error = (x.abs() - levels).square().sum(dim=1)
+        others = torch.linspace(0.05, 3, 400)[:, None, None]
+        assert bool((error <= (x.abs() - others).square().sum(dim=2).amin(dim=0) + 1e-3).all())
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "fallback"])
+@pytest.mark.parametrize(("bits", "signed"), [(16, True), (16, False), (9, True), (12, False), (1, False)])
+def test_nine_to_sixteen_bits_and_one_unsigned_bit_are_those_of_the_paper(
+    bits: int, signed: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers up to 65535 times a power of two: float32 holds them and the ties between them exactly."""
+    if not compiled:
+        monkeypatch.setattr("mixbit.quantizers.operator.kernels_of", lambda _dtype: None)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    bank, step = Quantizer([bits], signed=signed, gradient_scale="none"), torch.tensor([2.0**-10])
+    with torch.no_grad():
+        bank.steps.copy_(step[None])
+    draws = torch.randint(2 * low - 10, 2 * high + 10, (400,), generator=torch.Generator().manual_seed(bits))
+    x = ((draws / 2).clamp(low - 3, high + 3) * step).requires_grad_()
+    up = eighths((400,), 1, seed=1)
+    y = bank(x)
+    y.backward(up)
+    want = lsq(x.detach(), up, step, low, high)
+    assert x.grad is not None and bank.steps.grad is not None
+    assert torch.equal(y.detach().double(), want[0]) and torch.equal(x.grad.double(), want[1])
+    torch.testing.assert_close(bank.steps.grad[0].double(), want[2], rtol=1e-5, atol=1e-5 * high)
+
+
+def test_dorefa_refuses_weights_of_one_bit() -> None:
+    with pytest.raises(MixbitError, match="weights='dorefa' at 1 bit.*Use weights='lsq'"):
+        WEIGHTS["dorefa"]([2, 1], signed=True)

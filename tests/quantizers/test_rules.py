@@ -94,9 +94,10 @@ def test_tiny_tensors_get_the_smallest_step(name: str) -> None:
 def test_integer_ranges(bits: int, ranges: tuple[tuple[int, int], tuple[int, int]]) -> None:
     assert (integer_range(bits, signed=True), integer_range(bits, signed=False)) == ranges
     assert integer_range(16, signed=False) == (0, 65535)
+    assert (integer_range(1, signed=True), integer_range(1, signed=False)) == ((-1, 0), (0, 1))
 
 
-@pytest.mark.parametrize("bits", [1, 0, -3, 17, True, 4.0, "4"])
+@pytest.mark.parametrize("bits", [0, -3, 17, True, 4.0, "4"])
 def test_bits_without_a_range_are_refused(bits: int) -> None:
     with pytest.raises(MixbitError, match=f"bits={bits!r} is no bit-width"):
         integer_range(bits, signed=True)

@@ -239,7 +239,7 @@ def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Pa
     [
         ({"parts": ("attacks",)}, "parts=.'attacks',. is illegal. Legal: a list, each 'corruption', 'steps' or 'bits'"),
         ({"images": 0}, "Legal: a whole number from 1"),
-        ({"weight_bits": 1}, "Legal: a whole number from 2 to 8"),
+        ({"weight_bits": 9}, "Legal: a whole number from 1 to 8"),
         ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: 'minmax'"),
         (
             {"ptq": "mse", "parts": ("corruption",)},

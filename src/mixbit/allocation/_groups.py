@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mixbit.cost import FLOAT_BITS, LatencyTable, LayerBits, Macs, MemoryTable, layer_macs, tensor_bytes
+from mixbit._bits import FLOAT_BITS, shared_bits
+from mixbit.cost import LatencyTable, LayerBits, Macs, MemoryTable, layer_macs, tensor_bytes
 from mixbit.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -117,15 +118,16 @@ def build_groups(
     together = tied or not limited.isdisjoint(_OF_TENSORS)
     compared = None if keep_all else limited
     tensors = {tensor.name: tensor for tensor in network.tensors}
+    shared = shared_bits(_bits(width) for one in options.values() for width, _ in one.activation)
     groups = []
     for names in network.ties() if together else [(layer.name,) for layer in network.layers]:
         members = [options[name] for name in names]
         tensor = tensors.get(members[0].layer.input_tensor)
         if len(members) == 1:
-            groups.append(_alone(members[0], tensor, meter))
+            groups.append(_alone(members[0], tensor, meter, shared))
             continue
         tables = _tied(members, meter, compared) if tied else _untied(members, meter, compared)
-        groups.append(_finish(members, tensor, tables, compared))
+        groups.append(_finish(members, tensor, tables, compared, shared))
     return groups
 
 
@@ -153,7 +155,7 @@ class _Meter:
         return np.array([found[bits] for bits in weight.tolist()], dtype=np.int64)
 
 
-def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter) -> Group:
+def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter, shared: int) -> Group:
     """A layer that shares nothing keeps all its options, weights slowest, as score tables are printed."""
     (w_bits, w_harm), (a_bits, a_harm) = (
         (np.array([bits for bits, _ in side], dtype=np.int64), np.array([harm for _, harm in side]))
@@ -162,7 +164,8 @@ def _alone(one: LayerOptions, tensor: Tensor | None, meter: _Meter) -> Group:
     weight, activation = np.repeat(w_bits, len(a_bits)), np.tile(a_bits, len(w_bits))
     kept = weight == activation if one.coupled else np.ones(len(weight), dtype=np.bool_)
     weight, activation = weight[kept], activation[kept]
-    held = {width: 0 if tensor is None else tensor_bytes(tensor, [_bits(width)]) for width, _ in one.activation}
+    widths = [width for width, _ in one.activation]
+    held = {width: 0 if tensor is None else tensor_bytes(tensor, [_bits(width)], shared) for width in widths}
     return Group(
         layers=(one.layer.name,),
         tensor=one.layer.input_tensor,
@@ -283,10 +286,12 @@ def _limited_costs(table: _Table, limited: set[str]) -> list[Ints]:
     return [getattr(table, key) for key in _SUMS if key in limited]
 
 
-def _finish(members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str] | None) -> Group:
+def _finish(
+    members: Sequence[LayerOptions], tensor: Tensor | None, tables: Tables, limited: set[str] | None, shared: int
+) -> Group:
     """Join the tables and prune across sets of activation bits."""
     table = _stack(list(tables.values()))
-    sizes = [0 if tensor is None else tensor_bytes(tensor, [_bits(width) for width in used]) for used in tables]
+    sizes = [0 if tensor is None else tensor_bytes(tensor, [_bits(width) for width in used], shared) for used in tables]
     held = np.repeat(np.array(sizes, dtype=np.int64), [len(part.score) for part in tables.values()])
     if limited is not None and "ram_bytes" not in limited:  # at every step RAM has another favourite
         costs = _limited_costs(table, limited) + ([held] if "activation_bytes" in limited else [])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mixbit._bits import FLOAT_BITS, shared_bits
 from mixbit.allocation._groups import Group, Ints
-from mixbit.cost import FLOAT_BITS, MemoryTable, RamStep, float_rest, tensor_bytes
+from mixbit.cost import MemoryTable, RamStep, float_rest, tensor_bytes
 
 if TYPE_CHECKING:
     from mixbit.network import Network, Tensor
@@ -125,11 +126,12 @@ def _live_sets(network: Network, groups: Sequence[Group]) -> tuple[tuple[str, ..
     steps = network.steps or ("the whole network",)
     live, constant = [0] * len(steps), [0] * len(steps)
     quantized = any(bool((group.bits[:, :, 1] != FLOAT_BITS).any()) for group in groups)
+    shared = shared_bits(_width(bits) for group in groups for bits in np.unique(group.bits[:, :, 1]).tolist())
     readers = {group.tensor: index for index, group in enumerate(groups)}
     for tensor in network.tensors:
         index = readers.get(tensor.name)
         varies = index is not None and bool(np.ptp(groups[index].tensor_bytes))
-        size = 0 if varies else _fixed_bytes(tensor, None if index is None else groups[index], quantized)
+        size = 0 if varies else _fixed_bytes(tensor, None if index is None else groups[index], quantized, shared)
         for step in range(tensor.first_step, tensor.last_step + 1):
             constant[step] += size
             if varies and index is not None:
@@ -137,11 +139,11 @@ def _live_sets(network: Network, groups: Sequence[Group]) -> tuple[tuple[str, ..
     return steps, live, constant
 
 
-def _fixed_bytes(tensor: Tensor, group: Group | None, quantized: bool) -> int:
+def _fixed_bytes(tensor: Tensor, group: Group | None, quantized: bool, shared: int) -> int:
     """Bytes of a tensor that no choice changes; without any quantized activation all tensors are float32."""
     if not quantized:
         return tensor.numel * FLOAT_BITS // 8
-    return tensor_bytes(tensor, []) if group is None else int(group.tensor_bytes[0])
+    return tensor_bytes(tensor, [], shared) if group is None else int(group.tensor_bytes[0])
 
 
 def undominated_steps(steps: Sequence[str], live: Sequence[int], constant: Sequence[int]) -> list[tuple[str, int, int]]:

@@ -85,13 +85,13 @@ def pin(text: str) -> tuple[str, LayerBits]:
 
 def bits(text: str) -> LayerBits:
     """`W8A8`; 32 is float32."""
-    from mixbit.cost import FLOAT_BITS, LayerBits
+    from mixbit._bits import read_option
+    from mixbit.cost import LayerBits
 
-    found = re.fullmatch(rf"W({_WHOLE})A({_WHOLE})", text)
+    found = read_option(text)
     if found is None:
         raise BudgetError(f"{shown(text)} are no bits. Write W8A8: weight bits, then activation bits; 32 is float32.")
-    weight, activation = (None if int(part) == FLOAT_BITS else int(part) for part in found.groups())
-    return LayerBits(weight, activation)
+    return LayerBits(*found)
 
 
 def settings(given: Mapping[str, Any], extra: Sequence[str] | None) -> dict[str, Any]:

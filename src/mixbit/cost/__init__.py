@@ -1,9 +1,8 @@
 """What a policy costs: BitOps, bytes, measured time, memory of a device; and the budgets that limit them."""
 
-from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, Pins, check_layer_names, uniform_bits, width
+from mixbit.cost._bits import FLOAT_BITS, LayerBits, Pins, check_layer_names, uniform_bits, width
 from mixbit.cost._budget import Budget
 from mixbit.cost._costs import (
-    ELSEWHERE_BITS,
     Costs,
     Macs,
     cost_table,
@@ -19,10 +18,7 @@ from mixbit.cost._memory import MemoryTable, RamStep
 
 __all__ = [
     "BYTES",
-    "ELSEWHERE_BITS",
     "FLOAT_BITS",
-    "MAX_BITS",
-    "MIN_BITS",
     "Budget",
     "Costs",
     "Device",

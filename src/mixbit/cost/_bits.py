@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from mixbit._bits import FLOAT_BITS, Side, describe_bits, is_legal, legal_bits
 from mixbit.errors import PolicyError, did_you_mean
 
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["FLOAT_BITS", "MAX_BITS", "MIN_BITS", "LayerBits", "Pins", "check_layer_names", "uniform_bits", "width"]
+__all__ = ["FLOAT_BITS", "LayerBits", "Pins", "check_layer_names", "uniform_bits", "width"]
 
-MIN_BITS = 2
-MAX_BITS = 8
-FLOAT_BITS = 32
-"""What a tensor that is left in float32 counts as."""
+_SIDES: tuple[Side, ...] = ("weight", "activation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class LayerBits:
     """Bits of a layer's weights and of its input tensor; None leaves that side in float32.
 
     Raises:
-        PolicyError: a value is neither None nor a whole number from 2 to 8.
+        PolicyError: a value is neither None nor a legal bit-width: 1 to 8 for weights, 1 to 16 for activations.
 
     >>> LayerBits(3, 4)
     LayerBits(weight_bits=3, activation_bits=4)
@@ -36,10 +34,11 @@ class LayerBits:
     activation_bits: int | None
 
     def __post_init__(self) -> None:
-        for name, bits in (("weight_bits", self.weight_bits), ("activation_bits", self.activation_bits)):
-            if bits is not None and not (isinstance(bits, int) and MIN_BITS <= bits <= MAX_BITS):
+        for side, bits in zip(_SIDES, (self.weight_bits, self.activation_bits), strict=True):
+            if bits is not None and not is_legal(bits, side):
+                legal = describe_bits(legal_bits(side))
                 raise PolicyError(
-                    f"{name} {str(bits)[:40]!r} is not legal. Legal: whole numbers {MIN_BITS} to {MAX_BITS}, "
+                    f"{side}_bits {str(bits)[:40]!r} is not legal. Legal: whole numbers {legal}, "
                     "or None (null in a file) to leave that side in float32."
                 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
+from mixbit._bits import shared_bits
 from mixbit.cost._bits import FLOAT_BITS, LayerBits, check_layer_names, width
 from mixbit.errors import BudgetError, did_you_mean
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from mixbit.network import Layer, Network, Tensor
 
 __all__ = [
-    "ELSEWHERE_BITS",
     "Costs",
     "Macs",
     "cost_table",
@@ -29,10 +29,6 @@ __all__ = [
 
 Macs: TypeAlias = Literal["exact", "limpq"]
 """How MACs are counted: exactly, or as LIMPQ's released code does (output area truncated as one product)."""
-
-ELSEWHERE_BITS = 8
-"""Bits of a tensor that several layers, an add, a pool or the caller read: it is kept once, and layers requantize from
-it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,16 +188,17 @@ def layer_macs(layer: Layer, macs: Macs) -> int:
     return layer.macs_limpq if macs == "limpq" else layer.macs
 
 
-def tensor_bytes(tensor: Tensor, reader_bits: Collection[int | None]) -> int:
+def tensor_bytes(tensor: Tensor, reader_bits: Collection[int | None], shared: int = 8) -> int:
     """Bytes of one activation tensor of one sample.
 
     A tensor that one quantizable layer alone reads is kept at that layer's bits. A tensor that several layers read, or
-    anything else, is kept once, at 8 bits, or in float32 if a layer needs it in float32: the readers' step sizes differ
-    after training, also at equal bits, so each of them requantizes what it reads.
+    anything else, is kept once, at 8 or 16 bits (`shared`), or in float32 if a layer needs it in float32: the readers'
+    step sizes differ after training, also at equal bits, so each of them requantizes what it reads.
 
     Args:
         tensor: the tensor.
         reader_bits: activation bits of the layers that read it; None is float32.
+        shared: bits of tensors that are kept once: 16 in a network of which any layer reads more than 8 bits.
 
     >>> from mixbit.network import Tensor
     >>> x = Tensor(name="x", shape=(3, 5), first_step=0, last_step=1, readers=("a",), read_elsewhere=False)
@@ -212,7 +209,7 @@ def tensor_bytes(tensor: Tensor, reader_bits: Collection[int | None]) -> int:
     (15, 60)
     """
     if tensor.read_elsewhere or len(tensor.readers) != 1 or not reader_bits:
-        return _bytes(tensor.numel, FLOAT_BITS if None in reader_bits else ELSEWHERE_BITS)
+        return _bytes(tensor.numel, FLOAT_BITS if None in reader_bits else shared)
     return max(_bytes(tensor.numel, width(bits)) for bits in reader_bits)
 
 
@@ -225,10 +222,11 @@ def _peak(network: Network, layers: Mapping[str, LayerBits]) -> tuple[int, str]:
     if not network.steps:
         return 0, ""
     quantized = any(bits.activation_bits is not None for bits in layers.values())
+    shared = shared_bits(bits.activation_bits for bits in layers.values())
     change = [0] * (len(network.steps) + 1)
     for tensor in network.tensors:
         bits = [layers[name].activation_bits for name in tensor.readers]
-        size = tensor_bytes(tensor, bits) if quantized else _bytes(tensor.numel, FLOAT_BITS)
+        size = tensor_bytes(tensor, bits, shared) if quantized else _bytes(tensor.numel, FLOAT_BITS)
         change[tensor.first_step] += size
         change[tensor.last_step + 1] -= size
     live = list(accumulate(change[:-1]))

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mixbit import _io
-from mixbit.cost._bits import FLOAT_BITS, MAX_BITS, MIN_BITS, LayerBits, check_layer_names
-from mixbit.errors import BudgetError, did_you_mean
+from mixbit._bits import ACTIVATION_BITS, WEIGHT_BITS, describe_bits, read_option
+from mixbit.cost._bits import LayerBits, check_layer_names
+from mixbit.errors import BudgetError, PolicyError, did_you_mean
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -25,7 +26,6 @@ ExportCpu: TypeAlias = Literal["any", "vnni"]
 """As `mixbit export --cpu`: processors that a file is written for, which decides its kernels."""
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
-_OPTION = re.compile(rf"W([{MIN_BITS}-{MAX_BITS}]|{FLOAT_BITS})A([{MIN_BITS}-{MAX_BITS}]|{FLOAT_BITS})")
 _INNERMOST = re.compile(r"[\[{]\n[^\[\]{}]*\n *[\]}]")
 # 104 days in nanoseconds; sums over any number of layers stay exact in 64 bits.
 _LARGEST = 2**53
@@ -70,11 +70,12 @@ class LayerLatency:
     """`W3A4` (3-bit weights, 4-bit input) -> what the layer takes then, its input brought to those bits included."""
 
     def __post_init__(self) -> None:
-        wrong = [text for text in self.options if _OPTION.fullmatch(text) is None]
+        wrong = [text for text in self.options if not _is_option(text)]
         if wrong or not self.options:
             found = f"the option {wrong[0][:40]!r}" if wrong else "no option at all"
             raise BudgetError(
-                f"A latency table has {found} for a layer. Legal: W3A4, with bits {MIN_BITS} to {MAX_BITS}."
+                f"A latency table has {found} for a layer. Legal: W3A4, with {describe_bits(WEIGHT_BITS)} bits for "
+                f"weights and {describe_bits(ACTIVATION_BITS)} for activations, or 32 for float32."
             )
 
 
@@ -338,3 +339,12 @@ def _check_amounts(**amounts: int) -> None:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def _is_option(text: str) -> bool:
+    """Whether a text is bits as `LayerBits` writes them: `W08A8` would name an option twice."""
+    pair = read_option(text)
+    try:
+        return pair is not None and str(LayerBits(*pair)) == text
+    except PolicyError:
+        return False

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from mixbit.cost._bits import MAX_BITS, MIN_BITS, LayerBits, Pins, uniform_bits
+from mixbit._bits import ACTIVATION_BITS, WEIGHT_BITS, describe_bits, read_product
+from mixbit.cost._bits import LayerBits, Pins, uniform_bits
 from mixbit.cost._costs import Costs, Macs, costs, float_costs
 from mixbit.errors import BudgetError, did_you_mean
 
@@ -22,6 +23,10 @@ DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 TIMES = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "kiB": 2**10, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 NUMBER = r"[0-9]{1,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?"
+_UNIFORM = (
+    f"bits of a uniform network must be {describe_bits(WEIGHT_BITS)} for weights and {describe_bits(ACTIVATION_BITS)} "
+    "for activations"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +93,11 @@ class Limit:
         >>> Limit.parse("weight-bytes", "12.2x").number
         Fraction(61, 5)
         """
-        pair = re.fullmatch(r"([0-9]{1,4})\s*x\s*([0-9]{1,4})", text)
+        pair = read_product(text)
         if pair is not None:
-            weight_bits, activation_bits = int(pair[1]), int(pair[2])
-            if not all(MIN_BITS <= bits <= MAX_BITS for bits in (weight_bits, activation_bits)):
-                raise _wrong(kind, text, f"bits of a uniform network must be {MIN_BITS} to {MAX_BITS}")
-            return cls(kind=kind, text=text, uniform=(weight_bits, activation_bits))
+            if pair[0] not in WEIGHT_BITS or pair[1] not in ACTIVATION_BITS:
+                raise _wrong(kind, text, _UNIFORM)
+            return cls(kind=kind, text=text, uniform=pair)
         parts = re.fullmatch(rf"([+-]?)({NUMBER})\s*([^\s0-9.+-]\S*)?", text)
         if parts is None:
             raise _wrong(kind, text, "it is not a number with a unit")

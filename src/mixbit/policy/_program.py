@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
+from mixbit._bits import check_bits
+from mixbit.cost import LayerBits
 from mixbit.errors import PolicyError
 
 __all__ = ["Pairs", "Program", "Side"]
@@ -116,9 +117,7 @@ def _check_variable(variable: tuple[str, Side, int]) -> None:
     layer, side, bits = variable
     if side not in get_args(Side):
         raise PolicyError(f"pairs: {layer!r} has the side {side!r}. Legal: {', '.join(get_args(Side))}.")
-    LayerBits(bits, None)
-    if bits is None:
-        raise PolicyError(f"pairs: {layer!r} has the bits None. Legal: {MIN_BITS} to {MAX_BITS}.")
+    check_bits(bits, side, error=PolicyError, name=f"pairs: {side}_bits of {layer!r},")
 
 
 def _check_matrix(matrix: npt.NDArray[np.float64], variables: Sequence[tuple[str, Side, int]]) -> None:

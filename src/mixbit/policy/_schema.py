@@ -6,21 +6,29 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from mixbit.cost import MAX_BITS, MIN_BITS
+from mixbit._bits import ACTIVATION_BITS, WEIGHT_BITS, describe_bits, option_pattern
 
-Bits = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
+WeightBits = Annotated[int, Field(ge=WEIGHT_BITS[0], le=WEIGHT_BITS[-1])]
+ActivationBits = Annotated[int, Field(ge=ACTIVATION_BITS[0], le=ACTIVATION_BITS[-1])]
 # JSON keys are text; "06" or "6 " would name an option twice.
-BitsKey = Annotated[str, Field(pattern=rf"\A[{MIN_BITS}-{MAX_BITS}]\z")]
+WeightKey = Annotated[str, Field(pattern=rf"\A{option_pattern(WEIGHT_BITS)}\z")]
+ActivationKey = Annotated[str, Field(pattern=rf"\A{option_pattern(ACTIVATION_BITS)}\z")]
 Fingerprint = Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{16}\z")]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Curve = Annotated[dict[BitsKey, float], Field(min_length=1)]
+WeightCurve = Annotated[dict[WeightKey, float], Field(min_length=1)]
+ActivationCurve = Annotated[dict[ActivationKey, float], Field(min_length=1)]
 
 
 class Strict(BaseModel):
     """Types are not converted, and unknown keys are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _keys(legal: range) -> str:
+    """The keys of a curve in words."""
+    return f'"{legal[0]}" to "{legal[-1]}"'
 
 
 LEGAL = {
@@ -34,20 +42,21 @@ LEGAL = {
     "costs": "an object of finite numbers, whole ones below 2^63",
     "notes": "a list of texts",
     "alpha": "a finite number from 0 up",
-    "weight_bits": f"a whole number {MIN_BITS} to {MAX_BITS}, or null for float32",
-    "activation_bits": f"a whole number {MIN_BITS} to {MAX_BITS}, or null for float32",
-    "weight": f'an object from bits "{MIN_BITS}" to "{MAX_BITS}" to finite harm, at least one',
-    "activation": f'an object from bits "{MIN_BITS}" to "{MAX_BITS}" to finite harm, at least one',
+    "weight_bits": f"a whole number {describe_bits(WEIGHT_BITS)}, or null for float32",
+    "activation_bits": f"a whole number {describe_bits(ACTIVATION_BITS)}, or null for float32",
+    "weight": f"an object from bits {_keys(WEIGHT_BITS)} to finite harm, at least one",
+    "activation": f"an object from bits {_keys(ACTIVATION_BITS)} to finite harm, at least one",
 }
 """What a value may be, in words: top-level keys, and keys of a layer's entry."""
 
+_BOTH = f"{describe_bits(WEIGHT_BITS)} or {describe_bits(ACTIVATION_BITS)}"
 LEGAL_PROGRAM = {
     "coupled": "true or false",
     "order": "a list of layer names",
     "activation_order": "a list of layer names, or null",
     "box": "true or false",
     "pairs": "an object with variables and matrix, or null",
-    "variables": f'a list of [layer, "weight" or "activation", bits {MIN_BITS} to {MAX_BITS}]',
+    "variables": f'a list of [layer, "weight" or "activation", bits {_BOTH}]',
     "matrix": "a list of rows of finite numbers, one row and one column a variable",
 }
 """The same for the keys of `program` and of its `pairs`."""
@@ -80,8 +89,8 @@ class Document(Strict):
 class LayerBitsFile(Strict):
     """Bits of one layer."""
 
-    weight_bits: Bits | None
-    activation_bits: Bits | None
+    weight_bits: WeightBits | None
+    activation_bits: ActivationBits | None
 
 
 class PolicyFile(Document):
@@ -103,13 +112,13 @@ class PolicyFile(Document):
 
 
 class _LayerScores(Strict):
-    weight: Curve
-    activation: Curve
+    weight: WeightCurve
+    activation: ActivationCurve
 
 
 class _Pairs(Strict):
     # JSON has lists alone: the tuple of a variable must take one, but its members stay strict.
-    variables: list[Annotated[tuple[str, Literal["weight", "activation"], Bits], Field(strict=False)]]
+    variables: list[Annotated[tuple[str, Literal["weight", "activation"], ActivationBits], Field(strict=False)]]
     matrix: list[list[float]]
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mixbit import _io
-from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits
+from mixbit._bits import Side, describe_bits, is_legal, legal_bits
+from mixbit.cost import LayerBits
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
 from mixbit.policy._policy import check_fingerprint
@@ -26,7 +27,7 @@ class LayerScores:
     """Harm of each option of one layer: bits -> harm, lower is better, finite.
 
     Raises:
-        PolicyError: a curve is empty, has bits that are not whole numbers from 2 to 8, or a harm that is not finite.
+        PolicyError: a curve is empty, has bits that are not legal on that side, or a harm that is not finite.
     """
 
     weight: dict[int, float]
@@ -154,15 +155,13 @@ class Scores:
                 raise PolicyError(f"The score table has the layer {name!r}, which this network does not have.{near}")
 
 
-def _check_curve(curve: Mapping[int, float], kind: str) -> None:
+def _check_curve(curve: Mapping[int, float], kind: Side) -> None:
     if not curve:
         raise PolicyError(f"The {kind} scores of a layer are empty. Give the harm of at least one bit-width.")
     for bits, harm in curve.items():
-        LayerBits(bits, None)
-        if bits is None or not math.isfinite(harm):
-            raise PolicyError(
-                f"The {kind} score at {bits!r} bits is {harm!r}. Legal: bits {MIN_BITS} to {MAX_BITS}, finite harm."
-            )
+        if not is_legal(bits, kind) or not math.isfinite(harm):
+            legal = describe_bits(legal_bits(kind))
+            raise PolicyError(f"The {kind} score at {bits!r} bits is {harm!r}. Legal: bits {legal}, finite harm.")
 
 
 def _check_program(program: Program, layers: Mapping[str, LayerScores]) -> None:

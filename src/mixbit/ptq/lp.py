@@ -34,7 +34,7 @@ def widest_step(rows: Tensor, bits: int, levels: Levels = "signed") -> Tensor:
     tensor([0.6667])
     """
     low, high = _range(bits, levels)
-    if levels == "midrise":
+    if _is_midrise(bits, levels):
         step = rows.abs().amax(dim=1) / (high + 0.5)
     else:
         step = rows.amax(dim=1) / high
@@ -56,7 +56,7 @@ def lp_error(
     Args:
         rows: values `(C, n)`, float32.
         step: `(C,)`, positive.
-        bits: 2 and more.
+        bits: 1 and more.
         levels: see `Levels`.
         p: exponent, at least 1.
         weights: `(C, n)` or `(n,)`, how much each value counts; None counts all alike.
@@ -65,7 +65,7 @@ def lp_error(
     [1.34...]
     """
     low, high = _range(bits, levels)
-    if levels == "midrise":
+    if _is_midrise(bits, levels):
         rows = rows - step[:, None] / 2
     bounds = (torch.full((1,), float(bound), device=rows.device) for bound in (low, high))
     distance = fake_quantize(rows, step, torch.zeros_like(step), *bounds).sub_(rows).abs_()
@@ -85,7 +85,7 @@ def lp_step(
 
     Args:
         rows: values `(C, n)`.
-        bits: 2 and more.
+        bits: 1 and more.
         levels: see `Levels`.
         p: exponent, 1 to 8.
         weights: as in `lp_error`.
@@ -205,6 +205,11 @@ def _power(x: Tensor, p: float) -> Tensor:
     for _ in range(int(p)):
         found *= x
     return found
+
+
+def _is_midrise(bits: int, levels: Levels) -> bool:
+    """Whether the grid has no level at zero: one signed bit has none, as `mixbit.quantizers.Quantizer` has it."""
+    return levels == "midrise" or (bits == 1 and levels == "signed")
 
 
 def _range(bits: int, levels: Levels) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """How numbers become integers: the fake-quantize operator, calibration rules, and the bank of quantizers."""
 
+from mixbit._bits import integer_range
 from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
 from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, WeightKind, find_kind
 from mixbit.quantizers.midrise import LsqClip, MidRise
@@ -7,7 +8,7 @@ from mixbit.quantizers.operator import fake_quantize, fuse_under_compile
 from mixbit.quantizers.pact import Pact
 from mixbit.quantizers.positive import PositiveSteps
 from mixbit.quantizers.quantizer import GradientScale, Quantizer
-from mixbit.quantizers.rules import RULES, Rule, RuleName, find_rule, integer_range
+from mixbit.quantizers.rules import RULES, Rule, RuleName, find_rule
 
 __all__ = [
     "ACTIVATIONS",

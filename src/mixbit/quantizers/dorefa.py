@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mixbit._bits import integer_range
+from mixbit.errors import MixbitError
 from mixbit.quantizers._gradients import per_slice
 from mixbit.quantizers.operator import fake_quantize
 from mixbit.quantizers.quantizer import Quantizer
-from mixbit.quantizers.rules import Rule, integer_range
+from mixbit.quantizers.rules import Rule
 
 __all__ = ["DoReFaActivations", "DoReFaWeights"]
 
@@ -52,6 +54,8 @@ class DoReFaWeights(_Fixed):
     no_integers: ClassVar[str | None] = "DoReFa's weights have no level at zero"
 
     def _range(self, bits: int) -> tuple[int, int]:
+        if bits == 1:
+            raise MixbitError("weights='dorefa' at 1 bit: the paper has another formula there. Use weights='lsq'.")
         return integer_range(bits, signed=False)
 
     def unrounded(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mixbit._bits import is_binary
 from mixbit.quantizers import rules
 from mixbit.quantizers._gradients import per_slice, scale_gradient
 from mixbit.quantizers.operator import fake_quantize
@@ -90,6 +91,8 @@ def _minmax(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
 
 def _mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """The step of least squared error among 80 fractions of the min-max step."""
+    if is_binary(qmin, qmax):
+        return rules.mse(rows, qmin, qmax)
     widest, zero = _minmax(rows, qmin, qmax)
     low, high = (torch.full((1,), bound, dtype=torch.float32, device=rows.device) for bound in (qmin, qmax))
     best, least = widest.clone(), torch.full_like(widest, float("inf"))

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import _distributed
+from mixbit._bits import integer_range, is_binary
 from mixbit.errors import MixbitError, WeightsError
+from mixbit.quantizers._gradients import per_slice, scale_gradient
 from mixbit.quantizers.operator import fake_quantize
-from mixbit.quantizers.rules import Rule, integer_range
+from mixbit.quantizers.rules import Rule
 
 __all__ = ["GradientScale", "Quantizer"]
 
@@ -32,6 +34,9 @@ class Quantizer(nn.Module):
             and in the state, so that it cannot be loaded at other bits.
         ready: buffer `(n,)` of bool, which rows were set.
         index: buffer `(1,)`, which row is in use.
+
+    One signed bit has two levels, `-s/2` and `s/2`, and none at zero; zero goes to the upper one (our completion, see
+    `mixbit.quantizers.MidRise`).
 
     All of them stay float32 (and whole numbers) when the model is moved to another dtype.
 
@@ -84,6 +89,7 @@ class Quantizer(nn.Module):
         self.bits, self.signed, self.channels = tuple(bits), signed, channels
         ranges = [self._range(b) for b in bits]
         self.gradient_scale, self.batched, self.step_range = gradient_scale, batched, step_range
+        self.binary = any(is_binary(*one) for one in ranges)
         self.rule: Rule | None = None
         self.bypass = False
         self.decay = 0.0
@@ -155,7 +161,20 @@ class Quantizer(nn.Module):
 
     def _fake_quantize(self, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
         """Round with the row in use; every number is rounded by the operator."""
+        if self.binary:
+            return self._around_zero(x, step, zero_point, qmin, qmax)
         return fake_quantize(x, step, zero_point, qmin, qmax, count=self._count(x))
+
+    def _around_zero(self, x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+        """In a bank with a row of one signed bit: that row is moved by half a step, the others stay where they are.
+
+        The operator's gradient scale has no number for `qmax = 0`; as `MidRise` we put the highest level in steps.
+        """
+        moved, count = qmax == 0, self._count(x)
+        if count:
+            step = scale_gradient(step, torch.rsqrt(count * torch.where(moved, 0.5, qmax)))
+        half = per_slice(torch.where(moved, step / 2, 0.0), x)
+        return (fake_quantize(x - half, step, zero_point, qmin, qmax) + half).to(x.dtype)
 
     # -- rows and steps
 

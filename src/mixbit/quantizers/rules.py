@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mixbit._bits import is_binary
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.quantizers.operator import fake_quantize
 
-__all__ = ["RULES", "Rule", "RuleName", "find_rule", "integer_range"]
+__all__ = ["RULES", "Rule", "RuleName", "find_rule"]
 
 Rule = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """`(rows, qmin, qmax) -> (step, zero_point)`: `rows` is `(C, elements)`, the answers are `(C,)` float32."""
@@ -19,24 +20,15 @@ Rule = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 RuleName = Literal["lsq", "lsq+", "minmax", "minmax-affine", "mse", "constant"]
 
 
-def integer_range(bits: int, *, signed: bool) -> tuple[int, int]:
-    """Lowest and highest integer of a bit-width: full range if signed, from zero if not.
-
-    >>> integer_range(3, signed=True), integer_range(3, signed=False)
-    ((-4, 3), (0, 7))
-    """
-    if not isinstance(bits, int) or not 1 < bits <= 16:
-        raise MixbitError(f"bits={bits!r} is no bit-width that mixbit quantizes to. Use a whole number from 2 to 8.")
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
 def lsq(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """`s = 2 * mean(|x|) / sqrt(qmax)` (LSQ, section 2.1).
+
+    One signed bit counts as `qmax = 1`: its levels are then at `mean(|x|)`, which is the best place (our completion).
 
     >>> lsq(torch.tensor([[-1.3, -1, -.62, -.3, -.06, 0, .12, .26, .55, .74, 1.4]]), 0, 7)[0]
     tensor([0.4364])
     """
-    step = 2 * rows.abs().mean(dim=1) / qmax**0.5
+    step = 2 * rows.abs().mean(dim=1) / max(qmax, 1) ** 0.5
     return _positive(step), torch.zeros_like(step)
 
 
@@ -53,11 +45,14 @@ def lsq_plus(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
 
 
 def minmax(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
-    """The smallest step that clips nothing, zero point 0.
+    """The smallest step that clips nothing, zero point 0; of one signed bit, levels at the largest magnitude.
 
     >>> minmax(torch.tensor([[-1.0, 0.5]]), -4, 3)[0], minmax(torch.tensor([[-0.2, 3.5]]), 0, 7)[0]
     (tensor([0.2500]), tensor([0.5000]))
     """
+    if is_binary(qmin, qmax):
+        step = 2 * rows.abs().amax(dim=1)
+        return _positive(step), torch.zeros_like(step)
     step = rows.amax(dim=1) / qmax
     if qmin < 0:
         step = torch.maximum(step, rows.amin(dim=1) / qmin)
@@ -67,9 +62,13 @@ def minmax(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
 def minmax_affine(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """Step and zero point that spread `[min, max]`, widened to hold zero, over the whole integer range.
 
+    One signed bit is `minmax`.
+
     >>> minmax_affine(torch.tensor([[-1.0, 2.0]]), 0, 3)
     (tensor([1.]), tensor([1.]))
     """
+    if is_binary(qmin, qmax):  # two levels around zero have no zero point
+        return minmax(rows, qmin, qmax)
     low, high = rows.amin(dim=1).clamp(max=0), rows.amax(dim=1).clamp(min=0)
     step = _positive((high - low) / (qmax - qmin))
     return step, torch.clamp(qmin - torch.round(low / step), qmin, qmax)
@@ -78,10 +77,14 @@ def minmax_affine(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
 def mse(rows: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
     """The step of least squared error among 80 fractions of the min-max step (0.0125 to 1), zero point 0.
 
+    Of one signed bit it is known: levels at `mean(|x|)`.
+
     >>> x = torch.cat([torch.linspace(-1, 1, 1001), torch.tensor([10.0])]).view(1, -1)
     >>> mse(x, -4, 3)[0] / minmax(x, -4, 3)[0]  # the outlier is clipped
     tensor([0.0875])
     """
+    if is_binary(qmin, qmax):
+        return lsq(rows, qmin, qmax)
     widest, zero = minmax(rows, qmin, qmax)
     low, high = (torch.full((1,), bound, dtype=torch.float32, device=rows.device) for bound in (qmin, qmax))
     best, least = widest.clone(), torch.full_like(widest, float("inf"))

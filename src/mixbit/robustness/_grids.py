@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mixbit._bits import integer_range, is_binary
 from mixbit.data.order import generator
 from mixbit.quantizers import (
     DoReFaActivations,
@@ -19,7 +20,6 @@ from mixbit.quantizers import (
     Pact,
     Quantizer,
     fake_quantize,
-    integer_range,
 )
 
 __all__ = ["Grid", "Rounding", "grid_of"]
@@ -141,6 +141,8 @@ def grid_of(quantizer: nn.Module) -> Grid | None:
     if kind is None or not isinstance(quantizer, Quantizer):
         return None
     row = int(quantizer.index)
+    if kind == "integers" and is_binary(float(quantizer.qmins[row]), float(quantizer.qmaxs[row])):
+        kind = "midrise"
     step = quantizer.steps[row].detach()
     return Grid(
         kind=kind,

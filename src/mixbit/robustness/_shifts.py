@@ -11,7 +11,6 @@ from typing import Protocol, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.quantizers import MidRise, Quantizer, find_rule
 from mixbit.robustness._grids import Grid, Rounding
@@ -22,6 +21,7 @@ Rows: TypeAlias = Tensor
 """The tensor behind a grid as `(C, elements)`, one row a step."""
 
 MIN_BITS, MAX_BITS = 2, 8
+"""Of a study of bits: on one signed bit most grids have no zero, which is another grid and not a coarser one."""
 
 
 class Shift(Protocol):
@@ -105,7 +105,11 @@ class WeightBits:
     bits: int | None
 
     def __post_init__(self) -> None:
-        LayerBits(self.bits, None)  # raises what is wrong with it
+        if self.bits is not None and self.bits not in range(MIN_BITS, MAX_BITS + 1):
+            raise MixbitError(
+                f"weight_bits {str(self.bits)[:40]!r} is not legal here. Legal: whole numbers {MIN_BITS} to "
+                f"{MAX_BITS}, or None for float."
+            )
 
     @property
     def label(self) -> str:

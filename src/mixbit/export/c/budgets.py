@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mixbit.cost import MAX_BITS, MIN_BITS, LayerBits, MemoryTable, RamStep
+from mixbit._bits import WEIGHT_BITS
+from mixbit.cost import LayerBits, MemoryTable, RamStep
 from mixbit.export.c._options import COptions
 from mixbit.export.c._program import CProgram, build_program, root
 from mixbit.export.c._storage import container_bits
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["memory_table"]
 
-_WIDTHS = range(MIN_BITS, MAX_BITS + 1)
+_WIDTHS = range(2, 9)
+"""Of weights and of inputs."""
+_MOST = WEIGHT_BITS[-1]
 
 
 def memory_table(
@@ -45,7 +48,7 @@ def memory_table(
         ExportError: an operation has no kernel.
     """
     options = COptions() if options is None else options
-    programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in (MAX_BITS, MIN_BITS)]
+    programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in (_WIDTHS[-1], _WIDTHS[0])]
     named = {layer.name for layer in network.layers}
     chosen = [op for op in programs[0].graph.weighted() if op.name in named]
     weights = {op.name: _weight_bytes(op, options) for op in chosen}
@@ -66,7 +69,7 @@ def _uniform(
     activation_bits: int,
     options: COptions,
 ) -> CProgram:
-    bits = LayerBits(MAX_BITS, activation_bits)
+    bits = LayerBits(_MOST, activation_bits)
     return build_program(lower_at({layer.name: bits for layer in network.layers}), options)
 
 
@@ -87,7 +90,7 @@ def _rest(program: CProgram, weights: Mapping[str, Mapping[int, int]]) -> int:
     """Flash without the weights of layers that can be chosen, and without the code of their width."""
     found = footprint(program, plan_program(program))
     used = sum(weights[op.name][op.weight_bits] for op in program.graph.weighted() if op.name in weights)
-    return found.flash_bytes - used - _code(program, weights)[MAX_BITS]
+    return found.flash_bytes - used - _code(program, weights)[_MOST]
 
 
 def _code(program: CProgram, weights: Collection[str]) -> dict[int, int]:
