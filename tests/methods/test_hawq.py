@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ def test_a_killed_search_goes_on(task: Task, scores: Scores, tmp_path: Path, mon
     method = HawqV2(**FAST)  # type: ignore[arg-type]
     with pytest.raises(Killed):
         method.search(task, run=tmp_path, quiet=True)
-    assert len(json.loads((tmp_path / "traces.json").read_text())["rows"]) == 4
+    assert len((tmp_path / "traces.jsonl").read_text().splitlines()) == 1 + 4
     calls.clear()
     assert method.search(task, run=tmp_path, quiet=True).layers == scores.layers
     assert len(calls) == 2

@@ -22,7 +22,6 @@ from mixbit.sensitivity.curvature import (
     Rows,
     Taps,
     _forms,
-    digest,
     elements,
     fisher_traces,
     listed,
@@ -359,7 +358,7 @@ def test_a_settled_search_makes_no_further_draw(narrow: Task) -> None:
 
 
 def test_rows_go_on_after_a_kill_and_refuse_other_settings(smooth: Task, tmp_path: Path) -> None:
-    taps, batches, path = taps_of(smooth), sample(smooth, 12, 4, seed=0), tmp_path / "traces.json"
+    taps, batches, path = taps_of(smooth), sample(smooth, 12, 4, seed=0), tmp_path / "traces.jsonl"
     whole = Hutchinson(draws=6, tolerance=0.0, joint=False, seed=0).traces(
         taps, batches, Rows(taps.keys, None, {}), quiet
     )
@@ -375,8 +374,18 @@ def test_rows_go_on_after_a_kill_and_refuse_other_settings(smooth: Task, tmp_pat
     with pytest.raises(StaleRun, match="seed=0, now seed=1"):
         Rows(taps.keys, path, {"seed": 1})
     path.write_text('{"facts": {"seed": 0}, "rows": [[1.0]]}')
-    with pytest.raises(MixbitError, match="holds no draws of this search. Delete it"):
+    with pytest.raises(StaleRun, match="holds no draws of this search of this mixbit: .* Remove it"):
         Rows(taps.keys, path, {"seed": 0})
+    path.rename(path.with_suffix(".json"))
+    with pytest.raises(StaleRun, match=r"traces\.json holds draws of this search as an older mixbit kept them"):
+        Rows(taps.keys, path, {"seed": 0})
+
+
+def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
+    one, two = [("a", "weight")], [("a", "weight"), ("b", "weight")]
+    Rows(one, tmp_path / "a.jsonl", {}).add({("a", "weight"): 1.0})
+    with pytest.raises(MixbitError, match=r"a\.jsonl, key '0', has 1 numbers, and there are 2 tensors. Remove it"):
+        Rows(two, tmp_path / "a.jsonl", {})
 
 
 def test_numbers_that_are_not_finite_are_refused(smooth: Task) -> None:
@@ -466,15 +475,6 @@ def test_elements_and_reports_are_of_their_layer_and_side(smooth: Task) -> None:
     }
     assert not_scored(smooth, [hidden], first_last=False) == ["conv: its module cannot carry a quantizer"]
     assert [line.split(":")[0] for line in not_scored(smooth, [conv], first_last=True)] == ["stem", "hidden", "head"]
-
-
-def test_digests_are_of_weights_and_of_images(smooth: Task) -> None:
-    batches, other = sample(smooth, 8, 4, seed=0), sample(smooth, 8, 4, seed=1)
-    one = digest(smooth.model, batches)
-    assert one == digest(smooth.model, sample(smooth, 8, 4, seed=0)) and len(one["weights"]) == 16
-    assert digest(smooth.model, other)["weights"] == one["weights"]
-    assert digest(smooth.model, other)["training_images"] != one["training_images"]
-    assert digest(Narrow(), batches)["weights"] != one["weights"]
 
 
 def test_samples_are_not_augmented() -> None:

@@ -25,13 +25,13 @@ from mixbit.policy import LayerScores, Pairs, Program, Scores
 from mixbit.quantizers import RuleName
 from mixbit.sensitivity.measuring import (
     Chunk,
-    Ledger,
     Measure,
     Measuring,
     Row,
+    RowSums,
     Variable,
     calibration_images,
-    digest,
+    contents,
     first_images,
     not_scored,
 )
@@ -136,9 +136,9 @@ class Clado:
             cache_mib=self.cache_mib,
         )
         variables = self._variables(measuring.suffix.order)
-        ledger = Ledger(run, "clado", {**asdict(self), "of": digest(task, x)})
-        measuring.fill(ledger, self._rows(measuring, variables), label="clado", quiet=quiet)
-        return self._scores(task, probe, measuring, variables, ledger)
+        sums = RowSums(run, "clado", asdict(self) | contents(task.model, [(x, y)]))
+        measuring.fill(sums, self._rows(measuring, variables), label="clado", quiet=quiet)
+        return self._scores(task, probe, measuring, variables, sums)
 
     def _base_bits(self) -> LayerBits:
         """Bits of every searched layer in the base state."""
@@ -197,9 +197,9 @@ class Clado:
         probe: Perturbation,
         measuring: Measuring,
         variables: Sequence[Variable],
-        ledger: Ledger,
+        sums: RowSums,
     ) -> Scores:
-        means = {row: [total / measuring.images for total in sums] for row, sums in ledger.sums.items()}
+        means = {row: [total / measuring.images for total in totals] for row, totals in sums.rows.items()}
         base = means[""][0]
         rises = [[total - base for total in means[str(at)]] for at in range(len(variables))]
         raw = sensitivity_matrix(variables, rises)
@@ -216,7 +216,7 @@ class Clado:
                 "smallest_eigenvalue": _smallest(raw),
                 "largest_eigenvalue": float(np.linalg.eigvalsh(raw)[-1]),
                 "not_scored": not_scored(task, probe, searched),
-                **measuring.describe(ledger.work),
+                **measuring.describe(sums.work),
             },
         )
 

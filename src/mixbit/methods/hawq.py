@@ -27,19 +27,19 @@ from mixbit.sensitivity.curvature import (
     Mean,
     Rows,
     Taps,
-    digest,
     elements,
     listed,
     measured_noise,
     not_scored,
     sample,
 )
+from mixbit.sensitivity.measuring import contents
 from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 
 __all__ = ["HawqV2", "HawqV3", "omega"]
 
-STATE = "traces.json"
+STATE = "traces.jsonl"
 COUNTS = ("images", "batch_size", "draws", "calibration_images")
 
 
@@ -220,7 +220,7 @@ def _measure(task: Task, settings: Settings, sides: Sequence[Side], run: Path | 
     )
     taps = Taps(perturbation, task.loss, sides)
     facts = {"fingerprint": task.network.fingerprint, "sides": list(sides), **plain_settings(settings)}
-    rows = Rows(taps.keys, None if run is None else run / STATE, facts | digest(task.model, batches))
+    rows = Rows(taps.keys, None if run is None else run / STATE, facts | contents(task.model, batches))
     hutchinson = Hutchinson(
         draws=settings.draws, tolerance=settings.tolerance, joint=settings.joint, seed=settings.seed
     )

@@ -18,13 +18,13 @@ from mixbit.policy import LayerScores, Scores
 from mixbit.quantizers import RuleName
 from mixbit.sensitivity.measuring import (
     Chunk,
-    Ledger,
     Measure,
     Measuring,
     Row,
+    RowSums,
     Variable,
     calibration_images,
-    digest,
+    contents,
     first_images,
     not_scored,
 )
@@ -102,9 +102,9 @@ class OneAtATime:
         measuring = Measuring(
             task, probe, x, y, measure=self.measure, base={}, batch_size=self.batch_size, cache_mib=self.cache_mib
         )
-        ledger = Ledger(run, "one-at-a-time", {**asdict(self), "of": digest(task, x)})
-        measuring.fill(ledger, self._rows(measuring), label="one at a time", quiet=quiet)
-        return self._scores(task, probe, measuring, ledger)
+        sums = RowSums(run, "one-at-a-time", asdict(self) | contents(task.model, [(x, y)]))
+        measuring.fill(sums, self._rows(measuring), label="one at a time", quiet=quiet)
+        return self._scores(task, probe, measuring, sums)
 
     def _variables(self, layer: str) -> list[Variable]:
         """The options of a layer: its weights, then its input."""
@@ -123,11 +123,11 @@ class OneAtATime:
 
         return {"": measuring.base_loss} | {layer: row(layer) for layer in measuring.suffix.order}
 
-    def _scores(self, task: Task, probe: Perturbation, measuring: Measuring, ledger: Ledger) -> Scores:
-        base = ledger.sums[""][0] / measuring.images
+    def _scores(self, task: Task, probe: Perturbation, measuring: Measuring, sums: RowSums) -> Scores:
+        base = sums.rows[""][0] / measuring.images
         harms: dict[Variable, float] = {}
         for layer in measuring.suffix.order:
-            for variable, total in zip(self._variables(layer), ledger.sums[layer], strict=True):
+            for variable, total in zip(self._variables(layer), sums.rows[layer], strict=True):
                 harms[variable] = total / measuring.images - base
         searched = [layer.name for layer in searched_layers(task.network, first_last=self.first_last)]
         return make_scores(
@@ -139,7 +139,7 @@ class OneAtATime:
                 "base_loss": base,
                 "decreases": decreases(harms),
                 "not_scored": not_scored(task, probe, searched),
-                **measuring.describe(ledger.work),
+                **measuring.describe(sums.work),
             },
         )
 

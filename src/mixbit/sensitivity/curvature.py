@@ -8,7 +8,6 @@ is left of that layer's block is the curvature of the loss in the outputs, seen 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mixbit import _batch, _checkpoint, _distributed, _io
+from mixbit import _batch
 from mixbit.data.base import Batch
 from mixbit.errors import MixbitError
+from mixbit.ledger import Ledger
 from mixbit.network import Layer
 from mixbit.policy import Side
 from mixbit.sensitivity.perturbation import Perturbation, searched_layers
@@ -37,7 +37,6 @@ __all__ = [
     "Rows",
     "SampleGradients",
     "Taps",
-    "digest",
     "elements",
     "fisher_traces",
     "listed",
@@ -152,14 +151,6 @@ class Mean:
         return cls(value=value, error=math.sqrt(variance / count), count=count)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draws:
-    """The file of a search's draws."""
-
-    facts: dict[str, Any]
-    rows: list[list[float]]
-
-
 class Rows:
     """One row of estimates a draw; with a file, every row is saved when it is made, and a killed search goes on.
 
@@ -174,26 +165,28 @@ class Rows:
     """
 
     def __init__(self, keys: Sequence[Key], path: Path | None, facts: Mapping[str, Any]) -> None:
-        self._keys, self._path, self._facts = tuple(keys), path, dict(facts)
-        self.rows: list[list[float]] = []
-        if path is not None and path.exists():
-            self.rows = self._read(path)
+        self._keys = tuple(keys)
+        before = None if path is None else path.with_suffix(".json")
+        self._draws = Ledger(path, "draws of this search", facts, before=before)
+        self.rows = [self._row(key) for key in self._draws]
 
-    def _read(self, path: Path) -> list[list[float]]:
-        found = _io.read_record(path, _Draws, remedy="It holds no draws of this search. Delete it to start again.")
-        if any(len(row) != len(self._keys) for row in found.rows):
-            raise MixbitError(f"{path} holds no draws of this search. Delete it to start again.")
-        _checkpoint.check_same(path, found.facts, self._facts)
-        return found.rows
+    def _row(self, key: str) -> list[float]:
+        row = self._draws.read(key, list[float])
+        if len(row) != len(self._keys):
+            raise MixbitError(
+                f"{self._draws.path}, key {key!r}, has {len(row)} numbers, and there are {len(self._keys)} tensors. "
+                "Remove it to begin anew."
+            )
+        return row
 
     def add(self, row: Mapping[Key, float]) -> None:
         """Append a row of finite numbers, and save."""
         for (name, side), value in row.items():
             if not math.isfinite(value):
                 raise MixbitError(f"The curvature of {name!r}, {side}, is {value}. Check the weights and the data.")
-        self.rows.append([row[key] for key in self._keys])
-        if self._path is not None and _distributed.rank() == 0:
-            _io.write_json(self._path, {"facts": self._facts, "rows": self.rows})
+        found = [row[key] for key in self._keys]
+        self._draws.put(str(len(self.rows)), found)
+        self.rows.append(found)
 
     def settled(self, tolerance: float) -> bool:
         """Whether the last row moved no column's mean by more than this part of it (plus 1e-6, as PyHessian)."""
@@ -397,19 +390,3 @@ def not_scored(task: Task, scored: Sequence[Layer], *, first_last: bool) -> list
         for layer in searched_layers(task.network, first_last=first_last)
         if layer.name not in names
     ]
-
-
-def digest(model: nn.Module, batches: Sequence[Batch]) -> dict[str, str]:
-    """Short hashes of weights and images: a search is not continued on others."""
-    tensors = [tensor for _, tensor in sorted(model.state_dict().items())]
-    return {
-        "weights": _hash(tensors),
-        "training_images": _hash([tensor for x, _ in batches for tensor in _batch.tensors(x)]),
-    }
-
-
-def _hash(tensors: Sequence[Tensor]) -> str:
-    state = hashlib.sha256()
-    for tensor in tensors:
-        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:16]

@@ -7,21 +7,21 @@ the network are kept for one chunk at a time. A row is what one run from a cache
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
+from torch import nn
 from torch.nn import functional as F
 
-from mixbit import _batch, _distributed, _io
+from mixbit import _batch
 from mixbit._progress import progress_bar
 from mixbit.cost import LayerBits
-from mixbit.errors import MixbitError, StaleRun
+from mixbit.data import Batch
+from mixbit.errors import MixbitError
+from mixbit.ledger import Ledger, content_of
 from mixbit.policy import Side
 from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.sensitivity.suffix import State, Suffix, Work
@@ -29,15 +29,15 @@ from mixbit.task import Task
 
 __all__ = [
     "Chunk",
-    "Ledger",
     "Loss",
     "Measure",
     "Measuring",
     "Row",
+    "RowSums",
     "Variable",
     "calibration_images",
     "choose",
-    "digest",
+    "contents",
     "first_images",
     "not_scored",
 ]
@@ -183,14 +183,14 @@ class Measuring:
         """The row of the base state: its loss (a sum)."""
         return [_finite(self.loss.of(chunk.base, chunk), "nothing else quantized")]
 
-    def fill(self, ledger: Ledger, rows: Mapping[str, Row], *, label: str, quiet: bool) -> None:
-        """Measure all rows on all chunks, from where the ledger stands on."""
-        done, total = ledger.done, self.number_of_chunks * len(rows)
+    def fill(self, sums: RowSums, rows: Mapping[str, Row], *, label: str, quiet: bool) -> None:
+        """Measure all rows on all chunks, from where the sums stand on."""
+        done, total = sums.done, self.number_of_chunks * len(rows)
         with progress_bar(label, total - done, quiet=quiet) as advance:
             for number, chunk in enumerate(self.chunks(done // len(rows)), start=done // len(rows)):
                 for at, (name, row) in enumerate(rows.items(), start=number * len(rows)):
                     if at >= done:
-                        ledger.put(name, row(chunk), self._work_since())
+                        sums.put(number, name, row(chunk), self._work_since())
                         advance(1, name)
 
     def _work_since(self) -> Work:
@@ -221,61 +221,66 @@ def _finite(loss: float, where: str) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Partial:
-    """The file of a ledger."""
+class _Piece:
+    """What one row gave on one chunk."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    key: dict[str, Any]
-    done: int
+    values: list[float]
     work: tuple[float, float]
-    sums: dict[str, list[float]]
 
 
-class Ledger:
-    """Sums over images that grow row by row, in a file of the run folder, so that a killed search goes on.
+class RowSums:
+    """Sums over images that grow row by row and chunk by chunk; with a run folder a killed search goes on with them.
+
+    Attributes:
+        rows: name of a row -> its sums.
+        work: all that was done for them.
+
+    Args:
+        run: folder of the search, or None.
+        name: of the method, and so of the file in the folder.
+        settings: all that the values depend on.
 
     Raises:
         StaleRun: the file belongs to other settings, another model or other images.
     """
 
-    def __init__(self, run: Path | None, name: str, key: Mapping[str, Any]) -> None:
-        self._path = None if run is None else run / f"{name}-partial.json"
-        self._key = json.loads(json.dumps(dict(key)))
-        self.sums: dict[str, list[float]] = {}
+    def __init__(self, run: Path | None, name: str, settings: Mapping[str, Any]) -> None:
+        path = None if run is None else run / f"{name}.jsonl"
+        before = None if run is None else run / f"{name}-partial.json"
+        self._pieces = Ledger(path, f"partial measurements of {name}", settings, before=before)
+        self.rows: dict[str, list[float]] = {}
         self.work = Work()
-        self.done = 0
-        if self._path is not None and self._path.exists():
-            self._load(self._path)
+        for key in self._pieces:
+            self._add(key)
 
-    def put(self, row: str, values: list[float], work: Work) -> None:
-        """Add a chunk's values to a row, and write all."""
-        old = self.sums.get(row)
-        self.sums[row] = values if old is None else [a + b for a, b in zip(old, values, strict=True)]
-        self.work = Work(self.work.passes + work.passes, self.work.done + work.done)
-        self.done += 1
-        if self._path is not None and _distributed.rank() == 0:
-            work_done = [self.work.passes, self.work.done]
-            _io.write_json(self._path, {"key": self._key, "done": self.done, "work": work_done, "sums": self.sums})
+    @property
+    def done(self) -> int:
+        """Rows measured, each on one chunk."""
+        return len(self._pieces)
 
-    def _load(self, path: Path) -> None:
-        found = _io.read_record(path, _Partial, remedy="It holds no partial measurement: delete it to measure anew.")
-        for name, now in self._key.items():
-            was = found.key.get(name)
-            if was != now:
-                raise StaleRun(
-                    f"{path} was begun with {name}={was!r}, now {name}={now!r}. "
-                    "Give the old value to go on with it, or another run folder to begin anew."
-                )
-        self.sums, self.done, self.work = found.sums, found.done, Work(*found.work)
+    def put(self, chunk: int, row: str, values: list[float], work: Work) -> None:
+        """Add a chunk's values to a row, and write them."""
+        key = f"{chunk}/{row}"
+        self._pieces.put(key, {"values": values, "work": [work.passes, work.done]})
+        self._add(key)
+
+    def _add(self, key: str) -> None:
+        piece, row = self._pieces.read(key, _Piece), key.partition("/")[2]
+        old = self.rows.get(row)
+        self.rows[row] = piece.values if old is None else [a + b for a, b in zip(old, piece.values, strict=True)]
+        passes, done = piece.work
+        self.work = Work(self.work.passes + passes, self.work.done + done)
 
 
-def digest(task: Task, x: Any) -> str:
-    """Of the model's weights and buffers and of the calibration images: partial sums of others must not be added to."""
-    found = hashlib.sha256()
-    for tensor in [*task.model.state_dict().values(), *_batch.tensors(x)]:
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"sha256:{found.hexdigest()[:16]}"
+def contents(model: nn.Module, images: Iterable[Batch]) -> dict[str, str]:
+    """Digests of weights and buffers, and of images and targets, for the settings of what is measured on them."""
+    state = model.state_dict()
+    return {
+        "weights": content_of(state[name] for name in sorted(state)),
+        "training_images": content_of(tensor for x, y in images for tensor in [*_batch.tensors(x), *_batch.tensors(y)]),
+    }
 
 
 def not_scored(task: Task, probe: Perturbation, searched: Iterable[str]) -> list[str]:
