@@ -11,7 +11,7 @@ import pytest
 
 from mixbit import runs
 from mixbit.cost import LatencyTable, LayerBits
-from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.errors import BudgetError, FileError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.export import _machine
 from mixbit.latency.tables import Lower
 from mixbit.network import Network
@@ -65,18 +65,24 @@ def test_a_killed_build_goes_on(subject: Subject, tmp_path: Path, capsys: pytest
     with pytest.raises(KeyboardInterrupt):
         runs.build_latency(subject, "onnxruntime", out, tell=kill, **quick)
     assert [one.name for one in tmp_path.iterdir()] == ["t.json.partial"]
-    kept = json.loads((tmp_path / "t.json.partial").read_text())
-    kept["blocks"]["W32A8"]["W8A8"]["steps"][0]["kernel"] += " as measured before"
-    (tmp_path / "t.json.partial").write_text(json.dumps(kept))
+    head, line = (tmp_path / "t.json.partial").read_text().splitlines()
+    kept = json.loads(line)
+    kept["value"]["networks"]["W8A8"]["steps"][0]["kernel"] += " as measured before"
+    (tmp_path / "t.json.partial").write_text(f"{head}\n{json.dumps(kept)}\n")
     with pytest.raises(StaleRun, match="repeats=2, now repeats=3"):
         runs.build_latency(subject, "onnxruntime", out, **{**quick, "repeats": 3})
+    out.mkdir()  # no place for the table: hours of measurements stay
+    with pytest.raises(FileError, match="A folder has that name"):
+        runs.build_latency(subject, "onnxruntime", out, **quick)
+    out.rmdir()
+    assert len((tmp_path / "t.json.partial").read_text().splitlines()) == 3
     done = runs.build_latency(subject, "onnxruntime", out, **quick)
     assert any(kernel.endswith("as measured before") for kernel in done.table.kernels)
     assert [one.name for one in tmp_path.iterdir()] == ["t.json"]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latency: ")]
     assert said[0] == "latency: 2 steps"  # on a slow machine lines of the interval follow
     assert next(line for line in said if "stopped" in line).startswith("latency: stopped, 1/2")
-    assert said[-1].startswith("latency: done, 2/2 in ")
+    assert sum(line.startswith("latency: done, 2/2 in ") for line in said) == 2
 
 
 FORK = """

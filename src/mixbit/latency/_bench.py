@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from mixbit import _io
 from mixbit.cost import LayerBits, Timing
-from mixbit.errors import ExportError, StaleRun
+from mixbit.errors import ExportError
 from mixbit.integer.graph import IntegerGraph
 from mixbit.latency._target import FloatModel, Measurement, Target, export_cpu
+from mixbit.ledger import Ledger
 from mixbit.network import Network
 
 __all__ = ["REFERENCE", "WHOLE", "Bench", "Lower", "texts"]
@@ -45,13 +45,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Take up what an earlier build with the same settings has measured."""
-        self._facts = {
+        facts = {
             "fingerprint": self.network.fingerprint,
-            "input": [list(layer.input_shape) for layer in self.network.layers],
+            "input": [layer.input_shape for layer in self.network.layers],
             "target": self.target.name,
             "runtime": f"{self.target.runtime} {self.target.runtime_version}",
-            # With lists for tuples, as JSON gives it back.
-            "device": {**asdict(self.target.device), "flags": list(self.target.device.flags)},
+            "device": asdict(self.target.device),
             "cpu": export_cpu(self.target),
             "threads": self.target.threads,
             "batch": self.target.batch,
@@ -60,8 +59,9 @@ class Bench:
             "checks": {name: texts(bits) for name, bits in self.checks.items()},
             "float32": self.float_model is not None,
         }
-        if self.partial is not None and self.partial.exists():
-            self.blocks = _resumed(self.partial, self._facts)
+        self._ledger = Ledger(self.partial, "measurements of a latency table", facts)
+        for label in self._ledger:
+            self._take(label, self._ledger.read(label, _Block))
 
     @property
     def widths(self) -> list[int | None]:
@@ -114,39 +114,22 @@ class Bench:
                 self.float_failure = str(error)
         return self.target.time(networks, self.repeats)
 
-    def _keep(self, label: str, block: dict[str, Measurement]) -> None:
-        self.blocks[label] = block
-        if self.partial is not None:
-            blocks = {name: {key: asdict(one) for key, one in found.items()} for name, found in self.blocks.items()}
-            _io.write_json(self.partial, {**_PARTIAL, "settings": self._facts, "blocks": blocks})
+    def _keep(self, label: str, networks: dict[str, Measurement]) -> None:
+        block = _Block(networks=networks, float_failure=self.float_failure)
+        self._ledger.put(label, asdict(block))
+        self._take(label, block)
 
-
-_PARTIAL = {"format": "mixbit-latency-partial", "version": 1}
+    def _take(self, label: str, block: _Block) -> None:
+        self.blocks[label], self.float_failure = block.networks, block.float_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Partial:
-    """The file of an unfinished build."""
+class _Block:
+    """What was measured in turns."""
 
-    settings: dict[str, Any]
-    blocks: dict[str, dict[str, Measurement]]
-
-
-def _resumed(path: Path, facts: Mapping[str, Any]) -> dict[str, dict[str, Measurement]]:
-    content = _io.read_json(path, error=StaleRun)
-    if not isinstance(content, dict) or {key: content.get(key) for key in _PARTIAL} != _PARTIAL:
-        raise StaleRun(f"{path} holds no measurements of this mixbit. Remove it, or give another --out.")
-    found = _io.as_record(
-        content, _Partial, where=repr(str(path)), remedy="Remove it, or give another --out.", error=StaleRun
-    )
-    for key, now in facts.items():
-        was = found.settings.get(key)
-        if was != now:
-            raise StaleRun(
-                f"{path} holds measurements with {key}={was!r}, now {key}={now!r}. Give the old value to go on with "
-                "them, or remove the file to begin anew."
-            )
-    return found.blocks
+    networks: dict[str, Measurement]
+    float_failure: str | None
+    """Why the float32 network was not measured, as far as that is known by then."""
 
 
 def texts(bits: Mapping[str, LayerBits]) -> dict[str, str]:

@@ -85,7 +85,8 @@ def build(
         checks: name -> bits of every layer, of whole networks with which the sums are compared. They should not be
             uniform: those are what the table is made from.
         float_model: the float32 network, so that limits can refer to it; a target that cannot run it leaves a note.
-        partial: file for finished measurements, with which a killed build goes on; it is removed at the end.
+        partial: file for finished measurements, with which a killed build goes on. It stays: the caller removes it when
+            the table is saved.
         tell: called with a line for every part of the work.
 
     Returns:
@@ -115,10 +116,7 @@ def build(
     if tell is not None:
         tell("Whole networks")
     bench.time_whole()
-    table = Summary(bench).table()
-    if partial is not None:
-        partial.unlink(missing_ok=True)
-    return table
+    return Summary(bench).table()
 
 
 def predict(table: LatencyTable, graph: IntegerGraph, target: Target) -> int:

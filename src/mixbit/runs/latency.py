@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from mixbit import _io
 from mixbit._progress import progress_bar
 from mixbit._settings import Range, check_value
 from mixbit.cost import ExportCpu, LatencyTable
@@ -80,6 +81,7 @@ def build_latency(
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
     floating = FloatModel(model=model, example=example[:1]) if compare_float and target not in BOARDS else None
+    partial = out.with_name(f"{out.name}.partial")
     parts = len({option.activation_bits for option in options}) + 1  # and whole networks
 
     with progress_bar("latency", parts) as advance:
@@ -99,11 +101,13 @@ def build_latency(
             repeats=repeats,
             checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
             float_model=floating,
-            partial=out.with_name(f"{out.name}.partial"),
+            partial=partial,
             tell=begin,
         )
         advance(1, "")
     table.save(out)
+    with _io.filesystem(partial):
+        partial.unlink(missing_ok=True)  # what was measured is in the table now
     return BuiltLatency(table=table, network=network, files={out: "what every layer takes at every option"})
 
 
