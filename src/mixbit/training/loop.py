@@ -42,7 +42,10 @@ from mixbit.training.step import Step, StepContext, supervised_step
 
 __all__ = ["CHECKPOINT", "METRICS", "TrainResult", "train"]
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+"""File of a run's folder: all that a training goes on from."""
+METRICS = "metrics.jsonl"
+"""File of a run's folder: one line an epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
