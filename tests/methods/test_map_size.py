@@ -71,11 +71,13 @@ def test_layers_without_a_map_get_the_median_and_are_listed() -> None:
     assert line == "hidden: no map, median importance 1.792"
 
 
-def test_maps_of_one_pixel_count_as_none() -> None:
-    body = [nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 6), nn.Flatten()]
-    scores = MapSize().search(image_task(nn.Sequential(*body, nn.Linear(2, 10)), 6, channels=1))
-    assert scores.settings["without_map"] == ["2: a map of one pixel, median importance 1.792"]
-    assert scores.layers["2"].weight[2] > 0
+def test_maps_of_one_pixel_count_as_none_and_the_median_is_that_of_all_others() -> None:
+    """Maps of 12, 6 and 2 pixels a side are searched; the logarithms' mean would be 1.656."""
+    sizes = ((3, 1, 1), (3, 1, 1), (3, 2, 1), (3, 3, 0), (2, 1, 0))
+    body = [nn.Conv2d(1 if not at else 2, 2, *size) for at, size in enumerate(sizes)]
+    scores = MapSize().search(image_task(nn.Sequential(*body, nn.Flatten(), nn.Linear(2, 10)), 12, channels=1))
+    assert scores.settings["without_map"] == ["4: a map of one pixel, median importance 1.792"]
+    assert scores.layers["4"] == scores.layers["2"]
 
 
 def test_tokens_stand_on_a_square() -> None:
