@@ -240,6 +240,17 @@ def test_the_uniform_network_takes_the_place_of_nothing() -> None:
         allocate(net, scores, Budget.parse(["bitops=2x2"]), pins={}, or_uniform=True)
 
 
+def test_of_several_uniform_networks_the_least_harmful_is_taken() -> None:
+    """The repair leaves 4 bits; within the budget are 2 and 3 on either side, of which 2 and 2 harm least."""
+    net = chain((10, 100), (10, 100), (10, 100))
+    curve = {4: 1.0, 3: 0.75, 2: 0.5}
+    layers = {one.name: LayerScores(dict(curve), dict(curve)) for one in net.layers}
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers)
+    policy, found = allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={}, or_uniform=True)
+    assert set(policy.layers.values()) == {LayerBits(2, 2)}
+    assert (found.solver, found.objective) == ("uniform", pytest.approx(3.0))
+
+
 @pytest.mark.parametrize("side", ["weights", "inputs"])
 def test_a_uniform_network_has_the_same_bits_everywhere(side: str) -> None:
     """Room for two layers with 4 bits on one side beside 3 on the other: less harm, and not uniform."""

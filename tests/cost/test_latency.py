@@ -92,6 +92,12 @@ def test_a_table_of_another_network_or_input_size_is_refused() -> None:
     assert larger.fingerprint == NET.fingerprint
     with pytest.raises(BudgetError, match=r"inputs of another size: l0 read 1 and reads 7x1 here"):
         TABLE.check(larger)
+    strided = network(
+        [replace(one, output_shape=(3, 4)) for one in NET.layers]
+    )  # its stride is no part of a fingerprint
+    assert strided.fingerprint == NET.fingerprint
+    with pytest.raises(BudgetError, match=r"outputs of another size: l0 gave \d+ and gives 3x4 here"):
+        TABLE.check(strided)
     assert TABLE.check(NET) is TABLE
 
 

@@ -42,6 +42,14 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         Sums().logits(torch.rand(*shape))
 
 
+def test_gradients_are_refused_and_none_are_asked_for_without_them() -> None:
+    x = torch.rand(1, 2, 2, requires_grad=True)
+    with pytest.raises(MixbitError, match="a tensor that requires them needs gradients, and sums has none"):
+        Sums().logits(x)
+    with torch.no_grad():
+        assert not Sums().logits(x).requires_grad
+
+
 def test_a_batch_of_none() -> None:
     with pytest.raises(MixbitError, match="batch=0, legal is 1 or more"):
         Sums(batch=0)

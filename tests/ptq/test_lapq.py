@@ -19,13 +19,14 @@ from mixbit.errors import MixbitError, PolicyError
 from mixbit.evaluation import evaluate
 from mixbit.integer import executor
 from mixbit.integer.lowering import lower
+from mixbit.metric import mean_squared_error
 from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig, PTQResult, ptq, widest_step
 from mixbit.ptq._sites import Score
 from mixbit.ptq.lapq import Stage, _Candidate, _Search, best_of_parabola
 from mixbit.quantization import quantized_layers, quantizers
 from mixbit.quantizers import MidRise
-from mixbit.task import Task, objective_of
+from mixbit.task import Objective, Task, objective_of
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 
 
@@ -300,14 +301,18 @@ def selection_loss_is_that_of_the_other_images(others: int) -> tuple[float, floa
     return stage(result, "p=2"), float(nn.functional.cross_entropy(outputs, y[20 : 20 + others]))
 
 
-def chosen_by(select_by: str) -> str:
+def chosen_by(select_by: str, objective: Objective | None = None) -> str:
     """Of three candidates: the first has the lowest loss, the last the highest accuracy, and one is not finite."""
-    judge = SimpleNamespace(objective=objective_of())
+    judge = SimpleNamespace(objective=objective_of() if objective is None else objective)
     search = _Search(judge, [], [], PTQConfig(select_by=select_by), quiet=True)  # type: ignore[arg-type]
     for name, loss, accuracy in (("a", 0.5, 0.6), ("b", float("nan"), float("nan")), ("c", 0.7, 0.8)):
         one = Stage(name=name, calibration_loss=0.1, loss=loss, accuracy=accuracy, evaluations=1)
         search.found.append(_Candidate(stage=one, steps=[], p=2.0))
     return search._best().stage.name
+
+
+def test_selection_by_a_metric_that_is_better_if_smaller() -> None:
+    assert chosen_by("accuracy", objective_of(metric=mean_squared_error())) == "a"
 
 
 def batch_sizes(batch_size: int) -> list[int]:

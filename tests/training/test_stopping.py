@@ -122,6 +122,33 @@ def test_the_epoch_that_is_kept_is_one_of_the_average() -> None:
     assert not torch.equal(run(None), run(0.9))
 
 
+@pytest.mark.parametrize(
+    ("losses", "gaps", "last"),
+    [
+        ((3, 2, 4, 4, 4), (0, 0, 0, 0, 0), 4),  # after three epochs the lowest is among the last two
+        ((3, 2, 1, 0, 0), (0, 0, 0, 0, 0), None),
+        ((3, 2, 4, 4, 4, 4), (0, 0, 0, 1, 0, 0), 6),
+        ((4, 4, 4, 4), (1, 1, 1, 0), None),
+    ],
+)
+def test_the_rule_asks_the_last_epochs_of_its_settings(
+    losses: tuple[int, ...], gaps: tuple[int, ...], last: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two epochs: the distance from the target is small, and no loss is below the lowest before."""
+    task, at = wide_task(), 0
+    penalty = KurtosisPenalty(task, KurtosisConfig(stop=True, gap=0.1, gap_epochs=2, patience=2))
+    monkeypatch.setattr(penalty, "record", lambda _model: {"gap": float(gaps[at])})
+    objective = objective_of(lambda _outputs, _targets: float(losses[at]))
+    watch = KurtosisMonitor(penalty, task.test, 0.0, None, objective.settled(torch.zeros(1, dtype=torch.long)))
+    history: list[dict[str, Any]] = []
+    ended = []
+    for at in range(len(losses)):
+        record: dict[str, Any] = {"epoch": at + 1}
+        ended.append(watch.after_epoch(task.model, record, history))
+        history.append(record)
+    assert ended.index(True) + 1 == last if last else not any(ended)
+
+
 @pytest.mark.parametrize(("larger", "kept"), [(True, 2), (False, 1)])
 def test_what_must_not_drop_is_the_tasks_metric_in_its_direction(larger: bool, kept: int) -> None:
     """Epoch 1 has the metric at 0.2, epoch 2 at 0.8, and the start was 0.5; the nearest to the target is not asked."""

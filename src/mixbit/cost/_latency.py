@@ -250,7 +250,7 @@ class LatencyTable:
             This table.
 
         Raises:
-            BudgetError: it was measured on another network, or with inputs of another size.
+            BudgetError: it was measured on another network, or with inputs or outputs of another size.
         """
         remedy = "Build a table of this network: mixbit latency build."
         if self.fingerprint != network.fingerprint:
@@ -261,11 +261,15 @@ class LatencyTable:
         check_layer_names(network, self.layers, "The latency table")
         for layer in network.layers:
             measured = self.layers[layer.name]
-            if (measured.input_shape, measured.output_shape) != (layer.input_shape, layer.output_shape):
-                raise BudgetError(
-                    f"The latency table was measured with inputs of another size: {layer.name} read "
-                    f"{_shape(measured.input_shape)} and reads {_shape(layer.input_shape)} here. {remedy}"
-                )
+            for what, did, does, was, now in (
+                ("inputs", "read", "reads", measured.input_shape, layer.input_shape),
+                ("outputs", "gave", "gives", measured.output_shape, layer.output_shape),
+            ):
+                if was != now:
+                    raise BudgetError(
+                        f"The latency table was measured with {what} of another size: {layer.name} {did} "
+                        f"{_shape(was)} and {does} {_shape(now)} here. {remedy}"
+                    )
         return self
 
     def to_json(self) -> str:
