@@ -243,9 +243,9 @@ def test_the_file_of_an_older_version_is_refused(path: Path) -> None:
     path.parent.mkdir()
     old.write_text("{}")
     with pytest.raises(StaleRun, match=r"pieces\.json holds pieces as an older mixbit kept them. Remove it"):
-        Ledger(path, "pieces", {}, before=old)
+        Ledger(path, "pieces", {}, before=[path.with_name("older.json"), old])
     old.unlink()
-    Ledger(path, "pieces", {}, before=old).put("a", 1)
+    Ledger(path, "pieces", {}, before=[path.with_name("older.json"), old]).put("a", 1)
 
 
 @pytest.mark.parametrize("line", [b"[]", b"3", b'{"key": 1, "value": 2}', b'{"key": "a"}', b"{", b"", b"\xff", b"1,2"])

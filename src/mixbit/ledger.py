@@ -55,11 +55,11 @@ class Ledger(Mapping[str, Any]):
         path: the file, made with the first piece; None keeps everything in memory alone.
         of: what it holds, in a few words.
         settings: all that the values depend on.
-        before: file of an older mixbit, which kept the same elsewhere and which this one does not read.
+        before: files in which an older mixbit kept the same; this one does not read them.
 
     Raises:
         StaleRun: the file was begun with other settings (the message has the key and both values), or is of something
-            else, or none of this mixbit; or `before` is there.
+            else, or none of this mixbit; or one of `before` is there.
         MixbitError: a line in the middle is malformed.
         FileError: the system refuses the file.
 
@@ -78,7 +78,7 @@ class Ledger(Mapping[str, Any]):
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path | None, of: str, settings: Mapping[str, Any], *, before: Path | None = None) -> None:
+    def __init__(self, path: Path | None, of: str, settings: Mapping[str, Any], *, before: Iterable[Path] = ()) -> None:
         self.path = path
         head = {"format": _FORMAT, "version": _VERSION, "of": of, "settings": dict(settings)}
         self._head = _encoded(head, f"settings of the {of}") + b"\n"
@@ -136,11 +136,12 @@ class Ledger(Mapping[str, Any]):
 
     # -- reading
 
-    def _content(self, path: Path, before: Path | None) -> bytes:
+    def _content(self, path: Path, before: Iterable[Path]) -> bytes:
         """All whole lines of the file; nothing where there is none."""
         if not os.path.lexists(path):
-            if before is not None and before.exists():
-                raise StaleRun(f"{before} holds {self._of} as an older mixbit kept them. {_ANEW}")
+            for old in before:
+                if old.exists():
+                    raise StaleRun(f"{old} holds {self._of} as an older mixbit kept them. {_ANEW}")
             return b""
         content = _io.read_bytes(path, error=StaleRun)
         if content and not content.endswith(b"\n"):  # another process may be at this line

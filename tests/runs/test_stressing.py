@@ -208,16 +208,37 @@ def test_a_broken_profile_goes_on(quantized_folder: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         runs.stress(quantized_folder, settings, out=tmp_path / "broken")
     monkeypatch.undo()
-    points = json.loads((tmp_path / "broken" / "points.json").read_text())
-    assert len(points["as trained"]) == 3
+    figures = [json.loads(line) for line in (tmp_path / "broken" / "figures.jsonl").read_text().splitlines()]
+    assert [one["key"].partition("/")[0] for one in figures[1:]] == ["as trained"] * 3
     assert runs.stress(quantized_folder, settings, out=tmp_path / "broken").to_json() == whole.to_json()
 
 
-@pytest.mark.parametrize("text", ["[]", '{"as trained": {"1": 5}}', '{"as trained": {"1": {"label": "1"}}}'])
-def test_points_that_nobody_wrote(quantized_folder: Path, tmp_path: Path, text: str) -> None:
-    (tmp_path / "points.json").write_text(text)
-    with pytest.raises(MixbitError, match=r"points.json' is not what mixbit wrote: .* Delete it, and its points"):
+@pytest.mark.parametrize("value", ["[]", "5", '{"label": "1"}'])
+def test_points_that_nobody_wrote(quantized_folder: Path, tmp_path: Path, value: str) -> None:
+    settings, path = StressSettings(images=9, parts=("steps",)), tmp_path / "figures.jsonl"
+    with mock.patch.object(ShiftPoint, "to_json", return_value=json.loads(value)), pytest.raises(MixbitError):
+        runs.stress(quantized_folder, settings, out=tmp_path)
+    assert len(path.read_text().splitlines()) == 2
+    with pytest.raises(MixbitError, match=r"figures\.jsonl, key 'as trained/as trained', is not what .* Remove it"):
+        runs.stress(quantized_folder, settings, out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["points.json", "corruptions.json"])
+def test_figures_of_an_older_version_are_refused(quantized_folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(StaleRun, match=rf"{name} holds figures of a robustness profile as an older mixbit kept them"):
         runs.stress(quantized_folder, StressSettings(images=20, parts=("steps",)), out=tmp_path)
+
+
+def test_figures_of_other_data_are_refused(quantized_folder: Path, tmp_path: Path) -> None:
+    """Of one name: what lies behind it has changed."""
+    settings = StressSettings(images=9, parts=("corruption",), kinds=("contrast",), severities=(5,))
+    runs.stress(quantized_folder, settings, out=tmp_path)
+    with (
+        mock.patch("mixbit.runs.subject.data_sets.digest", return_value="blake2b:other"),
+        pytest.raises(StaleRun, match="was begun with data=.*, now data='blake2b:other'"),
+    ):
+        runs.stress(quantized_folder, settings, out=tmp_path)
 
 
 def test_other_images_are_refused(quantized_folder: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ afterwards, bit for bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
+from typing import Protocol as TypingProtocol
 
 from torch import nn
 
@@ -73,10 +74,23 @@ _PTQ = PTQConfig()
 
 Evaluate: TypeAlias = Callable[[nn.Module], Metrics]
 """From a model to its accuracy; `evaluator` makes one of a split."""
-Cache: TypeAlias = MutableMapping[str, ShiftPoint]
-"""Points that are known, by a key that tells protocol, settings and point apart. Each new point is put in as soon as
-it is known, so that a mapping that writes to a file makes a sweep that can be interrupted. One cache is for one model
-and one set of images."""
+
+
+class Cache(TypingProtocol):
+    """Points that are known, by a key that tells protocol, settings and point apart; a dict is one.
+
+    Each new point is put in as soon as it is known, so that a cache that writes to a file makes a sweep that can be
+    interrupted. One cache is for one model and one set of images.
+    """
+
+    def __contains__(self, key: object, /) -> bool:
+        """Whether the point is known."""
+
+    def __getitem__(self, key: str, /) -> ShiftPoint:
+        """The point."""
+
+    def __setitem__(self, key: str, point: ShiftPoint, /) -> None:
+        """Keep a point."""
 
 
 # ------------------------------------------------------------------------------------------------ evaluation

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,11 +14,13 @@ from mixbit._progress import Advance, progress_bar
 from mixbit._settings import Bits, Count, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.data import IndexedSplit
-from mixbit.data.corruption import CLEAN, SEVERITIES, STANDARD_KINDS
+from mixbit.data.corruption import CLEAN, SEVERITIES, STANDARD_KINDS, default_scale
 from mixbit.errors import MixbitError
+from mixbit.ledger import Ledger
 from mixbit.policy import Policy, resolve_pins
 from mixbit.ptq import PTQConfig, ptq
 from mixbit.robustness import (
+    CorruptionCell,
     CorruptionReport,
     ShiftPoint,
     ShiftSummary,
@@ -44,7 +46,9 @@ PARTS: tuple[Part, ...] = ("corruption", "steps", "bits")
 _WEIGHT_BITS = 4
 """Of a float run, where no others are asked for."""
 
-FOLDER, PROFILE, POINTS, CORRUPTIONS = "stress", "profile.json", "points.json", "corruptions.json"
+FOLDER, PROFILE, FIGURES = "stress", "profile.json", "figures.jsonl"
+_CORRUPTED = "corruption/"
+_BEFORE = ("points.json", "corruptions.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +151,20 @@ def stress(
     settings = StressSettings() if settings is None else settings
     opened = open_run(run, data=data)
     folder = run / FOLDER if out is None else out
-    _folder.begin(folder, _facts(opened, settings, run))
-    profile = _Stress(opened, settings, folder, run).profile()
+    known = _known(opened, settings, run)
+    _folder.begin(folder, {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known})
+    content = {"data": opened.subject.content()["data"], **known}
+    before = [folder / name for name in _BEFORE]
+    figures = Ledger(folder / FIGURES, "figures of a robustness profile", content, before=before)
+    profile = _Stress(opened, settings, figures, run).profile()
     _io.write_json(folder / PROFILE, profile.to_json())
     return replace(profile, files={folder / PROFILE: "the robustness profile, for scripts", **profile.files})
 
 
-def _facts(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str, Any]:
-    """What every figure in the folder depends on; parts, kinds and bits may come later."""
+def _known(opened: TrainedRun, settings: StressSettings, run: Path) -> dict[str, Any]:
+    """What every figure in the folder depends on beside the data; parts, kinds and bits may come later."""
     weights = _io.digest(run / _folder.WEIGHTS).partition(":")[2]  # as older folders have it
-    known = {"weights": weights, "images": settings.images, "noise_seed": settings.seed} | metric_facts(opened.task)
-    return {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known}
+    return {"weights": weights, "images": settings.images, "noise_seed": settings.seed} | metric_facts(opened.task)
 
 
 _NO_BYTES = (
@@ -165,48 +172,29 @@ _NO_BYTES = (
 )
 
 
-class _Points(MutableMapping[str, ShiftPoint]):
-    """Points of one model in a file that several share; written whole at each new one."""
+class _Points:
+    """Points of one model in a ledger that several share."""
 
-    def __init__(self, path: Path, section: str, advance: Advance) -> None:
-        self.path, self.section, self.advance = path, section, advance
+    def __init__(self, figures: Ledger, section: str, advance: Advance) -> None:
+        self.figures, self.section, self.advance = figures, section, advance
 
-    def _all(self) -> dict[str, dict[str, ShiftPoint]]:
-        if not self.path.exists():
-            return {}
-        kind = dict[str, dict[str, ShiftPoint]]
-        return _io.read_record(self.path, kind, remedy="Delete it, and its points are measured again.")
-
-    def _mine(self) -> dict[str, ShiftPoint]:
-        return self._all().get(self.section, {})
-
-    def _write(self, mine: dict[str, ShiftPoint]) -> None:
-        sections = {**self._all(), self.section: mine}
-        _io.write_json(self.path, {name: {k: p.to_json() for k, p in one.items()} for name, one in sections.items()})
+    def __contains__(self, key: object) -> bool:
+        return f"{self.section}/{key}" in self.figures
 
     def __getitem__(self, key: str) -> ShiftPoint:
-        return self._mine()[key]
+        return self.figures.read(f"{self.section}/{key}", ShiftPoint)
 
     def __setitem__(self, key: str, point: ShiftPoint) -> None:
-        self._write({**self._mine(), key: point})
+        self.figures.put(f"{self.section}/{key}", point.to_json())
         self.advance(1, key)
-
-    def __delitem__(self, key: str) -> None:
-        self._write({k: v for k, v in self._mine().items() if k != key})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._mine())
-
-    def __len__(self) -> int:
-        return len(self._mine())
 
 
 class _Stress:
     """The parts of one profile."""
 
-    def __init__(self, opened: TrainedRun, settings: StressSettings, folder: Path, run: Path) -> None:
+    def __init__(self, opened: TrainedRun, settings: StressSettings, figures: Ledger, run: Path) -> None:
         self.task, self.policy, self.settings = opened.task, opened.policy, settings
-        self.folder, self.run = folder, run
+        self.figures, self.run = figures, run
         self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.objective)
         self.edges = tuple(resolve_pins(self.task.network))
 
@@ -259,19 +247,20 @@ class _Stress:
             )
 
     def _points(self, section: str, advance: Advance) -> _Points:
-        return _Points(self.folder / POINTS, section, advance)
+        return _Points(self.figures, section, advance)
 
     def _corruption(self) -> CorruptionReport:
-        path, test = self.folder / CORRUPTIONS, cast(IndexedSplit, self.task.test)
+        test = cast(IndexedSplit, self.task.test)
         count = len(test) if self.settings.images is None else min(self.settings.images, len(test))
-        known = CorruptionReport.load(path) if path.exists() else None
+        known = self._cells(test, count)
         asked = {(kind, severity) for kind in self.settings.kinds for severity in self.settings.severities}
         asked = {pair for pair in asked if pair[0] != CLEAN} | {(CLEAN, 0)}  # which is always measured
-        done = 0 if known is None else sum((cell.kind, cell.severity) in asked for cell in known.cells)
+        done = sum((cell.kind, cell.severity) in asked for cell in known.cells)
         with progress_bar("stress: corruption", len(asked), done=done) as advance:
 
             def keep(report: CorruptionReport) -> None:
-                report.save(path)
+                for cell in report.cells:
+                    self.figures.put(f"{_CORRUPTED}{cell.kind}/{cell.severity}", asdict(cell))
                 advance(1, "")
 
             return evaluate_corruptions(
@@ -286,6 +275,15 @@ class _Stress:
                 known=known,
                 on_cell=keep,
             )
+
+    def _cells(self, test: IndexedSplit, count: int) -> CorruptionReport:
+        """Those that are known, of whatever kinds and severities."""
+        image, _ = next(test.batches(1))
+        cells = [self.figures.read(key, CorruptionCell) for key in self.figures if key.startswith(_CORRUPTED)]
+        scale = default_scale(*image.shape[2:])
+        return CorruptionReport(
+            kinds=(), severities=(), seed=self.settings.seed, scale=scale, samples=count, cells=tuple(cells)
+        )
 
     def _steps(self, advance: Advance) -> tuple[ShiftSweep, ShiftSweep]:
         model, section = self.task.model, "as trained"

@@ -166,7 +166,7 @@ class Rows:
 
     def __init__(self, keys: Sequence[Key], path: Path | None, facts: Mapping[str, Any]) -> None:
         self._keys = tuple(keys)
-        before = None if path is None else path.with_suffix(".json")
+        before = [] if path is None else [path.with_suffix(".json")]
         self._draws = Ledger(path, "draws of this search", facts, before=before)
         self.rows = [self._row(key) for key in self._draws]
 

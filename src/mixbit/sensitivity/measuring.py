@@ -248,7 +248,7 @@ class RowSums:
 
     def __init__(self, run: Path | None, name: str, settings: Mapping[str, Any]) -> None:
         path = None if run is None else run / f"{name}.jsonl"
-        before = None if run is None else run / f"{name}-partial.json"
+        before = [] if run is None else [run / f"{name}-partial.json"]
         self._pieces = Ledger(path, f"partial measurements of {name}", settings, before=before)
         self.rows: dict[str, list[float]] = {}
         self.work = Work()
