@@ -31,6 +31,7 @@ from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
 from tests.nets import colours, numbered, quantized_net, small_net, tiny_split
 from tests.tasks import tiny_task
+from tests.toy_step import ToyStep, held
 
 # 5 samples for two processes: 2 and 3. 96 samples: 19 steps.
 CONFIG = TrainConfig(epochs=1, batch_size=5, lr=0.05, bn_samples=0, augment=False, checkpoint_seconds=1e6)
@@ -118,6 +119,13 @@ def quantized() -> dict[str, Any]:
     return state(model)
 
 
+def toy(shared: bool = True) -> dict[str, Any]:
+    """A step with an agent, which each rank draws, and a multiplier, which is the rank's number at first."""
+    model, step = Net(_distributed.rank()), ToyStep(_distributed.rank(), shared=shared, average=True)
+    train(model, tiny_split(), None, TrainConfig(**{**_fields(CONFIG), "ema": 0.6}), step=step, quiet=True)
+    return held(step) | {"model": numbers(model)}
+
+
 def images_read() -> list[list[int]]:
     """The numbers of the images that this rank's steps got."""
     found: list[list[int]] = []
@@ -153,6 +161,7 @@ def exchanged() -> dict[str, Any]:
         "sum": [one.tolist() for one in summed],
         "gradients": [both.grad.tolist(), one.grad.tolist(), riders.tolist()],
         "taken": [one.tolist() for one in taken],
+        "unlike": _distributed.unlike([torch.ones(2), torch.zeros(2 + rank), torch.tensor(rank), torch.tensor(True)]),
         "first decides": [_distributed.first_decides(not rank), _distributed.first_decides(bool(rank))],
         "all say": [_distributed.all_say(True), _distributed.all_say(bool(rank)), _distributed.all_say(not rank)],
         "unlike shapes": _refusal(lambda: _distributed.take_from_first_([torch.zeros(2 + rank)], "weights")),
@@ -248,6 +257,8 @@ def main() -> None:
         "normed": normed(),
         "quantized": quantized(),
         "images read": images_read(),
+        "toy": toy(),
+        "drifting": _refusal(lambda: toy(shared=False)),
         "exchanged": exchanged(),
         "evaluated": evaluated(),
         "kept": kept(folder),

@@ -29,6 +29,7 @@ def test_the_first_process_decides_and_gives_what_it_has(two_processes: dict[str
     for rank in ("0", "1"):
         found = two_processes[rank]["exchanged"]
         assert found["taken"] == [[7.0, 7.0], [True, False], 3]
+        assert found["unlike"] == [1, 2]
         assert found["first decides"] == [True, False] and found["all say"] == [True, False, False]
         assert "hold weights of different numbers or shapes" in found["unlike shapes"]
         assert "hold different numbers" in found["unlike numbers"] and "hold different numbers" in found["permuted"]
@@ -91,4 +92,5 @@ def test_one_process_keeps_what_it_has() -> None:
     _distributed.take_from_first_([weight], "weights")
     _distributed.check_equal([weight], "weights")
     _distributed.mean_gradients_([weight], torch.ones(1))
+    assert _distributed.unlike([weight]) == []
     assert weight.grad is None and _distributed.first_decides(True) and not _distributed.all_say(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class Place:
     history: list[dict[str, Any]]
     """A record for every finished epoch."""
     settings: dict[str, Any]
+    step: dict[str, Any] = field(default_factory=dict)
+    """Kind, parameter groups and names of the state of a step that brings some."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """The plain values of that state."""
 
 
 def read(path: Path, settings: Mapping[str, Any], *, epochs: int, per_epoch: int) -> tuple[dict[str, Tensor], Place]:
@@ -71,6 +75,8 @@ def read(path: Path, settings: Mapping[str, Any], *, epochs: int, per_epoch: int
     check_same(path, place.settings, json.loads(json.dumps(settings)))
     _check_place(path, place, epochs, per_epoch)
     for name, tensor in tensors.items():
+        if name.startswith("step/state/"):
+            continue  # what it means, and what is legal, is the step's affair
         # A model's own constants may be infinite, as masks of attention are.
         numbers = tensor.nan_to_num(nan=float("nan")) if name.startswith("model/") else tensor
         if tensor.is_floating_point() and not torch.isfinite(numbers).all():
@@ -109,33 +115,35 @@ def fitting(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} does not fit this model or optimizer: {_first_line(error)}. {_ANEW}") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors, `prefix/number of the parameter/key`."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer/{index}/{key}": value
+        f"{prefix}/{index}/{key}": value
         for index, entries in state.items()
         for key, value in entries.items()
         if isinstance(value, Tensor)
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str = "optimizer"
+) -> None:
     """Put `optimizer_tensors` back, each in the memory layout of its parameter, which fused optimizers rely on."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
+        if name.startswith(f"{prefix}/"):
+            index, key = name.removeprefix(f"{prefix}/").split("/")
             like = parameters[int(index)]
             if tensor.shape != like.shape and key != "step":
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, its parameter {tuple(like.shape)}")
             laid_out = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
             state.setdefault(int(index), {})[key] = laid_out
-    wanted = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
+    wanted = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else {"momentum_buffer"}
     for at, entries in state.items():
         if set(entries) != wanted:
-            raise ValueError(f"optimizer/{at} holds {sorted(entries)}, this optimizer's are {sorted(wanted)}")
+            raise ValueError(f"{prefix}/{at} holds {sorted(entries)}, this optimizer's are {sorted(wanted)}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

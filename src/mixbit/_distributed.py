@@ -187,6 +187,14 @@ def bytes_of_first(make: Callable[[], bytes]) -> bytes:
     return bytes(held.cpu().numpy())
 
 
+def unlike(tensors: Sequence[Tensor]) -> list[int]:
+    """Places of the tensors whose shapes or bits are not the same on all ranks, each of which has as many."""
+    if not is_active():
+        return []
+    lowest, highest = _spread([_mixed([[*t.shape, _bit_sum(t)]]) for t in tensors])
+    return [place for place, (low, high) in enumerate(zip(lowest, highest, strict=True)) if low != high]
+
+
 def check_equal(tensors: Iterable[Tensor], what: str) -> None:
     """Compare the bits of tensors between the ranks.
 

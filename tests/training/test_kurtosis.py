@@ -564,9 +564,9 @@ class TestKurtosisConfigOptions(OptionCases):
     )  # fmt: skip
     elsewhere: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
-            ("gap", "gap_epochs", "patience"), "tests/robustness/test_stopping.py::test_every_number_of_the_rule_counts"
+            ("gap", "gap_epochs", "patience"), "tests/training/test_stopping.py::test_every_number_of_the_rule_counts"
         ),
-        "max_drop": "tests/robustness/test_stopping.py::test_the_nearest_epoch_that_dropped_little_enough_is_kept",
+        "max_drop": "tests/training/test_stopping.py::test_the_nearest_epoch_that_dropped_little_enough_is_kept",
     }
 
 

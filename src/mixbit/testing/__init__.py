@@ -1,1 +1,1 @@
-"""Contract tests: inherit the cases of a kind; pytest runs them on your own quantizer, method, solver, options."""
+"""Contract tests: inherit the cases of a kind; pytest runs them on your own quantizer, method, step, solver."""

@@ -2,10 +2,11 @@
 
 from mixbit.training.config import TrainConfig
 from mixbit.training.distillation import distilled_loss
+from mixbit.training.groups import ParameterGroup
 from mixbit.training.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis_gradient, kurtosis_loss
 from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, train
 from mixbit.training.monitor import Monitor
-from mixbit.training.step import Step, StepContext, supervised_step
+from mixbit.training.step import StatefulStep, Step, StepContext, supervised_step
 from mixbit.training.stopping import KurtosisMonitor
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "KurtosisMonitor",
     "KurtosisPenalty",
     "Monitor",
+    "ParameterGroup",
+    "StatefulStep",
     "Step",
     "StepContext",
     "TrainConfig",

@@ -16,10 +16,21 @@ from mixbit.training.config import TrainConfig
 
 
 class Gradients:
-    """The gradients of the parameters that one training moves."""
+    """The gradients of the parameters that one training moves: the model's, and those that a step brought."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig, objective: Objective) -> None:
-        self.parameters, self.config, self.objective = list(parameters), config, objective
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        brought: Sequence[nn.Parameter],
+        config: TrainConfig,
+        objective: Objective,
+    ) -> None:
+        self.parameters, self.all, self.config, self.objective = (
+            list(parameters),
+            [*parameters, *brought],
+            config,
+            objective,
+        )
         self.weight = part_of_mean(config.batch_size)
 
     def weigh(self, loss: Tensor, y: Any) -> Tensor:
@@ -27,7 +38,7 @@ class Gradients:
         weight = self._weight_of(y)
         if weight == 1:
             return loss
-        for parameter in self.parameters:
+        for parameter in self.all:
             if parameter.grad is not None:  # a mean of nothing is NaN, which no factor makes nothing
                 parameter.grad.mul_(weight) if weight else parameter.grad.zero_()
         return loss * weight if weight else torch.zeros_like(loss)
@@ -49,12 +60,18 @@ class Gradients:
         if not _distributed.is_active():
             return float(loss), due
         riders = torch.stack([loss.float(), loss.new_tensor(float(due and _distributed.rank() == 0)).float()])
-        _distributed.mean_gradients_(self.parameters, riders)
+        _distributed.mean_gradients_(self.all, riders)
         mean, share = riders.tolist()
         return mean, share > 0
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all samples of the batch, of a mean over those of this rank."""
+        mine = value.detach() * self.weight
+        _distributed.mean_([mine])
+        return mine
+
     def finish(self) -> None:
-        """Clip, and leave out those that are zero, as the settings say."""
+        """Clip the model's, and leave out those that are zero, as the settings say."""
         parameters = [p for p in self.parameters if p.grad is not None]
         if self.config.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.config.clip_value)

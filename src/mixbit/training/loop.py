@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mixbit.quantization import check_calibrated
 from mixbit.quantizers import PositiveSteps
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, objective_of
 from mixbit.training._average import Average
+from mixbit.training._brought import Brought
 from mixbit.training._finite import first_not_finite
 from mixbit.training._gradients import Gradients
 from mixbit.training._optim import make_optimizer, set_rates
@@ -87,7 +89,7 @@ def train(
         teacher: the float network, where `config.distill` is above 0.
         loss: see `mixbit.task.Loss`; or a task's `objective`, which brings its metrics and rules along.
         metric, read, output, class_axis, distill: see `mixbit.Task`.
-        step: how gradients of one batch are made.
+        step: how gradients of one batch are made; a `StatefulStep` brings parameters and state of its own.
         penalty: a term on the weights, added to the loss of every step.
         monitor: looks at the model between epochs.
         quiet: no progress bar.
@@ -97,7 +99,8 @@ def train(
         MixbitError: a loss that does not depend on the parameters.
         MixbitError: quantizers that were never calibrated.
         TrainingDiverged: the loss became NaN or infinite; the last checkpoint is kept.
-        StaleRun: the run folder was begun with other settings.
+        MixbitError: a step brings a parameter that the model has, or one twice.
+        StaleRun: the run folder was begun with other settings, or another step.
     """
     check_calibrated(model)
     _distributed.start()
@@ -150,13 +153,19 @@ class _Loop:
                 f"fraction {config.fraction}). Legal: at most the number of samples (--batch-size)."
             )
         moved = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.gradients = Gradients(moved, config, objective)
+        self.brought = Brought(step, model, self.device)
+        self.gradients = Gradients(moved, list(self.brought.parameters.values()), config, objective)
         self.epoch, self.batch, self.history = 0, 0, list[dict[str, Any]]()
         self.saved = 0.0
         self.ended = False
-        self.average = Average(model, config.ema) if config.ema else None
+        self.average: Average | None = None
         self.context = StepContext(
-            model=model, loss=self.loss, forward=make_forward(model, config, self.device), seed=config.seed
+            model=model,
+            loss=self.loss,
+            forward=make_forward(model, config, self.device),
+            total=config.epochs * self.per_epoch,
+            seed=config.seed,
+            mean=self.gradients.mean,
         )
 
     # -- one run -------------------------------------------------------------------------------------------------
@@ -171,8 +180,11 @@ class _Loop:
         for module, what in ((self.model, "parameters and buffers"), (self.loss.teacher, "weights of the teacher")):
             if module is not None:
                 _distributed.take_from_first_([*module.parameters(), *module.buffers()], what)
+        self.brought.begin()
+        if self.config.ema is not None:
+            self.average = Average(self.model, self.config.ema, self.brought.averaged)
         self._resume()
-        total, done = self.config.epochs * self.per_epoch, self.epoch * self.per_epoch + self.batch
+        total, done = self.context.total, self.epoch * self.per_epoch + self.batch
         with progress_bar(self.label, total, done=done, quiet=self.quiet) as advance:
             while self.epoch < self.config.epochs and not self.ended:
                 self._run_epoch(advance)
@@ -193,6 +205,9 @@ class _Loop:
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         began = self.saved = time.perf_counter()
         start_training(self.model)
+        self._set_clock()
+        if not self.batch:
+            self.brought.begin_epoch(self.context)
         for x, y in self._batches(self.epoch, self.batch):
             loss, due = self._take_step(x, y)
             self.batch += 1
@@ -213,9 +228,10 @@ class _Loop:
     def _take_step(self, x: Any, y: Any) -> tuple[float, bool]:
         """The loss over all processes, and whether a checkpoint is due."""
         x, y = _batch.move(x, self.device, channels_last=self.config.channels_last), _batch.move(y, self.device)
-        self.context.number = self.epoch * self.per_epoch + self.batch
+        self._set_clock()
         self._set_rates()
         self.optimizer.zero_grad(set_to_none=True)
+        self.brought.zero_grad()
         loss = self.gradients.weigh(self.step(self.context, x, y), y)
         if self.penalty is not None:
             loss = loss + self.penalty(self.model, self.context.number / self.per_epoch)
@@ -223,9 +239,13 @@ class _Loop:
         self._check_finite(value, x)
         self.gradients.finish()
         self.optimizer.step()
+        self.brought.update()
         if self.average is not None:
             self.average.update(self.model, self.context.number)
         return value, due
+
+    def _set_clock(self) -> None:
+        self.context.number, self.context.epoch = self.epoch * self.per_epoch + self.batch, self.epoch
 
     def _set_rates(self) -> None:
         epochs = self.config.epochs
@@ -234,7 +254,9 @@ class _Loop:
         else:
             progress, held = self.epoch / epochs, 1 / epochs
         warmup = self.config.warmup_epochs / epochs
-        set_rates(self.optimizer, progress, floor=self.config.final_lr, warmup=warmup, held=held)
+        curve = partial(set_rates, progress=progress, floor=self.config.final_lr, warmup=warmup, held=held)
+        curve(self.optimizer)
+        self.brought.set_rates(curve)
 
     def _check_finite(self, loss: float, x: Any) -> None:
         if not math.isfinite(loss):
@@ -244,7 +266,7 @@ class _Loop:
         """Before each checkpoint: a finite loss does not promise finite gradients, and quantizers clip infinity
         away.
         """
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in (*self.model.named_parameters(), *self.brought.parameters.items()):
             if not torch.isfinite(parameter).all():
                 raise self._diverged(f"parameter {name!r} is not finite")
 
@@ -264,6 +286,7 @@ class _Loop:
         self.epoch, self.batch = self.epoch + 1, 0
         average_batch_norm(self.model)
         record: dict[str, Any] = {"epoch": self.epoch, "seconds": round(seconds, 3)}
+        self.brought.end_epoch(self.context, record)
         if self.average is not None:
             # What is saved at the end is what every epoch is judged by.
             self.average.put_into(self.model)
@@ -297,14 +320,17 @@ class _Loop:
         return {k: v for k, v in asdict(self.config).items() if k not in ("checkpoint_seconds", "validate_every")}
 
     def _save(self) -> None:
+        self.brought.check_alike()
         _distributed.barrier()
         if self.folder is None or _distributed.rank() != 0:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= _checkpoint.optimizer_tensors(self.optimizer) | _checkpoint.random_state(self.device)
+        tensors |= self.brought.tensors()
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.shadow.items()}
         facts = {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
+        facts |= {"step": self.brought.facts(), "state": self.brought.plain()}
         _checkpoint.write(self.folder / CHECKPOINT, tensors, facts)
         _io.write_text(self.folder / METRICS, "".join(json.dumps(r) + "\n" for r in self.history))
 
@@ -315,9 +341,11 @@ class _Loop:
         if not _distributed.all_say(path.exists()):
             raise MixbitError(f"{path} is not there for every process. Put the run folder where all of them read it.")
         tensors, place = _checkpoint.read(path, self._settings(), epochs=self.config.epochs, per_epoch=self.per_epoch)
+        _checkpoint.check_same(path, place.step, json.loads(json.dumps(self.brought.facts())))
         with _checkpoint.fitting(path):
             _checkpoint.restore_model(self.model, tensors)
             _checkpoint.restore_optimizer(self.optimizer, tensors)
+            self.brought.restore(tensors, place.state)
             if self.average is not None:
                 self.average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average/")})
             _checkpoint.restore_random_state(tensors, self.device)
