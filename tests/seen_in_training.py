@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from mixbit import _checkpoint
 from mixbit.quantization import quantizers
 from mixbit.testing.options import OptionRow
-from mixbit.training import StepContext, TrainConfig, supervised_step, train
+from mixbit.training import StepContext, TrainConfig, _checkpoint, supervised_step, train
 from tests.by_hand import by_hand
 from tests.nets import colours, numbered, quantized_net, small_net, tiny_split
 
@@ -102,7 +101,7 @@ def notes_of(folder: Path | None = None, *, seconds: float = 0.0, **changed: Any
     with (
         mock.patch("mixbit.training.loop.time.perf_counter", side_effect=lambda: now[0]),
         mock.patch.object(torch, "compile", compiled),
-        mock.patch("mixbit._checkpoint.write", lambda *a: (found.saved.append(a[2]["batch"]), write(*a))),
+        mock.patch("mixbit.training._checkpoint.write", lambda *a: (found.saved.append(a[2]["batch"]), write(*a))),
     ):
         config = TrainConfig(**{**PLAIN, **changed})
         found.history = train(model, numbered(), numbered(), config, run=folder, step=step, quiet=True).history

@@ -169,3 +169,13 @@ def test_tensors_of_other_layouts_are_refused(tmp_path: Path, net: nn.Module, ki
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=f"sparse, quantized, or on the meta device: {name}|not a readable PyTorch"):
         models.load_weights(net, tmp_path / "a.pth")
+
+
+def test_tied_weights_are_written_apart(tmp_path: Path) -> None:
+    """Parts of each other, too, and such as lie in memory channels last; each comes back by its name."""
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    plain = torch.arange(6.0)
+    tied = {"a": weight, "b": weight, "c": weight[1], "d": plain, "e": plain, "f": plain[2:], "g": plain[:0]}
+    models.write_weights(tmp_path / "w.safetensors", tied)
+    found = models.read_weights(tmp_path / "w.safetensors")
+    assert found.keys() == tied.keys() and all(torch.equal(one, tied[name]) for name, one in found.items())

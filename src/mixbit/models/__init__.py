@@ -10,7 +10,7 @@ from mixbit.models.registry import ModelInfo, build, info, names, register
 from mixbit.models.resnet import resnet18, resnet50
 from mixbit.models.resnet_cifar import resnet20, resnet32, resnet56
 from mixbit.models.vit import vit_tiny
-from mixbit.models.weights import load_weights, read_weights
+from mixbit.models.weights import load_weights, read_weights, write_weights
 
 __all__ = [
     "ModelInfo",
@@ -34,4 +34,5 @@ __all__ = [
     "resnet56",
     "source_file",
     "vit_tiny",
+    "write_weights",
 ]

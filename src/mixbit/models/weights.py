@@ -1,4 +1,4 @@
-"""Weights files into models: safetensors, or PyTorch files read without unpickling code."""
+"""Weights files into models and back: safetensors, or PyTorch files read without unpickling code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mixbit import _io
 from mixbit.errors import WeightsError
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["load_weights", "read_weights", "write_weights"]
 
 _SHOWN = 8
 
@@ -59,6 +60,45 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return _read_torch(file)
     legal = ".safetensors, .pth, .pt, .th, .ckpt, .bin"
     raise WeightsError(f"{str(path)!r} has the suffix {file.suffix!r}; weights are read from {legal}.")
+
+
+def write_weights(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors as a safetensors file, whole or not at all; tied ones are written apart, each by its name.
+
+    Args:
+        path: the file.
+        tensors: of any device and memory layout, such as a state_dict.
+        metadata: texts beside them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_weights(f"{folder}/a.safetensors", {"w": torch.eye(2)})
+    ...     read_weights(f"{folder}/a.safetensors")["w"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    from safetensors.torch import save
+
+    _io.write_bytes(path, save(_unshared(tensors), metadata=None if metadata is None else dict(metadata)))
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them: on the CPU, contiguous, and each name with memory of its own (tied weights share it).
+
+    >>> weight = torch.zeros(2, 2)
+    >>> apart = _unshared({"a": weight, "b": weight, "c": weight[0]})
+    >>> len({t.data_ptr() for t in apart.values()})
+    3
+    """
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        out[name] = held.clone() if memory in seen else held
+        seen.add(memory)
+    return out
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import nn
 
-from mixbit import _checkpoint, _distributed, _io
+from mixbit import _distributed, _io
 from mixbit.cost import Costs, costs, float_costs
 from mixbit.evaluation import Metrics, try_out
+from mixbit.models import write_weights
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.runs import _folder
@@ -126,7 +126,7 @@ def _write(run: Path, model: nn.Module, task: Task, policy: Policy | None) -> No
     _io.write_text(run / _folder.NETWORK, task.network.to_json())
     if policy is not None:
         policy.save(run / _folder.POLICY)
-    _io.write_bytes(run / _folder.WEIGHTS, save(_checkpoint.unshared(model.state_dict())))
+    write_weights(run / _folder.WEIGHTS, model.state_dict())
 
 
 def _files(run: Path, policy: Policy | None) -> dict[Path, str]:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixbit import _checkpoint, _distributed
+from mixbit import _distributed
 from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import average_batch_norm
+from mixbit.training import _checkpoint
 from mixbit.training.groups import ParameterGroup
 from mixbit.training.step import StatefulStep, Step, StepContext
 

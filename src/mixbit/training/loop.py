@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixbit import _batch, _checkpoint, _distributed, _io
+from mixbit import _batch, _distributed, _io
 from mixbit._modes import start_training
 from mixbit._progress import progress_bar
 from mixbit.data import Read, Split, as_split
@@ -32,6 +32,7 @@ from mixbit.metric import MetricInfo, MetricLike
 from mixbit.quantization import check_calibrated
 from mixbit.quantizers import PositiveSteps
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, objective_of
+from mixbit.training import _checkpoint
 from mixbit.training._average import Average
 from mixbit.training._brought import Brought
 from mixbit.training._finite import first_not_finite

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from mixbit import _distributed, _io
+from mixbit import _distributed
 from mixbit.data import Split
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.metric import MetricInfo
-from mixbit.models import read_weights
+from mixbit.models import read_weights, write_weights
 from mixbit.task import Objective, objective_of
 from mixbit.training.kurtosis import KurtosisPenalty
 
@@ -102,7 +101,7 @@ class KurtosisMonitor:
         if self.path is None:
             self._best = state
         elif _distributed.rank() == 0:
-            _io.write_bytes(self.path, save({name: tensor.contiguous() for name, tensor in state.items()}))
+            write_weights(self.path, state)
 
 
 def _amount(info: MetricInfo, drop: float) -> str:

@@ -14,10 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixbit import _checkpoint
 from mixbit.data import TensorSplit
 from mixbit.errors import MixbitError, StaleRun, WeightsError
-from mixbit.training import TrainConfig, train
+from mixbit.training import TrainConfig, _checkpoint, train
 from mixbit.training._optim import make_optimizer
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, bn_samples=0, ema=0.9, augment=False)
@@ -129,15 +128,6 @@ def test_infinite_constants_of_a_model_are_no_fault(tmp_path: Path) -> None:
     train(masked(), SPLIT, None, replace(CONFIG, epochs=1), run=tmp_path, quiet=True)
 
 
-def test_tied_weights_are_written_apart_and_put_back_in_their_layout(tmp_path: Path) -> None:
-    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    plain = torch.arange(6.0)
-    tied = {"model/a": weight, "model/b": weight, "model/c": weight[1], "model/d": plain, "e": plain, "f": plain[2:]}
-    apart = _checkpoint.unshared(tied)
-    assert len({one.untyped_storage().data_ptr() for one in apart.values()}) == 6 and apart["model/a"].is_contiguous()
-    assert all(torch.equal(one, tied[name]) for name, one in apart.items())
-
-
 def test_momenta_come_back_by_number_in_the_layout_of_their_parameters() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(2, 2)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for name in ("sgd", "adamw"):
@@ -147,7 +137,7 @@ def test_momenta_come_back_by_number_in_the_layout_of_their_parameters() -> None
         for at, parameter in enumerate(model.parameters()):
             parameter.grad = torch.full_like(parameter, 1.0 + at)
         first.step()
-        _checkpoint.restore_optimizer(second, _checkpoint.unshared(_checkpoint.optimizer_tensors(first)))
+        _checkpoint.restore_optimizer(second, _checkpoint.optimizer_tensors(first))
         states = zip(first.state.values(), second.state.values(), strict=True)
         assert all(torch.equal(one[key], other[key]) for one, other in states for key in one)
         kept = next(iter(second.state.values()))["momentum_buffer" if name == "sgd" else "exp_avg"]

@@ -11,34 +11,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from mixbit import _distributed, _io
-from mixbit.errors import StaleRun, WeightsError
+from mixbit.errors import WeightsError
+from mixbit.ledger import check_settings
+from mixbit.models import write_weights
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts atomically."""
-    _io.write_bytes(path, save(unshared(tensors), metadata={"mixbit": json.dumps(facts)}))
-
-
-def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As safetensors takes them: on the CPU, contiguous, and each name with memory of its own (tied weights share it).
-
-    >>> weight = torch.zeros(2, 2)
-    >>> apart = unshared({"a": weight, "b": weight, "c": weight[0]})
-    >>> len({t.data_ptr() for t in apart.values()})
-    3
-    """
-    seen: set[int] = set()
-    out = {}
-    for name, tensor in tensors.items():
-        held = tensor.detach().cpu().contiguous()
-        memory = held.untyped_storage().data_ptr()
-        out[name] = held.clone() if memory in seen else held
-        seen.add(memory)
-    return out
+    write_weights(path, tensors, {"mixbit": json.dumps(facts)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,9 +173,4 @@ def restore_random_state(tensors: Mapping[str, Tensor], device: torch.device) ->
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than the run was begun with."""
-    for key in sorted(set(old) | set(new)):
-        if old.get(key) != new.get(key):
-            raise StaleRun(
-                f"{path.parent} was begun with {key}={old.get(key)!r}, now {key}={new.get(key)!r}. "
-                "Give the old value to go on with it, or another run folder to begin anew."
-            )
+    check_settings(str(path.parent), old, new, "another run folder to begin anew")
