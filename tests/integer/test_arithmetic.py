@@ -70,6 +70,20 @@ def test_double_is_gemmlowps(a: int, real: float) -> None:
     assert int(change_scale(np.array(a), np.array(real), "double")) == wanted
 
 
+@given(
+    st.integers(-(2**47) + 1, 2**47 - 1), st.floats(2.0**-31, 0.99), st.sampled_from(["single", "away"]), st.booleans()
+)
+def test_sums_beyond_int32_are_scaled_exactly(a: int, part: float, rounding: Rounding, negative: bool) -> None:
+    """Products of up to 78 bits, in Python's own integers."""
+    real = (-part if negative else part) * min(1.0, 2.0**31 / max(abs(a), 1))
+    fixed = fixed_point(np.array(real))
+    product = Fraction(a * int(fixed.multiplier)) * Fraction(2) ** int(fixed.exponent - 31)
+    wanted = (
+        floor(product + Fraction(1, 2)) if rounding == "single" or product > 0 else -floor(Fraction(1, 2) - product)
+    )
+    assert int(change_scale(np.array([a, 3]), np.array([real, 0.5]), rounding)[0]) == wanted
+
+
 @given(st.integers(-(2**16), 2**16), st.floats(1.0, 1000.0))
 def test_double_shifts_left_for_factors_above_one(a: int, real: float) -> None:
     fixed = fixed_point(np.array(real))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mixbit.errors import MixbitError
 from mixbit.integer import executor
 from mixbit.integer import graph as g
-from mixbit.integer.arithmetic import ROUNDINGS, Grid
+from mixbit.integer.arithmetic import ROUNDINGS, Grid, fixed_point
 from mixbit.integer.executor import accumulate, accumulator_bound, run, trace
 from tests.export.following import hold
 
@@ -261,3 +261,41 @@ def test_a_batch_of_another_shape_is_refused() -> None:
 @pytest.mark.parametrize("seed", range(145, 155))
 def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
     hold(seed)
+
+
+def test_products_of_16_and_8_bits_are_summed_and_scaled_exactly_beyond_int32() -> None:
+    """3,000 products of up to 65535 and 127, in Python's own integers."""
+    random = np.random.default_rng(0)
+    wide = Grid(scale=2.0**-8, zero_point=7, qmin=0, qmax=65535)
+    result = Grid(scale=2.0**12, zero_point=-100, qmin=-32768, qmax=32767)
+    weight = random.integers(100, 128, (4, 3000)).astype(np.int8) * np.array([[1], [-1], [1], [-1]], np.int8)
+    op = g.Linear(
+        name="fc", inputs=("x",), output="y", weight=weight, weight_bits=8, shift=0, clamp=None, rounding="single",
+        weight_scale=np.array([0.9, 1.1, 0.7, 0.3], np.float32), bias=np.array([2**30, -3, 5, -(2**30)], np.int32),
+    )  # fmt: skip
+    tensors = {
+        "x": g.Tensor(name="x", shape=(3000,), grid=wide, source="calibrated"),
+        "y": g.Tensor(name="y", shape=(4,), grid=result, source="calibrated"),
+    }
+    graph = g.IntegerGraph(input="x", output="y", tensors=tensors, ops=(op,), fingerprint="")
+    x = random.integers(60_000, 65_536, (5, 3000))
+    sums = [
+        [
+            sum(int(w) * (int(v) - 7) for w, v in zip(row, one, strict=True)) + int(b)
+            for row, b in zip(weight, op.bias, strict=True)
+        ]
+        for one in x
+    ]
+    assert max(abs(one) for row in sums for one in row) > 2**34
+    assert accumulate(graph, op, x).tolist() == sums
+    fixed = fixed_point(graph.unit(op) / result.scale)
+    scaled = [
+        [
+            (one * int(m) >> (31 - int(e) - 1)) + 1 >> 1
+            for one, m, e in zip(row, fixed.multiplier, fixed.exponent, strict=True)
+        ]
+        for row in sums
+    ]
+    wanted = np.clip(np.array(scaled) - 100, -32768, 32767)
+    assert np.abs(wanted).min() > 0 and np.abs(wanted).max() < 32767
+    assert np.array_equal(executor.apply(graph, op, x), wanted)

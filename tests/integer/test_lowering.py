@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mixbit import models
-from mixbit.cost import LayerBits
+from mixbit.cost import LayerBits, Pins
 from mixbit.errors import ExportError
 from mixbit.integer import executor
-from mixbit.integer.graph import IntegerGraph
+from mixbit.integer.graph import GraphRounding, IntegerGraph
 from mixbit.integer.lowering import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
@@ -28,7 +28,9 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def prepared(model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, seed: int = 0) -> tuple[nn.Module, Network]:
+def prepared(
+    model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, seed: int = 0, pins: Pins | None = None
+) -> tuple[nn.Module, Network]:
     """The model with batch-norm statistics that are not trivial, quantizers on, calibrated on `x`."""
     torch.manual_seed(seed)
     for module in model.modules():
@@ -39,14 +41,16 @@ def prepared(model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, seed:
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     network = capture(model, x[:2])
     weight_bits, activation_bits = (bits, bits) if isinstance(bits, int) else bits
-    quantize(model, Policy.uniform(network, weight_bits, activation_bits), network)
+    quantize(model, Policy.uniform(network, weight_bits, activation_bits, pins), network)
     calibrate(model, [x], rule="minmax")
     return model.eval(), network
 
 
-def both(model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8) -> tuple[IntegerGraph, np.ndarray, np.ndarray]:
+def both(
+    model: nn.Module, x: Tensor, bits: int | tuple[int, int] = 8, pins: Pins | None = None
+) -> tuple[IntegerGraph, np.ndarray, np.ndarray]:
     """The graph, its output and the fake-quantized model's."""
-    model, network = prepared(model, x, bits)
+    model, network = prepared(model, x, bits, pins=pins)
     graph = lower(model, network, [x], rounding="float32")
     with torch.no_grad():
         return graph, executor.run(graph, x.numpy()), model(x).numpy()
@@ -100,7 +104,7 @@ def head(channels: int) -> nn.Sequential:
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("bits", [(2, 3), (4, 4), (7, 5), (8, 8)])
+@pytest.mark.parametrize("bits", [(2, 3), (4, 4), (7, 5), (8, 8), (1, 4), (1, 16), (8, 16), (3, 11)])
 def test_a_chain_without_calibrated_tensors_gives_the_models_own_logits(bits: tuple[int, int]) -> None:
     """But for biases, which are rounded to steps of the accumulator."""
     torch.manual_seed(0)
@@ -132,6 +136,21 @@ def test_residual_adds_are_calibrated_and_listed() -> None:
     assert [note.kind for note in graph.notes] == ["calibrated"] * 3
     assert {op.kind for op in graph.ops} >= {"Add", "Requantize", "AveragePool"}
     assert all("without a quantizer" in note.reason for note in graph.notes)
+
+
+def test_a_network_of_16_bit_activations_has_16_bits_everywhere() -> None:
+    """Sums and pools too: the logits are 256 times as near as at 8 bits, and the accumulators are exact."""
+    off = {}
+    for bits in ((8, 8), (8, 16)):
+        torch.manual_seed(0)
+        parts = {
+            "a": nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            "b": nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)),
+        }
+        graph, found, wanted = both(Block(_residual, head=head(8), **parts), X, bits, {})
+        off[bits] = np.abs(found - wanted).max() / wanted.std()
+        assert {one.grid.bits for one in graph.tensors.values() if one.grid is not None} == {bits[1]}
+    assert off[8, 16] < 0.02 * off[8, 8]
 
 
 def _residual(m: nn.Module, x: Tensor) -> Tensor:
@@ -487,6 +506,52 @@ def test_weights_are_the_quantizers_integers() -> None:
     assert graph.weight_bits == 192 * 5 * layer.weight_quantizer.selected
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_of_one_bit_are_minus_one_and_one_of_half_a_step(per_channel: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7 * 36, 5)).eval()
+    network = capture(model, X)
+    quantize(model, Policy.uniform(network, 1, 8, {}), network, QuantizeConfig(per_channel=per_channel))
+    calibrate(model, [X])
+    graph = lower(model, network, [X])
+    for op, layer in zip(graph.weighted(), (model[0], model[3]), strict=True):
+        along = (-1, *[1] * (op.weight.ndim - 1))
+        assert op.weight_bits == 1 and set(np.unique(op.weight)) == {-1, 1}
+        wanted = layer.quantize_weight(layer.weight).detach().numpy()
+        assert np.array_equal(op.weight * op.weight_scale.reshape(along), wanted)
+        assert np.array_equal(op.weight > 0, layer.weight.detach().numpy() >= 0)
+
+
+def test_a_channel_without_weights_takes_a_layer_of_one_bit_to_two_which_is_told() -> None:
+    """A batch norm with scale 0: the channel is its bias, and 1 bit has no 0."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    model, network = prepared(model, X, (1, 8), pins={})
+    with torch.no_grad():
+        model[1].weight[2] = 0.0
+        graph, wanted = lower(model, network, [X]), model(X).numpy()
+    found = executor.run(graph, X.numpy())
+    assert [op.weight_bits for op in graph.weighted()] == [2, 1]
+    assert not graph.weighted()[0].weight[2].any() and graph.weighted()[0].weight[[0, 1, 3]].all()
+    assert any(note.kind == "widened" and "1-bit weights have no 0" in note.reason for note in graph.notes)
+    assert distance(found, wanted) < 0.05
+
+
+def test_a_signed_input_of_one_bit_is_refused_with_the_remedy() -> None:
+    model, network = prepared(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), X, bits=(1, 1), pins={})
+    with pytest.raises(
+        ExportError, match="1.input_quantizer: its input is signed and has 1 bit.*Give it 2 bits or more"
+    ):
+        lower(model, network, [X])
+
+
+@pytest.mark.parametrize("rounding", ["double", "litert"])
+def test_roundings_of_8_bit_kernels_are_refused_for_wider_activations(rounding: GraphRounding) -> None:
+    model, network = prepared(
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 5)), X, bits=(8, 9), pins={}
+    )
+    with pytest.raises(ExportError, match="more than 8 bits cannot be rounded.*Lower with rounding='single'"):
+        lower(model, network, [X], rounding=rounding)
+
+
 def test_the_model_comes_back_as_it_was() -> None:
     model, network = prepared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)), X)
     model.train()
@@ -672,6 +737,15 @@ def test_an_accumulator_that_can_leave_int32() -> None:
     model, network = prepared(model, x)
     with pytest.raises(ExportError, match="its accumulator can reach"):
         lower(model, network, [x])
+
+
+def test_an_accumulator_of_a_wide_input_may_leave_int32() -> None:
+    """10,000 products of 32768 and 127 are above 2^31, and far below 2^47."""
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(10_000, 2, bias=False)), torch.randn(4, 1, 10_000)
+    nn.init.ones_(model[1].weight)
+    graph, found, wanted = both(model, x, (8, 16), {})
+    assert executor.accumulator_bound(graph, graph.weighted()[0]) > 2**31
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-2)
 
 
 def chain_of(config: QuantizeConfig) -> tuple[nn.Module, Network]:

@@ -20,9 +20,33 @@ _WITH_WEIGHTS = ("conv1d", "conv2d", "linear")
 def layer_names(program: Program) -> set[str]:
     """Names of the layers: no other operator gets one of them, so that a layer has the name that policies have."""
     weights = (argument(node, 1, "weight") for node in program.calls if op_name(node) in _WITH_WEIGHTS)
-    sources = (w.args[0] if op_name(w) == "fake_quantize" else w for w in weights if isinstance(w, fx.Node))
+    sources = (latent(w) for w in weights if isinstance(w, fx.Node))
     known = program.parameters
     return {layer_of(known[source]) for source in sources if isinstance(source, fx.Node) and source in known}
+
+
+def quantizer_of(weight: fx.Node) -> fx.Node | None:
+    """The operator that makes a weight's values, or None where the weight is in float.
+
+    Behind that of a bank of one signed bit, half a step is added to its result, which takes its type again.
+    """
+    while op_name(weight) in ("to", "_to_copy"):
+        weight = weight.all_input_nodes[0]
+    if op_name(weight) == "add":
+        parts = [node for node in weight.all_input_nodes if op_name(node) == "fake_quantize"]
+        return parts[0] if len(parts) == 1 and op_name(parts[0].all_input_nodes[0]) == "sub" else None
+    return weight if op_name(weight) == "fake_quantize" else None
+
+
+def latent(weight: fx.Node) -> fx.Node | None:
+    """The parameter behind a weight: what its quantizer reads, without the half step that is taken from it."""
+    quantizer = quantizer_of(weight)
+    if quantizer is None:
+        return weight
+    source: Any = quantizer.args[0]
+    if quantizer is not weight and op_name(source) == "sub":
+        source = source.args[0]
+    return source if isinstance(source, fx.Node) else None
 
 
 def layer_of(parameter: str) -> str:

@@ -1,10 +1,10 @@
-"""A grid for every tensor: the trained quantizers' where they suffice, else 8 bits from calibration.
+"""A grid for every tensor: the trained quantizers' where they suffice, else 8 or 16 bits from calibration.
 
 Tensors between which elements only move (max pool, reshape, slice, pad, concat) share one grid: a *family*, unless
 `_concats` set an input of a concat apart. If all that
 read a family is quantizers of one grid, it takes that grid and nothing is lost. If anything else reads it as well (an
 add, a pool, a layer without a quantizer, or quantizers of two grids), it is kept at 8 bits on a calibrated grid, and
-every quantizer becomes a requantization.
+every quantizer becomes a requantization. In a network with an activation of more than 8 bits that is 16 bits instead.
 
 Rounding twice is not rounding once: a value rounded to 8 bits and then to 4 can end on another integer than if it went
 to 4 bits at once. It cannot if the coarse step is an odd multiple `k` of the fine one: the ties of the coarse grid,
@@ -20,13 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, fx
 
+from mixbit._bits import shared_bits
 from mixbit.errors import ExportError
 from mixbit.integer._steps import FakeQuantize, Flow, Move, Wire
 from mixbit.integer.arithmetic import Grid
 from mixbit.integer.graph import Note
 from mixbit.network.program import Program, interpret
-
-CALIBRATED_BITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +82,14 @@ def choose(flow: Flow, program: Program, batches: Iterable[Tensor], floats: froz
         elif not floats.intersection(family):
             _settle(flow, head, family, grids, left)
     ranges = observe(program, [wire for head in left for wire in members[head]], batches) if left else {}
+    bits = shared_bits(step.grid.bits for step in flow.steps if isinstance(step, FakeQuantize))
     notes = []
     for head, reason in left.items():
         low, high = (0.0, 0.0) if _unread(members[head]) else _range(ranges, members[head])
-        grids.update(dict.fromkeys(members[head], spread(low, high, coarsest=_coarsest(members[head]))))
-        notes.append(Note(name=head.name, kind="calibrated", reason=f"{reason}: 8 bits from {low:.4g} to {high:.4g}"))
+        grids.update(dict.fromkeys(members[head], spread(low, high, bits, coarsest=_coarsest(members[head]))))
+        notes.append(
+            Note(name=head.name, kind="calibrated", reason=f"{reason}: {bits} bits from {low:.4g} to {high:.4g}")
+        )
     calibrated = frozenset(wire for head in left for wire in members[head])
     return Chosen(grids=grids, calibrated=calibrated, notes=tuple(notes))
 
@@ -126,12 +128,13 @@ def _coarsest(family: list[Wire]) -> float | None:
     return max((step.grid.scale for step in readers if isinstance(step, FakeQuantize) and not step.dead), default=None)
 
 
-def spread(low: float, high: float, coarsest: float | None = None) -> Grid:
-    """The 8-bit grid over `[low, high]`, widened to hold zero: unsigned with zero point 0 where nothing is negative.
+def spread(low: float, high: float, bits: int = 8, coarsest: float | None = None) -> Grid:
+    """The grid over `[low, high]`, widened to hold zero: unsigned with zero point 0 where nothing is negative.
 
     Args:
         low: smallest value.
         high: largest value.
+        bits: 8 or 16.
         coarsest: a step size of which this grid's should be an odd part; see the module's text.
 
     >>> spread(0.0, 2.55)
@@ -142,7 +145,7 @@ def spread(low: float, high: float, coarsest: float | None = None) -> Grid:
     0.011429
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    levels = 2**CALIBRATED_BITS - 1
+    levels = 2**bits - 1
     scale = (high - low) / levels or 1.0
     if coarsest is not None and coarsest >= scale:
         parts = int(coarsest / scale * (1 + 1e-6))
@@ -150,7 +153,7 @@ def spread(low: float, high: float, coarsest: float | None = None) -> Grid:
     scale = float(np.float32(scale))
     if low == 0.0:
         return Grid(scale=scale, zero_point=0, qmin=0, qmax=levels)
-    lowest = -(2 ** (CALIBRATED_BITS - 1))
+    lowest = -(2 ** (bits - 1))
     zero = int(np.clip(round(lowest - low / scale), lowest, lowest + levels))
     return Grid(scale=scale, zero_point=zero, qmin=lowest, qmax=lowest + levels)
 

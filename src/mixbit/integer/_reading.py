@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from mixbit._bits import is_binary
 from mixbit.errors import ExportError
-from mixbit.integer._constants import by_range, constant_values, layer_names, layer_of, not_finite
+from mixbit.integer._constants import by_range, constant_values, latent, layer_names, layer_of, not_finite, quantizer_of
 from mixbit.integer._folding import fold
 from mixbit.integer._steps import (
     Affine,
@@ -270,9 +271,11 @@ class Reader:
     def _weight(self, node: fx.Node) -> tuple[Array, int, Array, str]:
         """Integers, bits, scale by output channel, and the layer's name."""
         weight = argument(node, 1, "weight")
-        if op_name(weight) == "fake_quantize" and weight not in self._program.live:
-            parameter = self._program.parameters.get(weight.args[0])
-            integers, bits, scale = self._quantized(node, weight)
+        quantizer = quantizer_of(weight) if weight not in self._program.live else None
+        if quantizer is not None:
+            source = latent(weight)
+            parameter = None if source is None else self._program.parameters.get(source)
+            integers, bits, scale = self._quantized(node, quantizer)
         else:
             parameter = self._program.parameters.get(weight)
             integers, bits, scale = by_range(self._array(node, weight, "its weight"))
@@ -292,6 +295,8 @@ class Reader:
         shaped = step.reshape(-1, *[1] * (w.dim() - 1))
         q = torch.clamp(torch.round(w.float() / shaped), float(low), float(high))
         scale = step.double().flatten().expand(len(w)).numpy()
+        if is_binary(float(low), float(high)):  # -1 and 0, half a step further up: -1 and 1 of half a step
+            return (2 * q + 1).to(torch.int8).cpu().numpy(), 1, np.array(scale / 2)
         return q.to(torch.int8).cpu().numpy(), int(high - low).bit_length(), np.array(scale)
 
     def _array(self, node: fx.Node, source: Any, what: str) -> Array:

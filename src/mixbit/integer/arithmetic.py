@@ -1,7 +1,8 @@
 """Integer arithmetic of the lowered network: grids, fixed-point multipliers, and how a result is rounded.
 
-Everything that an integer network computes is a sum of products in int32, a change of scale, and a clamp. The change of
-scale (requantization) is where runtimes differ, so how it rounds is an attribute of every operation:
+Everything that an integer network computes is a sum of products in int32 (in int64 where inputs of more than 8 bits
+make it larger), a change of scale, and a clamp. The change of scale (requantization) is where runtimes differ, so how
+it rounds is an attribute of every operation:
 
 * `single`: the real factor is a 31-bit multiplier and a right shift, `floor(a * m / 2^n + 1/2)`: one rounding, ties up.
 * `double`: the same factor as LiteRT's reference kernels apply it: the high half of `2 a m` rounded with ties up, then
@@ -63,8 +64,13 @@ class Grid:
 
     @property
     def centre(self) -> int:
-        """The integer that an int8 container holds as 0: 128 for a range beyond 127, else 0."""
-        return 128 if self.qmax > 127 else 0
+        """The integer that an int8 container (int16 from 9 bits on) holds as 0: its half where the range ends beyond.
+
+        >>> [Grid(scale=1.0, zero_point=0, qmin=0, qmax=end).centre for end in (127, 255, 32767, 65535)]
+        [0, 128, 0, 32768]
+        """
+        half = 128 if self.bits <= 8 else 32768
+        return half if self.qmax >= half else 0
 
     @property
     def base(self) -> int:
@@ -149,7 +155,7 @@ def change_scale(a: Array, factors: Array, rounding: Rounding) -> Array:
     """`a * factors` as integers, rounded as the module's text says; no zero point and no clamp yet.
 
     Args:
-        a: integers, int32 range.
+        a: integers of the int32 range; with `single` and `away` below `2^47`, where the result fits int32.
         factors: real factors that broadcast against `a`; see `factor`.
 
     >>> a = np.array([5, -5, 7])
@@ -162,13 +168,27 @@ def change_scale(a: Array, factors: Array, rounding: Rounding) -> Array:
     fixed, wide = fixed_point(factors), a.astype(np.int64)
     if rounding == "double":
         return _double(wide, fixed)
-    return _shift_right(wide * fixed.multiplier, 31 - fixed.exponent, rounding)
+    found = _shift_right(wide * fixed.multiplier, 31 - fixed.exponent, rounding)
+    beyond = np.abs(wide) >= 2**31
+    return np.where(beyond, _shift_right_wide(wide, fixed, rounding), found) if beyond.any() else found
 
 
 def _shift_right(a: Array, shift: Any, rounding: Rounding) -> Array:
     """`a / 2^shift`, to the nearest; ties up, or away from zero."""
     half = np.int64(1) << (shift - 1)
     found: Array = (a + half - (a < 0 if rounding == "away" else 0)) >> shift
+    return found
+
+
+def _shift_right_wide(a: Array, fixed: FixedPoint, rounding: Rounding) -> Array:
+    """`_shift_right` of products of up to 78 bits: the low 16 bits of `a` are multiplied apart.
+
+    `a m + h = ((a >> 16) m + (((a & 65535) m + h) >> 16)) 2^16 + ...`, and what is cut off lies below the last digit. A
+    factor of `2^15` or more, which has no such digits, would take these `a` out of int32.
+    """
+    shift = np.maximum(31 - fixed.exponent, 16)
+    half = (np.int64(1) << (shift - 1)) - ((a < 0) != (fixed.multiplier < 0) if rounding == "away" else 0)
+    found: Array = ((a >> 16) * fixed.multiplier + (((a & 0xFFFF) * fixed.multiplier + half) >> 16)) >> (shift - 16)
     return found
 
 

@@ -106,7 +106,7 @@ class Weighted(_Op):
     """
 
     weight: Array
-    """int8, `(out, in / groups, *kernel)` or `(out, in)`; two's complement integers of `weight_bits`."""
+    """int8, `(out, in / groups, *kernel)` or `(out, in)`; two's complement integers of `weight_bits`, -1 and 1 at 1."""
     weight_bits: int
     weight_scale: Array
     """float32 `(out,)`. Negative where a folded batch norm turns a channel's sign."""

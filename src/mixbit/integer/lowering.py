@@ -1,7 +1,8 @@
 """Lowering: from a trained fake-quantized model to an integer graph with the same numbers.
 
 Batch norms are folded into the layers before them and clamps into whatever they follow. Activations that a trained
-quantizer reads keep its grid; all others (residual adds, pools) get 8 bits from real batches, and are listed.
+quantizer reads keep its grid; all others (residual adds, pools) get 8 bits from real batches, or 16 in a network in
+which a layer reads more than 8, and are listed.
 """
 
 from __future__ import annotations
@@ -199,6 +200,12 @@ def _check(model: nn.Module) -> None:
             f"{without[0]}: {banks[without[0]].no_integers}, so it has no integers of its bits ({len(without)} "
             "quantizers are such). Quantize with weights='lsq'."
         )
+    binary = [name for name, bank in banks.items() if bank.batched and bank.binary]
+    if binary:
+        raise ExportError(
+            f"{binary[0]}: its input is signed and has 1 bit, a grid without a zero, which padding and sums need "
+            f"({len(binary)} inputs are such). Give it 2 bits or more; weights may have 1."
+        )
     faults = {name: fault for name, bank in banks.items() if (fault := bank.fault()) is not None}
     if faults:
         name, fault = next(iter(faults.items()))
@@ -274,6 +281,7 @@ class _Printer:
             fingerprint=fingerprint,
             notes=tuple(self._notes),
         )
+        _check_rounding(found)
         _check_accumulators(found)
         return found
 
@@ -320,9 +328,13 @@ class _Printer:
         grid = self._chosen.grids[step.inputs[0]]
         found = units(step, grid, self._chosen.grids.get(step.output))
         self._notes.extend(found.notes)
+        bits = step.bits
+        if bits == 1 and not found.integers.all():
+            bits, reason = 2, "1-bit weights have no 0, which channels without weights need: 2 bits"
+            self._notes.append(Note(name=step.name, kind="widened", reason=reason))
         settings: dict[str, Any] = {
             "weight": found.integers,
-            "weight_bits": step.bits,
+            "weight_bits": bits,
             "weight_scale": found.scale,
             "bias": found.bias,
             "shift": found.shift,
@@ -403,11 +415,22 @@ _PRINT: dict[type[Step], Callable[[_Printer, Any], None]] = {
 
 
 def _check_accumulators(graph: IntegerGraph) -> None:
-    """No input may drive an accumulator out of int32."""
+    """No input may drive an accumulator out of int32, or of what is scaled exactly where it has more than 8 bits."""
     for op in graph.weighted():
-        bound = accumulator_bound(graph, op)
-        if bound >= 2**31:
+        bound, legal = accumulator_bound(graph, op), 31 if graph.grid(op.x).bits <= 8 else 47
+        if bound >= 2**legal:
             raise ExportError(
-                f"{op.name}: its accumulator can reach {bound}, legal is below 2^31. Give it fewer weight or "
+                f"{op.name}: its accumulator can reach {bound}, legal is below 2^{legal}. Give it fewer weight or "
                 "activation bits."
             )
+
+
+def _check_rounding(graph: IntegerGraph) -> None:
+    """LiteRT's arithmetic shifts left before it multiplies: it has room for tensors of 8 bits."""
+    wide = [name for name, one in graph.tensors.items() if one.grid is not None and one.grid.bits > 8]
+    if wide and any(getattr(op, "rounding", "") == "double" for op in graph.ops):
+        raise ExportError(
+            f"{', '.join(wide[:5])}{', ...' if len(wide) > 5 else ''}: activations of more than 8 bits cannot be "
+            "rounded as rounding='double' and 'litert' say, which are those of 8-bit kernels. Lower with "
+            "rounding='single'."
+        )
