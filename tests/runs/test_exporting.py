@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
 from mixbit.policy import Policy
 from mixbit.runs.exporting import lowered, taken
+from mixbit.task import Task
 from tests.cli import tiny
 from tests.needs import why
 from tests.runs.conftest import DIGITS, SHORT
@@ -86,6 +89,23 @@ def test_a_regression_is_judged_by_its_loss_and_has_no_classes(regression: Path)
     wanted = runs.evaluate(str(regression)).outcome.accuracy
     assert found.accuracy == pytest.approx(wanted, rel=0.05)
     assert found.accuracy == pytest.approx(found.reference_accuracy, rel=1e-4)
+
+
+def test_tensors_without_quantizers_are_calibrated_on_inputs_of_the_runs_seed(
+    regression: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked, calibration = tmp_path / "run", list[tuple[int, int]](), Task.calibration
+    shutil.copytree(regression, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "subject": {**config["subject"], "seed": 5}}))
+
+    def told(task: Task, samples: int, seed: int) -> Any:
+        asked.append((samples, seed))
+        return calibration(task, samples, seed)
+
+    monkeypatch.setattr(Task, "calibration", told)
+    lowered(run, "onnx", strict=False)
+    assert asked == [(256, 5)]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "qonnx"])
