@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mixbit import models
 from mixbit.cost import LayerBits, Pins
 from mixbit.errors import ExportError
-from mixbit.integer import executor
-from mixbit.integer.graph import GraphRounding, IntegerGraph
+from mixbit.integer import executor, lowering
+from mixbit.integer.graph import GraphRounding, IntegerGraph, Note
 from mixbit.integer.lowering import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
@@ -67,6 +67,16 @@ def test_a_graph_that_was_not_compared_says_so_after_its_other_notes() -> None:
     graph = lower(model, network, [x], compare=False)
     assert [note.kind for note in graph.notes][-1:] == ["not compared"]
     assert graph.notes[:-1] == lower(model, network, [x]).notes
+
+
+def test_what_died_and_what_was_copied_is_among_the_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(4, 3)
+    model, network = prepared(nn.Sequential(nn.Linear(3, 2)), x)
+    dead = Note(name="0", kind="dead input", reason="zero")
+    copied = Note(name="cat", kind="requantized", reason="a copy")
+    monkeypatch.setattr(lowering, "mark_dead", lambda *_: (dead,))
+    monkeypatch.setattr(lowering, "separate", lambda *_, always: (copied,))
+    assert set(lower(model, network, [x]).notes) >= {dead, copied}
 
 
 def test_a_weight_that_is_computed_is_an_error_that_says_so() -> None:

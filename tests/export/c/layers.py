@@ -113,6 +113,7 @@ def grouped(b: Builder) -> str:
         },
         {"kernel": 1, "channels": 33},
         {"kernel": (3, 2), "stride": (1, 1), "dilation": (1, 1), "padding": ((0, 2), (1, 0)), "channels": 4},
+        {"kernel": 1, "channels": 6, "groups": 2},
     )
     return _each(b, windows)
 

@@ -90,6 +90,15 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
         assert table.ram(lowering.network, layers) == found.ram_bytes
 
 
+def test_flash_holds_the_code_of_packed_activations(digits: Lowering) -> None:
+    """At 8 bits nothing is packed, and the kernels are smaller: the table has those of fewer bits."""
+    options = COptions(pack_activations=True)
+    table = memory_table(digits.network, digits, options=options)
+    layers = {one.name: LayerBits(3, 2) for one in digits.network.layers}
+    found = predict(digits(layers), options=options).flash_bytes
+    assert found <= table.flash(layers) <= found + 512
+
+
 def test_a_layer_that_is_called_again_is_in_flash_once_and_in_the_weight_bytes_at_32_bits(again: Lowering) -> None:
     table = memory_table(again.network, again)
     assert set(table.weights) == {"a", "c", "fc"}
