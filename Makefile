@@ -68,6 +68,9 @@ ISA_VARIABLES_default := ATEN_CPU_CAPABILITY=default
 
 test: check pytest  ## everything CI runs: make check, tests, doctests, README commands
 
+# What Python compiles is kept, also where the environment says otherwise: both workers and every command that a test
+# starts read it, and pytest's rewriting of asserts is a third of the time that it takes to find the tests.
+pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: .venv/.dev
 	$(if $(ISA),$(or $(ISA_VARIABLES_$(ISA)),$(error ISA=$(ISA) is not known. Legal: avx2, default, or nothing for the processor's own))) \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q $(ARGS)
@@ -136,6 +139,7 @@ bench-cifar10: .venv/.dev  ## the ResNet-20 result on real images, hours on a CP
 	@touch $@
 
 bench-peers: .venv-peers/.ok .venv/.dev  ## other toolkits on the same ResNet-20, data and budget, many minutes; needs MIXBIT_DATA
+	$(BIN)/python -m pytest -m bench -q tests/benchmarks
 	$(REMAKE) $@ $(ARGS)
 
 docs: .venv/.dev  ## the documentation site, in site/

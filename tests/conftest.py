@@ -6,12 +6,12 @@ import fcntl
 import getpass
 import json
 import os
+import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from tests.needs import pytest_terminal_summary as pytest_terminal_summary
 from tests.remembered import remembered_exports
+from tests.warm import Warm, path_of
 
 # A test says nothing of time: on a machine with other work the first example alone may take seconds.
 settings.register_profile("mixbit", deadline=None)
@@ -36,24 +37,42 @@ if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two real processes found (ranks_script.py), by rank, where they wrote, and what rank 0 said at the end.
-
-    One launch for the whole session, also for workers that share it: whoever comes first launches, and the others wait.
-    """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "two-processes"
+@contextmanager
+def _shared(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder for what is made once in a session, also where workers share it: by the first, while the others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """PATH with `mixbit`, `python` and `torchrun` that start at once (warm.py)."""
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        with Warm() as server:
+            yield server.path
+        return
+    with _shared(tmp_path_factory, "warm") as folder:
+        if not (folder / "programs").exists():
+            # Other workers may need it longer than this one: it ends with the process that started them.
+            (folder / "programs").write_text(str(Warm(until=os.getppid()).folder))
+    yield path_of(Path((folder / "programs").read_text()))
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory, warm: str) -> dict[str, Any]:
+    """What two real processes found (ranks_script.py), by rank, where they wrote, and what rank 0 said at the end."""
+    with _shared(tmp_path_factory, "two-processes") as folder:
         if not (folder / "said").exists():
-            (folder / "said").write_text(_launched(folder))
+            (folder / "said").write_text(_launched(folder, str(shutil.which("python", path=warm))))
     found = {str(rank): json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)}
     return {"said": (folder / "said").read_text(), "folder": folder, **found}
 
 
-def _launched(folder: Path) -> str:
+def _launched(folder: Path, python: str) -> str:
     """Run both ranks to their end; what rank 0 wrote to standard error."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,7 +81,7 @@ def _launched(folder: Path) -> str:
     script = Path(__file__).parent / "ranks_script.py"
     processes = [
         subprocess.Popen(
-            [sys.executable, script, folder],
+            [python, script, folder],
             env={**os.environ, **settings, "RANK": str(rank)},
             stderr=subprocess.PIPE if rank == 0 else None,
             text=True,
@@ -78,8 +97,9 @@ def _launched(folder: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The commands of the documentation take longest: begun first, no process is left alone with them at the end."""
-    items.sort(key=lambda item: item.path.name != "test_docs.py")
+    """Files with slow tests are begun first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_docs.py", item.path not in slow))
 
 
 # Folders and files where a run, a method or a command opens the same network again and again.

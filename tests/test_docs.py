@@ -23,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from mixbit.ptq import PTQConfig
 from mixbit.quantizers import ACTIVATIONS, RULES, WEIGHTS
 from mixbit.runs._options import KURTOSIS
 from tests.needs import NEEDS, need, reason
-from tests.warm import Warm
+from tests.warm import alive
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -136,12 +137,6 @@ def page_groups() -> list[list[Path]]:
     return [pages for pages, _ in found]
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    with Warm() as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     ("command", "code", "output", "errors"),
     [
@@ -159,10 +154,10 @@ def warm() -> Iterator[Warm]:
     ],
 )
 def test_a_warm_command_is_like_any_other(
-    command: str, code: int, output: str, errors: str, warm: Warm, tmp_path: Path
+    command: str, code: int, output: str, errors: str, warm: str, tmp_path: Path
 ) -> None:
     """Folder, environment, arguments, streams, children, exit code; one that dies is a failure."""
-    environment = {**os.environ, "PATH": warm.path, "A": "c"}
+    environment = {**os.environ, "PATH": warm, "A": "c"}
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
     )
@@ -170,10 +165,42 @@ def test_a_warm_command_is_like_any_other(
     assert done.stderr == errors or code == 70
 
 
-def run(block: Block, folder: Path, warm: Warm) -> None:
-    environment = dict(os.environ, OMP_NUM_THREADS="1", COLUMNS="120", PATH=warm.path)
+def test_a_warm_command_ends_with_who_asked_for_it(warm: str, tmp_path: Path) -> None:
+    """Also one that stands still."""
+    code = "import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    asking = subprocess.Popen(
+        [str(shutil.which("python", path=warm)), "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert asking.stdout is not None
+    command = int(asking.stdout.readline())
+    assert command != asking.pid
+    asking.kill()
+    asking.communicate()  # to the end of its output, which the command holds open
+    while alive(command):
+        time.sleep(0.01)
+
+
+def test_torchrun_launches_warm_commands(warm: str, tmp_path: Path) -> None:
+    """And its children see what follows the name of the script or the module."""
+    code = "import os, sys; print(os.environ['RANK'], 'torch' in sys.modules, *sys.argv[1:], flush=True)"
+    (tmp_path / "ranks.py").write_text(code)
+    command = [str(shutil.which("torchrun", path=warm)), "--standalone", "--nproc-per-node", "2"]
+    for words in (["ranks.py", "a"], ["-m", "ranks", "a"]):
+        done = subprocess.run(
+            [*command, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": warm},
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        assert sorted(done.stdout.splitlines()) == ["0 True a", "1 True a"]
+
+
+def run(block: Block, folder: Path, warm: str) -> None:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", COLUMNS="120", PATH=warm)
     command = ["python", "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
-    program = str(shutil.which(command[0], path=warm.path))
+    program = str(shutil.which(command[0], path=warm))
     done = subprocess.run(
         [program, *command[1:], block.script],
         cwd=folder,
@@ -186,7 +213,7 @@ def run(block: Block, folder: Path, warm: Warm) -> None:
     assert done.returncode == 0, f"{block.script}\nstdout:\n{done.stdout[-4000:]}\nstderr:\n{done.stderr[-4000:]}"
 
 
-def run_page(path: Path, folder: Path, done: dict[Made, Path], warm: Warm) -> None:
+def run_page(path: Path, folder: Path, done: dict[Made, Path], warm: str) -> None:
     """All its blocks; what `done` has already is copied to where the page makes it."""
     folder.mkdir()
     makes = {command: (into, made) for command, into, made in made_by(commands_of(path))}
@@ -204,7 +231,7 @@ def run_page(path: Path, folder: Path, done: dict[Made, Path], warm: Warm) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pages", page_groups(), ids=lambda pages: "+".join(name(page) for page in pages))
-def test_marked_commands_run(pages: list[Path], tmp_path: Path, warm: Warm) -> None:
+def test_marked_commands_run(pages: list[Path], tmp_path: Path, warm: str) -> None:
     done: dict[Made, Path] = {}
     for page in pages:
         run_page(page, tmp_path / page.stem, done, warm)
@@ -356,7 +383,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built strictly: a broken link or an unresolved API name fails here."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False)
+    environment = {**os.environ, "MIXBIT_DOCS_SEARCH": "false"}  # nothing is looked up in it here
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -442,7 +470,7 @@ five
 
 
 def test_a_block_that_needs_something_runs_where_it_is(
-    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says what it needs, by the name of tests/needs.py."""
     page = tmp_path / "page.md"
@@ -456,7 +484,7 @@ def test_a_block_that_needs_something_runs_where_it_is(
         assert (tmp_path / str(there) / f"struck-{there}").exists() is there
 
 
-def test_what_an_earlier_page_made_is_there_before_the_command(warm: Warm, tmp_path: Path) -> None:
+def test_what_an_earlier_page_made_is_there_before_the_command(warm: str, tmp_path: Path) -> None:
     """The folder of the first page is copied, so that a command finds it; each page goes on in its own."""
     page, done = tmp_path / "page.md", {}
     page.write_text(
@@ -475,12 +503,12 @@ def test_blocks_reads_marks_and_commands() -> None:
     assert found[0].script == "one \\\n    --two\nthree\n"
 
 
-def test_run_reports_a_failing_command(warm: Warm, tmp_path: Path) -> None:
+def test_run_reports_a_failing_command(warm: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="false"):
         run(Block("bash", "runs", "false\n"), tmp_path, warm)
 
 
-def test_run_stops_at_the_first_failure(warm: Warm, tmp_path: Path) -> None:
+def test_run_stops_at_the_first_failure(warm: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         run(Block("console", "runs", "$ false\n$ touch later\n"), tmp_path, warm)
     assert not (tmp_path / "later").exists()

@@ -1,10 +1,12 @@
-"""`mixbit` and `python` as processes of their own that start at once: for tests that start many.
+"""`mixbit`, `python` and `torchrun` as processes of their own that start at once: for tests that start many.
 
 A command imports for seconds and works for milliseconds. Here a server imports once and forks for each command, which
 then has the folder, the environment, the streams and the exit code of one that was started in the usual way.
 
     with Warm() as warm:
         subprocess.run(["mixbit", "list", "models"], env={**os.environ, "PATH": warm.path})
+
+Tests take the fixture `warm` of conftest.py: one server for the whole session.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import shutil
 import signal
 import socket
@@ -25,6 +28,7 @@ import tempfile
 import traceback
 import types
 from pathlib import Path
+from typing import Any
 
 # What commands import, beside mixbit itself; what is absent is left out.
 HEAVY = (
@@ -39,9 +43,11 @@ HEAVY = (
     "scipy.optimize",
     "sklearn.datasets",
     "torch._dynamo",
+    "torch.distributed.run",
     "torch.export",
     "typer",
 )
+PROGRAMS = ("mixbit", "python", "torchrun")
 _CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -56,12 +62,16 @@ sys.exit(code[0] if code else 70)
 
 
 class Warm:
-    """A server, and the folder with the two programs that ask it."""
+    """A server, and the folder with the programs that ask it.
 
-    def __init__(self) -> None:
+    Args:
+        until: id of a process: a server that nobody closes ends seconds after it.
+    """
+
+    def __init__(self, until: int | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="warm"))  # a short name: addresses of sockets end at 107 bytes
         address = str(self.folder / "socket")
-        for program in ("mixbit", "python"):
+        for program in PROGRAMS:
             client = self.folder / program
             client.write_text(_CLIENT.format(python=sys.executable, address=address, program=program))
             client.chmod(0o755)
@@ -69,25 +79,30 @@ class Warm:
             server.bind(address)
             server.listen(16)  # who asks before the imports are done waits
             number = server.fileno()
-            command = [sys.executable, str(Path(__file__)), str(number)]
+            command = [sys.executable, str(Path(__file__)), str(number), str(until or os.getpid()), str(self.folder)]
             self._process = subprocess.Popen(command, pass_fds=[number], stdin=subprocess.DEVNULL)
 
     @property
     def path(self) -> str:
         """For PATH: these programs first, then those of this environment."""
-        return os.pathsep.join([str(self.folder), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return path_of(self.folder)
 
     def close(self) -> None:
         """Ends the server."""
         self._process.terminate()
         self._process.wait()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Warm:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def path_of(folder: Path) -> str:
+    """For PATH, where one process has told another the folder of its server."""
+    return os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _imports() -> None:
@@ -109,6 +124,18 @@ def _run(program: str, words: list[str]) -> None:
         from mixbit import cli
 
         cli.main(words)
+        return
+    if program == "torchrun":
+        import torch.distributed.run
+
+        os.environ["PYTHON_EXEC"] = str(shutil.which("python"))  # so that what it launches starts at once too
+        torch.distributed.run.main(words)
+        return
+    words = words[1:] if words[0] == "-u" else words
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "-c":
         sys.modules["__main__"] = module = types.ModuleType("__main__")
         sys.argv = ["-c", *words[2:]]
@@ -120,13 +147,36 @@ def _run(program: str, words: list[str]) -> None:
 
 
 def _answer(connection: socket.socket) -> int:
-    """In the child: becomes the command that was asked for; its exit code."""
+    """In a child of the server, whose own child becomes the command; its exit code, negative where a signal ended it.
+
+    Where who asked is gone, the command is killed.
+    """
     head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as stream:
         asked = json.loads(stream.read(int.from_bytes(head, "big")))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reading, writing = os.pipe()  # open as long as the command lives
+    command = os.fork()
+    if command == 0:
+        os.close(reading)
+        connection.close()
+        code = _become(asked, streams)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 255)
+    for number in (*streams, writing):
+        os.close(number)
+    ended, _, _ = select.select([connection, reading], [], [])
+    if reading not in ended:
+        os.kill(command, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+
+
+def _become(asked: dict[str, Any], streams: list[int]) -> int:
+    """The command that was asked for; its exit code."""
     for number, stream_number in enumerate(streams):
         os.dup2(stream_number, number)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(stream_number)
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
@@ -143,28 +193,40 @@ def _answer(connection: socket.socket) -> int:
     return 0
 
 
-def serve(listening: socket.socket) -> None:
-    """Forks for every command, until whoever started it is gone."""
-    parent = os.getppid()
+def alive(process: int) -> bool:
+    """Whether there is a process of this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def serve(listening: socket.socket, until: int) -> None:
+    """Forks for every command, until a process is gone."""
     _imports()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     listening.settimeout(5)
-    while os.getppid() == parent:
+    while alive(until):
         try:
             connection, _ = listening.accept()
         except TimeoutError:
             continue
         if os.fork() == 0:
             connection.settimeout(None)
-            code = _answer(connection)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            connection.send(bytes([code & 255]))
-            os._exit(code & 255)
+            try:
+                code = _answer(connection)
+                if code >= 0:
+                    connection.send(bytes([code]))
+            finally:  # also where who asked is gone by now
+                os._exit(0)
         connection.close()
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        serve(socket.socket(fileno=int(sys.argv[1])), until=int(sys.argv[2]))
+    finally:
+        shutil.rmtree(sys.argv[3], ignore_errors=True)

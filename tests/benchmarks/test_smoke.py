@@ -15,7 +15,6 @@ import pytest
 from tests.benchmarks.smoke import WITHOUT_SMOKE
 from tests.needs import need
 from tests.support import ROOT
-from tests.warm import Warm
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import records
@@ -48,12 +47,6 @@ def commands() -> dict[str, tuple[list[str], set[str], set[str]]]:
 COMMANDS = commands()
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    with Warm() as server:
-        yield server
-
-
 def contents() -> dict[str, str]:
     """Of all that a real run would write."""
     folders = (ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "peers")
@@ -61,17 +54,26 @@ def contents() -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def run(line: str, folder: Path, warm: Warm) -> None:
+def run(line: str, folder: Path, warm: str) -> None:
     python = str(registry.PEERS) if line.startswith("peers/") else "python"
-    environment = {**os.environ, "PATH": warm.path, "MIXBIT_SMOKE": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": warm, "MIXBIT_SMOKE": str(folder), "OMP_NUM_THREADS": "1"}
     told = subprocess.run(
         [python, *f"benchmarks/{line}".split()], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert told.returncode == 0, f"{line}\n{told.stdout[-2000:]}\n{told.stderr[-4000:]}"
 
 
-@pytest.mark.parametrize("script", [name for name in COMMANDS if name not in WITHOUT_SMOKE])
-def test_smoke(script: str, warm: Warm, tmp_path: Path) -> None:
+def cases() -> Iterator[Any]:
+    """The scripts; those of other toolkits run in an environment that only `make bench-peers` makes, and with it."""
+    for name in COMMANDS:
+        if name not in WITHOUT_SMOKE:
+            marks = [pytest.mark.bench] if name.startswith("peers/") else []
+            yield pytest.param(name, id=name, marks=marks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [*cases()])
+def test_smoke(script: str, warm: str, tmp_path: Path) -> None:
     lines, needs, makes = COMMANDS[script]
     need(*(name for one in sorted(needs) for name in NEEDS[one]))
     before = contents()
