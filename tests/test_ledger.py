@@ -91,9 +91,25 @@ def test_the_last_value_of_a_key_counts_and_an_equal_one_writes_nothing(path: Pa
     assert dict(opened(path)) == {"a": 2, "b": 3} and path.read_bytes().count(b"\n") == 4
 
 
+def test_a_piece_that_is_forgotten_is_measured_again(path: Path) -> None:
+    ledger = opened(path)
+    ledger.put("a", 1)
+    ledger.put("b", 2)
+    ledger.forget("a")
+    ledger.forget("c")
+    assert dict(ledger) == dict(opened(path)) == {"b": 2}
+    ledger.put("a", 1)
+    assert dict(ledger) == dict(opened(path)) == {"b": 2, "a": 1}
+    path.unlink()
+    ledger.forget("b")  # what is written anew has it no more
+    assert dict(opened(path)) == {"a": 1}
+
+
 def test_without_a_file_it_holds_what_was_put_in() -> None:
     ledger = opened(None)
     ledger.put("a", (1,))
+    ledger.put("b", 1)
+    ledger.forget("b")
     ledger.finish()
     assert dict(ledger) == {"a": [1]}
 
@@ -120,7 +136,7 @@ def test_a_record_is_read_by_its_annotations(path: Path) -> None:
     ledger = opened(path)
     ledger.put("a", {"x": [1.5]})
     assert ledger.read("a", dict[str, list[float]]) == {"x": [1.5]}
-    with pytest.raises(MixbitError, match=r"pieces.jsonl, key 'a', is not what mixbit wrote: 'x'.* Remove it"):
+    with pytest.raises(MixbitError, match=r"pieces.jsonl, key 'a', is not what mixbit wrote: 'x'.* Remove that line"):
         ledger.read("a", dict[str, int])
     with pytest.raises(KeyError):
         ledger.read("b", int)
@@ -248,12 +264,14 @@ def test_the_file_of_an_older_version_is_refused(path: Path) -> None:
     Ledger(path, "pieces", {}, before=[path.with_name("older.json"), old]).put("a", 1)
 
 
-@pytest.mark.parametrize("line", [b"[]", b"3", b'{"key": 1, "value": 2}', b'{"key": "a"}', b"{", b"", b"\xff", b"1,2"])
+@pytest.mark.parametrize(
+    "line", [b"[]", b"3", b'{"key": 1, "value": 2}', b'{"key": "a", "values": 1}', b"{", b"", b"\xff", b"1,2"]
+)
 def test_a_line_in_the_middle_that_nobody_wrote_is_named(path: Path, line: bytes) -> None:
     opened(path).put("a", 1)
     with path.open("ab") as file:
         file.write(line + b'\n{"key": "b", "value": 2}\n')
-    with pytest.raises(MixbitError, match=r"pieces.jsonl, line 3, is .* Remove it to begin anew"):
+    with pytest.raises(MixbitError, match=r"pieces.jsonl, line 3, is .* Remove that line, and it is measured"):
         opened(path)
 
 
@@ -443,11 +461,13 @@ def test_only_the_first_process_of_a_run_writes(path: Path, monkeypatch: pytest.
         ledger = opened(path)
         assert ledger.put("a", (1,)) == [1] and dict(ledger) == {"a": [1]}
         assert not path.exists()
-    opened(path).put("a", 1)
+    ledger = opened(path)
+    ledger.put("a", 1)
     with monkeypatch.context() as patched:
         patched.setattr(_distributed, "rank", lambda: 1)
+        ledger.forget("a")
         ledger.finish()
-    assert path.exists()
+    assert "a" not in ledger and list(opened(path)) == ["a"]
 
 
 def test_all_processes_of_a_run_see_the_file_of_the_first(two_processes: dict[str, Any]) -> None:

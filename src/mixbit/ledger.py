@@ -7,8 +7,9 @@ piece, written as soon as it is known:
     {"key": "0", "value": [0.5, -1.25]}
     {"key": "1", "value": [0.25, {"$float": "nan"}]}
 
-A line that has no end was cut off when its writer was killed, and is left out. Settings should name files, weights and
-images by a digest of their content, so that a ledger follows what was measured and not where it lies.
+The last line of a key counts; one without a value takes the piece out. A line that has no end was cut off when its
+writer was killed, and is left out. Settings should name files, weights and images by a digest of their content, so that
+a ledger follows what was measured and not where it lies.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _FORMAT, _VERSION = "mixbit-ledger", 1
 _FLOAT = "$float"
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ANEW = "Remove it to begin anew."
+_AGAIN = "Remove that line, and it is measured again."
 _SYNC_SECONDS = 1.0
 """Pieces that come faster are brought to the disk together: a killed process loses none, a power cut those."""
 
@@ -105,7 +107,7 @@ class Ledger(Mapping[str, Any]):
             MixbitError: it is of another form.
         """
         where = f"{self.path or 'The ledger'}, key {shown(key)},"
-        return _io.as_record(self._known[key], kind, where=where, remedy=_ANEW)
+        return _io.as_record(self._known[key], kind, where=where, remedy=_AGAIN)
 
     def put(self, key: str, value: Any) -> Any:
         """Add a piece; a key that is there gets the new value, and where that is the old one nothing is written.
@@ -127,6 +129,13 @@ class Ledger(Mapping[str, Any]):
                 self._append(self.path, line)
             self._known[key] = value
         return value
+
+    def forget(self, key: str) -> None:
+        """Take a piece out, so that it is measured again; what is not there may be forgotten too."""
+        if key in self._known:
+            if self.path is not None and _distributed.rank() == 0:
+                self._append(self.path, _encoded({"key": key}, "key") + b"\n")
+            del self._known[key]
 
     def finish(self) -> None:
         """Remove the file: what was measured is kept elsewhere now. The values stay in memory."""
@@ -156,19 +165,24 @@ class Ledger(Mapping[str, Any]):
         return content[:whole]
 
     def _entries(self, content: bytes) -> dict[str, Any]:
-        lines = content.split(b"\n")[1:-1]
-        try:  # all at once takes half the time
-            entries = _decoded(b"[" + b",".join(lines) + b"]", "The file")
-            if len(entries) == len(lines):
-                return dict(map(self._pair, entries))
-        except MixbitError:
-            pass
-        return dict(self._pair(_decoded(line, self._place(at)), at) for at, line in enumerate(lines))
+        found: dict[str, Any] = {}
+        for at, entry in enumerate(self._lines(content.split(b"\n")[1:-1])):
+            if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or {*entry} - {"key", "value"}:
+                raise MixbitError(f"{self._place(at)} is no key with a value: {shown(entry)}. {_AGAIN}")
+            if "value" in entry:
+                found[entry["key"]] = entry["value"]
+            else:
+                found.pop(entry["key"], None)
+        return found
 
-    def _pair(self, entry: Any, at: int = 0) -> tuple[str, Any]:
-        if isinstance(entry, dict) and len(entry) == 2 and "value" in entry and isinstance(entry.get("key"), str):
-            return entry["key"], entry["value"]
-        raise MixbitError(f"{self._place(at)} is no key with a value: {shown(entry)}. {_ANEW}")
+    def _lines(self, lines: list[bytes]) -> list[Any]:
+        try:  # all at once takes half the time
+            found: list[Any] = _decoded(b"[" + b",".join(lines) + b"]", "The file")
+        except MixbitError:
+            found = []
+        if len(found) == len(lines):
+            return found
+        return [_decoded(line, self._place(at)) for at, line in enumerate(lines)]
 
     def _place(self, at: int) -> str:
         return f"{self.path}, line {at + 2},"
@@ -323,9 +337,9 @@ def _decoded(line: bytes, where: str) -> Any:
     try:
         value = _io.parse_json(line.decode(), where=where)
     except UnicodeDecodeError as cause:
-        raise MixbitError(f"{where} is not UTF-8 text: {cause.reason}. {_ANEW}") from None
+        raise MixbitError(f"{where} is not UTF-8 text: {cause.reason}. {_AGAIN}") from None
     except MixbitError as cause:
-        raise MixbitError(f"{cause} {_ANEW}") from None
+        raise MixbitError(f"{cause} {_AGAIN}") from None
     return _numbers(value) if _FLOAT.encode() in line else value
 
 

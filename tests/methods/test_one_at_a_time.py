@@ -110,6 +110,11 @@ def test_a_killed_search_goes_on(task: Task, tmp_path: Path, monkeypatch: pytest
     after = OneAtATime(**SHORT).search(task, run=tmp_path, quiet=True)
     assert after.layers == wanted.layers
     assert calls < 20 + 3 * 13  # it did not begin anew
+    path = tmp_path / "one-at-a-time.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3] + lines[4:]))  # a row that was taken out by hand is measured again
+    assert OneAtATime(**SHORT).search(task, run=tmp_path, quiet=True).layers == wanted.layers
+    assert len(path.read_text().splitlines()) == len(lines)
 
 
 def test_state_of_other_settings_or_models_is_refused(task: Task, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_points_that_nobody_wrote(quantized_folder: Path, tmp_path: Path, value:
     with mock.patch.object(ShiftPoint, "to_json", return_value=json.loads(value)), pytest.raises(MixbitError):
         runs.stress(quantized_folder, settings, out=tmp_path)
     assert len(path.read_text().splitlines()) == 2
-    with pytest.raises(MixbitError, match=r"figures\.jsonl, key 'as trained/as trained', is not what .* Remove it"):
+    with pytest.raises(MixbitError, match=r"figures\.jsonl, key 'as trained/as trained', is not .* Remove that line"):
         runs.stress(quantized_folder, settings, out=tmp_path)
 
 

@@ -381,6 +381,17 @@ def test_rows_go_on_after_a_kill_and_refuse_other_settings(smooth: Task, tmp_pat
         Rows(taps.keys, path, {"seed": 0})
 
 
+def test_a_draw_that_was_taken_out_by_hand_is_told(tmp_path: Path) -> None:
+    """Else a later one would count twice."""
+    path, keys = tmp_path / "a.jsonl", [("a", "weight")]
+    for value in (1.0, 2.0, 3.0):
+        Rows(keys, path, {}).add({("a", "weight"): value})
+    head, first, _, last = path.read_text().splitlines()
+    path.write_text("\n".join([head, first, last, ""]))
+    with pytest.raises(MixbitError, match=r"a\.jsonl lacks draw 1, and has later ones. Remove it to begin anew"):
+        Rows(keys, path, {})
+
+
 def test_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
     one, two = [("a", "weight")], [("a", "weight"), ("b", "weight")]
     Rows(one, tmp_path / "a.jsonl", {}).add({("a", "weight"): 1.0})

@@ -168,9 +168,11 @@ class Rows:
         self._keys = tuple(keys)
         before = [] if path is None else [path.with_suffix(".json")]
         self._draws = Ledger(path, "draws of this search", facts, before=before)
-        self.rows = [self._row(key) for key in self._draws]
+        self.rows = [self._row(str(at)) for at in range(len(self._draws))]
 
     def _row(self, key: str) -> list[float]:
+        if key not in self._draws:
+            raise MixbitError(f"{self._draws.path} lacks draw {key}, and has later ones. Remove it to begin anew.")
         row = self._draws.read(key, list[float])
         if len(row) != len(self._keys):
             raise MixbitError(

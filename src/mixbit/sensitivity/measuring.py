@@ -184,13 +184,16 @@ class Measuring:
         return [_finite(self.loss.of(chunk.base, chunk), "nothing else quantized")]
 
     def fill(self, sums: RowSums, rows: Mapping[str, Row], *, label: str, quiet: bool) -> None:
-        """Measure all rows on all chunks, from where the sums stand on."""
-        done, total = sums.done, self.number_of_chunks * len(rows)
-        with progress_bar(label, total - done, quiet=quiet) as advance:
-            for number, chunk in enumerate(self.chunks(done // len(rows)), start=done // len(rows)):
-                for at, (name, row) in enumerate(rows.items(), start=number * len(rows)):
-                    if at >= done:
-                        sums.put(number, name, row(chunk), self._work_since())
+        """Measure all rows on all chunks, but those that the sums have already."""
+        left = [
+            (number, name) for number in range(self.number_of_chunks) for name in rows if (number, name) not in sums
+        ]
+        with progress_bar(label, len(left), quiet=quiet) as advance:
+            first = left[0][0] if left else self.number_of_chunks
+            for number, chunk in enumerate(self.chunks(first), start=first):
+                for name in rows:
+                    if (number, name) not in sums:
+                        sums.put(number, name, rows[name](chunk), self._work_since())
                         advance(1, name)
 
     def _work_since(self) -> Work:
@@ -255,10 +258,9 @@ class RowSums:
         for key in self._pieces:
             self._add(key)
 
-    @property
-    def done(self) -> int:
-        """Rows measured, each on one chunk."""
-        return len(self._pieces)
+    def __contains__(self, place: tuple[int, str]) -> bool:
+        """Whether a row is measured on a chunk."""
+        return "{}/{}".format(*place) in self._pieces
 
     def put(self, chunk: int, row: str, values: list[float], work: Work) -> None:
         """Add a chunk's values to a row, and write them."""
