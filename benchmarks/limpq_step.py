@@ -20,7 +20,7 @@ from mixbit import models
 from mixbit._heap import keep_freed_memory
 from mixbit.data import TensorSplit
 from mixbit.methods.limpq import Limpq, _JointStep, calibrate_indicators, prepare
-from mixbit.supernet.norms import make_switchable, norms_after_layers
+from mixbit.supernet import make_switchable
 from mixbit.task import Task, cross_entropy
 from mixbit.training import StepContext
 from mixbit.training._optim import make_optimizer
@@ -31,11 +31,10 @@ def joint_step(task: Task, x: Tensor, y: Tensor) -> Any:
     """The search's own step with its own optimizer."""
     settings = Limpq()
     model, searched = prepare(task, settings)
-    after = norms_after_layers(model, task.example())
-    make_switchable(model, after, len(settings.bits))
-    calibrate_indicators(model, task, settings, after)
+    make_switchable(model, task.example())
+    calibrate_indicators(model, task, settings)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    step = _JointStep(model, searched, after, settings)
+    step = _JointStep(model, searched, settings)
     rates = {"lr": 1e-4, "step_lr": 1e-4, "momentum": 0.9, "weight_decay": 2.5e-5}
     optimizer = make_optimizer(model, name="sgd", **rates)  # type: ignore[arg-type]
     context = StepContext(model=model, loss=lambda _x, out, t: cross_entropy(out, t), forward=lambda z: model(z))

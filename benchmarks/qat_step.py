@@ -26,9 +26,10 @@ from mixbit import models
 from mixbit._heap import keep_freed_memory
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantization import attach, calibrate, quantize, quantized_layers, quantizers, select
+from mixbit.quantization import attach, calibrate, quantize, quantized_layers, quantizers
 from mixbit.quantizers import fuse_under_compile
 from mixbit.quantizers._native import library
+from mixbit.supernet import select
 from mixbit.training._optim import make_optimizer
 
 BATCH = 128

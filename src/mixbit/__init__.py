@@ -16,7 +16,8 @@ from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.network import Network, capture
 from mixbit.policy import Policy, Scores, resolve_pins
-from mixbit.quantization import QuantizeConfig, calibrate, detach, freeze, quantize, select
+from mixbit.quantization import QuantizeConfig, calibrate, detach, freeze, quantize
+from mixbit.supernet import select
 from mixbit.task import Task
 from mixbit.training import TrainConfig, train
 

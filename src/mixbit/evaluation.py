@@ -291,7 +291,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     Batch norm runs in training mode, everything else in eval mode; momenta and modes are put back. Low-bit weights
     move the statistics by so much that the exponential average of training lags behind. Norms that the user froze (in
     evaluation mode while the model is in training mode), and those that no batch reaches (of a head that is there in
-    training alone, say), keep their statistics.
+    training alone, say), keep their statistics. Of norms with a row a bit-width those in use are made anew.
 
     Raises:
         MixbitError: there are no batches.
@@ -324,8 +324,7 @@ def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
         finally:
             for norm, momentum, before in zip(norms, momenta, old, strict=True):
                 norm.momentum = momentum
-                if not norm.num_batches_tracked:
-                    _put_back(norm, before)
+                _put_back(norm, before)
 
 
 def _statistics(norm: _BatchNorm) -> list[Tensor | None]:
@@ -333,9 +332,13 @@ def _statistics(norm: _BatchNorm) -> list[Tensor | None]:
 
 
 def _put_back(norm: _BatchNorm, before: list[Tensor | None]) -> None:
+    """What no batch reached: a norm, or rows of one that has a row a bit-width, of which some alone are in use."""
+    assert norm.num_batches_tracked is not None
+    unreached = norm.num_batches_tracked == 0
     for now, then in zip(_statistics(norm), before, strict=True):
         if now is not None and then is not None:
-            now.copy_(then)
+            one_each = (*unreached.shape, *[1] * (now.dim() - unreached.dim()))
+            now.copy_(torch.where(unreached.reshape(one_each), then, now))
 
 
 def average_batch_norm(model: nn.Module) -> None:

@@ -18,10 +18,10 @@ from mixbit.allocation import allocate
 from mixbit.cost import Budget
 from mixbit.errors import MixbitError
 from mixbit.methods import Limpq, LimpqInit, Method
-from mixbit.methods.limpq import _JointStep, _select_uniform, calibrate_indicators, prepare, read_indicators
+from mixbit.methods.limpq import _JointStep, calibrate_indicators, prepare, read_indicators
 from mixbit.policy import Scores
 from mixbit.quantization import quantized_layers
-from mixbit.supernet.norms import SwitchableBatchNorm, make_switchable, norms_after_layers
+from mixbit.supernet import SwitchableBatchNorm, Uniform, make_switchable, select
 from mixbit.task import Loss, Task, cross_entropy
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
@@ -58,14 +58,13 @@ def regression(loss: Loss) -> Task:
 
 def joint(task: Task, settings: Limpq) -> tuple[nn.Module, dict[str, str], _JointStep, StepContext]:
     model, searched = prepare(task, settings)
-    after = norms_after_layers(model, task.example())
-    make_switchable(model, after, len(settings.bits))
-    calibrate_indicators(model, task, settings, after)
+    after = make_switchable(model, task.example())
+    calibrate_indicators(model, task, settings)
     model.train()
     context = StepContext(
         model=model, loss=lambda _x, out, y: cross_entropy(out, y), forward=lambda x: model(x), number=3, seed=0
     )
-    return model, after, _JointStep(model, searched, after, settings), context
+    return model, after, _JointStep(model, searched, settings), context
 
 
 def test_searched_layers_and_switchable_norms(task: Task) -> None:
@@ -79,19 +78,17 @@ def test_searched_layers_and_switchable_norms(task: Task) -> None:
 
 def test_joint_step_sums_six_passes_without_division(task: Task) -> None:
     settings = Limpq()
-    model, after, step, context = joint(task, settings)
+    model, _, step, context = joint(task, settings)
     x, y = next(task.train.batches(16))
     reference = copy.deepcopy(model)
     told, losses = step(context, x, y), []
     for bits in settings.bits:
-        _select_uniform(reference, after, settings.bits, bits)
+        select(reference, Uniform(bits))
         losses.append(cross_entropy(reference(x), y))
         losses[-1].backward()
     uniform = {n: p.grad.clone() for n, p in reference.named_parameters() if p.grad is not None}
     reference.zero_grad()
-    twin = _JointStep(
-        reference, [la for la in task.network.layers if la.name in quantized_layers(reference)], after, settings
-    )
+    twin = _JointStep(reference, [la for la in task.network.layers if la.name in quantized_layers(reference)], settings)
     twin._draw(context.number)
     losses.append(cross_entropy(reference(x), y))
     losses[-1].backward()
@@ -112,8 +109,8 @@ def test_every_bit_width_gets_a_gradient(task: Task) -> None:
 
 
 def test_random_pass_draws_convolutions_only_and_one_number_a_layer(task: Task) -> None:
-    model, after, step, _ = joint(task, Limpq())
-    _select_uniform(model, after, (6, 5, 4, 3, 2), 2)
+    model, _, step, _ = joint(task, Limpq())
+    select(model, Uniform(2))
     drawn = set()
     for number in range(40):
         step._draw(number)
@@ -299,7 +296,7 @@ def test_indicator_is_the_raw_step(task: Task) -> None:
     """LIMPQ saves the parameter, not its clamped value."""
     settings = LimpqInit(batch_size=16)
     model, _ = prepare(task, settings)
-    calibrate_indicators(model, task, settings, {})
+    calibrate_indicators(model, task, settings)
     layer = quantized_layers(model)["conv1"]
     assert layer.weight_quantizer is not None
     with torch.no_grad():
@@ -622,7 +619,7 @@ class TestLimpqOptions(OptionCases):
 def drawn_bits(settings: Limpq) -> list[int]:
     """Bits of `conv` in ten random passes."""
     model, searched = prepare(seen.small_task(), settings)
-    step, found = _JointStep(model, searched, {}, settings), []
+    step, found = _JointStep(model, searched, settings), []
     for number in range(10):
         step._draw(number)
         bank = quantized_layers(model)["conv"].weight_quantizer
@@ -642,7 +639,7 @@ def wanted_draws(seed: int) -> list[int]:
 def drawn_apart(settings: Limpq) -> tuple[bool, bool]:
     """Whether weight and input of `conv` are ever drawn unlike, and whether `hidden` is drawn at all."""
     model, searched = prepare(seen.small_task(), settings)
-    step, unlike, hidden = _JointStep(model, searched, {}, settings), False, set()
+    step, unlike, hidden = _JointStep(model, searched, settings), False, set()
     for number in range(20):
         step._draw(number)
         one, other = (quantized_layers(model)[name] for name in ("conv", "hidden"))
@@ -702,7 +699,7 @@ def test_indicators_beyond_the_clamp_are_used_at_it_and_listed(task: Task, step:
     """From 1e-5 to 1."""
     settings = LimpqInit(batch_size=16)
     model, _ = prepare(task, settings)
-    calibrate_indicators(model, task, settings, {})
+    calibrate_indicators(model, task, settings)
     bank = quantized_layers(model)["conv1"].weight_quantizer
     assert bank is not None
     with torch.no_grad():

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from mixbit.errors import MixbitError
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy
-from mixbit.quantization import attach, calibrate, detach, quantize, quantized_layers, select
+from mixbit.quantization import attach, calibrate, detach, quantize, quantized_layers
 from mixbit.quantization._layers import put_on, take_off
 from mixbit.quantizers import Quantizer, find_rule
+from mixbit.supernet import select
 
 Forward = Callable[[nn.MultiheadAttention, Tensor, Tensor, Tensor], Tensor]
 

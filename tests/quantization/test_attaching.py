@@ -34,11 +34,11 @@ from mixbit.quantization import (
     quantize,
     quantized_layers,
     quantizers,
-    select,
 )
 from mixbit.quantization._layers import QuantizedLayer
 from mixbit.quantizers import ActivationKind, Quantizer, WeightKind
 from mixbit.runs.training import put_policy_on
+from mixbit.supernet import select
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
 from mixbit.training._optim import make_optimizer
@@ -789,7 +789,7 @@ def test_switching_leaves_single_quantizers_and_unnamed_sides_alone() -> None:
     layers = quantized_layers(model)
     found = [(la.weight_quantizer.selected, la.input_quantizer.selected) for la in layers.values()]  # type: ignore[union-attr]
     assert found == [(8, 8), (4, 8)]
-    with pytest.raises(MixbitError, match="bits=2 is not in this bank"):
+    with pytest.raises(MixbitError, match="layer '3' has no 2 bits. Legal: 8, 4"):
         select(model, 2)
 
 

@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mixbit.errors import MixbitError
 from mixbit.quantizers import _native, fake_quantize, fuse_under_compile
-from mixbit.quantizers._native import block
+from mixbit.quantizers._native import block, library
 from mixbit.quantizers.operator import _backward, _forward
 from tests.needs import need, needs
 from tests.quantizers.formulas import eighths, lsq
@@ -439,3 +440,48 @@ def test_compiled_backward_spares_a_gradient_that_is_read_elsewhere() -> None:
     x.grad = h.grad = s.grad = None
     torch.compile(f)(x, h, s).backward()
     torch.testing.assert_close((x.grad, h.grad, s.grad), eager)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["kernel", "pytorch"])
+def test_slices_with_ranges_of_their_own_are_what_each_is_alone(form: str, dtype: torch.dtype) -> None:
+    """Samples of a batch at 2, 4 and 8 bits, and again at 2: values, gradients, and the scale of each step."""
+    if form == "kernel":
+        need("kernels")
+    forward = torch.ops.mixbit.fake_quantize if form == "kernel" else _forward
+    backward = torch.ops.mixbit.fake_quantize_backward if form == "kernel" else _backward
+    generator = torch.Generator().manual_seed(2)
+    x, up = (torch.randn(4, block() + 3 if form == "kernel" else 50, generator=generator).to(dtype) for _ in range(2))
+    step, zero = torch.tensor([0.9, 0.2, 0.02, 0.5]), torch.tensor([0.0, 3.0, -7.0, 1.0])
+    low, high = torch.tensor([-2.0, -8.0, -128.0, 0.0]), torch.tensor([1.0, 7.0, 127.0, 3.0])
+    y, (grad_x, grad_step, grad_zero) = forward(x, step, zero, low, high, 5), backward(up, x, step, zero, low, high, 5)
+    for at in range(4):
+        one = slice(at, at + 1)
+        alone = [t[one] for t in (step, zero, low, high)]
+        assert torch.equal(y[one], forward(x[one], *alone, 5))
+        wanted = backward(up[one], x[one], *alone, 5)
+        assert torch.equal(grad_x[one], wanted[0])
+        torch.testing.assert_close((grad_step[one], grad_zero[one]), wanted[1:], rtol=1e-6, atol=0)
+
+
+def test_second_derivatives_of_slices_with_ranges_of_their_own() -> None:
+    x, up = torch.randn(2, 7, dtype=torch.float32), torch.randn(2, 7)
+    step, zero = torch.tensor([0.9, 0.2], requires_grad=True), torch.zeros(2)
+    low, high = torch.tensor([-2.0, -8.0]), torch.tensor([1.0, 7.0])
+
+    def second(rows: slice) -> Tensor:
+        inner = x[rows].clone().requires_grad_()
+        s = step.detach()[rows].clone().requires_grad_()
+        y = fake_quantize(inner, s, zero[rows], low[rows], high[rows], count=3)
+        (grad,) = torch.autograd.grad((y * up[rows]).square().sum(), s, create_graph=True)
+        return torch.autograd.grad(grad.sum(), inner)[0]
+
+    torch.testing.assert_close(second(slice(None)), torch.cat([second(slice(0, 1)), second(slice(1, 2))]))
+
+
+def test_kernels_of_another_version_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would read one argument for another."""
+    for old in (SimpleNamespace(), SimpleNamespace(mixbit_kernels=lambda: 1)):
+        monkeypatch.setattr(_native, "load_library", lambda _path, old=old: old)
+        with pytest.warns(UserWarning, match=r"of another version of mixbit \(1, legal is 2\).*pip install -e"):
+            assert library.__wrapped__() is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
 from mixbit.errors import MixbitError, WeightsError
-from mixbit.quantizers import WEIGHTS, GradientScale, Quantizer, find_rule
+from mixbit.quantizers import WEIGHTS, GradientScale, Pact, Quantizer, find_rule
 from tests.quantizers.formulas import eighths, lsq
 
 
@@ -488,3 +490,40 @@ def test_nine_to_sixteen_bits_and_one_unsigned_bit_are_those_of_the_paper(
 def test_dorefa_refuses_weights_of_one_bit() -> None:
     with pytest.raises(MixbitError, match="weights='dorefa' at 1 bit.*Use weights='lsq'"):
         WEIGHTS["dorefa"]([2, 1], signed=True)
+
+
+def test_each_sample_is_quantized_with_its_own_row() -> None:
+    bank = Quantizer([4, 2], signed=False, batched=True)
+    with torch.no_grad():
+        bank.steps.copy_(torch.tensor([[0.1], [0.4]]))
+    x = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    bank.select_samples(torch.tensor([1, 0, 1]))
+    found = bank(x)
+    assert bank.used == [0, 1]
+    for at, bits in enumerate((2, 4, 2)):
+        bank.select(bits)
+        assert torch.equal(found[at : at + 1], bank(x[at : at + 1]))
+    assert bank.used == [1] and bank.rows is None
+
+
+def test_rows_that_a_bank_does_not_have() -> None:
+    with pytest.raises(MixbitError, match=r"row 2 of a bank of 2 bit-widths, \[4, 2\]"):
+        Quantizer([4, 2], signed=False, batched=True).select_samples(torch.tensor([0, 2]))
+    with pytest.raises(MixbitError, match="Pact has no bit-width a sample: its clip is one for the whole batch"):
+        Pact([4, 2], signed=False, batched=True).select_samples(torch.tensor([0, 1]))
+    weights = Quantizer([4, 2], signed=True)
+    weights.select_samples(torch.tensor([0, 1]))
+    with pytest.raises(MixbitError, match="weights have no batch"):
+        weights(torch.zeros(2, 3))
+
+
+def test_a_bank_of_the_selected_bits_alone() -> None:
+    bank = Quantizer([4, 2, 1], signed=True, channels=2)
+    bank.initialise(torch.tensor([[0.5, -1.0], [2.0, 3.0]]), find_rule("minmax"))
+    for bits in (2, 1):
+        twin, x = copy.deepcopy(bank), torch.randn(2, 5)
+        twin.select(bits)
+        wanted = twin(x)
+        twin.keep_row()
+        assert twin.bits == (bits,) and twin.steps.shape == (1, 2) and torch.equal(twin(x), wanted)
+        assert twin.steps.requires_grad and not twin.never_set

@@ -19,7 +19,7 @@ from mixbit.evaluation import Metrics, evaluate
 from mixbit.network import Network, capture
 from mixbit.policy import LayerBits, Policy, resolve_pins
 from mixbit.ptq import PTQConfig, correct_bias
-from mixbit.quantization import QuantizeConfig, attach, calibrate, quantize, quantized_layers, select
+from mixbit.quantization import QuantizeConfig, attach, calibrate, quantize, quantized_layers
 from mixbit.quantizers import Quantizer, WeightKind, find_rule
 from mixbit.robustness.quantizer_shift import (
     BITS,
@@ -43,6 +43,7 @@ from mixbit.robustness.quantizer_shift import (
     shifted,
     step_sweep,
 )
+from mixbit.supernet import select
 from mixbit.task import Task
 from tests.tasks import Net
 

@@ -12,7 +12,7 @@ The defaults follow the authors' released code. Options that are called ours are
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +28,10 @@ from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import Layer
 from mixbit.policy import LayerBits, LayerScores, Scores
-from mixbit.quantization import QuantizeConfig, attach, calibrate, quantized_layers, quantizers, select
+from mixbit.quantization import QuantizeConfig, attach, calibrate, quantized_layers, quantizers
 from mixbit.quantizers import GradientScale, Quantizer
 from mixbit.sensitivity.perturbation import searched_layers
-from mixbit.supernet.norms import make_switchable, norms_after_layers, select_norms
+from mixbit.supernet import PerLayer, Uniform, make_switchable, select
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, train
 
@@ -110,10 +110,9 @@ class Limpq:
         """Train the indicators on a copy of the task's model and read them."""
         settings, note = self._smoothed(task)
         model, searched = prepare(task, settings)
-        after = norms_after_layers(model, task.example())
-        make_switchable(model, after, len(settings.bits))
-        calibrate_indicators(model, task, settings, after)
-        step = _JointStep(model, searched, after, settings)
+        make_switchable(model, task.example())
+        calibrate_indicators(model, task, settings)
+        step = _JointStep(model, searched, settings)
         train(
             model,
             task.train,
@@ -181,7 +180,7 @@ class LimpqInit:
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Scores:
         """Initialise the indicators and read them; `run` and `quiet` are not needed."""
         model, _ = prepare(task, self)
-        calibrate_indicators(model, task, self, {})
+        calibrate_indicators(model, task, self)
         return read_indicators(model, task, self, method="limpq-init")
 
 
@@ -199,35 +198,29 @@ def prepare(task: Task, settings: Settings) -> tuple[nn.Module, tuple[Layer, ...
     return model, tuple(layer for layer in searched if layer.name in on)
 
 
-def calibrate_indicators(model: nn.Module, task: Task, settings: Settings, after: Mapping[str, str]) -> None:
+def calibrate_indicators(model: nn.Module, task: Task, settings: Settings) -> None:
     """Activation steps from the first training batch at each bit-width, with all layers at that bit-width."""
     device = next(model.parameters()).device
     part = settings.fraction if isinstance(settings, Limpq) else 1.0  # the batch that the training sees first
     batches = task.train.batches(settings.batch_size, seed=settings.seed, shuffle=True, augment=True, fraction=part)
     x = _batch.move(_batch.first_samples(batches, settings.batch_size)[0], device)
     for bits in settings.bits:
-        _select_uniform(model, after, settings.bits, bits)
+        select(model, Uniform(bits))
         calibrate(model, [x], "lsq", every_row=False, seed=settings.seed)
-
-
-def _select_uniform(model: nn.Module, after: Mapping[str, str], options: Sequence[int], bits: int) -> None:
-    select(model, bits)
-    select_norms(model, after, options, dict.fromkeys(after.values(), bits))
 
 
 class _JointStep:
     """n uniform passes and one random pass; their gradients are summed (dossier a.4: no division)."""
 
-    def __init__(self, model: nn.Module, searched: Sequence[Layer], after: Mapping[str, str], settings: Limpq) -> None:
-        self.model, self.after, self.settings = model, after, settings
+    def __init__(self, model: nn.Module, searched: Sequence[Layer], settings: Limpq) -> None:
+        self.model, self.settings = model, settings
         drawn = [la for la in searched if settings.independent_draws or la.kind.startswith("conv")]
         self.drawn = [la.name for la in drawn]
-        self.chosen = dict.fromkeys((la.name for la in searched), settings.bits[-1])
 
     def __call__(self, context: StepContext, x: Any, y: Any) -> Tensor:
         losses = []
         for bits in self.settings.bits:
-            _select_uniform(self.model, self.after, self.settings.bits, bits)
+            select(self.model, Uniform(bits))
             losses.append(self._pass(context, x, y))
         self._draw(context.number)
         losses.append(self._pass(context, x, y))
@@ -245,11 +238,7 @@ class _JointStep:
         rows = torch.randint(len(options), (2, len(self.drawn)), generator=generator).tolist()
         weight, activation = rows if self.settings.independent_draws else (rows[0], rows[0])
         bits = {n: LayerBits(options[w], options[a]) for n, w, a in zip(self.drawn, weight, activation, strict=True)}
-        select(self.model, bits)
-        # With two draws a layer's batch norm needs one key: the coarser of the two, which moves its statistics most
-        # (ours).
-        keys = self.chosen | {n: min(b.weight_bits or 0, b.activation_bits or 0) for n, b in bits.items()}
-        select_norms(self.model, self.after, options, keys)
+        select(self.model, PerLayer(bits))
 
 
 def read_indicators(model: nn.Module, task: Task, settings: Settings, *, method: str) -> Scores:

@@ -11,7 +11,6 @@ from mixbit.quantization.attaching import (
     quantize,
     quantized_layers,
     quantizers,
-    select,
 )
 
 __all__ = [
@@ -25,5 +24,4 @@ __all__ = [
     "quantize",
     "quantized_layers",
     "quantizers",
-    "select",
 ]

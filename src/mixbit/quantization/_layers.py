@@ -5,16 +5,16 @@ A module is turned by assigning its class, so its name, its parameters and its s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit.errors import MixbitError
-from mixbit.quantizers import Quantizer
+from mixbit.quantizers import Quantizer, SampleRows
 
 __all__ = [
     "QUANTIZERS",
@@ -30,6 +30,8 @@ __all__ = [
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 SHIFTS = ("weight_shift", "bias_shift")
+
+_Convolve: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class QuantizedLayer(nn.Module):
@@ -54,7 +56,28 @@ class QuantizedLayer(nn.Module):
 
     def quantize_weight(self, weight: Tensor) -> Tensor:
         """The weight as the layer uses it."""
+        if self.weight_rows() is not None:
+            raise MixbitError(
+                f"{type(self).__name__} cannot have a weight bit-width a sample. Legal: convolutions and linear layers "
+                "with PyTorch's own forward; give all samples of this layer the same bits."
+            )
         quantized: Tensor = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
+        return self._shifted(quantized)
+
+    def weight_rows(self) -> SampleRows | None:
+        """The row of every sample, where the weight has a bit-width a sample."""
+        bank = self.weight_quantizer
+        return None if bank is None or bank.bypass else bank.rows
+
+    def over_rows(
+        self, x: Tensor, weight: Tensor, rows: SampleRows, apply: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """`apply(x, weight)` for samples `(N, ...)` whose weights have a bit-width each, once for each that occurs."""
+        bank = self.weight_quantizer
+        assert bank is not None
+        return rows.each(x, lambda part, row: apply(part, self._shifted(bank.with_row(weight, row))))
+
+    def _shifted(self, quantized: Tensor) -> Tensor:
         return quantized if self.weight_shift is None else quantized + self.weight_shift
 
     def shift_bias(self, bias: Tensor | None) -> Tensor | None:
@@ -78,13 +101,21 @@ def _blank(cls: type[nn.Module]) -> nn.Module:
 
 class _ConvForward(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that callers may use)
-        weight, bias = self.quantize_weight(self.weight), self.shift_bias(self.bias)  # type: ignore[arg-type]
+        bias, rows = self.shift_bias(self.bias), self.weight_rows()  # type: ignore[arg-type]
+        if rows is not None:
+            x, run = self.quantize_input(input), cast("_Convolve", self._conv_forward)
+            return self.over_rows(x, self.weight, rows, lambda part, weight: run(part, weight, bias))  # type: ignore[arg-type]
+        weight = self.quantize_weight(self.weight)  # type: ignore[arg-type]
         return self._conv_forward(self.quantize_input(input), weight, bias)  # type: ignore[operator,no-any-return]
 
 
 class _LinearForward(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that callers may use)
-        weight, bias = self.quantize_weight(self.weight), self.shift_bias(self.bias)  # type: ignore[arg-type]
+        bias, rows = self.shift_bias(self.bias), self.weight_rows()  # type: ignore[arg-type]
+        if rows is not None:
+            x = self.quantize_input(input)
+            return self.over_rows(x, self.weight, rows, lambda part, weight: F.linear(part, weight, bias))  # type: ignore[arg-type]
+        weight = self.quantize_weight(self.weight)  # type: ignore[arg-type]
         return F.linear(self.quantize_input(input), weight, bias)
 
 

@@ -18,7 +18,7 @@ from mixbit.data import Read, inputs_of
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.network import Layer, Network, Skipped
 from mixbit.network.carriers import why_not
-from mixbit.policy import LayerBits, Policy
+from mixbit.policy import Policy
 from mixbit.quantization._calibration import Watch, far_from_float, seeded
 from mixbit.quantization._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
 from mixbit.quantizers import (
@@ -44,7 +44,6 @@ __all__ = [
     "quantize",
     "quantized_layers",
     "quantizers",
-    "select",
 ]
 
 
@@ -231,20 +230,6 @@ def quantizers(model: nn.Module) -> dict[str, Quantizer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
 
 
-def select(model: nn.Module, bits: int | Mapping[str, LayerBits]) -> None:
-    """Switch every bank to one bit-width, or each layer's to its own; no module is rebuilt, nothing recompiles."""
-    for name, layer in quantized_layers(model).items():
-        if not isinstance(bits, int) and name not in bits:
-            continue
-        chosen = LayerBits(bits, bits) if isinstance(bits, int) else bits[name]
-        for bank, wanted in (
-            (layer.weight_quantizer, chosen.weight_bits),
-            (layer.input_quantizer, chosen.activation_bits),
-        ):
-            if bank is not None and wanted is not None and len(bank.bits) > 1:
-                bank.select(wanted)
-
-
 def freeze(model: nn.Module, *, frozen: bool = True) -> None:
     """Stop (or resume) the learning of all step sizes."""
     for quantizer in quantizers(model).values():
@@ -345,14 +330,14 @@ def check_calibrated(model: nn.Module) -> None:
 def _select_row(model: nn.Module, row: int) -> None:
     """All banks to the row of that number, as in the uniform passes of joint training; shorter ones to their last."""
     for quantizer in quantizers(model).values():
-        quantizer.index.fill_(min(row, len(quantizer.bits) - 1))
+        quantizer.use_row(min(row, len(quantizer.bits) - 1))
 
 
 @contextmanager
 def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) -> Iterator[None]:
     """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards."""
     buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
-    rows = [(q, q.index.clone()) for q in quantizers(model).values()]
+    rows = [(q, q.index.clone(), q.rows, q.mixture) for q in quantizers(model).values()]
     for quantizer in inputs:
         quantizer.rule = find_rule(rule)
         quantizer.forget()
@@ -362,7 +347,8 @@ def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) 
     finally:
         for quantizer in inputs:
             quantizer.rule = None
-        for quantizer, index in rows:
+        for quantizer, index, samples, mixture in rows:
             quantizer.index.copy_(index)
+            quantizer.rows, quantizer.mixture = samples, mixture
         for name, saved in buffers.items():
             model.get_buffer(name).copy_(saved)

@@ -9,6 +9,7 @@ from mixbit.quantizers.pact import Pact
 from mixbit.quantizers.positive import PositiveSteps
 from mixbit.quantizers.quantizer import GradientScale, Quantizer
 from mixbit.quantizers.rules import RULES, Rule, RuleName, find_rule
+from mixbit.quantizers.sample_rows import SampleRows
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +26,7 @@ __all__ = [
     "Quantizer",
     "Rule",
     "RuleName",
+    "SampleRows",
     "WeightKind",
     "fake_quantize",
     "find_kind",

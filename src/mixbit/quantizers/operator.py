@@ -53,8 +53,9 @@ def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qma
         x: any shape, strides and floating dtype; float32 and bfloat16 have kernels of their own on the CPU.
         step: `(1,)`, or `(C,)` for one step a slice of `x` along its first dimension; positive.
         zero_point: as many as `step`, whole numbers.
-        qmin: `(1,)`, lowest integer, e.g. -8.
-        qmax: `(1,)`, highest integer, e.g. 7.
+        qmin: `(1,)`, lowest integer, e.g. -8; or as many as `step`, so that slices (the samples of a batch, say) have
+            bit-widths of their own.
+        qmax: as many as `qmin`, highest integer, e.g. 7.
         count: the gradients of step and zero point are multiplied by `1 / sqrt(count * qmax)`; 0 leaves them as they
             are.
 
@@ -83,8 +84,9 @@ def _check(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tens
         )
     if zero_point.numel() != channels:
         raise MixbitError(f"{zero_point.numel()} zero points for {channels} steps. Legal: as many.")
-    if qmin.numel() != 1 or qmax.numel() != 1:
-        raise MixbitError(f"{qmin.numel()} values of qmin and {qmax.numel()} of qmax. Legal: 1 of each.")
+    if qmin.numel() != qmax.numel() or qmin.numel() not in (1, channels):
+        several = f", or {channels} of each" if channels > 1 else ""
+        raise MixbitError(f"{qmin.numel()} values of qmin and {qmax.numel()} of qmax. Legal: 1 of each{several}.")
 
 
 def _per_slice(parameter: Tensor, x: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ def _slopes(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Ten
 
 
 def _scale(qmax: Tensor, count: int) -> Tensor:
-    """LSQ's gradient scale `(1,)`."""
+    """LSQ's gradient scale, one a range."""
     high = qmax.float().reshape(-1)
     return torch.rsqrt(count * high) if count else torch.ones_like(high)
 
@@ -171,7 +173,8 @@ def _forward_cpu(x: Tensor, step: Tensor, zero_point: Tensor, qmin: Tensor, qmax
     channels = step.numel()
     stored = _as_stored(x, channels)
     y, parameters = torch.empty_like(stored), [_plain(one) for one in (step, zero_point, qmin, qmax)]
-    kernels[0](stored.data_ptr(), y.data_ptr(), *(p.data_ptr() for p in parameters), channels, x.numel() // channels)
+    places = (p.data_ptr() for p in (stored, y, *parameters))
+    kernels[0](*places, channels, x.numel() // channels, int(qmin.numel() > 1))
     return y if stored is x else _laid_out_like(y, x)
 
 
@@ -220,7 +223,8 @@ def _run_backward(
     partial = torch.empty(2 * channels * -(-inner // block()), dtype=torch.float32, device="cpu")
     parameters = [_plain(one) for one in (step, zero_point, qmin, qmax)]
     kernel(
-        grad.data_ptr(), x.data_ptr(), grad_x.data_ptr(), *(p.data_ptr() for p in parameters), channels, inner, count,
+        grad.data_ptr(), x.data_ptr(), grad_x.data_ptr(), *(p.data_ptr() for p in parameters), channels, inner,
+        int(qmin.numel() > 1), count,
         partial.data_ptr(), sums[0].data_ptr(), sums[1].data_ptr(),
     )  # fmt: skip
     return _shaped_like(sums[0], step), _shaped_like(sums[1], zero_point)

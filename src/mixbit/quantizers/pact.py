@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Pact(Quantizer):
     >>> quantizer(torch.tensor([-1.0, 0.4, 1.6, 7.0])).detach()
     tensor([0., 0., 2., 3.])
     """
+
+    per_sample: ClassVar[str | None] = "its clip is one for the whole batch"
 
     def __init__(self, bits: Sequence[int], *, alpha: float | None = None, decay: float = 0.0, **settings: Any) -> None:
         super().__init__(bits, **settings)

@@ -15,6 +15,7 @@ from mixbit.errors import MixbitError, WeightsError
 from mixbit.quantizers._gradients import per_slice, scale_gradient
 from mixbit.quantizers.operator import fake_quantize
 from mixbit.quantizers.rules import Rule
+from mixbit.quantizers.sample_rows import SampleRows
 
 __all__ = ["GradientScale", "Quantizer"]
 
@@ -37,6 +38,9 @@ class Quantizer(nn.Module):
 
     One signed bit has two levels, `-s/2` and `s/2`, and none at zero; zero goes to the upper one (our completion, see
     `mixbit.quantizers.MidRise`).
+
+    Beside the one row that `select` puts into use for all, `select_samples` gives each sample of a batch a row of its
+    own, and `mix` a weighted sum of all rows; both last until the next selection and are no part of the state.
 
     All of them stay float32 (and whole numbers) when the model is moved to another dtype.
 
@@ -64,6 +68,8 @@ class Quantizer(nn.Module):
     """Whether training may move the steps."""
     no_integers: ClassVar[str | None] = None
     """Why this kind of quantizer cannot be lowered to integers of its bits, or None."""
+    per_sample: ClassVar[str | None] = None
+    """Why this kind of quantizer cannot give each sample of a batch a bit-width of its own, or None."""
     later_state: ClassVar[tuple[str, ...]] = ("qmins", "qmaxs", "ready")
     """Keys that states of the first version lack."""
 
@@ -91,6 +97,8 @@ class Quantizer(nn.Module):
         self.gradient_scale, self.batched, self.step_range = gradient_scale, batched, step_range
         self.binary = any(is_binary(*one) for one in ranges)
         self.rule: Rule | None = None
+        self.rows: SampleRows | None = None
+        self.mixture: Tensor | None = None
         self.bypass = False
         self.decay = 0.0
         self._seen = [0] * len(bits)
@@ -111,16 +119,93 @@ class Quantizer(nn.Module):
         return self.bits[int(self.index)]
 
     def select(self, bits: int) -> None:
-        """Use the row of that bit-width from now on."""
+        """Use the row of that bit-width from now on, for all samples."""
+        self.use_row(self.row_of(bits))
+
+    def row_of(self, bits: int) -> int:
+        """The row of a bit-width."""
         if bits not in self.bits:
             raise MixbitError(f"bits={bits!r} is not in this bank. Legal: {list(self.bits)}.")
-        self.index.fill_(self.bits.index(bits))
+        return self.bits.index(bits)
+
+    def use_row(self, row: int) -> None:
+        """Use that row from now on, for all samples."""
+        if self.rows is not None or self.mixture is not None:  # setting an attribute of a module takes a while
+            self.rows = self.mixture = None
+        self.index.fill_(row)
+
+    def select_samples(self, rows: Tensor | SampleRows) -> None:
+        """Give every sample of the coming batches a row of its own.
+
+        Activations are quantized by one call for the whole batch, each sample with its step and range. Weights
+        are not: the layer runs once for each row that occurs, on the samples that have it.
+
+        Args:
+            rows: `(N,)`, whole numbers below the number of bit-widths; or what `SampleRows` made of them.
+
+        Raises:
+            MixbitError: rows that this bank does not have, or a kind of quantizer that has one step for all samples.
+
+        >>> quantizer = Quantizer([4, 2], signed=False, batched=True)
+        >>> with torch.no_grad():
+        ...     _ = quantizer.steps.copy_(torch.tensor([[0.1], [0.4]]))
+        >>> quantizer.select_samples(torch.tensor([0, 1]))
+        >>> quantizer(torch.tensor([[0.33], [0.33]])).detach().flatten()
+        tensor([0.3000, 0.4000])
+        """
+        rows = rows if isinstance(rows, SampleRows) else SampleRows.of(rows)
+        if rows.found[-1] >= len(self.bits):
+            raise MixbitError(f"row {rows.found[-1]} of a bank of {len(self.bits)} bit-widths, {list(self.bits)}.")
+        if self.batched and self.per_sample is not None:
+            raise MixbitError(f"{type(self).__name__} has no bit-width a sample: {self.per_sample}.")
+        self.mixture, self.rows = None, rows
+
+    @torch.no_grad()
+    def keep_row(self) -> None:
+        """Be a bank of the selected bit-width alone."""
+        row = int(self.index)
+        self.use_row(0)
+        self.bits = (self.bits[row],)
+        self._seen = [self._seen[row]]
+        self.steps = nn.Parameter(self.steps.detach()[row : row + 1].clone(), requires_grad=self.steps.requires_grad)
+        for name in ("zero_points", "qmins", "qmaxs", "ready"):
+            self.register_buffer(name, getattr(self, name)[row : row + 1].clone())
+        self.binary = is_binary(int(self.qmins), int(self.qmaxs))
+
+    def mix(self, probabilities: Tensor) -> None:
+        """Give the sum of all rows' results, weighted; gradients reach the weights of the sum.
+
+        Args:
+            probabilities: `(n,)`, one a bit-width, in the order of `bits`.
+
+        Raises:
+            MixbitError: another number of them.
+
+        >>> quantizer = Quantizer([4, 2], signed=True)
+        >>> with torch.no_grad():
+        ...     _ = quantizer.steps.copy_(torch.tensor([[0.1], [0.4]]))
+        >>> quantizer.mix(torch.tensor([0.75, 0.25]))
+        >>> quantizer(torch.tensor([0.33])).detach()
+        tensor([0.3250])
+        """
+        if probabilities.shape != (len(self.bits),):
+            raise MixbitError(
+                f"probabilities of shape {tuple(probabilities.shape)} for a bank of {len(self.bits)} bit-widths. "
+                f"Legal: ({len(self.bits)},), in the order {list(self.bits)}."
+            )
+        self.rows, self.mixture = None, probabilities
+
+    @property
+    def used(self) -> list[int]:
+        """Rows in use: the selected one, those of the samples, or all that are mixed."""
+        if self.mixture is not None:
+            return list(range(len(self.bits)))
+        return [int(self.index)] if self.rows is None else list(self.rows.found)
 
     @property
     def never_set(self) -> bool:
         """Whether the steps in use are still those that the bank was made with: neither a rule nor a hand set them."""
-        row = int(self.index)
-        return not bool(self.ready[row]) and bool((self.steps[row] == _UNSET).all())
+        return any(not bool(self.ready[row]) and bool((self.steps[row] == _UNSET).all()) for row in self.used)
 
     def fault(self) -> str | None:
         """What is wrong with the steps in use, in words, or None.
@@ -130,7 +215,7 @@ class Quantizer(nn.Module):
         """
         if self.never_set:
             return "was never calibrated"
-        steps = self.steps.detach()[int(self.index)]
+        steps = self.steps.detach()[self.used]
         if self.step_range is not None:
             steps = steps.clamp(*self.step_range)
         for bad, what in ((~torch.isfinite(steps), "not finite"), (steps <= 0, "not positive")):
@@ -144,10 +229,38 @@ class Quantizer(nn.Module):
             return x
         if self.rule is not None:
             self._observe(x)
-        step, zero_point, qmin, qmax = self._row()
+        if self.mixture is not None:
+            return self._mixed(x, self.mixture)
+        return self._by_row(x, self._row() if self.rows is None else self._rows_of(x, self.rows))
+
+    def with_row(self, x: Tensor, row: int) -> Tensor:
+        """Fake-quantize `x` with that row, whatever is selected."""
+        return x if self.bypass else self._by_row(x, self._row_at(torch.full_like(self.index, row)))
+
+    def _by_row(self, x: Tensor, row: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        step, zero_point, qmin, qmax = row
         if self.step_range is not None:
             step = step.clamp(*self.step_range)
         return self._fake_quantize(x, step, zero_point, qmin, qmax)
+
+    def _mixed(self, x: Tensor, probabilities: Tensor) -> Tensor:
+        """The weighted sum of all rows' results, in float32 as the operator's own arithmetic is."""
+        parts = (self.with_row(x, row).float() * probabilities[row] for row in range(len(self.bits)))
+        first = next(parts)
+        return sum(parts, start=first).to(x.dtype)
+
+    def _rows_of(self, x: Tensor, selected: SampleRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Step, zero point and range of every sample."""
+        if not self.batched:
+            raise MixbitError("weights have no batch: their layer asks for one row after the other, see `with_row`.")
+        selected.check(x)
+        rows = selected.rows.to(self.index.device)
+        return (
+            self.steps.index_select(0, rows).squeeze(1),
+            self.zero_points.index_select(0, rows).squeeze(1),
+            self.qmins.index_select(0, rows),
+            self.qmaxs.index_select(0, rows),
+        )
 
     def unrounded(self, x: Tensor) -> Tensor:
         """What the result comes close to as bits are added: `x` itself, unless a kind of quantizer transforms it."""
@@ -181,7 +294,9 @@ class Quantizer(nn.Module):
     def _row(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if len(self.bits) == 1:
             return self.steps.squeeze(0), self.zero_points.squeeze(0), self.qmins, self.qmaxs
-        row = self.index
+        return self._row_at(self.index)
+
+    def _row_at(self, row: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return (
             self.steps.index_select(0, row).squeeze(0),
             self.zero_points.index_select(0, row).squeeze(0),

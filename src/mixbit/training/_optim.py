@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit.quantizers import Quantizer
 
 
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Learnable parameters as "steps" (of quantizers), "decay" (two dimensions and more) and "plain" (BN, biases)."""
+    """Learnable parameters as "steps" (of quantizers), "decay" (two dimensions and more) and "plain" (BN, biases).
+
+    Batch norm never decays, also where it has a row a bit-width.
+    """
+    norms = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
     steps = {id(m.steps) for m in model.modules() if isinstance(m, Quantizer)}
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "steps": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = "steps" if id(parameter) in steps else "decay" if parameter.dim() > 1 else "plain"
+            kind = "steps" if id(parameter) in steps else "decay" if _decays(parameter, norms) else "plain"
             groups[kind].append(parameter)
     return groups
+
+
+def _decays(parameter: nn.Parameter, norms: Collection[int]) -> bool:
+    return parameter.dim() > 1 and id(parameter) not in norms
 
 
 def make_optimizer(
