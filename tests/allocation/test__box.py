@@ -42,6 +42,15 @@ def test_bitops_by_the_condition_of_lagrange() -> None:
     assert any(note.startswith("box:") for note in policy.notes)
 
 
+def test_an_order_by_the_condition_of_lagrange() -> None:
+    """The second layer may have no more bits than the first: both get those of their mean slope."""
+    net = chain((10, 100), (10, 100), (10, 100))
+    scores = linear(net, [4.0, 8.0, 3.0], tuple(range(2, 9)), coupled=True, order=("l0", "l1", "l2"))
+    limit = 100 * (6.0**2 + 6.0**2 + 3.0**2) * 1.05**2  # real bits 6.3, 6.3 and 3.15
+    policy, _ = allocate(net, scores, Budget.parse([f"bitops={limit:.0f}"]), pins={})
+    assert [bits.weight_bits for bits in policy.layers.values()] == [6, 6, 3]
+
+
 def test_weight_bytes_are_all_or_nothing_but_for_one_layer() -> None:
     net = chain((80, 100), (80, 100), (80, 100))
     scores = linear(net, [3.0, 2.0, 1.0], tuple(range(2, 9)), coupled=True)

@@ -68,6 +68,19 @@ def test_the_smallest_flash_counts_code() -> None:
     assert memory.flash(policy.layers) == 137
 
 
+def test_a_limit_that_only_other_widths_than_the_pinned_ones_meet() -> None:
+    """All at the width of the pin take 307 bytes, with the code of 4 bits one can take 4: 287, or two: 237."""
+    net = chain((100, 10), (100, 10), (100, 10))
+    curve = LayerScores({8: 0.0, 4: 1.0}, {8: 0.0})
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
+    weights = {one.name: {4: 50, 8: 100} for one in net.layers}
+    memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code={4: 30, 8: 0}, rest=7, steps=())
+    pins = {net.layers[0].name: LayerBits(8, 8)}
+    for limit, flash in ((307, 307), (306, 287), (286, 237)):
+        policy, _ = allocate(net, scores, Budget.parse([f"flash={limit}B"]), pins=pins, memory=memory)
+        assert policy.costs["flash_bytes"] == flash
+
+
 def test_joint_harms_and_orders_hold_under_flash() -> None:
     net = chain((100, 10), (100, 10), (100, 10))
     table = random_scores(net, (2, 3, 5), 1)

@@ -210,6 +210,18 @@ def test_repair_of_scores_that_fall_with_fewer_bits(how: str, bits: int) -> None
     assert forbidden == (["l0: weight bits 4 forbidden, they score better than more bits"] if how == "forbid" else [])
 
 
+def test_curves_that_joint_harms_go_with_are_not_repaired() -> None:
+    """4 bits look better than 6 by themselves; what they do beside the other layer is told by the pairs."""
+    net = chain((10, 100), (10, 100))
+    odd = LayerScores(weight={6: 0.3, 4: 0.1}, activation={8: 0.0})
+    pairs = Pairs((("l0", "weight", 4), ("l1", "weight", 4)), ((0.0, 0.5), (0.5, 0.0)))
+    layers = dict.fromkeys(("l0", "l1"), odd)
+    scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers, program=Program(pairs=pairs))
+    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={}, exact=True)
+    assert sorted(bits.weight_bits or 0 for bits in policy.layers.values()) == [4, 6]
+    assert found.objective == pytest.approx(0.1 + 0.3) and policy.allocation["repair"] == "none"
+
+
 def falling() -> tuple[Network, Scores]:
     """Three layers whose scores call 3 bits better than 4: the repair takes them away."""
     net = chain((10, 100), (10, 100), (10, 100))
