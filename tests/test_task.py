@@ -27,7 +27,7 @@ def test_network_is_captured_from_a_test_batch_unless_given() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
     task = Task(model=model, train=split, test=split)
     assert [layer.name for layer in task.network.layers] == ["0", "2"]
-    assert task.example(3).shape == (3, 1, 5, 5)
+    assert task.example(3).shape == (3, 1, 5, 5) and task.example().shape == (2, 1, 5, 5)  # of one, batches look fixed
     other = capture(model, task.example())
     assert Task(model=model, train=split, test=split, network=other).network is other
 

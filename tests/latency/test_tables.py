@@ -297,6 +297,11 @@ def kill_at(line: str) -> Callable[[str], None]:
     return tell
 
 
+def test_without_options_a_table_has_every_pair_of_the_usual_bits() -> None:
+    wanted = {f"W{w}A{a}" for w in (2, 3, 4, 5, 6, 8) for a in (2, 3, 4, 5, 6, 8)}
+    assert all(set(layer.options) == wanted for layer in build(NET, small, Products()).layers.values())
+
+
 def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     partial, checks = tmp_path / "t.json.partial", {"random": random_bits(NET, (4, 8), 0)}
     options: dict[str, Any] = {"options": BITS, "checks": checks, "partial": partial}
@@ -321,6 +326,7 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         ({"repeats": 7}, r"begun with repeats=30, now repeats=7"),
         ({"options": [EIGHT]}, r"begun with options=\['W4A4', 'W8A4', 'W4A8', 'W8A8'\], now options=\['W8A8'\]"),
         ({"checks": {"mine": dict.fromkeys(("op1", "op2", "op6"), EIGHT)}}, "begun with checks={}, now checks={'mine'"),
+        ({"float_model": FloatModel(model=nn.Identity(), example=torch.zeros(1))}, "float32=False, now float32=True"),
     ],
 )
 def test_measurements_of_other_settings_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
