@@ -45,3 +45,15 @@ def test_what_leads_to_layers_alone_is_of_the_first_of_them(readers: tuple[str, 
     )
     owners = [None if reader == "add" else reader for reader in readers]
     assert [found.owner(node) for node in found.nodes] == ["first", owner, *owners]
+
+
+def test_details_do_not_depend_on_the_order_in_which_a_file_has_them() -> None:
+    """They are part of a kernel's name, by which times are found again."""
+    weight = helper.make_tensor("w", TensorProto.INT8, [4, 2, 3, 3], [0] * 72)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 1], group=2, kernel_shape=[3, 3], auto_pad="NOTSET")
+    ends = [[helper.make_tensor_value_info(name, TensorProto.UINT8, None)] for name in ("x", "y")]
+    found = Flow(helper.make_model(helper.make_graph([node], "net", *ends, [weight])), [])
+    turned = helper.make_node("Conv", ["x", "w"], ["y"])
+    turned.attribute.extend(reversed(node.attribute))
+    wanted = "4x2x3x3 group=2 kernel_shape=[3,3] strides=[2,1] "
+    assert [found.details(one) for one in (node, turned)] == [wanted, wanted]
