@@ -67,7 +67,8 @@ class QuantizedLayer(nn.Module):
     def weight_rows(self) -> SampleRows | None:
         """The row of every sample, where the weight has a bit-width a sample."""
         bank = self.weight_quantizer
-        return None if bank is None or bank.bypass else bank.rows
+        # What stands for a bank, such as a weight that was made once, knows no samples.
+        return bank.rows if isinstance(bank, Quantizer) and not bank.bypass else None
 
     def over_rows(
         self, x: Tensor, weight: Tensor, rows: SampleRows, apply: Callable[[Tensor, Tensor], Tensor]
