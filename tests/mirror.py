@@ -27,7 +27,7 @@ TESTS = ROOT / "tests"
 REFERENCES = {
     "test_hawqv3": ("allocation/_milp.py", "allocation/_dp.py", "methods/hawq.py"),
     "test_kure_quantizers": ("ptq/lp.py", "quantizers/midrise.py", "quantizers/dorefa.py"),
-    "test_kure_training": ("training/kurtosis.py",),
+    "test_kure_training": ("training/kurtosis.py", "training/kure.py"),
     "test_layers": ("network/_layers.py", "network/_macs.py"),
     "test_limpq_policy": ("methods/limpq.py", "cost/_costs.py"),
     "test_litert": ("integer/arithmetic.py", "export/c/kernels/*.c"),

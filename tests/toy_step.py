@@ -60,7 +60,7 @@ class ToyStep(StatefulStep):
         loss.backward()  # type: ignore[no-untyped-call]
         mean = context.mean(share.mean()) if self.shared else share.mean().detach()
         self.multiplier = (self.multiplier + RATE * (LIMIT - mean)).clamp_min(0)
-        self.trace = [*self.trace[-3:], float(mean)]
+        self.trace = [self.trace[0], *self.trace[1:][-3:], float(mean)]
         return loss.detach()
 
     def begin_epoch(self, context: StepContext) -> None:

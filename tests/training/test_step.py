@@ -153,7 +153,8 @@ def test_parameters_and_state_are_on_the_models_device() -> None:
     """At the start, and in a run that goes on; seen at a device that every machine has, and that holds no numbers."""
     step, other = ToyStep(), Brought(ToyStep(1), net(), torch.device("cpu"))
     brought = Brought(step, net(), torch.device("meta"))
-    for take in (brought.begin, lambda: brought.restore(other.tensors(), other.plain())):
+    tensors, facts = other.kept()
+    for take in (brought.begin, lambda: brought.restore(tensors, facts["state"])):
         step.multiplier = torch.tensor(0.0)
         take()
         assert {one.device.type for one in (step.multiplier, *step.agent.state_dict().values())} == {"meta"}

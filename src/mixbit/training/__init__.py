@@ -3,7 +3,8 @@
 from mixbit.training.config import TrainConfig
 from mixbit.training.distillation import distilled_loss
 from mixbit.training.groups import ParameterGroup
-from mixbit.training.kurtosis import KurtosisConfig, KurtosisPenalty, kurtosis_gradient, kurtosis_loss
+from mixbit.training.kure import KurtosisConfig, KurtosisPenalty
+from mixbit.training.kurtosis import kurtosis_gradient, kurtosis_loss
 from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, train
 from mixbit.training.monitor import Monitor
 from mixbit.training.step import StatefulStep, Step, StepContext, supervised_step

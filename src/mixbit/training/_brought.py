@@ -105,28 +105,28 @@ class Brought:
                 "random numbers from context.generator()."
             )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """For the checkpoint."""
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """For the checkpoint: tensors, and facts: `step`, which a run that goes on must have, and the plain `state`."""
         if self.step is None:
-            return {}
+            return {}, {}
+        tensors, plain = self._state()
         found = {f"step/parameter/{name}": one.detach() for name, one in self.parameters.items()}
         found |= {f"step/buffer/{name}": one for name, one in self._buffers().items()}
         for group, optimizer in self._optimizers:
             found |= _checkpoint.optimizer_tensors(optimizer, f"step/optimizer/{group.name}")
-        return found | {f"step/state/{name}": one for name, one in self._state()[0].items()}
+        found |= {f"step/state/{name}": one for name, one in tensors.items()}
+        return found, {"step": self._made_of(tensors, plain), "state": plain}
 
-    def plain(self) -> dict[str, Any]:
-        """The plain values of the state, for the checkpoint."""
-        return self._state()[1]
-
-    def facts(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What a checkpoint must have been made with: the kind of step, its groups, and the names of its state."""
+        return self._made_of(*self._state())
+
+    def _made_of(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
         if self.step is None:
             return {}
         found: dict[str, Any] = {"step": type(self.step).__qualname__}
         for group, _ in self._optimizers:
             found |= {f"step group {group.name!r} {name}": value for name, value in group.settings().items()}
-        tensors, plain = self._state()
         found |= {f"step state {name!r}": f"{one.dtype} tensor" for name, one in tensors.items()}
         return found | {f"step state {name!r}": "plain value" for name in plain}
 

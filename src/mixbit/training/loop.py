@@ -327,11 +327,11 @@ class _Loop:
             return
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= _checkpoint.optimizer_tensors(self.optimizer) | _checkpoint.random_state(self.device)
-        tensors |= self.brought.tensors()
+        brought, facts = self.brought.kept()
+        tensors |= brought
         if self.average is not None:
             tensors |= {f"average/{k}": v for k, v in self.average.shadow.items()}
-        facts = {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
-        facts |= {"step": self.brought.facts(), "state": self.brought.plain()}
+        facts |= {"epoch": self.epoch, "batch": self.batch, "history": self.history, "settings": self._settings()}
         _checkpoint.write(self.folder / CHECKPOINT, tensors, facts)
         _io.write_text(self.folder / METRICS, "".join(json.dumps(r) + "\n" for r in self.history))
 
@@ -342,7 +342,7 @@ class _Loop:
         if not _distributed.all_say(path.exists()):
             raise MixbitError(f"{path} is not there for every process. Put the run folder where all of them read it.")
         tensors, place = _checkpoint.read(path, self._settings(), epochs=self.config.epochs, per_epoch=self.per_epoch)
-        _checkpoint.check_same(path, place.step, json.loads(json.dumps(self.brought.facts())))
+        _checkpoint.check_same(path, place.step, json.loads(json.dumps(self.brought.settings())))
         with _checkpoint.fitting(path):
             _checkpoint.restore_model(self.model, tensors)
             _checkpoint.restore_optimizer(self.optimizer, tensors)

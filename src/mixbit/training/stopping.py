@@ -13,7 +13,7 @@ from mixbit.evaluation import Metrics, evaluate
 from mixbit.metric import MetricInfo
 from mixbit.models import read_weights, write_weights
 from mixbit.task import Objective, objective_of
-from mixbit.training.kurtosis import KurtosisPenalty
+from mixbit.training.kure import KurtosisPenalty
 
 __all__ = ["KurtosisMonitor"]
 
