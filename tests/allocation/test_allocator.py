@@ -272,6 +272,8 @@ def test_a_uniform_network_has_the_same_bits_everywhere(side: str) -> None:
     scores = Scores(fingerprint=net.fingerprint, method="m", layers={one.name: curve for one in net.layers})
     policy, found = allocate(net, scores, Budget.parse(["bitops=3300"]), pins={}, or_uniform=True)
     assert set(policy.layers.values()) == {LayerBits(3, 3)} and found.objective == pytest.approx(3 * 0.7)
+    best = 2 * 0.5 + 0.7  # of the bits as they are scored
+    assert found.bound == pytest.approx(best) and found.gap == pytest.approx((3 * 0.7 - best) / (3 * 0.7))
 
 
 @pytest.mark.parametrize("ties", [True, False])

@@ -131,6 +131,10 @@ def test_layers_without_a_map_fall_back_and_are_listed(task: Task) -> None:
         "hidden: its output (5,) has no two-dimensional map; it got the median of the others"
     ]
     assert scores.layers["hidden"].weight[2] == pytest.approx(np.median(list(rows.values())) / 16)
+    three = short(first_last=True).search(task, quiet=True)
+    low, middle, high = sorted(one["te"] for one in details(three)["layers"])
+    assert three.layers["hidden"].weight[2] == pytest.approx(middle / 16)
+    assert middle != pytest.approx((low + middle + high) / 3)
 
 
 def test_fallback_to_eight_bits(task: Task) -> None:
