@@ -15,7 +15,7 @@ from mixbit.cost import Budget, Costs, LayerBits, costs
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.network import Network, capture
-from mixbit.policy import Policy, Scores, resolve_pins
+from mixbit.policy import Front, Policy, Scores, resolve_pins
 from mixbit.quantization import QuantizeConfig, calibrate, detach, freeze, quantize
 from mixbit.supernet import select
 from mixbit.task import Task
@@ -25,6 +25,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "Costs",
+    "Front",
     "LayerBits",
     "Metrics",
     "MixbitError",

@@ -6,9 +6,9 @@ import pytest
 
 from mixbit.allocation.random_policy import random_policy
 from mixbit.cost import Budget, LayerBits, costs
-from mixbit.errors import BudgetError
+from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.policy import resolve_pins
-from tests.support import layer, random_latency, random_network
+from tests.support import layer, random_latency, random_memory, random_network
 from tests.support import network as of_layers
 
 BITS = (2, 3, 4, 5, 6)
@@ -54,8 +54,29 @@ def test_seeds_differ_and_repeat() -> None:
 
 
 def test_budget_below_the_fewest_bits() -> None:
-    with pytest.raises(BudgetError, match="exceeded"):
-        random_policy(random_network(1, layers=8), Budget.parse(["bitops=0.1%"]))
+    network = random_network(1, layers=8)
+    with pytest.raises(InfeasibleBudget, match="cannot be met") as caught:
+        random_policy(network, Budget.parse(["bitops=0.1%"]))
+    fewest = {one.name: LayerBits(2, 2) for one in network.layers} | resolve_pins(network)
+    assert caught.value.nearest == {"bitops": costs(network, fewest).bitops} and caught.value.blocking
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_fewest_bits_are_slow_it_starts_at_others(seed: int) -> None:
+    network = random_network(1, layers=6)
+    table = random_latency(network, (*BITS, 8), seed=seed)
+    fewest = table.cost({one.name: LayerBits(2, 2) for one in network.layers})
+    policy = random_policy(network, Budget.parse([f"latency={fewest - 1}ns"]), pins={}, latency=table, seed=seed)
+    assert policy.costs["latency_ns"] == table.cost(policy.layers) < fewest
+
+
+def test_limits_of_a_device_hold_too() -> None:
+    network = random_network(1, layers=6)
+    memory = random_memory(network)
+    fewest, most = ({one.name: LayerBits(bits, bits) for one in network.layers} for bits in (2, 5))
+    limit = (memory.flash(fewest) + memory.flash(most)) // 2
+    policy = random_policy(network, Budget.parse([f"flash={limit}B"]), bits=(2, 3, 5), pins={}, memory=memory)
+    assert policy.costs["flash_bytes"] == memory.flash(policy.layers) <= limit
 
 
 def test_measured_limits_hold_too() -> None:

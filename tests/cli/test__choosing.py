@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer
@@ -19,8 +20,9 @@ from mixbit.cost import Budget, LatencyTable, LayerBits
 from mixbit.export.c import COptions, predict
 from mixbit.export.c._options import Kernels
 from mixbit.integer import GraphRounding
-from mixbit.policy import LayerScores, Pairs, Policy, Program, Scores
-from mixbit.runs import Subject
+from mixbit.metric import ACCURACY
+from mixbit.policy import Front, FrontPoint, LayerScores, Measured, Pairs, Policy, Program, Scores
+from mixbit.runs import Searched, Subject, _folder
 from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
@@ -40,14 +42,19 @@ SEARCH = ("search", "fit", "net", "--run", "r")
 def test_search_asks_for_no_more_than_was_typed() -> None:
     found = handed("search", *SEARCH)
     assert found == {
-        "subject": Subject(model="net"), "method": "fit", "settings": {}, "run": Path("r"), "task": None,
-        "quiet": False,
+        "subject": Subject(model="net"), "method": "fit", "settings": {}, "run": Path("r"), "budget": (), "pins": {},
+        "first_last": LayerBits(8, 8), "latency": None, "task": None, "quiet": False,
     }  # fmt: skip
 
 
 def setting(key: str) -> Any:
     """What a flag of search becomes among the settings."""
     return lambda words: handed("search", *SEARCH, *words)["settings"].get(key, "unset")
+
+
+def searched(key: str) -> Any:
+    """What a flag of search is handed on as."""
+    return lambda words: handed("search", *SEARCH, *words)[key]
 
 
 def subject_of(function: str, *words: str) -> Any:
@@ -79,6 +86,13 @@ class TestSearchOptions(OptionCases):
         OptionRow("--bits", ([], ["--bits", "4,2"]), setting("bits"), exactly("unset", (4, 2))),
         OptionRow("--faithful", ([], ["--faithful"]), setting("faithful"), exactly("unset", True)),
         OptionRow("--faithful", ([], ["--no-faithful"]), setting("faithful"), exactly("unset", False), says="no"),
+        OptionRow("--budget", ([], ["--budget", "b", "--budget", "c"]), searched("budget"), exactly((), ["b", "c"])),
+        OptionRow("--pin", ([], ["--pin", "left=W3A5"]), searched("pins"), exactly({}, {"left": LayerBits(3, 5)})),
+        OptionRow("--first-last", ([], ["--first-last", "W4A6"]), searched("first_last"),
+                  exactly(LayerBits(8, 8), LayerBits(4, 6))),
+        OptionRow("--first-last", ([], ["--first-last", "free"]), searched("first_last"),
+                  exactly(LayerBits(8, 8), None), says="free"),
+        OptionRow("--latency", ([], ["--latency", "t.json"]), searched("latency"), exactly(None, Path("t.json"))),
         OptionRow("--set", ([], ["--set", "images=8", "--set", "batch_size=4"]),
                   lambda words: handed("search", *SEARCH, *words)["settings"],
                   exactly({}, {"images": 8, "batch_size": 4})),
@@ -108,14 +122,100 @@ def test_notes_of_a_method_are_shown_and_given_weights_are_not_missed() -> None:
     network = tiny.task().network
     table = Scores.load(tiny.scores() / "scores.json")
 
-    class Done:
-        scores, notes, files = table, ("labels are not smoothed",), {Path("a"): "b"}
-
-    Done.network = network  # type: ignore[attr-defined]
-    said = gives("search", Done, *SEARCH, "--weights", "w.pth")
+    done = Searched(result=table, network=network, files={Path("a"): "b"}, subject=tiny.subject())
+    with mock.patch.object(Searched, "notes", ("labels are not smoothed",)):
+        said = gives("search", done, *SEARCH, "--weights", "w.pth")
     assert (
         "fit scored 4 of 4 layers.\nNote: labels are not smoothed\nWrote a  b\n" in said and "no --weights" not in said
     )
+
+
+def test_a_search_under_a_budget_shows_its_policy(tmp_path: Path) -> None:
+    words = ["search", "random-search", tiny.net(), "--data", "digits", "--run", tmp_path / "s"]
+    some = ["--set", "trials=2", "--set", "images=16", "--set", "calibration_images=8"]
+    said = typed(*words, "--budget", "bitops=4x4", "--pin", "left=W2A3", *some)
+    found = Policy.load(tmp_path / "s" / "policy.json")
+    assert "random-search chose the bits of 4 layers within bitops=4x4." in said
+    assert re.search(r"^left +2 +3 +pinned$", said, re.MULTILINE) and found.layers["left"] == LayerBits(2, 3)
+    assert all(f"Note: {note}" in said for note in found.notes) and "bitops=4x4 57.34 k" in " ".join(said.split())
+    # 2 x 3 of 2304 MACs, 4 x 4 of 256, and 8 x 8 of 576 + 40 are what the budget allows
+    policy = str(tmp_path / "s" / "policy.json")
+    assert next_of(said)[:5] == ["train", tiny.net(), "--data", "digits", "--policy"] and policy in next_of(said)
+    assert "there is none. Give --budget" in typed(*words, *some, code=2)
+
+
+# ---------------------------------------------------------------------------------------------------------- front
+
+
+@cache
+def front() -> Path:
+    """The folder of a search that ended in a front: W2A2, W4A4 and W8A8, of which W4A4 is the most accurate."""
+    folder = tiny.place() / "front"
+    network = tiny.task().network
+    points = tuple(
+        FrontPoint(
+            name=f"W{bits}A{bits}",
+            layers=(policy := Policy.uniform(network, bits, bits)).layers,
+            costs=policy.costs,
+            quality={"accuracy": accuracy, "loss": bits / 8},
+        )
+        for bits, accuracy in ((2, 0.5), (4, 0.9), (8, 0.8))
+    )
+    made = Front(
+        fingerprint=network.fingerprint, points=points, method="by hand",
+        measured=Measured(metrics=(ACCURACY.info,), on="nothing"),
+    )  # fmt: skip
+    _folder.begin(folder, {"command": "search", **tiny.subject().facts(), "method": "uniform-front", "settings": {}})
+    (folder / "network.json").write_text(network.to_json())
+    made.save(folder / "front.json")
+    return folder
+
+
+def picked(*words: str | Path) -> str:
+    """Bits of `left` in the policy that is written."""
+    typed("front", front(), "--out", tiny.place() / "picked.json", *words)
+    return str(Policy.load(tiny.place() / "picked.json").layers["left"])
+
+
+def of_front(key: str) -> Any:
+    return lambda words: handed("pick", "front", "f", *words)[key]
+
+
+class TestFrontOptions(OptionCases):
+    owner = "mixbit front"
+    options = flags_of(COMMANDS.commands["front"])
+    rows = (
+        OptionRow("source", ("f", "g/front.json"), lambda v: handed("pick", "front", v)["source"],
+                  exactly(Path("f"), Path("g/front.json"))),
+        OptionRow("--budget", ("bitops=2x2", "bitops=8x8"), lambda v: picked("--budget", v), exactly("W2A2", "W4A4")),
+        OptionRow("--out", ([], ["--out", "p.json"]), of_front("out"), exactly(None, Path("p.json"))),
+        OptionRow("--by", ([], ["--by", "loss"]), lambda v: picked("--budget", "bitops=8x8", *v),
+                  exactly("W4A4", "W2A2")),
+        # The cost of W2A2 throughout is less than any of them has.
+        OptionRow("--first-last", ("W8A8", "free"),
+                  lambda v: typed("front", front(), "--budget", "bitops=2x2", "--first-last", v,
+                                  code=0 if v == "W8A8" else 2).startswith("Front of by hand"),
+                  exactly(True, False)),
+        OptionRow("--latency", ([], ["--latency", "t.json"]), of_front("latency"), exactly(None, Path("t.json"))),
+        OptionRow("--plot", ([], ["--plot", tiny.place() / "f.html"]),
+                  lambda v: (need("plotly"), typed("front", front(), *v), (tiny.place() / "f.html").is_file())[2],
+                  exactly(False, True)),
+    )  # fmt: skip
+
+
+def test_a_front_is_shown_and_picked_from(tmp_path: Path) -> None:
+    shown = typed("front", front())
+    assert re.search(r"^W4A4 +90.00 % +0.5 ", shown, re.MULTILINE) and "Wrote" not in shown and "Policy" not in shown
+    assert next_of(shown)[:4] == ["front", str(front()), "--budget", "bitops=4x4"]
+    said = typed("front", front(), "--budget", "bitops=4x4", "--out", tmp_path / "p.json")
+    assert written(said) == [tmp_path / "p.json"] and re.search(r"^left +4 +4$", said, re.MULTILINE)
+    assert "best, picked" in said and "Note: picked from a front of 3: W4A4, accuracy 90.00 %" in said
+    assert re.search(r"^stem +8 +8 +pinned$", said, re.MULTILINE) and "bitops=4x4 80.38 k 80.38 k 0" in " ".join(
+        said.split()
+    )
+    assert next_of(said)[:5] == ["train", tiny.net(), "--data", "digits", "--policy"]
+    assert typed("allocate", front(), "--budget", "bitops=4x4", "--out", tmp_path / "q.json").startswith("Policy")
+    assert (tmp_path / "q.json").read_text() == (tmp_path / "p.json").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------- allocate

@@ -29,11 +29,38 @@ def test_make_passes_settings_on() -> None:
 COSTS = {
     "none": {"map-size", "random", "uniform"},
     "weights": {"weight-entropy"},
-    "forward": {"clado", "limpq-init", "one-at-a-time", "sqnr", "topological-entropy"},
+    "forward": {
+        "clado",
+        "limpq-init",
+        "one-at-a-time",
+        "random-search",
+        "sqnr",
+        "topological-entropy",
+        "uniform-front",
+    },
     "gradient": {"fit", "mpq-co"},
     "curvature": {"hawq-v2", "hawq-v3"},
     "training": {"limpq"},
 }
+
+
+def test_every_method_says_what_it_ends_in() -> None:
+    assert methods.names(kind="policy") == ["random-search"] and methods.names(kind="front") == ["uniform-front"]
+    assert {*methods.names()} == {one for kind in ("score", "policy", "front") for one in methods.names(kind=kind)}
+    assert methods.names("random*", kind="score") == ["random"] and methods.info("random-search").kind == "policy"
+
+
+def test_one_kind_can_be_asked_for() -> None:
+    assert methods.make("random-search", {"trials": 3}, kind="policy") == methods.RandomSearch(trials=3)
+    assert methods.make("fit", kind="score") == methods.Fit() and methods.Method is methods.ScoreMethod
+    with pytest.raises(
+        MixbitError, match=r"'fit' ends in scores.*Here one is wanted that ends in a policy.*: random-s"
+    ):
+        methods.make("fit", kind="policy")
+    with pytest.raises(MixbitError, match="'uniform-front' ends in a front"):
+        methods.make("uniform-front", kind="score")
+    with pytest.raises(MixbitError, match="kind 'table' is not legal. Legal: score, policy, front"):
+        registry.register("mine", "mine", source="ours", cost="none", kind="table")  # type: ignore[arg-type]
 
 
 def test_every_method_says_what_its_search_needs() -> None:

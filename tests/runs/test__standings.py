@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from mixbit import _io
 from mixbit.runs import Comparison, Effort, Row, _standings
 from tests.report.arenas import comparison, costs
 
@@ -57,7 +58,7 @@ def test_equals_stand_by_name_and_what_has_no_result_last() -> None:
 def test_one_line_a_row() -> None:
     effort = Effort(cpu_seconds=2.5, wall_seconds=3.0, images=64, forward_images=65.5, backward_images=0.0)
     failed = Row(budget="b", name="x, y", seed=2, outside=True, reason='said "no"')
-    first, second = csv.DictReader(io.StringIO(_standings.as_csv((ROW, failed), {"fit": effort})))
+    first, second = csv.DictReader(io.StringIO(_standings.as_csv(replace(of(ROW, failed), efforts={"fit": effort}))))
     assert first == {
         "budget": "b", "name": "fit", "seed": "0", "outside": "False", "calibrated": "0.5", "tuned": "0.75",
         "bitops": "3000", "weight_bytes": "300", "activation_bytes": "64", "search_cpu_seconds": "2.5",
@@ -66,7 +67,7 @@ def test_one_line_a_row() -> None:
     }  # fmt: skip
     assert (second["name"], second["outside"], second["reason"]) == ("x, y", "True", 'said "no"')
     assert second["bitops"] == second["search_images"] == second["tuned"] == ""
-    assert _standings.as_csv((), {}) == "budget,name,seed\n"
+    assert _standings.as_csv(of()) == "budget,name,seed\n"
 
 
 def test_all_of_a_comparison_in_plain_values() -> None:
@@ -86,3 +87,30 @@ def test_every_row_has_a_place_of_its_own(tmp_path: Path) -> None:
     assert _standings.read_row(tmp_path, "b", "fit", 5) is None
     assert comparison().search_folder("a/b?c").parent == Path("runs/arena/search")
     assert _standings.slug("a/b?c=[1,2]") == "a_b_c=_1,2_"
+
+
+def test_what_searches_under_budgets_took_is_told_of_each(tmp_path: Path) -> None:
+    _standings.write_effort(tmp_path, "a?x", Effort(images=1))
+    for budget, images in (("b", 2), ("c,d", 3)):
+        _standings.write_effort(tmp_path, "r", Effort(images=images), interrupted=budget == "b", budget=budget)
+    _standings.write_row(tmp_path, ROW)
+    start = {"accuracy": 0.5, "costs": asdict(comparison().float32.costs)}
+    _io.write_json(tmp_path / "float.json", start)
+    _io.write_json(
+        tmp_path / "config.json",
+        {"format": "mixbit-run", "version": 1, "command": "compare", "subject": {"model": "m"}, "settings": None},
+    )
+    found = _standings.read_comparison(tmp_path)
+    assert found.efforts == {"a?x": Effort(images=1)} and found.interrupted == ()
+    assert found.effort("r", "b") == Effort(images=2) and found.effort("r", "c,d") == Effort(images=3)
+    assert found.effort("a?x", "b") == Effort(images=1) and found.effort("r", "e") is found.effort("z", "b") is None
+    assert found.was_interrupted("r", "b") and not found.was_interrupted("r", "c,d")
+    plain = _standings.as_json(found)
+    assert plain["budget_efforts"]["r"]["c,d"]["images"] == 3 and plain["budget_interrupted"] == [("r", "b")]
+    assert "budget_efforts" not in _standings.as_json(comparison())
+    row = replace(ROW, name="r", budget="c,d")
+    (line,) = csv.DictReader(io.StringIO(_standings.as_csv(replace(found, rows=(row,)))))
+    assert line["search_images"] == "3" and replace(found, rows=(row,)).standings("c,d")[0].effort == Effort(images=3)
+    (tmp_path / "search" / "r" / "b" / "policy.json").touch()
+    assert found.search_folder("r", "b") == tmp_path / "search" / "r" / "b"
+    assert found.search_folder("r", "c,d") == found.search_folder("r") == tmp_path / "search" / "r"

@@ -148,3 +148,57 @@ def test_all_that_a_layout_depends_on_reaches_it(tmp_path: Path, monkeypatch: py
     assert (only["memory"], only["repair"], only["or_uniform"]) == ("table", "none", False)
     assert free["scores"] == Scores.load(tiny.scores() / "scores.json")
     assert (only["scores"].layers["left"].weight, only["scores"].layers["left"].activation) == ({4: 0.25}, {4: 2.0})
+
+
+# ------------------------------------------------------------------------------------------- policies and fronts
+
+
+def under_budget(folder: Path) -> Path:
+    settings = {"trials": 2, "images": 16, "calibration_images": 8}
+    runs.search(tiny.subject(), "random-search", settings, folder, budget=["bitops=4x4"], task=tiny.task(), quiet=True)
+    return folder
+
+
+def test_a_searched_policy_is_taken_where_it_is_within_the_budget(tmp_path: Path) -> None:
+    folder = under_budget(tmp_path / "r")
+    searched = Policy.load(folder / "policy.json")
+    for source in (folder, folder / "policy.json"):
+        done = runs.allocate(source, ["bitops=5x5"], tmp_path / "p.json")
+        assert done.policy == searched == Policy.load(tmp_path / "p.json") and done.allocation is None
+        assert done.pinned == tiny.pinned() and done.subject == tiny.subject()
+        assert done.costs.bitops == searched.costs["bitops"] <= done.limits["bitops"]
+    text = "exceeded: bitops=2x2 .* holds a policy that random-search searched under bitops=4x4; another budget is"
+    with pytest.raises(BudgetError, match=text):
+        runs.allocate(folder, ["bitops=2x2"], tmp_path / "q.json")
+    assert not (tmp_path / "q.json").exists()
+
+
+def test_a_front_is_picked_from(tmp_path: Path) -> None:
+    settings = {"images": 16, "calibration_images": 8, "bits": [4, 2]}
+    runs.search(tiny.subject(), "uniform-front", settings, tmp_path / "f", task=tiny.task(), quiet=True)
+    for source in (tmp_path / "f", tmp_path / "f" / "front.json"):
+        done = runs.allocate(source, ["bitops=2x2"], tmp_path / "p.json")
+        assert done.policy.layers["left"] == LayerBits(2, 2) and done.allocation is None
+        assert done.policy == runs.pick(source, ["bitops=2x2"]).policy == Policy.load(tmp_path / "p.json")
+    with pytest.raises(InfeasibleBudget, match="None of the front's 2 policies"):
+        runs.allocate(tmp_path / "f", ["bitops=1k"], tmp_path / "q.json")
+    with pytest.raises(BudgetError, match="budget is empty"):
+        runs.allocate(tmp_path / "f", [], tmp_path / "q.json")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pins": {"left": LayerBits(2, 2)}},
+        {"ties": False},
+        {"alpha": 0.5},
+        {"macs": "limpq"},
+        {"repair": "none"},
+        {"exact": True},
+    ],
+)
+def test_options_that_choose_from_scores_are_refused_without_scores(given: dict[str, Any], tmp_path: Path) -> None:
+    folder = under_budget(tmp_path / "r")
+    with pytest.raises(BudgetError, match=f"{next(iter(given))}: no effect on .*policy.json, which holds no scores"):
+        runs.allocate(folder, ["bitops=5x5"], tmp_path / "p.json", **given)
+    runs.allocate(tiny.scores(), ["bitops=5x5"], tmp_path / "p.json", **given)

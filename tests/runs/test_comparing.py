@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from mixbit import runs
-from mixbit.cost import LayerBits
+from mixbit.cost import Budget, LayerBits
 from mixbit.errors import MixbitError, StaleRun
-from mixbit.methods import registry
+from mixbit.methods import RandomSearch, registry
 from mixbit.metric import average
-from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.policy import Front, LayerScores, Policy, Scores
 from mixbit.quantization import QuantizeConfig
 from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
@@ -403,3 +403,53 @@ def test_files_that_nobody_wrote_are_errors_with_the_remedy(calls: Calls, arena:
                 read_comparison(found.folder)
         path.write_text(written)
     assert read_comparison(found.folder).rows == found.rows
+
+
+# ------------------------------------------------------------------------------------------- policies and fronts
+
+SMALL = "images=16&calibration_images=8"
+
+
+def test_methods_of_all_kinds_take_part_alike(calls: Calls, arena: Any, task: Task, tmp_path: Path) -> None:
+    entries = ["test-a", f"random-search?trials=2&{SMALL}", f"uniform-front?bits=[6,3]&{SMALL}"]
+    found = arena(entries, [LOW, HIGH], fine_tune=False)
+    assert len(found.rows) == 6 and not any(row.reason for row in found.rows)
+    for row in found.rows:
+        assert row.slack["bitops"] >= 0 and row.calibrated is not None
+    front = Front.load(next((tmp_path / "arena").glob("search/uniform-front*/front.json")))
+    picked = {row.budget: row.bits["2"] for row in found.rows if row.name == entries[2]}
+    wanted = [front.pick(Budget.parse([budget]), task.network).layers["2"] for budget in (LOW, HIGH)]
+    assert [LayerBits(*picked[budget]) for budget in (LOW, HIGH)] == wanted
+    searched = {row.budget: row.bits for row in found.rows if row.name == entries[1]}
+    for budget, bits in searched.items():
+        saved = Policy.load(found.search_folder(entries[1], budget) / "policy.json")
+        assert {name: LayerBits(*pair) for name, pair in bits.items()} == saved.layers
+        assert saved.budget == Budget.parse([budget]).texts
+    # one search of the front, and one of the policy a budget: 24 images each, in passes of layers over all
+    assert found.efforts[entries[2]].images == 24 and set(found.budget_efforts) == {entries[1]}
+    assert [found.effort(entries[1], budget).images for budget in (LOW, HIGH)] == [24, 24]
+    told: list[Row] = []
+    assert arena(entries, [LOW, HIGH], fine_tune=False, tell=told.append) == found and told == []
+
+
+def test_a_search_under_a_budget_that_fails_is_not_tried_for_every_seed(
+    calls: Calls, arena: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def fails(self: RandomSearch, task: Task, budget: Budget, **more: Any) -> Policy:
+        tried.append(budget.texts["bitops"])
+        raise ValueError("no luck") if budget.texts["bitops"] == "3x3" else KeyError("other")
+
+    monkeypatch.setattr(RandomSearch, "search", fails)
+    found = arena(["random-search", "test-a"], [LOW, HIGH], seeds=(0, 1), fine_tune=False)
+    assert sorted(tried) == ["3x3", "6x6"]
+    reasons = {row.budget: row.reason for row in found.rows if row.name == "random-search"}
+    assert reasons[LOW].startswith("ValueError: no luck") and reasons[HIGH].startswith("KeyError")
+    assert found.standings(LOW)[0].name == "test-a"
+
+
+def test_a_budget_that_no_policy_of_a_front_meets_is_a_row_with_the_reason(calls: Calls, arena: Any) -> None:
+    found = arena([f"uniform-front?bits=[6,3]&{SMALL}", f"random-search?{SMALL}"], ["bitops=10"], fine_tune=False)
+    reasons = sorted(row.reason for row in found.rows)
+    assert reasons[0].startswith("None of the front's 2 policies meets") and "cannot be met" in reasons[1]

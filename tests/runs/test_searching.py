@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save
 
-from mixbit import runs
-from mixbit.errors import MixbitError, StaleRun
-from mixbit.methods import registry
-from mixbit.policy import LayerScores, Scores
-from mixbit.runs import Subject
+from mixbit import _io, runs
+from mixbit.cost import Budget, LayerBits
+from mixbit.errors import BudgetError, MixbitError, StaleRun
+from mixbit.methods import RandomSearch, registry
+from mixbit.policy import Front, LayerScores, Policy, Scores, Terms, WeightsFile
+from mixbit.runs import Searched, Subject
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig, KurtosisPenalty
 from tests.cli import tiny
+from tests.support import random_latency
 
 
 def test_folder_holds_scores_network_and_settings(searched: tuple[Subject, Path]) -> None:
@@ -114,3 +117,82 @@ def test_all_that_a_method_is_made_of_reaches_it(tmp_path: Path, monkeypatch: py
     with pytest.raises(MixbitError, match="kurtosis=0.25 has no effect on test-looks"):
         runs.search(subject, "test-looks", settings, tmp_path / "c", task=tiny.task(), quiet=True)
     assert not (tmp_path / "c").exists()
+
+
+# ------------------------------------------------------------------------------------------- policies and fronts
+
+SMALL = {"images": 16, "calibration_images": 8}
+
+
+def test_a_policy_is_searched_under_its_budget(tmp_path: Path) -> None:
+    network = tiny.task().network
+    times = random_latency(network, bits=(8, 6, 5, 4, 3, 2))
+    times.save(tmp_path / "times.json")
+    settings, budget = {**SMALL, "trials": 3}, ["bitops=5x5", "latency=1ms"]
+    how: dict[str, Any] = {
+        "budget": budget, "pins": {"left": LayerBits(3, 4)}, "first_last": None, "latency": tmp_path / "times.json",
+    }  # fmt: skip
+
+    def searched(**more: Any) -> Searched:
+        given = {**how, **more}
+        return runs.search(
+            tiny.subject(), "random-search", settings, tmp_path / "r", **given, task=tiny.task(), quiet=True
+        )
+
+    done = searched()
+    policy = done.result
+    assert isinstance(policy, Policy) and policy == Policy.load(tmp_path / "r" / "policy.json")
+    pins = {"left": LayerBits(3, 4)}
+    terms, parsed = Terms(pins=pins, latency=times), Budget.parse(budget)
+    wanted = RandomSearch(**settings).search(tiny.task(), parsed, terms=terms, quiet=True)
+    assert policy == wanted and policy.layers["left"] == LayerBits(3, 4) and "latency_ns" in policy.costs
+    assert done.pinned == ("left",) and done.limits == terms.limits(network, parsed)
+    assert done.costs == terms.costs(network, policy.layers) and done.notes == tuple(policy.notes)
+    assert {path.name for path in done.files} == {"policy.json", "network.json", "config.json"}
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["budget"], config["pins"], config["first_last"]) == (budget, {"left": "W3A4"}, None)
+    stamp = (tmp_path / "r" / "policy.json").stat().st_mtime_ns
+    assert searched() == done and (tmp_path / "r" / "policy.json").stat().st_mtime_ns == stamp
+    with pytest.raises(StaleRun, match="begun with budget="):
+        searched(budget=["bitops=4x4"])
+    with pytest.raises(StaleRun, match="begun with pins.left='W3A4'"):
+        searched(pins={"left": LayerBits(2, 4)})
+    with pytest.raises(MixbitError, match="random-search ends in a policy, and not in scores"):
+        print(done.scores)
+
+
+def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
+    weights = tmp_path / "w" / "model.safetensors"
+    _io.write_bytes(weights, save(tiny.task().model.state_dict()))
+    subject = replace(tiny.subject(), weights=weights)
+    done = runs.search(subject, "uniform-front", {**SMALL, "bits": [4, 2]}, tmp_path / "f", quiet=True)
+    assert isinstance(done.result, Front) and done.result == Front.load(tmp_path / "f" / "front.json")
+    assert done.result.weights == WeightsFile(path="../w/model.safetensors", digest=_io.digest(weights))
+    assert {path.name for path in done.files} == {"front.json", "network.json", "config.json"}
+    assert done.result.weights.check(tmp_path / "f") == weights
+    bare = runs.search(tiny.subject(), "uniform-front", {**SMALL, "bits": [4, 2]}, tmp_path / "g", quiet=True)
+    assert isinstance(bare.result, Front) and bare.result.weights is None and bare.notes == tuple(bare.result.notes)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "text"),
+    [
+        ("random-search", {}, "searches under a budget, and there is none. Give --budget bitops=3x3"),
+        ("fit", {"budget": ["bitops=3x3"]}, "ends in a table of scores, which serves every budget.*mixbit allocate"),
+        ("uniform-front", {"budget": ["bitops=3x3"]}, "ends in a front, which serves every budget.*mixbit front picks"),
+        ("fit", {"pins": {"left": LayerBits(2, 2)}}, "Leave budget, pins, first_last and latency out"),
+        ("fit", {"first_last": None}, "Leave budget, pins, first_last and latency out"),
+        ("random-search", {"budget": ["bitop=3x3"]}, "Did you mean 'bitops'"),
+        ("random-search", {"budget": ["latency=1ms"]}, "needs a latency table"),
+        (
+            "random-search",
+            {"budget": ["flash=1kB"]},
+            "flash=1kB: what a device holds is counted of the network written",
+        ),
+        ("random-search", {"budget": ["bitops=3x3"], "pins": {"lef": LayerBits(2, 2)}}, "'lef'"),
+    ],
+)
+def test_a_budget_that_cannot_be_claims_no_folder(method: str, more: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=text):
+        runs.search(tiny.subject(), method, {}, tmp_path / "r", **more, task=tiny.task(), quiet=True)
+    assert not (tmp_path / "r").exists()

@@ -18,6 +18,7 @@ from mixbit.data import digits as digits_module
 from mixbit.errors import BudgetError, MixbitError, PolicyError, StaleRun
 from mixbit.policy import Policy, Scores
 from mixbit.quantization import QuantizeConfig
+from mixbit.report import transfer_notes
 from mixbit.runs import Subject, Transferred, transferring
 from mixbit.task import Task
 from tests.cli import tiny
@@ -287,3 +288,26 @@ def test_what_is_reached_is_in_the_metric_of_the_task(regression: Subject, tmp_p
     assert done.reached[0].calibrated == pytest.approx(squared_error(task.model), rel=1e-4)
     config = json.loads((tmp_path / "run" / "transferred-trained" / "config.json").read_text())
     assert config["settings"] == {"epochs": 1, **settings} and config["subject"]["seed"] == 2
+
+
+def test_a_policy_that_was_searched_under_a_budget_is_searched_on_the_target_too(tmp_path: Path) -> None:
+    settings = {"trials": 2, "images": 16, "calibration_images": 8}
+    subject, budget = tiny.subject(), ["bitops=4x4"]
+    runs.search(subject, "random-search", settings, tmp_path / "s", budget=budget, task=tiny.task(), quiet=True)
+    target = replace(subject, model=subject.model.replace(":build", ":other"))
+    done = runs.transfer(tmp_path / "s", target, budget, tmp_path / "t", quiet=True)
+    moved, own = done.reached
+    assert done.method == "random-search" and done.agreement is not None
+    assert done.agreement.spearman == {} and done.agreement.own_harm is done.agreement.regret is None
+    assert "ends in no scores, so the harm of neither is known" in transfer_notes(done)[-1]
+    assert moved.policy.layers == Policy.load(tmp_path / "s" / "policy.json").layers
+    assert own.policy.layers == Policy.load(tmp_path / "t" / "own" / "policy.json").layers
+    assert json.loads((tmp_path / "t" / "own" / "config.json").read_text())["settings"] == settings
+
+
+def test_a_front_is_of_one_set_of_weights_and_not_transferred(tmp_path: Path) -> None:
+    settings = {"bits": [4, 2], "images": 16, "calibration_images": 8}
+    runs.search(tiny.subject(), "uniform-front", settings, tmp_path / "s", task=tiny.task(), quiet=True)
+    with pytest.raises(MixbitError, match="holds a front, of one set of weights. Pick a policy from it"):
+        runs.transfer(tmp_path / "s", tiny.subject(), ["bitops=4x4"], tmp_path / "t", task=tiny.task(), quiet=True)
+    assert not (tmp_path / "t").exists()

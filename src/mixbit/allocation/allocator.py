@@ -12,7 +12,7 @@ from mixbit.allocation._groups import Group
 from mixbit.allocation._programs import program_facts, program_notes
 from mixbit.allocation.repair import RepairHow
 from mixbit.allocation.solver import Allocation, SolverName
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, cost_table, costs
+from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins
 from mixbit.errors import BudgetError
 from mixbit.policy import Policy, Scores, Terms
 
@@ -91,12 +91,13 @@ def allocate(
     >>> str(policy.layers["0"]), round(found.objective, 9), policy.costs["bitops"]     # 0.9 + 2 * 0.1, and 640 * 4 * 2
     ('W4A2', 1.1, 5120)
     """
-    pins = Terms(pins=pins).pinned(network)
+    terms = Terms(pins=pins, ties=ties, macs=macs, latency=latency, memory=memory)
+    pins = terms.pinned(network)
     scores.check(network)
     alpha = _checked_alpha(scores.alpha if alpha is None else alpha)
     program = scores.program
     repair = "none" if program.pairs else repair
-    limits = budget.resolve(network, pins, macs, latency, memory)
+    limits = terms.limits(network, budget)
     assignment = Assignment(
         network=network,
         scores=scores,
@@ -116,7 +117,7 @@ def allocate(
     groups, allocation, instead = assignment.best()
     options = assignment.options
     layers = _chosen(network, groups, allocation)
-    found = costs(network, layers, macs=macs, latency=latency, memory=memory)
+    found = terms.costs(network, layers)
     budget.check(found, limits)
     policy = Policy(
         fingerprint=network.fingerprint,
@@ -125,7 +126,7 @@ def allocate(
         seed=scores.seed,
         macs=macs,
         budget=budget.texts,
-        costs=cost_table(network, layers, macs=macs, latency=latency, memory=memory),
+        costs=terms.cost_table(network, layers),
         allocation={
             **{key: getattr(allocation, key) for key in ("objective", "bound", "gap", "proven", "solver")},
             "alpha": alpha,
@@ -133,7 +134,7 @@ def allocate(
             "repair": repair,
             "slack": dict(budget.slack(found, limits)),
             **program_facts(program),
-            **({} if latency is None or latency.cpu is None else {"latency_cpu": latency.cpu}),
+            **terms.facts,
         },
         notes=notes(network, options, scores, groups, layers, ties=ties, latency=latency)
         + program_notes(scores, options, allocation)

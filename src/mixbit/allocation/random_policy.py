@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
+from mixbit.allocation.projection import project
 from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins
 from mixbit.policy import Policy, Terms
 
@@ -30,6 +31,8 @@ def random_policy(
 ) -> Policy:
     """Start every free layer at the fewest bits, then raise random ones by one option until nothing fits any more.
 
+    Where the fewest bits are over the budget, as may be with measured times, the nearest policy within it is the start.
+
     Args:
         network: the captured network.
         budget: hard limits, met exactly.
@@ -42,12 +45,15 @@ def random_policy(
         memory: a device's flash and RAM, where the budget limits them.
 
     Raises:
-        BudgetError: a pin is no layer of the network; or even the fewest bits exceed the budget.
+        InfeasibleBudget: no policy meets the budget; with the nearest feasible limits and the layers that block them.
+        BudgetError: a pin is no layer of the network.
     """
     terms = Terms(pins=pins, ties=ties, macs=macs, latency=latency, memory=memory)
     pins, limits, ladder = terms.pinned(network), terms.limits(network, budget), sorted(bits)
     layers = {la.name: pins.get(la.name, LayerBits(ladder[0], ladder[0])) for la in network.layers}
-    budget.check(terms.costs(network, layers), limits)
+    if min(budget.slack(terms.costs(network, layers), limits).values()) < 0:  # of measured times fewer may be slower
+        fewest = dict.fromkeys(layers, (float(ladder[0]), float(ladder[0])))
+        layers = project(network, fewest, budget, bits=ladder, terms=terms).layers
     knobs = list(_knobs(network, pins, ties))
     random = Random(seed)
     while knobs:

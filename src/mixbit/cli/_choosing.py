@@ -44,23 +44,38 @@ def search(
     faithful: Annotated[
         bool | None, typer.Option("--faithful/--no-faithful", help="as the authors released it, without our options")
     ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=VALUE", help="for methods that search under one; as for allocate")
+    ] = None,
+    pin: Annotated[list[str] | None, typer.Option(metavar="NAME=W8A8", help="with a budget; as for allocate")] = None,
+    first_last: Annotated[str, typer.Option(metavar="W8A8|free", help="with a budget; as for allocate")] = "W8A8",
+    latency: Annotated[Path | None, typer.Option(metavar="TABLE", help="with a budget; as for allocate")] = None,
     settings: Setting = None,
 ) -> None:
-    """Measure the harm of each bit-width to each layer. Once a network; budgets come later."""
+    """Search: for scores or a front, once a network, budgets come later; or for a policy, under a budget."""
     from mixbit import report, runs
 
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
     chosen = {**given, "bits": None if bits is None else words.bit_list(bits)}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
-    done = runs.search(subject, method, words.settings(chosen, settings), run)
+    done = runs.search(
+        subject,
+        method,
+        words.settings(chosen, settings),
+        run,
+        budget=budget or (),
+        pins=words.once("--pin", map(words.pin, pin or ())),
+        first_last=words.edges(first_last),
+        latency=latency,
+    )
     note_weights(weights)
-    screen.say(f"{method} scored {len(done.scores.layers)} of {len(done.network.layers)} layers.")
+    screen.say(report.search_summary(method, done))
     for note in done.notes:
         screen.say(f"Note: {note}")
-    if (entropies := report.entropy_table(done.scores)) is not None:
-        screen.show(entropies)
+    for table in report.search_tables(done):
+        screen.show(table)
     screen.files(done.files)
-    screen.next(report.after_search(run))
+    screen.next(report.after_search(run, done))
 
 
 @app.command()
@@ -100,17 +115,16 @@ def allocate(
         Literal["single", "double", "litert"], typer.Option(help="for flash= and ram=: the same")
     ] = "single",
 ) -> None:
-    """Choose the bits of every layer: least harm within all budgets, by an exact solver."""
+    """Choose the bits of every layer: least harm within all budgets, by an exact solver; the best of a front."""
     from mixbit import report, runs
     from mixbit.export.c import COptions
 
-    edges = None if first_last == "free" else words.bits(first_last)
     done = runs.allocate(
         source,
         budget,
         out,
         pins=words.once("--pin", map(words.pin, pin or ())),
-        first_last=edges,
+        first_last=words.edges(first_last),
         ties=ties,
         alpha=alpha,
         macs=macs,
@@ -124,11 +138,47 @@ def allocate(
     for note in done.policy.notes:
         screen.say(f"Note: {note}")
     screen.show(report.budget_table(done.budget, done.costs, done.limits))
-    screen.say(report.allocation_summary(done.allocation))
+    if done.allocation is not None:
+        screen.say(report.allocation_summary(done.allocation))
     if done.footprint is not None:
         screen.say(report.footprint_summary(done.footprint))
     screen.files({out: "the policy; edit it by hand if you like"})
     screen.next(report.after_allocate(done.subject, out))
+
+
+@app.command()
+def front(
+    source: Annotated[Path, typer.Argument(metavar="RUN|FRONT", help="folder of a search, or a front file in one")],
+    budget: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=VALUE", help="as for allocate; without one the front is shown")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="the picked policy, as JSON")] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="what is best: loss, or a metric; default: the metric")
+    ] = None,
+    first_last: Annotated[
+        str, typer.Option(metavar="W8A8|free", help="what bitops=3x4 refers to, as for allocate")
+    ] = "W8A8",
+    latency: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="HTML", help="the front as a plot, for a browser")] = None,
+) -> None:
+    """Show a front of policies, and pick the best within a budget."""
+    from mixbit import report, runs
+
+    done = runs.pick(source, budget or (), out, by=by, first_last=words.edges(first_last), latency=latency)
+    screen.show(report.front_table(done.front, done.policy))
+    files = dict(done.files)
+    if done.policy is not None and done.budget is not None and done.costs is not None:
+        screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
+        for note in done.policy.notes:
+            screen.say(f"Note: {note}")
+        screen.show(report.budget_table(done.budget, done.costs, done.limits))
+    if plot is not None:
+        files[report.front_plot(done.front, plot, done.policy)] = "the metric against costs, for a browser"
+    screen.files(files)
+    screen.next(report.after_front(source, done))
 
 
 latency_app = typer.Typer(help="Measured times of a network's layers, for budgets in time.", no_args_is_help=True)

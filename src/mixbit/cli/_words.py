@@ -94,6 +94,11 @@ def bits(text: str) -> LayerBits:
     return LayerBits(*found)
 
 
+def edges(text: str) -> LayerBits | None:
+    """Bits of the first and the last layer; None for `free`."""
+    return None if text == "free" else bits(text)
+
+
 def settings(given: Mapping[str, Any], extra: Sequence[str] | None) -> dict[str, Any]:
     """Options that were given, and `--set` pairs; a value is JSON, or else text."""
     found = {key: value for key, value in given.items() if value is not None}

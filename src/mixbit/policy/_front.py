@@ -291,6 +291,7 @@ class Front:
             macs=terms.macs,
             budget=budget.texts,
             costs=terms.cost_table(network, point.layers),
+            allocation=dict(terms.facts),
             notes=[self._picked(point, name, len(fitting))],
         )
 

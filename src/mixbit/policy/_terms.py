@@ -56,6 +56,11 @@ class Terms:
                 )
         return {name: self.pins[name] for name in names if name in self.pins}
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a policy has to remember of the tables: the processor that its times hold for."""
+        return {} if self.latency is None or self.latency.cpu is None else {"latency_cpu": self.latency.cpu}
+
     def limits(self, network: Network, budget: Budget) -> dict[str, int]:
         """The budget in whole numbers, see `mixbit.cost.Budget.resolve`.
 

@@ -6,10 +6,12 @@ from mixbit.report.arena import arena_line, arena_table, arena_tables
 from mixbit.report.entropy import entropy_table
 from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
 from mixbit.report.firmware import c_tables, c_verification_table, footprint_summary, instructions_table
+from mixbit.report.fronts import front_plot, front_table
 from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
 from mixbit.report.plots import pareto_front, pareto_plot
 from mixbit.report.screen import Screen
+from mixbit.report.searches import search_summary, search_tables
 from mixbit.report.shift_plots import shift_plot
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.steps import (
@@ -18,6 +20,7 @@ from mixbit.report.steps import (
     after_demo,
     after_evaluate,
     after_export,
+    after_front,
     after_inspect,
     after_latency,
     after_search,
@@ -48,6 +51,7 @@ __all__ = [
     "after_demo",
     "after_evaluate",
     "after_export",
+    "after_front",
     "after_inspect",
     "after_latency",
     "after_search",
@@ -72,6 +76,8 @@ __all__ = [
     "file_tables",
     "floats_table",
     "footprint_summary",
+    "front_plot",
+    "front_table",
     "instructions_table",
     "joins_table",
     "latency_checks_table",
@@ -83,6 +89,8 @@ __all__ = [
     "pareto_plot",
     "percent",
     "saturation_warning",
+    "search_summary",
+    "search_tables",
     "seconds",
     "shift_plot",
     "shift_summary_table",

@@ -116,7 +116,7 @@ def _notes(found: Comparison, standings: tuple[Standing, ...]) -> Iterator[str]:
         if one.twins and one.name not in told:
             told |= {one.name, *one.twins}
             yield f"Same bits, one result: {', '.join(sorted((one.name, *one.twins)))}."
-    cut = [one.name for one in standings if one.name in found.interrupted]
+    cut = [one.name for one in standings if found.was_interrupted(one.name, one.budget)]
     if cut:
         yield f"Killed and continued, so the effort is that of the last part alone: {', '.join(cut)}."
     for one in standings:

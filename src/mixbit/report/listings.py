@@ -10,6 +10,9 @@ from mixbit.report.table import Table
 __all__ = ["listing"]
 
 
+_ENDS = {"score": "scores", "policy": "policy", "front": "front"}
+
+
 def listing(what: str, pattern: str = "*") -> Table:
     """Names that match a shell pattern, one line each.
 
@@ -22,8 +25,8 @@ def listing(what: str, pattern: str = "*") -> Table:
 
     >>> print(listing("methods", "limpq-*").plain())          # doctest: +ELLIPSIS
     Methods
-    name        needs    what it is...
-    ----------  -------  ----------...
+    name        needs    ends in  what it is...
+    ----------  -------  -------  ----------...
     limpq-init  ...
     """
     kinds = {"methods": _methods, "models": _models, "data": _data}
@@ -39,9 +42,14 @@ def _methods(pattern: str) -> Table:
     from mixbit import methods
 
     infos = [methods.info(name) for name in methods.names(pattern)]
-    rows = tuple((one.name, one.cost, one.summary, one.source) for one in infos)
-    note = "needs: what a search costs, from nothing over forward passes and derivatives to training."
-    return Table(title="Methods", columns=("name", "needs", "what it is", "source"), rows=rows, notes=(note,))
+    rows = tuple((one.name, one.cost, _ENDS[one.kind], one.summary, one.source) for one in infos)
+    note = (
+        "needs: what a search costs, from nothing over forward passes and derivatives to training. ends in: scores and "
+        "fronts serve every budget; a policy is searched under one."
+    )
+    return Table(
+        title="Methods", columns=("name", "needs", "ends in", "what it is", "source"), rows=rows, notes=(note,)
+    )
 
 
 def _models(pattern: str) -> Table:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixbit.cost import show_amount
+from mixbit.policy import Front, Policy
 
 if TYPE_CHECKING:
     from mixbit.cost import LatencyTable
-    from mixbit.runs import Comparison, Profile, Subject
+    from mixbit.runs import Comparison, Picked, Profile, Searched, Subject
 
 __all__ = [
     "after_allocate",
@@ -18,6 +19,7 @@ __all__ = [
     "after_demo",
     "after_evaluate",
     "after_export",
+    "after_front",
     "after_inspect",
     "after_latency",
     "after_search",
@@ -53,9 +55,20 @@ def after_inspect(subject: Subject, input_shape: Sequence[int], *, own_data: boo
     return ["mixbit", "search", "limpq", *subject_words(subject, guess), "--run", "runs/search"]
 
 
-def after_search(run: Path) -> list[str]:
-    """Allocate at the BitOps of the uniform W3A3 network."""
-    return ["mixbit", "allocate", str(run), "--budget", "bitops=3x3", "--out", str(run / "policy.json")]
+def after_search(run: Path, found: Searched | None = None) -> list[str]:
+    """Allocate at the BitOps of the uniform W3A3 network, or pick; a policy is fine-tuned."""
+    if found is not None and isinstance(found.result, Policy):
+        return after_allocate(found.subject, run / "policy.json")
+    command = "front" if found is not None and isinstance(found.result, Front) else "allocate"
+    return ["mixbit", command, str(run), "--budget", "bitops=3x3", "--out", str(run / "policy.json")]
+
+
+def after_front(source: Path, found: Picked) -> list[str]:
+    """Pick at the BitOps of the uniform W4A4 network; fine-tune what was picked."""
+    if found.policy is not None and found.files:
+        return after_allocate(found.subject, next(iter(found.files)))
+    folder = source if source.is_dir() else source.parent
+    return ["mixbit", "front", str(source), "--budget", "bitops=4x4", "--out", str(folder / "policy.json")]
 
 
 def after_allocate(subject: Subject | None, out: Path) -> list[str]:
@@ -112,7 +125,7 @@ def after_compare(found: Comparison) -> list[str]:
             if one.accuracy is not None and not one.outside:
                 limits = [word for limit in budget.split(",") for word in ("--budget", limit)]
                 out = str(found.folder / "policy.json")
-                return ["mixbit", "allocate", str(found.search_folder(one.name)), *limits, "--out", out]
+                return ["mixbit", "allocate", str(found.search_folder(one.name, budget)), *limits, "--out", out]
     return ["mixbit", "list", "methods"]
 
 

@@ -43,6 +43,8 @@ def transfer_notes(done: Transferred) -> list[str]:
 
 
 def _regret_note(found: Agreement) -> str:
+    if found.own_harm is None:
+        return "The target's own search ends in no scores, so the harm of neither is known."
     if found.regret is None:
         return "The transferred policy has bits that the target's own scores do not have, so its harm is not known."
     share = f" ({percent(found.regret / abs(found.own_harm))} of it)" if found.own_harm else ""

@@ -10,6 +10,7 @@ from mixbit.runs.exporting import TARGETS, Exported, ExportTarget, Verified, exp
 from mixbit.runs.firmware import ExportedC, VerifiedC, export_c, is_c_folder, verify_c_folder
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
+from mixbit.runs.picking import Picked, pick
 from mixbit.runs.searching import Searched, search
 from mixbit.runs.stressing import Profile, StressSettings, stress
 from mixbit.runs.subject import Outcome, Subject
@@ -32,6 +33,7 @@ __all__ = [
     "ExportedC",
     "Inspected",
     "Outcome",
+    "Picked",
     "Profile",
     "Reached",
     "Row",
@@ -52,6 +54,7 @@ __all__ = [
     "export_c",
     "inspect",
     "is_c_folder",
+    "pick",
     "read_comparison",
     "search",
     "stress",

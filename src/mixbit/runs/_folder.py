@@ -14,7 +14,7 @@ from mixbit.data import parse_spec
 from mixbit.errors import MixbitError, StaleRun, shown
 from mixbit.runs.subject import Subject
 
-CONFIG, NETWORK, SCORES, POLICY = "config.json", "network.json", "scores.json", "policy.json"
+CONFIG, NETWORK, SCORES, POLICY, FRONT = "config.json", "network.json", "scores.json", "policy.json", "front.json"
 WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
 CONTENT = "content"
 """Key of the digests of weights, data and code."""

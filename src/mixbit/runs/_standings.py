@@ -109,15 +109,29 @@ class Comparison:
     """Of the fine-tuning; None if there is none."""
     folder: Path
     files: dict[Path, str]
+    budget_efforts: dict[str, dict[str, Effort]] = field(default_factory=dict)
+    """Name -> budget -> what the search under it took, of methods that search once a budget."""
+    budget_interrupted: tuple[tuple[str, str], ...] = ()
+    """Name and budget of such searches that were killed and continued."""
 
     @property
     def budgets(self) -> tuple[str, ...]:
         """All budgets of the rows, in the order of the alphabet."""
         return tuple(sorted({row.budget for row in self.rows}))
 
-    def search_folder(self, name: str) -> Path:
-        """The run folder of a method's search."""
-        return self.folder / SEARCH / slug(name)
+    def search_folder(self, name: str, budget: str | None = None) -> Path:
+        """The run folder of a method's search; of one that searches once a budget, that under this one."""
+        folder = self.folder / SEARCH / slug(name)
+        under = None if budget is None else folder / slug(budget)
+        return folder if under is None or not (under / _folder.POLICY).is_file() else under
+
+    def effort(self, name: str, budget: str) -> Effort | None:
+        """What the search of a method took, as far as it is known: all of it, or under this budget."""
+        return self.efforts.get(name) or self.budget_efforts.get(name, {}).get(budget)
+
+    def was_interrupted(self, name: str, budget: str) -> bool:
+        """Whether that search was killed and continued, so that its effort is that of the last part only."""
+        return name in self.interrupted or (name, budget) in self.budget_interrupted
 
     def standings(self, budget: str) -> tuple[Standing, ...]:
         """Rows of one budget, seeds together, the best first; what has no result stands last."""
@@ -152,7 +166,7 @@ class Comparison:
             slack=first.slack,
             calibrated={row.seed: row.calibrated for row in done if row.calibrated is not None},
             tuned={row.seed: row.tuned for row in done if row.tuned is not None},
-            effort=self.efforts.get(first.name),
+            effort=self.effort(first.name, first.budget),
         )
 
 
@@ -179,6 +193,8 @@ class _SearchEffort(Effort):
 
     name: str
     interrupted: bool = False
+    budget: str | None = None
+    """Of a search under one."""
 
     def effort(self) -> Effort:
         """Without the name."""
@@ -210,9 +226,11 @@ def write_row(run: Path, row: Row) -> None:
     _io.write_json(row_path(run, row.budget, row.name, row.seed), row.to_json())
 
 
-def write_effort(run: Path, name: str, effort: Effort, *, interrupted: bool = False) -> None:
-    """Keep what a search took, beside its scores."""
-    _io.write_json(run / SEARCH / slug(name) / EFFORT, {"name": name, "interrupted": interrupted, **effort.to_json()})
+def write_effort(run: Path, name: str, effort: Effort, *, interrupted: bool = False, budget: str | None = None) -> None:
+    """Keep what a search took, beside what it ended in."""
+    folder = run / SEARCH / slug(name) / ("" if budget is None else slug(budget))
+    under = {} if budget is None else {"budget": budget}
+    _io.write_json(folder / EFFORT, {"name": name, "interrupted": interrupted, **under, **effort.to_json()})
 
 
 def read_comparison(run: Path) -> Comparison:
@@ -224,26 +242,36 @@ def read_comparison(run: Path) -> Comparison:
     facts = _folder.read(run)
     if facts["command"] != "compare" or not (run / FLOAT).is_file():
         raise MixbitError(f"{run} holds no comparison (no {FLOAT}). Give the --run folder of a mixbit compare.")
-    paths = sorted((run / SEARCH).glob(f"*/{EFFORT}"))
+    paths = [*sorted((run / SEARCH).glob(f"*/{EFFORT}")), *sorted((run / SEARCH).glob(f"*/*/{EFFORT}"))]
     efforts = [_io.read_record(path, _SearchEffort, remedy=f"{REMEASURE} Its scores stay.") for path in paths]
     rows = [_io.read_record(path, Row, remedy=REMEASURE) for path in (run / ROWS).glob("*/*/seed-*.json")]
     start = _io.read_record(run / FLOAT, _Float, remedy=REMEASURE)
     return Comparison(
         float32=Outcome(name="float32", accuracy=start.accuracy, costs=start.costs, metric=start.metric),
         rows=tuple(sorted(rows, key=lambda row: (row.budget, row.name, row.seed))),
-        efforts={found.name: found.effort() for found in efforts},
-        interrupted=tuple(found.name for found in efforts if found.interrupted),
+        efforts={found.name: found.effort() for found in efforts if found.budget is None},
+        interrupted=tuple(found.name for found in efforts if found.interrupted and found.budget is None),
         settings=facts.get("settings"),
         folder=run,
         files={run / TABLE: "all rows", run / LINES: "the same, one line a row"},
+        budget_efforts=_by_budget(efforts),
+        budget_interrupted=tuple((one.name, one.budget) for one in efforts if one.interrupted and one.budget),
     )
+
+
+def _by_budget(efforts: Iterable[_SearchEffort]) -> dict[str, dict[str, Effort]]:
+    found: dict[str, dict[str, Effort]] = {}
+    for one in efforts:
+        if one.budget is not None:
+            found.setdefault(one.name, {})[one.budget] = one.effort()
+    return found
 
 
 def write_tables(run: Path) -> None:
     """`compare.json` and `compare.csv` of the rows so far."""
     found = read_comparison(run)
     _io.write_json(run / TABLE, as_json(found))
-    _io.write_text(run / LINES, as_csv(found.rows, found.efforts))
+    _io.write_text(run / LINES, as_csv(found))
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
@@ -256,14 +284,21 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "settings": found.settings,
         "efforts": {name: effort.to_json() for name, effort in found.efforts.items()},
         "interrupted": list(found.interrupted),
+        **_under_budgets(found),
         "rows": [row.to_json() for row in found.rows],
     }
 
 
-def as_csv(rows: Iterable[Row], efforts: dict[str, Effort]) -> str:
+def _under_budgets(found: Comparison) -> dict[str, Any]:
+    """What searches under budgets took, where there are any."""
+    efforts = {n: {b: one.to_json() for b, one in by.items()} for n, by in found.budget_efforts.items()}
+    return {"budget_efforts": efforts, "budget_interrupted": list(found.budget_interrupted)} if efforts else {}
+
+
+def as_csv(found: Comparison) -> str:
     """One line a row: budget, name, seed, accuracies, costs, effort."""
     out = io.StringIO()
-    lines = [_line(row, efforts.get(row.name, Effort())) for row in rows]
+    lines = [_line(row, found.effort(row.name, row.budget) or Effort()) for row in found.rows]
     writer = csv.DictWriter(out, list(lines[0]) if lines else ["budget", "name", "seed"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)

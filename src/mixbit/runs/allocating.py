@@ -1,4 +1,4 @@
-"""A policy from the scores in a run folder."""
+"""A policy from what a search left in a run folder."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from mixbit import _io
 from mixbit.allocation import Allocation, RepairHow
 from mixbit.allocation import allocate as choose
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, Pins, costs, uniform_bits
-from mixbit.errors import BudgetError, MixbitError
+from mixbit.errors import BudgetError
 from mixbit.export.c import COptions, Footprint
 from mixbit.integer import GraphRounding
-from mixbit.network import Network, check_network
-from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
-from mixbit.runs import _folder
+from mixbit.network import Network
+from mixbit.policy import LayerScores, Policy, Scores, Terms, resolve_pins
 from mixbit.runs._fitting import ON_DEVICE, choose_to_fit
+from mixbit.runs._sources import read_network, result_of, subject_of
 from mixbit.runs.inspecting import open_model
+from mixbit.runs.picking import pick
 from mixbit.runs.subject import Subject
 
 __all__ = ["Allocated", "allocate"]
@@ -29,7 +29,8 @@ class Allocated:
     """A policy, how the solver came to it, and what it uses of each limit."""
 
     policy: Policy
-    allocation: Allocation
+    allocation: Allocation | None
+    """None for a policy that a front had, or that was searched under the budget."""
     pinned: tuple[str, ...]
     budget: Budget
     limits: dict[str, int]
@@ -56,10 +57,10 @@ def allocate(
     c_options: COptions | None = None,
     rounding: GraphRounding = "single",
 ) -> Allocated:
-    """Solve for the bits and write the policy.
+    """Solve for the bits and write the policy; from a front, pick; a policy that was searched is taken as it is.
 
     Args:
-        source: run folder of a search, or a scores file with `network.json` beside it.
+        source: run folder of a search, or a scores or front file with `network.json` beside it.
         budget: limits as text, see `mixbit.cost.Budget.parse`.
         out: the policy file.
         pins: layer name or `re:` pattern -> bits.
@@ -72,15 +73,23 @@ def allocate(
 
     Raises:
         InfeasibleBudget: no policy meets the budget.
+        BudgetError: a policy that was searched under another budget, or an option that says how to choose from scores
+            where there are none.
         BudgetError: a limit that cannot be read, or `flash` or `ram` where the folder does not say of which model the
             scores are.
     """
-    folder = source if source.is_dir() else source.parent
-    scores = Scores.load(folder / _folder.SCORES if source.is_dir() else source)
+    kind, path = result_of(source)
+    folder = path.parent
+    if kind != "score":
+        given = {"pins": dict(pins or {}), "ties": ties, "alpha": alpha, "macs": macs, "repair": repair, "exact": exact}
+        _only_of_scores(path, given)
+        taken = _from_front if kind == "front" else _as_searched
+        return taken(path, budget, out, first_last, latency)
+    scores = Scores.load(path)
     network = read_network(folder)
     parsed, resolved = Budget.parse(budget), resolve_pins(network, pins, first_last)
     table = None if latency is None else LatencyTable.load(latency).check(network)
-    subject = _subject(folder)
+    subject = subject_of(folder)
 
     def chosen(memory: MemoryTable | None, only: Mapping[str, LayerBits] | None = None) -> tuple[Policy, Allocation]:
         return choose(
@@ -155,23 +164,58 @@ def _needed(subject: Subject | None, folder: Path) -> Subject:
     return subject
 
 
-def read_network(folder: Path) -> Network:
-    """The network that a search wrote beside its scores."""
-    path = folder / _folder.NETWORK
-    if not path.is_file():
-        raise MixbitError(
-            f"There is no {path}, so the costs of the layers are not known. Give the --run folder of a finished "
-            "search, or write the network beside the scores: mixbit inspect MODEL --json network.json."
-        )
+_USUAL = {"pins": {}, "ties": True, "alpha": None, "macs": "exact", "repair": "forbid", "exact": False}
+"""Options that say how to choose from scores, as they are where nothing is said."""
+
+
+def _only_of_scores(path: Path, given: Mapping[str, object]) -> None:
+    """Raise `BudgetError` for such options where there is nothing to choose."""
+    named = [key for key, value in given.items() if value != _USUAL[key]]
+    if named:
+        raise BudgetError(f"{', '.join(named)}: no effect on {path}, which holds no scores. Leave that out.")
+
+
+def _from_front(
+    path: Path, budget: Sequence[str], out: Path, first_last: LayerBits | None, latency: Path | None
+) -> Allocated:
+    Budget.parse(budget)  # an empty one is an error here, and picks nothing there
+    found = pick(path, budget, out, first_last=first_last, latency=latency)
+    assert found.policy is not None and found.budget is not None and found.costs is not None
+    return Allocated(
+        policy=found.policy,
+        allocation=None,
+        pinned=found.pinned,
+        budget=found.budget,
+        limits=found.limits,
+        costs=found.costs,
+        subject=found.subject,
+    )
+
+
+def _as_searched(
+    path: Path, budget: Sequence[str], out: Path, first_last: LayerBits | None, latency: Path | None
+) -> Allocated:
+    """The policy itself, if it is within the budget; of another budget there has to be another search."""
+    network = read_network(path.parent)
+    table = None if latency is None else LatencyTable.load(latency).check(network)
+    terms, parsed = Terms(pins=resolve_pins(network, None, first_last), latency=table), Budget.parse(budget)
+    policy = Policy.load(path).check(network, table)
+    used, limits = terms.costs(network, policy.layers), terms.limits(network, parsed)
     try:
-        found = Network.from_json(_io.read_text(path))
-        check_network(found)
-    except MixbitError as cause:
-        raise MixbitError(f"{path}: {cause}") from cause
-    return found
-
-
-def _subject(folder: Path) -> Subject | None:
-    if not (folder / _folder.CONFIG).exists():
-        return None
-    return Subject.from_json(_folder.read(folder)["subject"])
+        parsed.check(used, limits)
+    except BudgetError as error:
+        under = ", ".join(f"{kind}={text}" for kind, text in policy.budget.items()) or "no budget"
+        raise BudgetError(
+            f"{error} {path} holds a policy that {policy.method} searched under {under}; another budget is another "
+            f"search: mixbit search {policy.method} ... --budget ..., in a folder of its own."
+        ) from error
+    policy.save(out)
+    return Allocated(
+        policy=policy,
+        allocation=None,
+        pinned=tuple(name for name, bits in terms.pinned(network).items() if policy.layers[name] == bits),
+        budget=parsed,
+        limits=limits,
+        costs=used,
+        subject=subject_of(path.parent),
+    )

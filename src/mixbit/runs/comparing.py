@@ -1,6 +1,6 @@
 """Search methods side by side: same network, data, budgets, fine-tuning and seeds, and what each search took.
 
-Every part of the work leaves a file as soon as it is done: the scores of a method and its effort, the policy of a
+Every part of the work leaves a file as soon as it is done: what a method ends in and its effort, the policy of a
 budget, a fine-tuning, a row. A comparison that was killed goes on with what is missing, and several processes may work
 on one folder at a time: each takes what no other one holds.
 """
@@ -27,12 +27,13 @@ from mixbit.cost import Budget, costs, float_costs
 from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
-from mixbit.policy import Policy, resolve_pins
+from mixbit.policy import Front, Policy, Scores, resolve_pins
 from mixbit.quantization import QuantizeConfig
 from mixbit.runs import _folder, _standings
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._metering import Effort, Meter
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
+from mixbit.runs._sources import ENDS
 from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Subject, metric_facts
@@ -90,11 +91,13 @@ def compare(
     quiet: bool = False,
     tell: Callable[[Row], None] | None = None,
 ) -> Comparison:
-    """Search with every method once, allocate for every budget, calibrate and fine-tune with every seed.
+    """Search with every method, take a policy for every budget, calibrate and fine-tune with every seed.
 
-    Rows with the same bits and seed share one training. A method that fails, or that has no policy within a budget,
-    gets a row with the reason; it is tried again by the next call. Methods, budgets and seeds may be added by later
-    calls on the same folder; the subject and the settings of fine-tuning may not change.
+    A method that ends in scores or in a front searches once; from these a policy is allocated, or picked, for every
+    budget. One that ends in a policy searches once a budget. Rows with the same bits and seed share one training. A
+    method that fails, or that has no policy within a budget, gets a row with the reason; it is tried again by the next
+    call. Methods, budgets and seeds may be added by later calls on the same folder; the subject and the settings of
+    fine-tuning may not change.
 
     Args:
         subject: model, weights and data; its seed is that of searches which set none.
@@ -208,7 +211,7 @@ class _Arena:
     repair: RepairHow
     quiet: bool
     failed: dict[str, str] = field(default_factory=dict)
-    """Name -> reason of a search that failed in this call: it is not tried again for every budget and seed."""
+    """Name (and budget, of one under it) -> reason of a search that failed in this call: it is not tried again."""
 
     def _evaluated(self, model: nn.Module) -> Metrics:
         label = None if self.quiet else "evaluate"
@@ -309,28 +312,37 @@ class _Arena:
         with hold(folder, wait=wait):
             path = folder / "policies" / f"{_standings.slug(text)}.json"
             if not path.exists():
-                self._allocate(entrant.entry, folder, budget).save(path)
+                self._chosen(entrant.entry, folder, text, budget).save(path)
         return Policy.load(path).check(self.task.network)
 
-    def _allocate(self, entry: Entry, folder: Path, budget: Budget) -> Policy:
-        """Scores of the method, made once, and what is best by them within the budget."""
-        if entry.name in self.failed:
-            raise MixbitError(self.failed[entry.name])
+    def _chosen(self, entry: Entry, folder: Path, text: str, budget: Budget) -> Policy:
+        """What the method has for the budget: the best by its scores, the best of its front, or a search of its own."""
+        under = text if methods.info(entry.method).kind == "policy" else None
+        key = entry.name if under is None else f"{entry.name} within {under}"
+        if key in self.failed:
+            raise MixbitError(self.failed[key])
         try:
-            scores = self._metered(entry, folder)
+            found = self._metered(entry, folder if under is None else folder / _standings.slug(under), under)
         except Exception as error:
-            self.failed[entry.name] = self._reason(error, entry.name)
+            self.failed[key] = self._reason(error, entry.name)
             raise
-        return allocate(self.task.network, scores, budget, repair=self.repair, or_uniform=True)[0]
+        if isinstance(found, Policy):
+            return found
+        if isinstance(found, Front):
+            return found.pick(budget, self.task.network)
+        return allocate(self.task.network, found, budget, repair=self.repair, or_uniform=True)[0]
 
-    def _metered(self, entry: Entry, folder: Path) -> Any:
-        done, begun = (folder / _folder.SCORES).exists(), _has_state(folder)
-        meter = Meter(self.task)
+    def _metered(self, entry: Entry, folder: Path, text: str | None = None) -> Scores | Policy | Front:
+        """What the method ends in, under a budget if there is one, with what its search took."""
+        done, begun = (folder / ENDS[methods.info(entry.method).kind]).exists(), _has_state(folder)
+        meter, under = Meter(self.task), () if text is None else text.split(",")
         with meter.running() as task:
-            scores = search(self.subject, entry.method, entry.settings, folder, task=task, quiet=self.quiet).scores
+            found = search(
+                self.subject, entry.method, entry.settings, folder, budget=under, task=task, quiet=self.quiet
+            ).result
         if not done:
-            _standings.write_effort(self.run, entry.name, meter.effort, interrupted=begun)
-        return scores
+            _standings.write_effort(self.run, entry.name, meter.effort, interrupted=begun, budget=text)
+        return found
 
     # -- accuracies
 
@@ -360,7 +372,7 @@ class _Arena:
 def _has_state(folder: Path) -> bool:
     """Whether an earlier search left something from which this one goes on."""
     ours = {_folder.CONFIG, ".lock", "policies"}
-    return any(path.name not in ours for path in folder.iterdir())
+    return folder.is_dir() and any(path.name not in ours for path in folder.iterdir())
 
 
 def _digest(policy: Policy) -> str:

@@ -1,39 +1,138 @@
-"""Scores of a method, in a run folder."""
+"""What a method ends in, scores, a policy or a front, in a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mixbit import _distributed, _io, methods
-from mixbit.errors import MixbitError
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
+from mixbit.errors import BudgetError, MixbitError
 from mixbit.evaluation import try_out
+from mixbit.methods import Kind
 from mixbit.network import Network
-from mixbit.policy import Scores
+from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
+from mixbit.runs._fitting import ON_DEVICE
 from mixbit.runs._options import KURTOSIS, regularised
+from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig
 
 __all__ = ["Searched", "search"]
 
+_HOLDS: dict[Kind, str] = {
+    "score": "harm of every bit-width to every layer",
+    "policy": "the bits of every layer, within the budget",
+    "front": "policies with their costs and their measured quality",
+}
+_LOADERS: dict[Kind, Any] = {"score": Scores, "policy": Policy, "front": Front}
+_ENDS_AT = LayerBits(8, 8)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """Scores, the network that they are of, and the files written with what each holds."""
+    """What the search ended in, the network that it is of, and the files written with what each holds."""
 
-    scores: Scores
+    result: Scores | Policy | Front
     network: Network
     files: dict[Path, str]
+    subject: Subject
+    budget: Budget | None = None
+    """Of a search under one."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """The budget in whole numbers."""
+    pinned: tuple[str, ...] = ()
+    """Layers whose bits were fixed under the budget."""
+    costs: Costs | None = None
+    """Of the policy that such a search ended in."""
+
+    @property
+    def scores(self) -> Scores:
+        """What it ended in, where that is scores.
+
+        Raises:
+            MixbitError: it is not.
+        """
+        if not isinstance(self.result, Scores):
+            kind = "a policy" if isinstance(self.result, Policy) else "a front"
+            raise MixbitError(f"{self.result.method} ends in {kind}, and not in scores. Ask for .result.")
+        return self.result
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the method did otherwise than its settings say, and why."""
-        found = self.scores.settings.get("notes")
+        """What the method did otherwise than its settings say, and why; and notes of a policy or a front."""
+        found = self.result.settings.get("notes") if isinstance(self.result, Scores) else self.result.notes
         return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Under:
+    """The budget of a search, as it was asked for."""
+
+    budget: Sequence[str] = ()
+    pins: Mapping[str, LayerBits] = field(default_factory=dict)
+    first_last: LayerBits | None = _ENDS_AT
+    latency: Path | None = None
+
+    def check(self, method: str) -> None:
+        """A budget where the method searches under one, and nowhere else.
+
+        Raises:
+            BudgetError: it is missing, or has no effect.
+        """
+        kind = methods.info(method).kind
+        if kind == "policy" and not self.budget:
+            raise BudgetError(
+                f"{method} searches under a budget, and there is none. Give --budget bitops=3x3 (in Python, "
+                'budget=["bitops=3x3"]).'
+            )
+        if kind != "policy" and self != _Under():
+            later = "mixbit allocate takes a policy" if kind == "score" else "mixbit front picks a policy"
+            raise BudgetError(
+                f"{method} ends in a {'table of scores' if kind == 'score' else 'front'}, which serves every budget. "
+                f"Leave budget, pins, first_last and latency out here: {later} from it within one."
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """For `config.json`; nothing where there is no budget."""
+        if not self.budget:
+            return {}
+        return {
+            "budget": list(self.budget),
+            "pins": {name: str(bits) for name, bits in self.pins.items()},
+            "first_last": None if self.first_last is None else str(self.first_last),
+            "latency": None if self.latency is None else _io.digest(self.latency),
+        }
+
+    def arguments(self, network: Network) -> dict[str, Any]:
+        """What the method is called with, of this network; nothing where there is no budget.
+
+        Raises:
+            BudgetError: a limit or a pin that cannot be read, or is not of this network.
+        """
+        if not self.budget:
+            return {}
+        times = None if self.latency is None else LatencyTable.load(self.latency).check(network)
+        terms = Terms(pins=resolve_pins(network, self.pins, self.first_last), latency=times)
+        budget = Budget.parse(self.budget)
+        _counted(budget)
+        terms.limits(network, budget)
+        return {"budget": budget, "terms": terms}
+
+
+def _counted(budget: Budget) -> None:
+    """Raise `BudgetError` for limits that are of the network written as C."""
+    for kind in ON_DEVICE:
+        if kind in budget.texts:
+            raise BudgetError(
+                f"{kind}={budget.texts[kind]}: what a device holds is counted of the network written as C, which a "
+                "search under a budget does not write. Limit weight-bytes and activation-bytes; or in Python, give "
+                "terms=mixbit.policy.Terms(memory=mixbit.export.c.memory_table(...)) to the method."
+            )
 
 
 def search(
@@ -42,6 +141,10 @@ def search(
     settings: Mapping[str, Any],
     run: Path,
     *,
+    budget: Sequence[str] = (),
+    pins: Mapping[str, LayerBits] | None = None,
+    first_last: LayerBits | None = _ENDS_AT,
+    latency: Path | None = None,
     task: Task | None = None,
     quiet: bool = False,
 ) -> Searched:
@@ -52,11 +155,20 @@ def search(
         method: name, see `mixbit.methods.names`.
         settings: of the method; lists stand for tuples. The seed is the subject's. Beside them `kurtosis`, as for
             `train`: methods that train weights then train them with KURE.
-        run: folder for config.json, network.json, scores.json and, where the method trains, its checkpoint.
+        run: folder for config.json, network.json, what the method ends in (scores.json, policy.json or front.json) and,
+            where the method trains, its checkpoint.
+        budget: limits as text, for a method that searches under them, and for no other.
+        pins, first_last, latency: as for `mixbit.runs.allocate`, for such a method.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
+
+    Raises:
+        BudgetError: a budget that cannot be read, is missing, or has no effect on this method.
+        InfeasibleBudget: no policy meets it.
+        StaleRun: the folder belongs to another search.
     """
     _distributed.start()
+    under = _Under(budget=tuple(budget), pins=dict(pins or {}), first_last=first_last, latency=latency)
     term = KurtosisConfig.from_setting(settings.get(KURTOSIS))
     chosen = methods.make(method, {"seed": subject.seed, **{k: v for k, v in settings.items() if k != KURTOSIS}})
     if term is not None and methods.info(method).cost != "training":
@@ -64,11 +176,13 @@ def search(
             f"kurtosis={settings[KURTOSIS]!r} has no effect on {method}, which trains no weights. Train with it first "
             "(mixbit train ... --set kurtosis=1), and search from those weights."
         )
+    under.check(method)
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     if task is None:  # before the folder is begun: a typo must not claim it
         task = subject.task()[0]
         try_out(task.model, task.test, task.objective, label_smoothing=getattr(chosen, "label_smoothing", None) or 0.0)
     task = regularised(task, term)
+    given = under.arguments(task.network)
     _folder.begin(
         run,
         {
@@ -77,24 +191,50 @@ def search(
             "content": subject.content(),
             "method": method,
             "settings": plain,
+            **under.facts(),
         },
     )
-    path = run / _folder.SCORES
-    found = None if path.exists() else chosen.search(task, run=run, quiet=quiet)
+    kind = methods.info(method).kind
+    found = None if (run / ENDS[kind]).exists() else chosen.search(task, **given, run=run, quiet=quiet)
     if _distributed.rank() == 0:
         # Also where the search is done: the file may be of an older version, or may count less than today's capture.
         _io.write_text(run / _folder.NETWORK, task.network.to_json())
         if found is not None:
-            found.save(path)  # last: its presence says that the search is done
+            _with_weights(found, subject, run).save(run / ENDS[kind])  # last: its presence says that the search is done
     _distributed.barrier()
-    scores = Scores.load(path)
-    scores.check(task.network)
-    return Searched(scores=scores, network=task.network, files=_files(run))
+    return _read(run, kind, task.network, subject, given)
 
 
-def _files(run: Path) -> dict[Path, str]:
+def _with_weights(found: Scores | Policy | Front, subject: Subject, run: Path) -> Scores | Policy | Front:
+    """A front with the subject's weights, where its method made none of its own."""
+    if isinstance(found, Front) and found.weights is None and subject.weights is not None:
+        return replace(found, weights=WeightsFile.of(subject.weights, run))
+    return found
+
+
+def _read(run: Path, kind: Kind, network: Network, subject: Subject, given: Mapping[str, Any]) -> Searched:
+    """What the search left, checked against the network."""
+    result, files = _LOADERS[kind].load(run / ENDS[kind]), _files(run, kind)
+    if kind != "policy":
+        result.check(network)
+        return Searched(result=result, network=network, files=files, subject=subject)
+    budget, terms = given["budget"], given["terms"]
+    result = result.check(network, terms.latency)
+    return Searched(
+        result=result,
+        network=network,
+        files=files,
+        subject=subject,
+        budget=budget,
+        limits=terms.limits(network, budget),
+        pinned=tuple(terms.pinned(network)),
+        costs=terms.costs(network, result.layers),
+    )
+
+
+def _files(run: Path, kind: Kind) -> dict[Path, str]:
     files = {
-        run / _folder.SCORES: "harm of every bit-width to every layer",
+        run / ENDS[kind]: _HOLDS[kind],
         run / _folder.NETWORK: "the captured network",
         run / _folder.CONFIG: "what was asked for",
     }

@@ -29,7 +29,8 @@ from mixbit.policy import (
 from mixbit.quantization import QuantizeConfig
 from mixbit.runs import _folder
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
-from mixbit.runs.allocating import allocate, read_network
+from mixbit.runs._sources import read_network, result_of
+from mixbit.runs.allocating import allocate
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject, metric_facts
 from mixbit.runs.training import put_policy_on, train
@@ -63,13 +64,14 @@ class Agreement:
     distance: PolicyDistance
     harm: float | None
     """Of the transferred policy, by the target's own scores; None for bits that these do not have."""
-    own_harm: float
-    """Of the target's own policy by the same scores; no policy within the budget has less."""
+    own_harm: float | None
+    """Of the target's own policy by the same scores; no policy within the budget has less. None where the method ends
+    in a policy or a front, and has no scores."""
 
     @property
     def regret(self) -> float | None:
         """Harm of the transferred policy beyond that of the own one."""
-        return None if self.harm is None else self.harm - self.own_harm
+        return None if self.harm is None or self.own_harm is None else self.harm - self.own_harm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,8 @@ def transfer(
     if own:
         if not quiet:
             announce("transfer", 0, 2, f"{origin.method} on the target")
-        search(subject, origin.method, origin.settings, run / OWN, task=task, quiet=quiet)
+        under = budget if methods.info(origin.method).kind == "policy" else ()
+        search(subject, origin.method, origin.settings, run / OWN, budget=under, task=task, quiet=quiet)
         policies[OWN] = allocate(run / OWN, budget, run / OWN / _folder.POLICY).policy
     if not quiet:
         announce("transfer", 1, 2, " and ".join(policies) + " on the target")
@@ -200,11 +203,11 @@ def transfer(
 
 
 def _read(source: Path) -> _Source:
-    folder = source if source.is_dir() else source.parent
-    path = folder / _folder.SCORES if source.is_dir() else source
-    content = _io.read_json(path)
-    is_policy = isinstance(content, dict) and content.get("format") == Policy.FORMAT
-    found = Policy.load(path) if is_policy else Scores.load(path)
+    kind, path = result_of(source)
+    folder = path.parent
+    if kind == "front":
+        raise MixbitError(f"{path} holds a front, of one set of weights. Pick a policy from it, and transfer that.")
+    found = Policy.load(path) if kind == "policy" else Scores.load(path)
     method, settings = _how(folder, found)
     return _Source(
         network=read_network(folder),
@@ -317,15 +320,16 @@ def _float_accuracy(task: Task, run: Path) -> float:
 
 def _agreement(moved: Scores | Policy, policies: Mapping[str, Policy], run: Path, network: Network) -> Agreement:
     """Pinned layers are the same in both by design, so they are left out."""
-    own, pinned = Scores.load(run / OWN / _folder.SCORES), set(resolve_pins(network))
+    path, pinned = run / OWN / _folder.SCORES, set(resolve_pins(network))
+    own = Scores.load(path) if path.is_file() else None
     free = [
         {name: bits for name, bits in policies[one].layers.items() if name not in pinned} for one in (TRANSFERRED, OWN)
     ]
     return Agreement(
-        spearman={} if isinstance(moved, Policy) else rank_correlation(moved, own),
+        spearman={} if isinstance(moved, Policy) or own is None else rank_correlation(moved, own),
         distance=policy_distance(free[0], free[1]),
-        harm=_total(own, free[0]),
-        own_harm=own.total(free[1]),
+        harm=None if own is None else _total(own, free[0]),
+        own_harm=None if own is None else own.total(free[1]),
     )
 
 

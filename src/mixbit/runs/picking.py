@@ -1,0 +1,104 @@
+"""A policy from a front in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
+from mixbit.errors import BudgetError
+from mixbit.network import Network
+from mixbit.policy import Front, Policy, Terms, resolve_pins
+from mixbit.runs import _folder
+from mixbit.runs._fitting import ON_DEVICE
+from mixbit.runs._sources import read_network, subject_of
+from mixbit.runs.subject import Subject
+
+__all__ = ["Picked", "pick"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """A front with costs that were counted anew, and the policy that was picked from it, if there was a budget."""
+
+    front: Front
+    network: Network
+    policy: Policy | None = None
+    budget: Budget | None = None
+    limits: dict[str, int] = field(default_factory=dict)
+    """The budget in whole numbers."""
+    costs: Costs | None = None
+    """Of the policy."""
+    pinned: tuple[str, ...] = ()
+    """Layers of the policy that have the bits which the budget takes for pinned."""
+    weights: Path | None = None
+    """What all points were measured with, found to be unchanged."""
+    subject: Subject | None = None
+    """What the front was measured on, if the folder says so."""
+    files: dict[Path, str] = field(default_factory=dict)
+
+
+def pick(
+    source: Path,
+    budget: Sequence[str] = (),
+    out: Path | None = None,
+    *,
+    by: str | None = None,
+    first_last: LayerBits | None = LayerBits(8, 8),  # noqa: B008 (frozen)
+    latency: Path | None = None,
+) -> Picked:
+    """Read a front, check it, and write the best measured policy within a budget.
+
+    Args:
+        source: run folder of a search that ended in a front, or the front's file with `network.json` beside it.
+        budget: limits as text; without one nothing is picked.
+        out: the policy file.
+        by: what is best, a name of what was measured; None for the metric.
+        first_last: bits of the first and the last layer in the uniform network that a limit such as `bitops=3x4` is
+            the cost of; None for those of all others.
+        latency: a table of measured times, for limits on them.
+
+    Raises:
+        InfeasibleBudget: no policy of the front meets the budget; with the nearest one, and the limits that block.
+        PolicyError: the front is of another model, or its weights are not those that it was measured with.
+        BudgetError: a limit that cannot be read or counted; or a place to write to and no budget.
+    """
+    folder, path = (source, source / _folder.FRONT) if source.is_dir() else (source.parent, source)
+    front, network = Front.load(path), read_network(folder)
+    table = None if latency is None else LatencyTable.load(latency).check(network)
+    front = front.check(network, table)
+    found = Picked(
+        front=front,
+        network=network,
+        weights=None if front.weights is None else front.weights.check(folder),
+        subject=subject_of(folder),
+    )
+    if not budget:
+        if out is not None or by is not None:
+            raise BudgetError("Without a budget nothing is picked. Give --budget bitops=3x3, or leave out and by out.")
+        return found
+    parsed = Budget.parse(budget)
+    for kind in ON_DEVICE:
+        if kind in parsed.texts:
+            raise BudgetError(
+                f"{kind}={parsed.texts[kind]}: what a device holds is counted of a network written as C, which is not "
+                "done for a front. Limit weight-bytes and activation-bytes; mixbit export tells flash and RAM of a "
+                "policy."
+            )
+    terms = Terms(pins=resolve_pins(network, None, first_last), latency=table)
+    policy = front.pick(parsed, network, by=by, terms=terms)
+    if out is not None:
+        policy.save(out)
+    return Picked(
+        front=front,
+        network=network,
+        policy=policy,
+        budget=parsed,
+        limits=terms.limits(network, parsed),
+        costs=terms.costs(network, policy.layers),
+        pinned=tuple(name for name, bits in terms.pinned(network).items() if policy.layers[name] == bits),
+        weights=found.weights,
+        subject=found.subject,
+        files={} if out is None else {out: "the policy; edit it by hand if you like"},
+    )
