@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +37,10 @@ import export_onnx
 import records
 from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import runs
+from mixbit._bits import WEIGHT_BITS
 from mixbit.cost import costs
 from mixbit.export.c import COptions, verify_c, write_c
-from mixbit.export.c._emit import ALL_SWITCHES, config_text
+from mixbit.export.c._emit import ALL_SWITCHES, WIDE, config_text
 from mixbit.export.c.host import compile_kernels
 from mixbit.export.mcu import verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
@@ -211,8 +212,8 @@ def _size(path: Path) -> tuple[int, int, int]:
 
 def code() -> None:
     """Measure `code_bytes.json`; what other kernels have there stays."""
-    names = sorted(path.stem for path in (PACKAGE / "kernels").glob("*.c") if not path.stem.endswith("_dsp"))
-    rows = {bits: _kernel("mixbit_rows", {f"MIXBIT_WEIGHTS_{bits}"}) for bits in range(2, 9)}
+    names = sorted(path.stem for path in (PACKAGE / "kernels").glob("*.c") if not path.stem.endswith(("_dsp", "_wide")))
+    rows = {bits: _kernel("mixbit_rows", {f"MIXBIT_WEIGHTS_{bits}"}) for bits in WEIGHT_BITS}
     bare = _kernel("mixbit_rows", set())
     kernels = {}
     for double, packed in itertools.product((0, 1), (0, 1)):
@@ -223,6 +224,7 @@ def code() -> None:
         }
     for table in kernels.values():
         table["mixbit_rows"] -= rows[8] - bare
+    wide = {f"packed={packed}": _wide(packed, names, rows[8] - bare) for packed in (0, 1)}
     double = {"MIXBIT_ROUNDING_DOUBLE", "MIXBIT_WEIGHTS_8"}
     away = {name: _kernel(name, double | {"MIXBIT_ROUNDING_AWAY"}) - _kernel(name, double) for name in names}
     model, call = _network()
@@ -230,14 +232,21 @@ def code() -> None:
     old = json.loads(path.read_text())
     weights = {str(bits): found - bare for bits, found in rows.items()}
     extra = {name: found for name, found in away.items() if found}
-    new = old | {"kernels": kernels, "away": extra, "weights": weights, "model": model, "call": call}
+    new = old | {"kernels": kernels, "away": extra, "weights": weights, "model": model, "call": call, "wide": wide}
     path.write_text(json.dumps(new, indent=1) + "\n")
     print(path)
 
 
+def _wide(packed: int, names: Iterable[str], row: int) -> dict[str, int]:
+    """Kernels of a network with tensors of 16 bits, which LiteRT's rounding does not have."""
+    chosen = {WIDE} | ({"MIXBIT_PACKED_ACTIVATIONS"} if packed else set())
+    found = {name: _kernel(name, chosen | {"MIXBIT_WEIGHTS_8"}) for name in (*names, "mixbit_wide")}
+    return found | {"mixbit_rows": found["mixbit_rows"] - row}
+
+
 def _kernel(name: str, switches: set[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "mixbit_config.h").write_text(config_text(switches & set(ALL_SWITCHES)))
+        Path(folder, "mixbit_config.h").write_text(config_text(switches & {*ALL_SWITCHES, WIDE}))
         source, target = PACKAGE / "kernels" / f"{name}.c", Path(folder, "kernel.o")
         command = [*ARM, "-std=c99", "-O2", f"-I{folder}", f"-I{source.parent}", "-c", str(source), "-o", str(target)]
         subprocess.run([*command, "-ffunction-sections", "-fdata-sections"], check=True)

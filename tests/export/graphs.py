@@ -43,6 +43,7 @@ class Builder:
     ) -> None:
         self.random = np.random.default_rng(seed)
         self.rounding: Rounding = "float32"
+        self.wide = False
         self.least_scale = 1e-3  # of results that are all but zero
         self.samples = self.random.standard_normal((2, *shape)).astype(np.float32)
         self.tensors = {"x": g.Tensor(name="x", shape=tuple(shape), grid=None, source="float")}
@@ -113,12 +114,15 @@ class Builder:
         shift: int,
         of_grid: dict[str, Any],
     ) -> str:
-        if weight is None:
+        if weight is None and bits == 1:
+            weight = self.random.choice([-1, 1], shape)
+        elif weight is None:
             low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
             weight = self.random.integers(low, high, shape)
         scales = self.random.uniform(0.005, 0.02, shape[0]).astype(np.float32)
         if len(scales) > 2:  # as a batch norm with a negative factor leaves it, and a channel that is its bias
             scales[0] *= -1
+        if len(scales) > 2 and bits > 1:
             weight = np.concatenate([weight[:-1], np.zeros_like(weight[-1:])])
         reach = np.abs(weight).sum(axis=tuple(range(1, weight.ndim)))
         bias = np.rint(self.random.normal(0, 1, shape[0]) * reach).astype(np.int32)
@@ -374,26 +378,34 @@ def every_printer() -> g.IntegerGraph:
     return b.finish(b.linear(b.flatten(b.max_pool(x)), 3, bits=None))
 
 
-def random_graph(seed: int, *, steps: int = 6, spatial: int = 2) -> g.IntegerGraph:
+def random_graph(seed: int, *, steps: int = 6, spatial: int = 2, wide: bool = False) -> g.IntegerGraph:
     """A chain of random operations with odd sizes, few and many bits, and zero points at the ends of the range.
 
-    Ends in a linear layer (of a vector, or along the last dimension), a convolution or a softmax.
+    With `wide` weights may have 1 bit too, and tensors 1 and 9 to 16. Ends in a linear layer (of a vector, or along the
+    last dimension), a convolution or a softmax.
     """
     random = np.random.default_rng(seed)
     shape = (int(random.integers(1, 8)), *(int(size) for size in random.integers(5, 10, spatial)))
-    b = Builder(shape, seed=seed, **_random_grid(random))
-    x = b.first
+    b = Builder(shape, seed=seed, **_random_grid(random, wide))
+    b.wide, x = wide, b.first
     for _ in range(steps):
         x = _STEPS[random.integers(len(_STEPS))](b, x, random)
-    weight_bits, outputs = int(random.integers(2, 9)), int(random.integers(1, 6))
+    weight_bits, outputs = _random_bits(random, wide), int(random.integers(1, 6))
     if random.random() < 0.2:
         return b.finish(b.conv(x, outputs, 3, padding=1, weight_bits=weight_bits, bits=None))
     x = b.linear(b.flatten(x) if random.random() < 0.7 else x, outputs, weight_bits=weight_bits, bits=None)
     return b.finish(b.softmax(x) if random.random() < 0.2 else x)
 
 
-def _random_grid(random: np.random.Generator) -> dict[str, Any]:
+def _random_bits(random: np.random.Generator, wide: bool) -> int:
+    """Of weights."""
+    return 1 if wide and random.random() < 0.4 else int(random.integers(2, 9))
+
+
+def _random_grid(random: np.random.Generator, wide: bool = False) -> dict[str, Any]:
     bits, signed = int(random.choice([2, 3, 4, 5, 6, 7, 8, 8, 8])), bool(random.random() < 0.5)
+    if wide and random.random() < 0.6:
+        bits = int(random.choice([9, 12, 15, 16, 16, 16] if signed else [1, 9, 12, 16, 16, 16]))
     low = -(2 ** (bits - 1)) if signed else 0
     ends = [0, 0, low, low + 2**bits - 1, int(random.integers(low, low + 2**bits))]
     return {"bits": bits, "signed": signed, "zero_point": int(random.choice(ends))}
@@ -422,9 +434,9 @@ def _random_conv(b: Builder, x: str, random: np.random.Generator) -> str:
     reach = [(k - 1) * by for k, by in zip(kernel, dilation, strict=True)]
     before = [int(random.integers(0, total + 1)) if random.random() < 0.5 else total // 2 for total in reach]
     padding = tuple((one, total - one) for one, total in zip(before, reach, strict=True))
-    bits = int(random.integers(2, 9))
+    bits = _random_bits(random, b.wide)
     shift = int(random.integers(0, 9 - bits)) if random.random() < 0.5 else 0
-    of = _random_grid(random)
+    of = _random_grid(random, b.wide)
     settings: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "shift": shift}
     settings["weight_bits"] = bits
     return b.conv(x, outputs, kernel, clamp=_random_clamp(random, of), padding=padding, **settings, **of)
@@ -436,13 +448,13 @@ def _drawn(random: np.random.Generator, of: Sequence[int], count: int) -> tuple[
 
 
 def _random_add(b: Builder, x: str, random: np.random.Generator) -> str:
-    other = b.requantize(x, **_random_grid(random)) if random.random() < 0.5 else x
-    of = _random_grid(random)
+    other = b.requantize(x, **_random_grid(random, b.wide)) if random.random() < 0.5 else x
+    of = _random_grid(random, b.wide)
     return b.add(x, other, clamp=_random_clamp(random, of), **of)
 
 
 def _random_requantize(b: Builder, x: str, random: np.random.Generator) -> str:
-    of = _random_grid(random)
+    of = _random_grid(random, b.wide)
     return b.requantize(x, clamp=_random_clamp(random, of), **of)
 
 
@@ -457,7 +469,7 @@ def _random_average_pool(b: Builder, x: str, random: np.random.Generator) -> str
     kernel = tuple(int(random.integers(1, size + 1)) for size in b.tensors[x].shape[1:])
     padding = tuple((int(random.integers(0, k // 2 + 1)), int(random.integers(0, k // 2 + 1))) for k in kernel)
     stride = _drawn(random, [1, 1, 2], len(kernel))
-    return b.average_pool(x, kernel, stride=stride, padding=padding, **_random_grid(random))
+    return b.average_pool(x, kernel, stride=stride, padding=padding, **_random_grid(random, b.wide))
 
 
 def _random_move(b: Builder, x: str, random: np.random.Generator) -> str:
@@ -475,7 +487,7 @@ def _random_move(b: Builder, x: str, random: np.random.Generator) -> str:
 
 
 def _random_lookup(b: Builder, x: str, random: np.random.Generator) -> str:
-    return b.lookup(x, **_random_grid(random))
+    return b.lookup(x, **_random_grid(random, b.wide))
 
 
 _STEPS = (

@@ -15,6 +15,8 @@ from mixbit.export._packing import PACKED_BITS, fields, pack, packed_bytes, unpa
 
 def integers(bits: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
+    if bits == 1:
+        return random.choice(np.array([-1, 1], np.int8), shape)
     return random.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape).astype(np.int8)
 
 
@@ -47,10 +49,18 @@ def test_layout_by_hand() -> None:
     assert high.tolist() == [0b001110]
 
 
-@pytest.mark.parametrize("bits", [1, 8, 0])
+@pytest.mark.parametrize("bits", [8, 0])
 def test_other_bits_are_an_error(bits: int) -> None:
-    with pytest.raises(ExportError, match=rf"weights of {bits} bits cannot be packed. Legal: 2 to 7"):
+    with pytest.raises(ExportError, match=rf"weights of {bits} bits cannot be packed. Legal: 1 to 7"):
         pack(np.zeros(3, np.int8), bits)
+
+
+def test_one_bit_holds_minus_one_and_one_alone() -> None:
+    # Two bytes of eight planes: value i is in byte i % 2, bit i // 2.
+    found = pack(np.array([-1, 1, 1, -1, 1, 1, 1, 1, -1]), 1)
+    assert [one.tolist() for one in found] == [[0b0000_1110, 0b0000_1101]]
+    with pytest.raises(ExportError, match="weights of 1 bit must be -1 or 1"):
+        pack(np.array([1, 0]), 1)
 
 
 @pytest.mark.parametrize("outlier", [-5, 4])

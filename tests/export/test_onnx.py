@@ -167,10 +167,10 @@ def test_two_changes_of_scale_in_a_row_stay_two() -> None:
     np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", range(1, 9))
 def test_every_bit_width_of_weights_and_inputs(bits: int, tmp_path: Path) -> None:
     b = Builder((5, 7, 7), bits=bits, signed=False)
-    y = b.conv(b.first, 9, weight_bits=bits, bits=bits, signed=True)  # 405 weights: no whole bytes at 2 to 7 bits
+    y = b.conv(b.first, 9, weight_bits=bits, bits=max(bits, 2), signed=True)  # 405 weights: no whole bytes below 8
     y = b.linear(b.flatten(y), 3, weight_bits=bits, bits=None)
     graph = b.finish(y)
     x = images(graph)
@@ -636,11 +636,33 @@ def test_a_zero_point_above_all_integers_counts_among_the_inputs_of_a_layer() ->
         build_onnx(graphs[2])
 
 
-@pytest.mark.parametrize("bits", [1, 9])
+@pytest.mark.parametrize("shift", [0, 3, 6])
+@pytest.mark.parametrize("pack", PACKINGS)
+def test_weights_of_one_bit_are_a_bit_each_and_exact_at_every_shift(pack: Packing, shift: int) -> None:
+    """Signed, unsigned where products could saturate, and depthwise; 135, 45 and 75 weights are no whole bytes."""
+    b = Builder((3, 5, 5), bits=8, signed=False, seed=shift)
+    y = b.conv(b.first, 5, weight_bits=1, bits=8, shift=shift)
+    y = b.conv(y, 5, weight_bits=1, bits=8, groups=5, shift=shift)
+    graph = b.finish(b.linear(b.flatten(y), 3, weight_bits=1, bits=None, shift=shift))
+    np.testing.assert_array_equal(in_runtime(graph, images(graph), pack), run(graph, images(graph)))
+    layers = render_onnx(graph, Path("x.onnx"), pack=pack)[1].layers
+    wanted = [-(-one.weights // 8) if pack == "fields" else one.weights for one in layers]
+    assert [one.weight_bytes for one in layers] == wanted
+
+
+def test_activations_of_more_than_8_bits_are_refused_before_a_file_is_written(tmp_path: Path) -> None:
+    b = Builder((3, 5, 5), bits=16)
+    graph = b.finish(b.linear(b.flatten(b.conv(b.first, 5, bits=8)), 3, bits=None))
+    with pytest.raises(ExportError, match="xq: integers from -32768 to 32767 .* take no wider integers. Export C"):
+        write_onnx(graph, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [0, 9])
 def test_other_weight_bits_are_an_error(bits: int) -> None:
     graph = small()
     ops = tuple(dataclasses.replace(op, weight_bits=bits) if isinstance(op, g.Conv) else op for op in graph.ops)
-    with pytest.raises(ExportError, match=rf"op1: {bits}-bit weights have no ONNX form. Legal: 2 to 8 bits"):
+    with pytest.raises(ExportError, match=rf"op1: {bits}-bit weights have no ONNX form. Legal: 1 to 8 bits"):
         build_onnx(dataclasses.replace(graph, ops=ops))
 
 

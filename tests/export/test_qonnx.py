@@ -49,7 +49,7 @@ def random_images(seed: int, rounding: Rounding) -> IntegerGraph:
     random = np.random.default_rng(seed)
 
     def weights() -> dict[str, int]:
-        bits = int(random.integers(2, 9))
+        bits = int(random.integers(1, 9))
         return {"weight_bits": bits, "shift": int(random.integers(9 - bits))}
 
     def out() -> dict[str, Any]:
@@ -196,6 +196,31 @@ def layer_graph(weight: Array, scale: Array, bits: int, *, of: Grid | None = Non
     )
     ops = (g.QuantizeInput(name="in", inputs=("x",), output="xq"), layer)
     return IntegerGraph(input="x", output="y", tensors=tensors, ops=ops, fingerprint="sha256:00")
+
+
+def test_weights_of_one_bit_are_signs_times_a_scale(tmp_path: Path) -> None:
+    weight = np.array([[1, -1, 1, 1], [-1, -1, 1, -1], [1, 1, 1, -1]])
+    scale = np.array([0.1, -0.3, 1e-12], np.float32)
+    graph = layer_graph(weight, scale, 1)
+    write_qonnx(graph, tmp_path / "net.onnx")
+    assert [node.op_type for node in build_qonnx(graph).graph.node if "weight" in node.name] == ["BipolarQuant"]
+    found = trace_qonnx(tmp_path / "net.onnx", samples(graph))
+    np.testing.assert_array_equal(found["fc/weight_quantize"], (weight.astype(np.float32) * scale[:, None]).T)
+    np.testing.assert_allclose(found["y"], trace(graph, samples(graph))["y"], rtol=1e-5)
+
+
+def test_activations_of_16_bits_have_quant_nodes_of_16_bits(tmp_path: Path) -> None:
+    """In real numbers; float32 holds each integer, and its sums to their last digits."""
+    b = Builder((3, 6, 6), bits=16, seed=1)
+    b.rounding = "float32"
+    y = b.conv(b.conv(b.first, 5, weight_bits=1, bits=12), 4, weight_bits=8, bits=16)
+    graph = b.finish(b.linear(b.flatten(y), 3, bits=None))
+    write_qonnx(graph, tmp_path / "net.onnx")
+    found, wanted = trace_qonnx(tmp_path / "net.onnx", samples(graph)), trace(graph, samples(graph))
+    for name in ("xq", "op1_out", "op2_out"):
+        of = graph.grid(name)
+        assert np.abs(np.rint(found[name] / of.scale) + of.zero_point - wanted[name]).max() <= 1
+    np.testing.assert_allclose(found[graph.output], wanted[graph.output], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

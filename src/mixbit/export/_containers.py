@@ -66,7 +66,8 @@ def container(name: str, grid: Grid) -> Container:
     if found.largest > _LARGEST:
         raise ExportError(
             f"{name}: integers from {grid.qmin} to {grid.qmax} with zero point {grid.zero_point} do not fit into "
-            "uint8. Legal: activations of 8 bits or fewer."
+            "uint8. Legal: activations of 8 bits or fewer: QLinearConv and QGemm take no wider integers. Export C or "
+            "QONNX, or give the layers that read it 8 bits."
         )
     return found
 

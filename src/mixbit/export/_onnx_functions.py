@@ -122,7 +122,7 @@ def unpacker(bits: int, *, signed: bool, cut: bool) -> str:
     """Name of the function that unpacks weights.
 
     Args:
-        bits: 2 to 7.
+        bits: 1 to 7.
         signed: whether it gives int8, or uint8 that starts at zero.
         cut: whether the last bytes hold more fields than there are weights.
     """

@@ -192,7 +192,7 @@ class _Printer:
     def _weights(self, op: g.Weighted, *, scale_vectors: int) -> str:
         """Weights as int8 or uint8."""
         if op.weight_bits != 8 and op.weight_bits not in PACKED_BITS:
-            raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 2 to 8 bits.")
+            raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 1 to 8 bits.")
         largest = self._container(op.x).largest
         heavy, packed = saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
         signed = not heavy or self.cpu == "vnni"
@@ -214,7 +214,9 @@ class _Printer:
     def _unpacked(self, op: g.Weighted, blobs: list[str], *, signed: bool) -> str:
         size, sheet = op.weight.size, self.sheet
         cut = any(size * width % 8 for width in fields(op.weight_bits))
-        operands = [*blobs, sheet.shape(*op.weight.shape), sheet.number(op.shift, np.uint8)]
+        # The two integers of 1 bit are 2 apart, and stored as 0 and 1.
+        shift = op.shift + (op.weight_bits == 1)
+        operands = [*blobs, sheet.shape(*op.weight.shape), sheet.number(shift, np.uint8)]
         operands += [sheet.number(_zero(op), np.int32)] if signed else []
         operands += [sheet.shape(size)] if cut else []
         return sheet.call(unpacker(op.weight_bits, signed=signed, cut=cut), *operands)

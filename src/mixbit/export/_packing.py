@@ -1,9 +1,10 @@
-"""Weights of 2 to 7 bits as dense bytes that a few ordinary operations of a runtime take apart.
+"""Weights of 1 to 7 bits as dense bytes that a few ordinary operations of a runtime take apart.
 
-An integer `q` of `b` bits is stored as `u = q + 2^(b-1)`, in fields of 4, 2 and 1 bits: 3 bits are a field of 2 and one
-of 1. Each field has its own bytes. They hold it in planes: with `8 / f` values of `f` bits a byte and `B` bytes, byte
-`i` holds the values `i`, `i + B`, `i + 2B`, ..., the first in its lowest bits. A shift and a mask of all bytes at once
-then give one plane, and the planes one after the other are the values.
+An integer `q` of `b` bits is stored as `u = q + 2^(b-1)`, of 1 bit, which is -1 or 1, as `(q + 1) / 2`, in fields of
+4, 2 and 1 bits: 3 bits are a field of 2 and one of 1. Each field has its own bytes. They hold it in planes: with
+`8 / f` values of `f` bits a byte and `B` bytes, byte `i` holds the values `i`, `i + B`, `i + 2B`, ..., the first in its
+lowest bits. A shift and a mask of all bytes at once then give one plane, and the planes one after the other are the
+values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mixbit.integer.arithmetic import Array
 
 __all__ = ["PACKED_BITS", "fields", "offset", "pack", "packed_bytes", "unpack"]
 
-PACKED_BITS = range(2, 8)
+PACKED_BITS = range(1, 8)
 """Bits that are packed; 8 bits are bytes already."""
 
 
@@ -28,10 +29,10 @@ def fields(bits: int) -> tuple[int, ...]:
     [(2, 1), (4,), (4, 2, 1)]
 
     Raises:
-        ExportError: `bits` is not 2 to 7.
+        ExportError: `bits` is not 1 to 7.
     """
     if bits not in PACKED_BITS:
-        raise ExportError(f"weights of {bits} bits cannot be packed. Legal: 2 to 7; 8 bits are bytes already.")
+        raise ExportError(f"weights of {bits} bits cannot be packed. Legal: 1 to 7; 8 bits are bytes already.")
     return tuple(width for width in (4, 2, 1) if bits & width)
 
 
@@ -58,19 +59,23 @@ def pack(weight: Array, bits: int) -> tuple[Array, ...]:
 
     Args:
         weight: integers of `bits` bits in two's complement, any shape; taken in C order.
-        bits: 2 to 7.
+        bits: 1 to 7.
 
     Returns:
         One uint8 array `(ceil(count * width / 8),)` a field.
 
     Raises:
-        ExportError: a weight is outside of the range, or `bits` is not 2 to 7.
+        ExportError: a weight is outside of the range, or `bits` is not 1 to 7.
 
     >>> [blob.tolist() for blob in pack(np.array([-4, -3, 3]), 3)]             # u = 000, 001, 111 in binary
     [[52], [4]]
     """
     widths, zero = fields(bits), offset(bits)
     u = weight.astype(np.int64).ravel() + zero
+    if bits == 1:
+        if not np.isin(u, (0, 2)).all():
+            raise ExportError("weights of 1 bit must be -1 or 1. Lower the network again with the bits of its policy.")
+        u //= 2
     if u.size and (u.min() < 0 or u.max() >= 2 * zero):
         raise ExportError(
             f"weights from {u.min() - zero} to {u.max() - zero} do not fit {bits} bits. "
@@ -113,5 +118,5 @@ def unpack(blobs: Sequence[Array], bits: int, shape: tuple[int, ...]) -> Array:
         planes = (np.asarray(blob)[None] >> shifts) & (2**width - 1)
         u |= planes.ravel()[:count].astype(np.int64) << low
         low += width
-    found: Array = (u - offset(bits)).astype(np.int8).reshape(shape)
+    found: Array = (u * (2 if bits == 1 else 1) - offset(bits)).astype(np.int8).reshape(shape)
     return found

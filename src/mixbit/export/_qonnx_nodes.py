@@ -174,16 +174,22 @@ class Printer:
         """Real weights through their `Quant` node: `(out, in / groups, *kernel)`, or `(in, out)` for a product.
 
         The scale keeps its sign. A channel of scale 0 is 0 whatever its integers are, but `Quant` divides by the scale,
-        so that channel gets scale 1 and weights 0.
+        so that channel gets scale 1 and weights 0. Weights of 1 bit go through `BipolarQuant`: the sign of a number,
+        times a scale.
         """
         channels = op.weight_scale.astype(np.float32).reshape(-1, *[1] * (op.weight.ndim - 1))
         real, scale = op.weight.astype(np.float32) * channels, np.where(channels == 0, np.float32(1), channels)
         if isinstance(op, g.Linear):
             real, scale = real.T, scale.T
+        if op.weight_bits == 1:
+            scale = np.abs(channels.T if isinstance(op, g.Linear) else channels)
         owner = self._weights.setdefault((op.weight_bits, real.shape, real.tobytes(), scale.tobytes()), op.name)
         stored = self.constant(f"{owner}/weight", real)
         scales = self.constant(f"{op.name}/weight_scale", scale)
-        return self._quant(stored, scales, 0, op.weight_bits, True, name=f"{op.name}/weight_quantize", shape=real.shape)
+        name = f"{op.name}/weight_quantize"
+        if op.weight_bits == 1:
+            return self.node("BipolarQuant", [stored, scales], name, real.shape, domain=DOMAIN)
+        return self._quant(stored, scales, 0, op.weight_bits, True, name=name, shape=real.shape)
 
     def bias(self, op: g.Weighted) -> str:
         """Real biases, rounded once. The shift of the accumulator is in their unit alone: the weights have none."""

@@ -9,7 +9,8 @@ import pytest
 
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions
-from mixbit.export.c._calls import _reach, check_scaled
+from mixbit.export.c._calls import _reach
+from mixbit.export.c._checks import check_scaled
 from mixbit.export.c._program import CProgram, build_program
 from mixbit.integer import IntegerGraph
 from mixbit.integer import graph as g

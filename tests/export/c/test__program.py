@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
@@ -68,7 +69,7 @@ def test_moves_stay_on_one_grid() -> None:
             program(replace(graph, tensors=dict(graph.tensors) | {output: moved}))
 
 
-def test_integers_of_a_byte_and_no_more() -> None:
+def test_integers_of_a_byte_or_two_and_no_more() -> None:
     def one(qmin: int, qmax: int, zero_point: int = 0) -> g.Tensor:
         grid = Grid(scale=0.1, zero_point=zero_point, qmin=qmin, qmax=qmax)
         return g.Tensor(name="t", shape=(2,), grid=grid, source="calibrated")
@@ -79,8 +80,18 @@ def test_integers_of_a_byte_and_no_more() -> None:
         (-128, 127),
         (-128, 127),
     ]
-    for qmin, qmax in ((0, 256), (-129, 127), (-128, 128)):
-        with pytest.raises(ExportError, match=f"t: integers from {qmin} to {qmax} do not fit 8 bits"):
+    assert [stored(one(*ends), packed=True).bits for ends in ((0, 255), (0, 256), (-129, 127), (0, 65535))] == [
+        8,
+        16,
+        16,
+        16,
+    ]
+    wide = stored(one(0, 65535, 9), packed=False)
+    assert (wide.low, wide.high, wide.zero) == (-32768, 32767, 9 - 32768)
+    assert wide.to_bytes(np.array([0, 65535])) == b"\x00\x80\xff\x7f"
+    assert wide.from_bytes(b"\x01\x80\xff\x7f").tolist() == [1, 65535]
+    for qmin, qmax, bits in ((-1, 254, 8), (0, 65536, 16), (-32769, 32767, 16)):
+        with pytest.raises(ExportError, match=f"t: integers from {qmin} to {qmax} do not fit {bits} bits"):
             stored(one(qmin, qmax), packed=False)
     stored(one(0, 255, 1024 + 128), packed=False)
     with pytest.raises(ExportError, match="t: the zero point 1153 is far outside of its integers"):

@@ -79,6 +79,59 @@ def test_random_networks(seed: int, objects: Path) -> None:
     checked(verify_c(graph, inputs(graph), options=options, objects=objects, flags=("-O0",)))
 
 
+@pytest.mark.parametrize("rounding", ["single", "away"])
+def test_sums_beyond_int32_of_16_bit_inputs(rounding: Rounding) -> None:
+    """Weights of one sign on inputs at the upper end, in a linear layer and in a convolution."""
+    b = Builder((300, 4), bits=16, signed=False, seed=1)
+    weight = b.random.integers(90, 128, (5, 300, 3)) * np.array([1, -1, 1, -1, 1]).reshape(-1, 1, 1)
+    x = b.conv(b.first, 5, 3, weight_bits=8, weight=weight, bits=16, scale=4.0)
+    x = b.linear(b.flatten(x), 6, bits=16, weight_bits=2)
+    graph = rounded(b.finish(b.linear(x, 3, bits=None)), rounding)
+    assert executor.accumulator_bound(graph, graph.weighted()[0]) > 2**32
+    samples = np.abs(inputs(graph)) + 100
+    reached = executor.accumulate(graph, graph.weighted()[0], executor.trace(graph, samples)[graph.weighted()[0].x])
+    assert np.abs(reached).max() > 2**32
+    checked(verify_c(graph, np.concatenate([samples, inputs(graph)]), flags=("-O1",), sanitize=True))
+
+
+def test_outputs_beyond_int32_are_refused_with_the_remedy() -> None:
+    b = Builder((4000,), bits=16, signed=False, seed=1)
+    graph = rounded(b.finish(b.linear(b.first, 2, bits=None, weight=np.full((2, 4000), 100), weight_bits=8)), "single")
+    with pytest.raises(
+        ExportError, match="below 2.31 for outputs, which are int32. Give it fewer weight or activation"
+    ):
+        verify_c(graph, inputs(graph))
+
+
+def test_one_bit_has_no_kernel_with_two_products_an_instruction() -> None:
+    b = Builder((3, 5, 5), seed=1)
+    graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, weight_bits=1)), 2, bits=None)), "single")
+    with pytest.raises(
+        ExportError, match="op1: weights of 1 bit have no kernel of the kind 'dsp'. Use kernels='plain'"
+    ):
+        verify_c(graph, inputs(graph), options=COptions(kernels="dsp"))
+
+
+def drawn_wide(seed: int) -> tuple[IntegerGraph, COptions]:
+    """A random network with weights of 1 bit and tensors of 1 and of 9 to 16 bits among others."""
+    graph = random_graph(seed, steps=5 + seed % 4, spatial=1 + int(seed % 3 > 0), wide=True)
+    options = COptions(pack_activations=bool(seed % 2), row_alignment=(1, 4)[seed // 2 % 2])
+    return rounded(graph, ("single", "away")[seed // 3 % 2]), options
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_of_one_and_of_sixteen_bits(seed: int, objects: Path) -> None:
+    graph, options = drawn_wide(seed)
+    checked(verify_c(graph, inputs(graph), options=options, objects=objects, flags=("-O0",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200, 216))
+def test_random_networks_of_one_and_of_sixteen_bits_under_sanitizers(seed: int) -> None:
+    graph, options = drawn_wide(seed)
+    checked(verify_c(graph, inputs(graph, 2), options=options, sanitize=True, flags=("-O0",)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 118))
 def test_random_networks_under_sanitizers(seed: int, sanitized: Path) -> None:

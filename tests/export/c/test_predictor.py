@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +112,14 @@ def test_a_softmax_at_the_end_is_the_references() -> None:
 def test_a_compiler_that_is_not_there() -> None:
     with pytest.raises(ExportError, match="no-such-cc"):
         CPredictor(seen.graph(SPACE), compiler="no-such-cc")
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(9, True), (16, True), (16, False)])
+def test_float_inputs_are_quantized_to_16_bits_as_the_reference_does(bits: int, signed: bool) -> None:
+    """Ties and both ends, by the helper that is written in float32."""
+    b = Builder((1, 4, 4), bits=bits, signed=signed, seed=2)
+    graph = rounded(b.finish(b.linear(b.flatten(b.first), 3, bits=None)), "single")
+    grid = graph.grid(graph.ops[0].output)
+    x = np.linspace(grid.qmin - 9, grid.qmax + 9, 64).reshape(4, 1, 4, 4)
+    x = torch.from_numpy((np.round(2 * x) / 2 * grid.scale).astype(np.float32))
+    assert torch.equal(CPredictor(graph, flags=("-O0",)).logits(x), ExecutorPredictor(graph).logits(x))

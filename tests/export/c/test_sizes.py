@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mixbit.export.c import COptions, predict, write_c
+from mixbit.export.c._emit import WIDE, config_text
 from mixbit.export.c._program import build_program
 from mixbit.export.c.sizes import Footprint, struct_bytes
 from mixbit.export.c.sizes import layers as program_layers
@@ -27,7 +28,7 @@ def resnet(bits: int = 4, **settings: int) -> IntegerGraph:
 
 def test_weights_take_what_the_policy_says(tmp_path: Path) -> None:
     """Within 1 %, and the difference is the padding of rows that is stated by layer."""
-    for bits in range(2, 9):
+    for bits in range(1, 9):
         found = write_c(resnet(bits, blocks=1), tmp_path / "net")
         exact = sum(layer.weight_bytes - layer.padding_bytes for layer in found.layers)
         assert found.footprint.policy_bytes <= exact <= found.footprint.policy_bytes + len(found.layers)
@@ -115,6 +116,40 @@ def test_settings_and_code_of_a_cortex_m4(name: str, options: COptions, rounding
     assert abs(found.footprint.flash_bytes / library(tmp_path / "net", cpu)[0] - 1) < 0.09
 
 
+def wide_network(*, weight_bits: int = 1) -> IntegerGraph:
+    """Inputs of 16, 8 and 12 bits of convolutions, depthwise or not, a pool, an add, a table and a linear layer."""
+    b = Builder((3, 6, 6), bits=16, seed=3)
+    x = b.conv(b.first, 8, weight_bits=weight_bits, bits=8)
+    y = b.conv(
+        b.conv(x, 8, weight_bits=weight_bits, bits=12, signed=False), 8, weight_bits=weight_bits, groups=8, bits=16
+    )
+    y = b.add(b.lookup(b.requantize(x, bits=16), bits=16), y, bits=16)
+    return rounded(b.finish(b.linear(b.flatten(b.average_pool(y, 2, bits=16)), 4, bits=None)), "single")
+
+
+@needs("gcc")
+def test_tensors_of_16_bits_take_twice_the_ram(tmp_path: Path) -> None:
+    """To the byte of what a compiler lays out; the input of 108 elements and each result beside it."""
+    found, written = predict(wide_network()), write_c(wide_network(), tmp_path / "net")
+    assert found == written.footprint
+    assert found.ram_bytes == symbols(tmp_path / "net")["arena"] == written.plan.arena_bytes
+    assert [(one.output_bits, one.output_bytes) for one in written.layers] == [
+        (8, 288), (16, 576), (16, 576), (16, 576), (16, 576), (16, 576), (16, 144), (32, 16),
+    ]  # fmt: skip
+    assert "#define MODEL_INPUT_BYTES 216" in (tmp_path / "net" / "model.h").read_text()
+    assert [one.weight_bytes for one in written.layers if one.weights] == [8 * 4, 8 * 9, 9, 4 * 36]
+
+
+@needs("arm")
+def test_settings_and_code_of_a_wide_network_on_a_cortex_m4(tmp_path: Path) -> None:
+    found = write_c(wide_network(), tmp_path / "net")
+    cpu = ("-mcpu=cortex-m4", "-mthumb")
+    sizes = symbols(tmp_path / "net", tools="arm-none-eabi-", flags=cpu)
+    settings = sum(size for symbol, size in sizes.items() if re.fullmatch(r"layer_\d+(_\d+)?", symbol))
+    assert settings == found.footprint.settings_bytes
+    assert abs(found.footprint.flash_bytes / library(tmp_path / "net", cpu)[0] - 1) < 0.09
+
+
 def library(folder: Path, cpu: tuple[str, ...]) -> list[int]:
     """Bytes of `.text`, `.data` and `.bss` of the whole library, as `make size` tells them."""
     target = ["CROSS=arm-none-eabi-", f"CPU={' '.join(cpu)}"]
@@ -172,13 +207,16 @@ def test_structures() -> None:
 
 
 @needs("arm")
-def test_structures_are_those_of_the_compiler(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_structures_are_those_of_the_compiler(wide: bool, tmp_path: Path) -> None:
     kernels = Path(__file__).parents[3] / "src" / "mixbit" / "export" / "c" / "kernels"
     names = re.findall(r"\} (mixbit_\w+);", (kernels / "mixbit_kernels.h").read_text())
-    checks = "\n".join(f"typedef char c{at}[sizeof({name}) == {struct_bytes(name)} ? 1 : -1];"
+    checks = "\n".join(f"typedef char c{at}[sizeof({name}) == {struct_bytes(name, wide=wide)} ? 1 : -1];"
                        for at, name in enumerate(names))  # fmt: skip
     (tmp_path / "a.c").write_text(f'#include "mixbit_kernels.h"\n{checks}\n')
-    subprocess.run([ARM, "-mcpu=cortex-m4", "-mthumb", f"-I{kernels}", "-fsyntax-only", tmp_path / "a.c"], check=True)
+    (tmp_path / "mixbit_config.h").write_text(config_text({WIDE} if wide else ()))
+    includes = [f"-I{kernels}", f"-I{tmp_path}"]
+    subprocess.run([ARM, "-mcpu=cortex-m4", "-mthumb", *includes, "-fsyntax-only", tmp_path / "a.c"], check=True)
     assert len(names) > 7
 
 

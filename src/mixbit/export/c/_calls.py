@@ -10,17 +10,16 @@ import numpy as np
 
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.c import _scratch
+from mixbit.export.c._checks import INT32, check_16_bits, check_accumulator, check_scaled, check_wide
 from mixbit.export.c._options import COptions
 from mixbit.export.c._storage import Stored, strides
 from mixbit.export.c.packing import pack_fields, pack_rows, row_bytes
 from mixbit.integer import executor
 from mixbit.integer import graph as g
-from mixbit.integer.arithmetic import Array, FixedPoint, Grid, Rounding, factor, fixed_point, mean_factor
+from mixbit.integer.arithmetic import Array, FixedPoint, Grid, factor, fixed_point, mean_factor
 from mixbit.integer.graph import IntegerGraph
 
 ROUNDINGS = {"single": "MIXBIT_SINGLE", "double": "MIXBIT_DOUBLE", "away": "MIXBIT_AWAY"}
-_INT32 = 2**31
-_MARGIN = 2**9  # a zero point is added to a scaled accumulator before it is clamped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,6 +122,8 @@ def _trimmed(context: Context, op: g.Op, printed: Printed) -> Printed:
 
 def _conv(context: Context, op: g.Conv) -> Printed:
     read, x = _read(context, op)
+    if x.bits == 16:
+        return _conv_wide(context, op, x)
     depthwise = op.is_depthwise
     # (out, in, *kernel) -> (out, *kernel, in): the order in which a column is filled.
     weight = np.moveaxis(op.weight, 1, -1).reshape(len(op.weight), -1)
@@ -156,7 +157,7 @@ def _conv(context: Context, op: g.Conv) -> Printed:
         if depthwise
         else _scratch.conv(kernels, kernel=kernel, channels=channels, direct=direct)
     )
-    _check_16_bits(op, settings)
+    check_16_bits(op, settings)
     name = "mixbit_depthwise" if depthwise else "mixbit_conv"
     arguments = (At(read.name), At(op.output), SCRATCH)
     call = Call(function=name, struct="mixbit_conv_layer", fields=settings, arguments=arguments)
@@ -171,6 +172,8 @@ def _is_plain(op: g.Conv, read: Stored, table: tuple[Blob, ...]) -> bool:
 
 def _linear(context: Context, op: g.Linear) -> Printed:
     read, x = _read(context, op)
+    if x.bits == 16:
+        return _linear_wide(context, op, x)
     weight = op.weight
     if len(read.shape) == 1:
         # A flattened map may still lie channels last: its weights move instead.
@@ -200,6 +203,48 @@ def _linear(context: Context, op: g.Linear) -> Printed:
     return Printed(calls=(call,), blobs=(*blobs, *table), scratch_bytes=scratch, macs=weight.size * outer * inner)
 
 
+def _conv_wide(context: Context, op: g.Conv, x: Stored) -> Printed:
+    """A convolution of any kind that reads 16 bits: no column, no scratch."""
+    weight = np.moveaxis(op.weight, 1, -1).reshape(len(op.weight), -1)
+    rows, blobs = _rows(context, op, x, weight, stream=op.is_depthwise)
+    output = context.graph.tensors[op.output]
+    padding = op.padding if len(op.padding) == 2 else ((0, 0), *op.padding)
+    settings = {
+        "rows": rows,
+        **_sizes("x", x.shape),
+        **_sizes("y", output.shape),
+        **_pair("kernel", _two(op.weight.shape[2:], 1)),
+        **_pair("stride", _two(op.stride, 1)),
+        **_pair("dilation", _two(op.dilation, 1)),
+        "pad_top": padding[0][0],
+        "pad_left": padding[1][0],
+        "groups": op.groups,
+        "x_zero": x.zero,
+        "x_bits": x.bits,
+        "y_bits": _bits(context, op.output),
+    }
+    found = _one(op, "conv_wide", settings, (op.x,))
+    return replace(found, blobs=blobs, macs=op.weight.size * int(np.prod(output.shape[1:])))
+
+
+def _linear_wide(context: Context, op: g.Linear, x: Stored) -> Printed:
+    """A linear layer that reads 16 bits."""
+    weight = op.weight[:, x.order] if len(x.shape) == 1 else op.weight
+    rows, blobs = _rows(context, op, x, weight, stream=False)
+    outer, inner = int(np.prod(x.shape[1:-1])), (x.shape[0] if len(x.shape) > 1 else 1)
+    settings = {
+        "rows": rows,
+        "outer": outer,
+        "features": weight.shape[1],
+        "outputs": len(weight),
+        "inner": inner,
+        "x_zero": x.zero,
+        "x_bits": x.bits,
+        "y_bits": _bits(context, op.output),
+    }
+    return replace(_one(op, "linear_wide", settings, (op.x,)), blobs=blobs, macs=weight.size * outer * inner)
+
+
 def _read(context: Context, op: g.Op) -> tuple[Stored, Stored]:
     """The tensor in memory, and the one whose integers the layer multiplies: they differ where a table is between."""
     folded = context.folded.get(op.x)
@@ -220,6 +265,11 @@ def _rows(
 ) -> tuple[dict[str, Any], tuple[Blob, ...]]:
     """The `mixbit_rows` of a layer: packed weights, biases with the zero point folded in, fixed-point factors."""
     alignment = context.options.row_alignment
+    if op.weight_bits == 1 and context.options.kernels == "dsp" and not stream and x.bits != 16:
+        raise ExportError(
+            f"{op.name}: weights of 1 bit have no kernel of the kind 'dsp'. Use kernels='plain', or give the layer "
+            "2 bits."
+        )
     try:
         packed = (
             pack_fields(weight, op.weight_bits)
@@ -229,8 +279,12 @@ def _rows(
     except ExportError as error:
         raise ExportError(f"{op.name}: {error}") from error
     sums = weight.astype(np.int64)
-    bias = op.bias.astype(np.int64) - ((x.zero * sums.sum(axis=1)) << op.shift)
-    _check_accumulator(op, np.abs(bias) + ((128 * np.abs(sums).sum(axis=1)) << op.shift))
+    bias = op.bias.astype(np.int64)
+    if x.bits == 16:
+        check_wide(context.graph, op)
+    else:
+        bias = bias - ((x.zero * sums.sum(axis=1)) << op.shift)
+        check_accumulator(op, np.abs(bias) + ((128 * np.abs(sums).sum(axis=1)) << op.shift))
     blobs = [
         Blob(role="weights", ctype="uint8_t", values=packed),
         Blob(role="bias", ctype="int32_t", values=bias.astype(np.int32)),
@@ -253,7 +307,7 @@ def _rows(
         factors = factor(context.graph.unit(op), result.grid.scale, op.rounding)
         fixed = fixed_point(factors)
         reached = np.abs(op.bias.astype(np.int64)) + ((_reach(x.grid) * np.abs(sums).sum(axis=1)) << op.shift)
-        check_scaled(op.name, reached, factors, op.rounding)
+        check_scaled(op.name, reached, factors, op.rounding, result.bits)
         blobs += [
             Blob(role="multiplier", ctype="int32_t", values=fixed.multiplier.astype(np.int32)),
             Blob(role="exponent", ctype="int8_t", values=fixed.exponent.astype(np.int8)),
@@ -277,7 +331,7 @@ def _add(context: Context, op: g.Add) -> Printed:
     else:
         ratios = np.array([a.grid.scale / y.grid.scale, b.grid.scale / y.grid.scale])
         shift = 30 - int(max(np.frexp(ratios)[1].max(), 0))
-        check_scaled(op.name, reach, ratios, "single")
+        check_scaled(op.name, reach, ratios, "single", y.bits)
         multiplier, exponent = np.append(np.rint(ratios * 2.0**shift).astype(np.int64), 0), np.zeros(3, np.int64)
     settings = {
         "count": y.numel,
@@ -300,7 +354,7 @@ def _requantize(context: Context, op: g.Requantize) -> Printed:
     x, y = context.tensors[op.x], context.tensors[op.output]
     settings = {
         "count": y.numel,
-        **_change(op, _reach(x.grid), factor(x.grid.scale, y.grid.scale, op.rounding), op.rounding),
+        **_change(op, _reach(x.grid), factor(x.grid.scale, y.grid.scale, op.rounding), y),
         **_bounds(op, y),
         **_ends(x, y),
     }
@@ -317,41 +371,43 @@ def _max_pool(context: Context, op: g.MaxPool) -> Printed:
 def _average_pool(context: Context, op: g.AveragePool) -> Printed:
     x, y = context.tensors[op.x], context.tensors[op.output]
     taps = int(np.prod(op.kernel))
-    if taps * (_reach(x.grid) + 128 + abs(x.grid.zero_point)) >= _INT32:
+    if taps * (_reach(x.grid) + (1 << (max(x.bits, 8) - 1)) + abs(x.grid.zero_point)) >= INT32:
         raise ExportError(f"{op.name}: the sum of {taps} taps can leave int32. Pool smaller windows.")
-    change = _mean(op, x.grid, y.grid, taps)
+    change = _mean(op, x.grid, y, taps)
     settings = {**_window(op, x, y), **change, **_bounds(op, y), **_ends(x, y)}
     return _one(op, "average_pool", settings, (op.x,), struct="mixbit_pool_layer")
 
 
-def _mean(op: g.AveragePool, grid: Grid, result: Grid, taps: int) -> dict[str, Any]:
+def _mean(op: g.AveragePool, grid: Grid, y: Stored, taps: int) -> dict[str, Any]:
     """How the sum becomes the mean, see `mixbit.integer.arithmetic.mean`."""
-    bound = taps * _reach(grid)
+    bound, result = taps * _reach(grid), y.grid
     if op.rounding != "double":
-        return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), op.rounding)
+        return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), y)
     if (grid.scale, grid.zero_point) == (result.scale, result.zero_point):
         return {"multiplier": grid.zero_point - grid.centre, "exponent": 0, "rounding": "MIXBIT_DIVIDE"}
     fixed = mean_factor(grid.scale / result.scale, taps)
-    return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), "double", fixed)
+    return _change(op, bound, np.asarray(grid.scale / (result.scale * taps)), y, fixed)
 
 
 def _lookup(context: Context, op: g.Lookup) -> Printed:
     x, y = context.tensors[op.x], context.tensors[op.output]
-    table = Blob(role="table", ctype="int8_t", values=(op.table - y.offset).astype(np.int8))
+    wide = 16 in (x.bits, y.bits)
+    ctype, dtype = ("int16_t", np.int16) if wide else ("int8_t", np.int8)
+    table = Blob(role="table", ctype=ctype, values=(op.table - y.offset).astype(dtype))
     settings = {"table": "@table", "count": y.numel, "x_low": x.low, "x_bits": x.bits, "y_bits": y.bits}
-    found = _one(op, "lookup", settings, (op.x,))
+    found = _one(op, "lookup_wide" if wide else "lookup", settings, (op.x,))
     return Printed(calls=found.calls, blobs=(table,))
 
 
 def _change(
-    op: g.Op, bound: int, factors: Array, rounding: Rounding, fixed: FixedPoint | None = None
+    op: g.Requantize | g.AveragePool, bound: int, factors: Array, y: Stored, fixed: FixedPoint | None = None
 ) -> dict[str, Any]:
     fixed = fixed or fixed_point(factors)
-    check_scaled(op.name, bound, factors, rounding)
+    check_scaled(op.name, bound, factors, op.rounding, y.bits)
     return {
         "multiplier": int(fixed.multiplier),
         "exponent": int(fixed.exponent),
-        "rounding": ROUNDINGS[rounding],
+        "rounding": ROUNDINGS[op.rounding],
     }
 
 
@@ -379,8 +435,8 @@ def _slice(context: Context, op: g.Slice) -> Printed:
 
 def _pad(context: Context, op: g.Pad) -> Printed:
     x, y = context.tensors[op.x], context.tensors[op.output]
-    if not -128 <= y.zero <= 127:
-        raise ExportError(f"{op.name}: the padded zero ({y.grid.zero_point}) does not fit 8 bits.")
+    if not y.holds(y.zero):
+        raise ExportError(f"{op.name}: the padded zero ({y.grid.zero_point}) does not fit {max(y.bits, 8)} bits.")
     start = sum(before * step for (before, _), step in zip(op.padding, strides(y.shape), strict=True))
     fill = Call(
         function="mixbit_fill",
@@ -451,7 +507,7 @@ def _one(
         fields=settings,
         arguments=tuple(At(name) for name in (*inputs, op.output)),
     )
-    _check_16_bits(op, settings)
+    check_16_bits(op, settings)
     return Printed(calls=(call,))
 
 
@@ -505,38 +561,6 @@ def _bits(context: Context, name: str) -> int:
 
 def _reach(grid: Grid) -> int:
     return max(abs(grid.qmin - grid.zero_point), abs(grid.qmax - grid.zero_point))
-
-
-# ------------------------------------------------------------------------------------------------ checks
-
-
-def check_scaled(name: str, bounds: Array | int, factors: Array, rounding: str) -> None:
-    """Scaled integers of up to `bounds` fit int32, and with double rounding also the shifted ones."""
-    factors = np.abs(np.asarray(factors, np.float64))
-    reached = float(np.max(bounds * factors, initial=0))
-    left = np.maximum(np.frexp(factors)[1], 0) if rounding == "double" else 0
-    shifted = float(np.max(bounds * 2.0**left, initial=0))
-    if reached >= _INT32 - _MARGIN or shifted >= _INT32:
-        raise ExportError(
-            f"{name}: its result can reach {max(reached, shifted):.3g} before it is clamped, legal is below 2^31. "
-            "Calibrate on real inputs: the step size of its result is far too small."
-        )
-
-
-def _check_accumulator(op: g.Weighted, bounds: Array) -> None:
-    bound = int(bounds.max(initial=0))
-    if bound >= _INT32:
-        raise ExportError(
-            f"{op.name}: its accumulator can reach {bound}, legal is below 2^31. Give it fewer weight or "
-            "activation bits."
-        )
-
-
-def _check_16_bits(op: g.Op, settings: dict[str, Any]) -> None:
-    sizes = ("_height", "_width", "channels", "groups", "pad_top", "pad_left")
-    wide = [name for name, value in settings.items() if name.endswith(sizes) and value >= 2**16]
-    if wide and op.kind in ("Conv", "MaxPool", "AveragePool"):
-        raise ExportError(f"{op.name}: {wide[0]} is {settings[wide[0]]}, legal is below 65536.")
 
 
 _PRINT: dict[type, Callable[[Context, Any], Printed]] = {

@@ -107,6 +107,8 @@ def _reasons(context: Context, checkout: Checkout, op: g.Weighted, printed: Prin
 def _storage_reasons(context: Context, op: g.Weighted, x: Stored, y: Stored) -> Iterator[str]:
     if op.x in context.folded:
         yield "it requantizes its input while it reads"
+    elif 16 in (x.bits, y.bits):
+        yield "activations of 16 bits"
     elif x.bits != 8 or y.bits != 8:
         yield f"activations are packed to {min(x.bits, y.bits)} bits"
     if not -128 <= x.zero <= 127:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mixbit._bits import WEIGHT_BITS
 from mixbit._version import __version__
 from mixbit.export.c._calls import Blob, Call, OwnScratch
 from mixbit.export.c._program import CProgram, CStep, array_name
@@ -32,8 +33,11 @@ ALL_SWITCHES = (
     "MIXBIT_PACKED_ACTIVATIONS",
     "MIXBIT_ROUNDING_AWAY",
     "MIXBIT_ROUNDING_DOUBLE",
-    *(f"MIXBIT_WEIGHTS_{bits}" for bits in range(2, 9)),
+    *(f"MIXBIT_WEIGHTS_{bits}" for bits in WEIGHT_BITS),
 )
+"""Variants that are there beside each other: kernels with all of them serve many networks."""
+WIDE = "MIXBIT_WIDE_ACTIVATIONS"
+"""Elements of 16 bits: structures have wider bounds, so such a network has kernels of its own."""
 
 
 def kernel_files(program: CProgram) -> tuple[str, ...]:
@@ -55,7 +59,9 @@ def _called(program: CProgram) -> set[str]:
     return {call.function for step in program.steps for call in step.printed.calls}
 
 
-_FILE_OF = {"mixbit_fill": "mixbit_move", "mixbit_reshape": "mixbit_move", "mixbit_trim": "mixbit_rows"}
+_FILE_OF = {"mixbit_fill": "mixbit_move", "mixbit_reshape": "mixbit_move", "mixbit_trim": "mixbit_rows"} | {
+    f"mixbit_{name}_wide": "mixbit_wide" for name in ("conv", "linear", "lookup")
+}
 """Functions that share a file."""
 _WITH_DSP = {"mixbit_conv", "mixbit_depthwise", "mixbit_linear", "mixbit_rows"}
 """Files of which there is a second one for cores with the DSP extension."""
@@ -66,17 +72,25 @@ def config_h(program: CProgram) -> str:
     """Which variants the kernels are compiled with."""
     columns = [step.op for step in program.steps if _has_rows(step)]
     bits = {op.weight_bits for op in columns if isinstance(op, g.Weighted)}
+    # Those that are unpacked first need no code of their width, but for the meaning of one bit.
+    bits |= {1} & {op.weight_bits for op in program.graph.weighted()}
     roundings = {getattr(step.op, "rounding", "single") for step in program.steps}
     packed = any(one.bits < 8 for one in program.tensors.values())
     chosen = {f"MIXBIT_WEIGHTS_{width}" for width in bits}
     chosen |= {"MIXBIT_PACKED_ACTIVATIONS"} if packed else set()
+    chosen |= {WIDE} if is_wide(program) else set()
     chosen |= {f"MIXBIT_ROUNDING_{rounding.upper()}" for rounding in roundings - {"single"}}
     return config_text(chosen, dsp=program.options.kernels == "dsp")
 
 
+def is_wide(program: CProgram) -> bool:
+    """Whether any tensor has elements of 16 bits."""
+    return any(one.bits == 16 for one in program.tensors.values())
+
+
 def config_text(chosen: Iterable[str], *, dsp: bool = False) -> str:
-    """`mixbit_config.h` with some of `ALL_SWITCHES` on; with `dsp` the core decides on those kernels."""
-    lines = [f"#define {name} {int(name in set(chosen))}" for name in ALL_SWITCHES]
+    """`mixbit_config.h` with some of `ALL_SWITCHES` and `WIDE` on; with `dsp` the core decides on those kernels."""
+    lines = [f"#define {name} {int(name in set(chosen))}" for name in (*ALL_SWITCHES, WIDE)]
     lines += _DSP if dsp else ["#define MIXBIT_DSP 0"]
     return _header("MIXBIT_CONFIG_H", "What this network needs of the kernels; the rest is not compiled.", lines)
 
@@ -334,16 +348,16 @@ def _argmax(program: CProgram) -> Iterator[str]:
 
 def _floats(program: CProgram) -> Iterator[str]:
     """Helpers in float32, in the operations of the reference."""
-    scales = output_scales(program)
-    packed = program.tensors[program.input].bits < 8
+    scales, bits = output_scales(program), program.tensors[program.input].bits
+    far = "262144.0f" if bits == 16 else "4096.0f"
     yield from (
         "#ifdef MODEL_FLOAT",
         "/* Adding and taking 1.5 * 2^23 rounds to the nearest, ties to even. NaN becomes the lowest. */",
         "static int32_t nearest(float x)",
         "{",
         "    volatile float shifted;",
-        "    x = x > -4096.0f ? x : -4096.0f;",
-        "    x = x < 4096.0f ? x : 4096.0f;",
+        f"    x = x > -{far} ? x : -{far};",
+        f"    x = x < {far} ? x : {far};",
         "    shifted = x + 12582912.0f;",
         "    return (int32_t)(shifted - 12582912.0f);",
         "}",
@@ -351,11 +365,11 @@ def _floats(program: CProgram) -> Iterator[str]:
         "void model_quantize_input(const float *x, int8_t *input)",
         "{",
         "    uint32_t i;",
-        *(("    memset(input, 0, MODEL_INPUT_BYTES);",) if packed else ()),
+        *(("    memset(input, 0, MODEL_INPUT_BYTES);",) if bits < 8 else ()),
         "    for (i = 0; i < MODEL_INPUT_SIZE; i++) {",
         "        int32_t q = nearest(x[i] / MODEL_INPUT_SCALE) + MODEL_INPUT_ZERO;",
         "        q = q < MODEL_INPUT_LOW ? MODEL_INPUT_LOW : q > MODEL_INPUT_HIGH ? MODEL_INPUT_HIGH : q;",
-        *(_PUT_PACKED if packed else ("        input[i] = (int8_t)q;",)),
+        *(_PUT_PACKED if bits < 8 else _PUT_WIDE if bits == 16 else ("        input[i] = (int8_t)q;",)),
         "    }",
         "}",
         "",
@@ -381,6 +395,12 @@ def _floats(program: CProgram) -> Iterator[str]:
 _PUT_PACKED = (
     "        q = (q & ((1 << MODEL_INPUT_BITS) - 1)) << (i * MODEL_INPUT_BITS & 7u);",
     "        input[i * MODEL_INPUT_BITS / 8u] = (int8_t)(uint8_t)((uint8_t)input[i * MODEL_INPUT_BITS / 8u] | q);",
+)
+
+
+_PUT_WIDE = (
+    "        input[2u * i] = (int8_t)(uint8_t)(q & 255);",
+    "        input[2u * i + 1u] = (int8_t)(uint8_t)(q >> 8 & 255);",
 )
 
 
@@ -467,6 +487,8 @@ def _memory(shape: tuple[int, ...]) -> str:
 
 
 def _container(bits: int) -> str:
+    if bits == 16:
+        return "two bytes, the low one first"
     return "an int8_t" if bits == 8 else f"{bits} bits, two's complement, the first in the lowest bits of a byte"
 
 

@@ -201,7 +201,7 @@ def _folded(graph: IntegerGraph, views: dict[str, str]) -> dict[str, g.Requantiz
     last = _last_reads(graph, views)
     found: dict[str, g.Requantize] = {}
     for op in graph.ops:
-        if not isinstance(op, g.Requantize) or op.x in found:
+        if not isinstance(op, g.Requantize) or op.x in found or any(graph.grid(n).bits > 8 for n in (op.x, op.output)):
             continue
         readers = graph.readers(op.output)
         columns = all(

@@ -23,7 +23,7 @@ class Stored:
     shape: tuple[int, ...]
     grid: Grid
     bits: int
-    """Of the container: 8, 4 or 2."""
+    """Of the container: 16, 8, 4 or 2."""
     order: Array
     """Element of the reference's tensor (channels first, C order) at each place in memory."""
 
@@ -47,6 +47,11 @@ class Stored:
         """The highest."""
         return self.grid.qmax - self.offset
 
+    def holds(self, value: int) -> bool:
+        """Whether a stored integer fits whole bytes: 8 bits, or 16 where the container has them."""
+        half = 1 << (max(self.bits, 8) - 1)
+        return -half <= value < half
+
     @property
     def numel(self) -> int:
         """Elements of one sample."""
@@ -60,18 +65,23 @@ class Stored:
     def to_bytes(self, q: Array) -> bytes:
         """Integers of one sample, of the reference's shape, as they lie in memory."""
         stored = q.reshape(-1)[self.order] - self.offset
+        if self.bits == 16:
+            return stored.astype("<i2").tobytes()
         return stored.astype(np.int8).tobytes() if self.bits == 8 else pack_fields(stored, self.bits).tobytes()
 
     def from_bytes(self, raw: bytes) -> Array:
         """The reverse, int32 of the reference's shape."""
-        values = unpack_fields(np.frombuffer(raw, np.uint8), self.numel, self.bits)
+        wide = self.bits == 16
+        values = (
+            np.frombuffer(raw, "<i2") if wide else unpack_fields(np.frombuffer(raw, np.uint8), self.numel, self.bits)
+        )
         found = np.empty(self.numel, np.int32)
         found[self.order] = values.astype(np.int32) + self.offset
         return found.reshape(self.shape)
 
 
 def offset(grid: Grid, bits: int) -> int:
-    """8 bits keep the quantizer's integers where they fit; fewer bits move the lowest to the container's lowest."""
+    """8 and 16 bits keep the quantizer's integers where they fit; fewer move the lowest to the container's lowest."""
     if bits < 8:
         return grid.qmin + (1 << (bits - 1))
     return grid.centre
@@ -79,7 +89,7 @@ def offset(grid: Grid, bits: int) -> int:
 
 def container(grid: Grid, *, packed: bool) -> int:
     """Bits of the container of a grid."""
-    return container_bits(grid.bits) if packed else 8
+    return container_bits(grid.bits) if packed or grid.bits > 8 else 8
 
 
 def container_bits(bits: int) -> int:
@@ -88,7 +98,7 @@ def container_bits(bits: int) -> int:
     >>> container_bits(3), container_bits(5)
     (4, 8)
     """
-    return next((wide for wide in (2, 4) if bits <= wide), 8)
+    return next((wide for wide in (2, 4, 8) if bits <= wide), 16)
 
 
 def channels_last(shape: tuple[int, ...]) -> Array:
@@ -101,7 +111,7 @@ def stored(tensor: Tensor, *, packed: bool, order: Array | None = None) -> Store
     """A tensor's place in memory.
 
     Raises:
-        ExportError: its integers do not fit 8 bits, or it is float32.
+        ExportError: its integers do not fit their container, or it is float32.
     """
     grid = tensor.grid
     if grid is None:
@@ -113,9 +123,11 @@ def stored(tensor: Tensor, *, packed: bool, order: Array | None = None) -> Store
         bits=container(grid, packed=packed),
         order=channels_last(tensor.shape) if order is None else order,
     )
-    if not (-128 <= found.low <= found.high <= 127):
-        raise ExportError(f"{tensor.name}: integers from {grid.qmin} to {grid.qmax} do not fit 8 bits.")
-    if abs(found.zero) > _FARTHEST_ZERO:
+    if not (found.holds(found.low) and found.holds(found.high)):
+        raise ExportError(
+            f"{tensor.name}: integers from {grid.qmin} to {grid.qmax} do not fit {max(found.bits, 8)} bits."
+        )
+    if abs(found.zero) > _FARTHEST_ZERO and not (found.bits == 16 and found.holds(found.zero)):
         raise ExportError(f"{tensor.name}: the zero point {grid.zero_point} is far outside of its integers.")
     return found
 

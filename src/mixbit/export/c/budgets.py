@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["memory_table"]
 
-_WIDTHS = range(2, 9)
-"""Of weights and of inputs."""
+_INPUTS = range(1, 9)
+"""Bits of inputs. With more than 8 a network is laid out otherwise, in elements of 16 bits."""
+_UNIFORM = (8, 2)
+"""Bits of inputs of the two networks that are lowered: a signed input has no 1-bit form."""
 _MOST = WEIGHT_BITS[-1]
 
 
@@ -48,10 +50,11 @@ def memory_table(
         ExportError: an operation has no kernel.
     """
     options = COptions() if options is None else options
-    programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in (_WIDTHS[-1], _WIDTHS[0])]
+    programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in _UNIFORM]
     named = {layer.name for layer in network.layers}
     chosen = [op for op in programs[0].graph.weighted() if op.name in named]
-    weights = {op.name: _weight_bytes(op, options) for op in chosen}
+    binary = width_code(programs[0]).get(1)
+    weights = {op.name: _weight_bytes(op, options, binary) for op in chosen}
     return MemoryTable(
         fingerprint=network.fingerprint,
         target=f"C, {options.kernels} kernels{', packed activations' if options.pack_activations else ''}",
@@ -73,12 +76,20 @@ def _uniform(
     return build_program(lower_at({layer.name: bits for layer in network.layers}), options)
 
 
-def _weight_bytes(op: g.Weighted, options: COptions) -> dict[int, int]:
-    """Bytes of a layer's weights at all bits: depthwise a stream, others row by row."""
+def _weight_bytes(op: g.Weighted, options: COptions, binary: int | None) -> dict[int, int]:
+    """Bytes of a layer's weights at all bits: depthwise a stream, others row by row.
+
+    `binary` is the code of 1 bit, None where the kernels have none. Depthwise layers need it as well, and no other.
+    """
     stream = _is_depthwise(op)
     rows = 1 if stream else len(op.weight)
     alignment = 1 if stream else options.row_alignment
-    return {bits: rows * row_bytes(op.weight.size // rows, bits, alignment) for bits in _WIDTHS}
+    found = {bits: rows * row_bytes(op.weight.size // rows, bits, alignment) for bits in WEIGHT_BITS}
+    if binary is None:
+        del found[1]
+    elif stream:
+        found[1] += binary
+    return found
 
 
 def _is_depthwise(op: g.Weighted) -> bool:
@@ -144,7 +155,7 @@ def _step(name: str, live: Iterable[Buffer], read: Mapping[str, str], program: C
         constant += least if chosen else max(least, one.size_bytes)
         for tensor in chosen:
             numel = program.tensors[tensor].numel
-            sizes = {bits: max(0, _aligned(row_bytes(numel, container_bits(bits))) - least) for bits in _WIDTHS}
+            sizes = {bits: max(0, _aligned(row_bytes(numel, container_bits(bits))) - least) for bits in _INPUTS}
             if any(sizes.values()):
                 tensors[read[tensor]] = sizes
     return RamStep(name=name, constant=constant, tensors=tensors)

@@ -95,7 +95,8 @@ def verify_c(
         sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer, which end the run at a fault.
         every_layer: compare what each layer writes, beside the outputs.
         flags: more flags for the compiler, e.g. `("-Os",)`.
-        objects: folder of kernels compiled once for many networks, see `compile_kernels`; else the folder's own.
+        objects: folder of kernels compiled once for many networks, see `compile_kernels`; else the folder's own,
+            as always where tensors have more than 8 bits.
 
     Raises:
         ExportError: the compiler is missing or fails, or the program ends with an error (a sanitizer's report is in the
@@ -110,7 +111,8 @@ def verify_c(
             write_c(graph, sources, options=options, samples=samples[:1])
         else:
             shutil.copytree(folder, sources)
-        binary = compile_host(sources, compiler=compiler, sanitize=sanitize, flags=flags, objects=objects)
+        shared = None if _emit.is_wide(program) else objects
+        binary = compile_host(sources, compiler=compiler, sanitize=sanitize, flags=flags, objects=shared)
         tally = _Tally(program, every_layer=every_layer)
         for at in range(0, len(samples), _CHUNK):
             inputs, wanted = layer_bytes(program, np.asarray(samples[at : at + _CHUNK], np.float32))

@@ -1,16 +1,20 @@
-"""Weights as rows of bit fields, low bits first, as the C kernels read them."""
+"""Weights as rows of bit fields, low bits first, as the C kernels read them.
+
+A field of 1 bit holds 0 for the integer 1 and 1 for the integer -1: in two's complement it is `(w - 1) / 2`.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mixbit._bits import WEIGHT_BITS, describe_bits
 from mixbit.errors import ExportError
 from mixbit.integer.arithmetic import Array
 
 __all__ = ["BITS", "pack_fields", "pack_rows", "row_bytes", "unpack_fields"]
 
-BITS = range(2, 9)
-"""Bits of a weight."""
+BITS = WEIGHT_BITS
+"""Bits of a field."""
 
 
 def row_bytes(count: int, bits: int, alignment: int = 1) -> int:
@@ -28,13 +32,13 @@ def pack_fields(values: Array, bits: int) -> Array:
 
     Args:
         values: integers that fit `bits` bits, any shape; taken in C order.
-        bits: 2 to 8.
+        bits: 1 to 8.
 
     Returns:
         uint8 `(ceil(count * bits / 8),)`; the bits behind the last field are zero.
 
     Raises:
-        ExportError: `bits` is not 2 to 8, or a value does not fit.
+        ExportError: `bits` is not 1 to 8, or a value does not fit.
 
     >>> pack_fields(np.array([1, -1, -4]), 3).tolist()                   # 100 111 001 in binary, from the right
     [57, 1]
@@ -48,7 +52,7 @@ def pack_rows(weight: Array, bits: int, *, alignment: int = 1) -> Array:
 
     Args:
         weight: integers `(rows, fields)`.
-        bits: 2 to 8.
+        bits: 1 to 8.
         alignment: 1 or more bytes.
 
     Returns:
@@ -74,13 +78,17 @@ def unpack_fields(packed: Array, count: int, bits: int) -> Array:
     digits = np.unpackbits(np.asarray(packed, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
     raw = digits.astype(np.int64) @ (1 << np.arange(bits))
     found: Array = np.where(raw >= 1 << (bits - 1), raw - (1 << bits), raw).astype(np.int8)
-    return found
+    return found if bits > 1 else 2 * found + 1
 
 
 def _pack(rows: Array, bits: int) -> Array:
     if bits not in BITS:
-        raise ExportError(f"fields of {bits} bits cannot be packed. Legal: 2 to 8.")
+        raise ExportError(f"fields of {bits} bits cannot be packed. Legal: {describe_bits(BITS)}.")
     values, half = rows.astype(np.int64), 1 << (bits - 1)
+    if bits == 1:
+        if not (np.abs(values) == 1).all():
+            raise ExportError("integers of 1 bit must be -1 or 1. Lower the network again with the bits of its policy.")
+        values = (values - 1) // 2
     if values.size and (values.min() < -half or values.max() >= half):
         raise ExportError(
             f"integers from {values.min()} to {values.max()} do not fit {bits} bits. Legal: {-half} to {half - 1}. "

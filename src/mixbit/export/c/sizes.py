@@ -130,10 +130,11 @@ def activation_bytes(program: CProgram, plan: MemoryPlan) -> int:
 
 def layers(program: CProgram) -> tuple[CLayer, ...]:
     """Every layer of a program."""
-    return tuple(_layer(program, step) for step in program.steps)
+    wide = _emit.is_wide(program)
+    return tuple(_layer(program, step, wide) for step in program.steps)
 
 
-def _layer(program: CProgram, step: CStep) -> CLayer:
+def _layer(program: CProgram, step: CStep, wide: bool) -> CLayer:
     op, roles = step.op, {blob.role: blob.size_bytes for blob in step.printed.blobs}
     weights, bits = (op.weight.size, op.weight_bits) if isinstance(op, g.Weighted) else (0, 0)
     stored = None if op is program.last else program.tensors[op.output]
@@ -149,7 +150,7 @@ def _layer(program: CProgram, step: CStep) -> CLayer:
         padding_bytes=roles["weights"] - -(-weights * bits // 8) if "weights" in roles else 0,
         factor_bytes=sum(roles.get(role, 0) for role in ("bias", "multiplier", "exponent")),
         table_bytes=roles.get("table", 0),
-        settings_bytes=sum(struct_bytes(call.struct) for call in step.printed.calls if call.struct),
+        settings_bytes=sum(struct_bytes(call.struct, wide=wide) for call in step.printed.calls if call.struct),
         scratch_bytes=step.printed.scratch_bytes,
         output=op.output,
         output_shape=tensor.shape,
@@ -161,16 +162,19 @@ def _layer(program: CProgram, step: CStep) -> CLayer:
 # ------------------------------------------------------------------------------------------------ structures and code
 
 _HEADERS = ("kernels/mixbit_kernels.h", "cmsis_nn/mixbit_cmsis_nn.h")
-_WIDTHS = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
+_BYTES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
 
 
 @cache
-def _structs() -> dict[str, tuple[int, int]]:
-    """Name -> size and alignment on a core of 32 bits, read from the header that the compiler reads."""
+def _structs(wide: bool) -> dict[str, tuple[int, int]]:
+    """Name -> size and alignment on a core of 32 bits, read from the header that the compiler reads.
+
+    `wide`: in a network with tensors of 16 bits, whose bounds are wider.
+    """
     package = resources.files("mixbit.export.c")
     text = "".join((package / name).read_text(encoding="utf-8") for name in _HEADERS)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    found = {name: (width, width) for name, width in _WIDTHS.items()}
+    found = {name: (width, width) for name, width in (_BYTES | {"mixbit_level": 1 + wide}).items()}
     for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):
         size, widest = 0, 1
         for kind, fields in re.findall(r"(?:const )?(\w+) ([^;]+);", body):
@@ -183,9 +187,9 @@ def _structs() -> dict[str, tuple[int, int]]:
     return found
 
 
-def struct_bytes(name: str) -> int:
-    """Size of a structure of the kernels on a core of 32 bits."""
-    return _structs()[name][0]
+def struct_bytes(name: str, *, wide: bool = False) -> int:
+    """Size of a structure of the kernels on a core of 32 bits; `wide` in a network with tensors of 16 bits."""
+    return _structs(wide)[name][0]
 
 
 def _up(size: int, align: int) -> int:
@@ -216,6 +220,8 @@ def code_bytes(program: CProgram) -> int:
     double, packed = switches["MIXBIT_ROUNDING_DOUBLE"], switches["MIXBIT_PACKED_ACTIVATIONS"]
     variant = f"double={double} packed={packed}"
     kernels = _code_table()["kernels"][variant] | table["kernels"][variant]
+    if _emit.is_wide(program):
+        kernels |= _code_table()["wide"][f"packed={packed}"]
     code = sum(kernels[name.removesuffix(".c")] for name in _emit.kernel_files(program))
     code += sum(size for bits, size in width_code(program).items() if switches[f"MIXBIT_WEIGHTS_{bits}"] == "1")
     if switches["MIXBIT_ROUNDING_AWAY"] == "1":

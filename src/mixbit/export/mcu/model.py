@@ -118,7 +118,7 @@ def build_model(
         into=into,
         sources=[folder / "model.c"],
         program=[FIRMWARE / "runner.c"],
-        include=[folder / "kernels"],
+        include=[folder, folder / "kernels"],
         defines=[*(["MODEL_HOOK"] if hook or layers else []), *(["RUNNER_LAYERS"] if layers else [])],
         objects=objects,
     )

@@ -17,9 +17,15 @@ static inline int32_t mixbit_field(uint32_t byte, uint32_t low, uint32_t bits)
     return (int32_t)(byte << (32u - low - bits)) >> (32u - bits);
 }
 
-/* Element of a tensor that is stored in 8, 4 or 2 bits. */
+/* Element of a tensor that is stored in 16, 8, 4 or 2 bits. */
 static inline int32_t mixbit_get(const int8_t *x, uint32_t at, uint32_t bits)
 {
+#if MIXBIT_WIDE_ACTIVATIONS
+    if (bits == 16u) {
+        const uint8_t *bytes = (const uint8_t *)x + 2u * at;
+        return (int16_t)(uint16_t)(bytes[0] | (uint32_t)bytes[1] << 8);
+    }
+#endif
 #if MIXBIT_PACKED_ACTIVATIONS
     if (bits != 8u) {
         const uint32_t bit = at * bits;
@@ -33,6 +39,14 @@ static inline int32_t mixbit_get(const int8_t *x, uint32_t at, uint32_t bits)
 
 static inline void mixbit_put(int8_t *y, uint32_t at, uint32_t bits, int32_t value)
 {
+#if MIXBIT_WIDE_ACTIVATIONS
+    if (bits == 16u) {
+        uint8_t *bytes = (uint8_t *)y + 2u * at;
+        bytes[0] = (uint8_t)((uint32_t)value & 255u);
+        bytes[1] = (uint8_t)((uint32_t)value >> 8 & 255u);
+        return;
+    }
+#endif
 #if MIXBIT_PACKED_ACTIVATIONS
     if (bits != 8u) {
         const uint32_t bit = at * bits, mask = ((1u << bits) - 1u) << (bit & 7u);

@@ -1,17 +1,28 @@
 /* Kernels of exported networks: integers only, no heap, no library.
  *
- * Activations lie in memory with the channels last, (H, W, C). In 8 bits an element is an int8_t; in 4 or 2 bits, the
- * elements of a whole tensor are one stream of fields, two's complement, the first in the lowest bits of the first byte.
+ * Activations lie in memory with the channels last, (H, W, C). In 8 bits an element is an int8_t, in 16 two bytes, the
+ * low one first; in 4 or 2 bits, the elements of a whole tensor are one stream of fields, two's complement, the first in
+ * the lowest bits of the first byte.
  *
  * A tensor's stored integer is that of its quantizer minus a constant offset, so that it fits the signed container. All
  * zero points, bounds and pad values in the structures below are stored integers.
  *
- * Weights are fields of 2 to 8 bits in two's complement, the first in the lowest bits of the first byte.
+ * Weights are fields of 1 to 8 bits in two's complement, the first in the lowest bits of the first byte. A field of 1
+ * bit, which would be 0 or -1, stands for 1 or -1.
  */
 #ifndef MIXBIT_KERNELS_H
 #define MIXBIT_KERNELS_H
 
 #include <stdint.h>
+
+#include "mixbit_config.h"
+
+/* A stored integer: of 16 bits in a network that has tensors of more than 8. */
+#if MIXBIT_WIDE_ACTIVATIONS
+typedef int16_t mixbit_level;
+#else
+typedef int8_t mixbit_level;
+#endif
 
 /* How a change of scale rounds. */
 enum {
@@ -32,8 +43,8 @@ typedef struct {
     uint8_t bits;
     uint8_t shift;
     uint8_t rounding;
-    int8_t low;
-    int8_t high;
+    mixbit_level low;
+    mixbit_level high;
     int16_t zero;
 } mixbit_rows;
 
@@ -70,7 +81,7 @@ typedef struct {
     int8_t exponent[3];
     uint8_t shift;
     uint8_t rounding;
-    int8_t low, high;
+    mixbit_level low, high;
     int16_t a_zero, b_zero, y_zero;
     uint8_t a_bits, b_bits, y_bits;
 } mixbit_add_layer;
@@ -81,7 +92,7 @@ typedef struct {
     int32_t multiplier;
     int8_t exponent;
     uint8_t rounding;
-    int8_t low, high;
+    mixbit_level low, high;
     int16_t x_zero, y_zero;
     uint8_t x_bits, y_bits;
 } mixbit_requantize_layer;
@@ -97,10 +108,40 @@ typedef struct {
     int32_t multiplier;
     int8_t exponent;
     uint8_t rounding;
-    int8_t low, high;
+    mixbit_level low, high;
     int16_t x_zero, y_zero;
     uint8_t x_bits, y_bits;
 } mixbit_pool_layer;
+
+/* A convolution of any kind that reads 16 bits; taps outside of x count as zeros. Its zero point is not folded in. */
+typedef struct {
+    mixbit_rows rows;
+    uint16_t x_height, x_width, x_channels;
+    uint16_t y_height, y_width, y_channels;
+    uint16_t kernel_height, kernel_width;
+    uint16_t stride_height, stride_width;
+    uint16_t dilation_height, dilation_width;
+    uint16_t pad_top, pad_left;
+    uint16_t groups;
+    int16_t x_zero;
+    uint8_t x_bits, y_bits;
+} mixbit_conv_wide_layer;
+
+/* A linear layer that reads 16 bits. */
+typedef struct {
+    mixbit_rows rows;
+    uint32_t outer, features, outputs, inner;
+    int16_t x_zero;
+    uint8_t x_bits, y_bits;
+} mixbit_linear_wide_layer;
+
+/* As mixbit_lookup_layer, where x or y has 16 bits. */
+typedef struct {
+    const int16_t *table;
+    uint32_t count;
+    int16_t x_low;
+    uint8_t x_bits, y_bits;
+} mixbit_lookup_wide_layer;
 
 /* y = table[x - x_low] */
 typedef struct {
@@ -134,9 +175,14 @@ void mixbit_requantize(const mixbit_requantize_layer *layer, const int8_t *x, in
 void mixbit_max_pool(const mixbit_pool_layer *layer, const int8_t *x, int8_t *y);
 void mixbit_average_pool(const mixbit_pool_layer *layer, const int8_t *x, int8_t *y);
 void mixbit_lookup(const mixbit_lookup_layer *layer, const int8_t *x, int8_t *y);
-void mixbit_fill(int8_t *y, uint32_t count, int8_t value, uint8_t bits);
+void mixbit_fill(int8_t *y, uint32_t count, mixbit_level value, uint8_t bits);
 void mixbit_trim(int8_t *y, uint32_t count, uint8_t bits); /* clears the bits behind the last of `count` fields */
 void mixbit_move(const mixbit_move_layer *layer, const int8_t *x, int8_t *y);
 void mixbit_reshape(const mixbit_reshape_layer *layer, const int8_t *x, int8_t *y);
+#if MIXBIT_WIDE_ACTIVATIONS
+void mixbit_conv_wide(const mixbit_conv_wide_layer *layer, const int8_t *x, void *y);
+void mixbit_linear_wide(const mixbit_linear_wide_layer *layer, const int8_t *x, void *y);
+void mixbit_lookup_wide(const mixbit_lookup_wide_layer *layer, const int8_t *x, int8_t *y);
+#endif
 
 #endif

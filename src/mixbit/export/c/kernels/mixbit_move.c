@@ -1,7 +1,7 @@
 /* Elements from one tensor to another, without arithmetic. */
 #include "mixbit_inline.h"
 
-void mixbit_fill(int8_t *y, uint32_t count, int8_t value, uint8_t bits)
+void mixbit_fill(int8_t *y, uint32_t count, mixbit_level value, uint8_t bits)
 {
     uint32_t i;
     for (i = 0; i < count; i++) {

@@ -43,6 +43,20 @@ static int32_t dot_2(const uint8_t *weights, const int8_t *x, uint32_t count)
 }
 #endif
 
+#if MIXBIT_WEIGHTS_1
+/* A bit of 0 adds an input, one of 1 takes it away. */
+static int32_t dot_1(const uint8_t *weights, const int8_t *x, uint32_t count)
+{
+    int32_t sum = 0;
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        const int32_t sign = -(int32_t)((uint32_t)weights[i >> 3] >> (i & 7u) & 1u);
+        sum += (x[i] ^ sign) - sign;
+    }
+    return sum;
+}
+#endif
+
 #if MIXBIT_WEIGHTS_3 || MIXBIT_WEIGHTS_5 || MIXBIT_WEIGHTS_6 || MIXBIT_WEIGHTS_7
 /* Widths that do not divide a byte: a window of bits, filled byte by byte. */
 static inline int32_t dot_stream(const uint8_t *weights, const int8_t *x, uint32_t count, uint32_t bits)
@@ -84,6 +98,9 @@ MIXBIT_STREAM(7)
 mixbit_dot mixbit_dot_of(uint32_t bits)
 {
     switch (bits) {
+#if MIXBIT_WEIGHTS_1
+    case 1: return dot_1;
+#endif
 #if MIXBIT_WEIGHTS_2
     case 2: return dot_2;
 #endif
@@ -125,6 +142,14 @@ void mixbit_rows_times(const mixbit_rows *rows, uint32_t first, uint32_t count, 
 void mixbit_unpack(const uint8_t *packed, uint32_t first, uint32_t count, uint32_t bits, int8_t *y)
 {
     uint32_t bit = first * bits, i;
+#if MIXBIT_WEIGHTS_1
+    if (bits == 1u) {
+        for (i = first; i < first + count; i++) {
+            *y++ = (int8_t)(1 - 2 * (int32_t)((uint32_t)packed[i >> 3] >> (i & 7u) & 1u));
+        }
+        return;
+    }
+#endif
     for (i = 0; i < count; i++, bit += bits) {
         const uint32_t low = bit & 7u;
         uint32_t window = packed[bit >> 3];
