@@ -34,6 +34,7 @@ def check_scaled(name: str, bounds: Array | int, factors: Array, rounding: str, 
 
 
 def check_accumulator(op: g.Weighted, bounds: Array) -> None:
+    """Sums of 8-bit inputs fit int32, the folded zero point among them."""
     bound = int(bounds.max(initial=0))
     if bound >= INT32:
         raise ExportError(
@@ -53,6 +54,7 @@ def check_wide(graph: IntegerGraph, op: g.Weighted) -> None:
 
 
 def check_16_bits(op: g.Op, settings: dict[str, Any]) -> None:
+    """Sizes of maps fit the 16 bits that structures have for them."""
     sizes = ("_height", "_width", "channels", "groups", "pad_top", "pad_left")
     wide = [name for name, value in settings.items() if name.endswith(sizes) and value >= 2**16]
     if wide and op.kind in ("Conv", "MaxPool", "AveragePool"):
