@@ -21,11 +21,13 @@ from mixbit.methods import Limpq, LimpqInit, Method
 from mixbit.methods.limpq import _JointStep, calibrate_indicators, prepare, read_indicators
 from mixbit.policy import Scores
 from mixbit.quantization import quantized_layers
+from mixbit.sensitivity.perturbation import searched_layers
 from mixbit.supernet import SwitchableBatchNorm, Uniform, make_switchable, select
 from mixbit.task import Loss, Task, cross_entropy
 from mixbit.testing.methods import MethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
-from mixbit.training import StepContext
+from mixbit.testing.steps import StepCases
+from mixbit.training import Step, StepContext
 from mixbit.training._optim import make_optimizer, set_rates
 from tests import ranks_script
 from tests.methods import seen
@@ -65,6 +67,22 @@ def joint(task: Task, settings: Limpq) -> tuple[nn.Module, dict[str, str], _Join
         model=model, loss=lambda _x, out, y: cross_entropy(out, y), forward=lambda x: model(x), number=3, seed=0
     )
     return model, after, _JointStep(model, searched, settings), context
+
+
+class TestJointStepContract(StepCases):
+    """Killed between any two of its batches it goes on with the same draws."""
+
+    settings = Limpq(bits=(4, 2), batch_size=32, epochs=2, fraction=1.0)
+    config = settings.training()
+
+    def model(self) -> nn.Module:
+        return joint(tiny_task(), self.settings)[0]
+
+    def step(self, model: nn.Module) -> Step:
+        return _JointStep(model, searched_layers(tiny_task().network), self.settings)
+
+    def data(self) -> object:
+        return tiny_task().train
 
 
 def test_searched_layers_and_switchable_norms(task: Task) -> None:
