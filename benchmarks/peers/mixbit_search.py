@@ -74,7 +74,7 @@ def search_ours(subject: Subject, name: str) -> tuple[dict[str, Clock], Policy]:
         with clocks["capture"].running():
             task = Task(model=model, train=subject.dataset.train, test=subject.dataset.test)
         with clocks["search"].running():
-            scores = methods.make(name).search(task, quiet=True)
+            scores = methods.make(name, kind="score").search(task, quiet=True)
         with clocks["allocate"].running():
             policy, _ = allocate(task.network, with_activations(scores, 8), subject.budget)
     return clocks, policy
@@ -126,8 +126,8 @@ def rows_of(spent: dict[str, Spent]) -> list[dict[str, Any]]:
 
 
 def chosen_methods(names: list[str] | None) -> list[str]:
-    """The methods asked for, or all that do not train the network."""
-    return names or [name for name in methods.names() if methods.info(name).cost != "training"]
+    """The methods asked for, or all that end in scores and do not train the network."""
+    return names or [name for name in methods.names(kind="score") if methods.info(name).cost != "training"]
 
 
 def played(subject: Subject, names: list[str], rounds: int) -> list[dict[str, Any]]:

@@ -292,6 +292,8 @@ def _readers(name: str, text: bytes | Change) -> Iterator[Case]:
     yield Case(group="policy", name=name, words=(*TRAIN, "--policy", "@/p.json"), files={"p.json": text})
     yield Case(group="scores", name=name, words=allocate, files={"scores.json": text}, like="search")
     yield Case(group="network", name=name, words=allocate, files={"network.json": text}, like="search")
+    picked = ("front", "@/front.json", "--budget", "bitops=3x3", "--out", "@/out.json")
+    yield Case(group="front", name=name, words=picked, files={"front.json": text}, like="search")
     yield Case(group="latency", name=name, words=latency, files={"l.json": text})
     yield Case(group="config", name=name, words=("evaluate", "@"), files={"config.json": text}, like="search")
     yield Case(group="searched", name=name, words=allocate, files={"config.json": text}, like="search")
@@ -326,6 +328,33 @@ CHANGES: dict[str, dict[str, Change]] = {
         "layers list": changed("scores", "layers", to=[1]),
         "alpha": changed("scores", "alpha", to=-1),
         "program": changed("scores", "program", to=[]),
+    },
+    "front": {
+        "no points": changed("front", "points", to=[]),
+        "points object": changed("front", "points", to={"0": {}}),
+        "point number": changed("front", "points", 0, to=5),
+        "quality nan": changed("front", "points", 0, "quality", "loss", to=float("nan")),
+        "quality missing": changed("front", "points", 0, "quality", "loss", drop=True),
+        "quality list": changed("front", "points", 0, "quality", to=[]),
+        "costs text": changed("front", "points", 0, "costs", to={"bitops": "few"}),
+        "layers list": changed("front", "points", 0, "layers", to=["0"]),
+        "a layer less": changed("front", "points", 0, "layers", "0", drop=True),
+        "bits text": changed("front", "points", 0, "layers", "0", "weight_bits", to="4"),
+        "bits huge": changed("front", "points", 0, "layers", "0", "weight_bits", to="DIGITS"),
+        "no metrics": changed("front", "measured", "metrics", to=[]),
+        "metric number": changed("front", "measured", "metrics", 0, to=1),
+        "metric unnamed": changed("front", "measured", "metrics", 0, "name", to=""),
+        "metric reserved": changed("front", "measured", "metrics", 0, "name", to="samples"),
+        "metric of another": changed("front", "measured", "metrics", 0, "name", to="zz"),
+        "no measured": changed("front", "measured", drop=True),
+        "weights absolute": changed("front", "weights", to={"path": "/etc/passwd", "digest": "blake2b:0"}),
+        "weights gone": changed("front", "weights", to={"path": "../none", "digest": "blake2b:0"}),
+        "weights folder": changed("front", "weights", to={"path": ".", "digest": "blake2b:0"}),
+        "weights zero byte": changed("front", "weights", to={"path": "a\0b", "digest": "blake2b:0"}),
+        "weights text": changed("front", "weights", to="w"),
+        "fingerprint": changed("front", "fingerprint", to="sha256:0123456789abcdef"),
+        "newer": changed("front", "version", to=99),
+        "settings list": changed("front", "settings", to=[1]),
     },
     "config": {
         "command list": changed("config", "command", to=[]),

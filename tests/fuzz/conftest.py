@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from mixbit import runs
+from mixbit.metric import ACCURACY
+from mixbit.network import Network
+from mixbit.policy import Front, FrontPoint, Measured, Policy
 
 NET = """
 from torch import nn
@@ -36,5 +39,18 @@ def documents(base: Path) -> dict[str, Any]:
     """What those files hold."""
     names = ("network", "scores", "config")
     found = {name: json.loads((base / "search" / f"{name}.json").read_text()) for name in names}
+    _front(Network.from_json((base / "search" / "network.json").read_text())).save(base / "front.json")
+    found["front"] = json.loads((base / "front.json").read_text())
     manifest = {"fingerprint": "sha256:0123456789abcdef", "options": {}, "roundings": {"Conv": "single"}}
     return {**found, "manifest": manifest}
+
+
+def _front(network: Network) -> Front:
+    """One policy, of which nothing was measured."""
+    policy = Policy.uniform(network, 4, 4)
+    point = FrontPoint(layers=policy.layers, costs=policy.costs, quality={"accuracy": 0.5, "loss": 1.0})
+    return Front(
+        fingerprint=network.fingerprint,
+        points=(point,),
+        measured=Measured(metrics=(ACCURACY.info,), on="nothing"),
+    )
