@@ -28,7 +28,7 @@ from mixbit import methods, report, runs
 from mixbit.cost import Budget
 from mixbit.data import Part
 from mixbit.policy import Policy
-from mixbit.runs import _standings, comparing
+from mixbit.runs import _standings
 from mixbit.runs._lock import Busy, hold
 from mixbit.task import Task
 
@@ -185,19 +185,23 @@ class Arena:
 
     def _clear(self, missing: Iterable[dict[str, Any]]) -> None:
         """What an earlier run left of rows that the file does not have: they are made anew. Killed work is no row."""
-        gone: dict[Path, None] = {}
+        if not (self.run / "config.json").exists():
+            return
+        gone, measured = dict[Path, None](), _standings.measured(self.run)
         for of in missing:
-            path = _standings.row_path(self.run, of["budget"], of["name"], of["seed"])
+            key = _standings.row_key(of["budget"], of["name"], of["seed"])
             search = self.run / _standings.SEARCH / _standings.slug(of["name"])
             policy = self.policies.get(of["name"], search / "policies" / f"{_standings.slug(of['budget'])}.json")
-            if path.exists() and policy.exists():
-                gone[self.run / "train" / f"{comparing._digest(Policy.load(policy))}-seed-{of['seed']}"] = None
-            if path.exists() and self.results.fresh:
+            if key in measured and policy.exists():
+                trained = _standings.accuracies_key(Policy.load(policy).layers, of["seed"])
+                gone[self.run / trained] = None
+            if key in measured and self.results.fresh:
                 gone[search] = None
-            path.unlink(missing_ok=True)
-        for folder in filter(Path.exists, gone):
+            measured.forget(key)
+        for folder in gone:
             try:
                 with hold(folder, wait=False):
+                    measured.forget(folder.relative_to(self.run).as_posix())  # the accuracies of a fine-tuning
                     shutil.rmtree(folder)
             except Busy:
                 print(f"{folder.name}: another process is at it")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mixbit import _io
-from mixbit.runs import Comparison, Effort, Row, _standings
+from mixbit.cost import LayerBits
+from mixbit.runs import Comparison, Effort, Row, Subject, _folder, _standings
 from tests.report.arenas import comparison, costs
 
 ROW = Row(
@@ -78,28 +79,33 @@ def test_all_of_a_comparison_in_plain_values() -> None:
     assert [Row.from_json(row) for row in found["rows"]] == list(comparison().rows)
 
 
+def begin(folder: Path) -> None:
+    _folder.begin(folder, {"command": "compare", **Subject(model="resnet8").facts(), "settings": None})
+
+
 def test_every_row_has_a_place_of_its_own(tmp_path: Path) -> None:
+    w3a4 = LayerBits(3, 4)
     rows = [ROW, replace(ROW, seed=1), replace(ROW, name="random?seed=1"), replace(ROW, budget="bitops=3x3,ram=4kB")]
+    begin(tmp_path)
     for row in rows:
         _standings.write_row(tmp_path, row)
-    assert len(list(tmp_path.rglob("seed-*.json"))) == 4
+    assert len(_standings.measured(tmp_path)) == 4
     assert [_standings.read_row(tmp_path, row.budget, row.name, row.seed) for row in rows] == rows
     assert _standings.read_row(tmp_path, "b", "fit", 5) is None
+    keys = [_standings.accuracies_key(layers, 0) for layers in ({"a": w3a4}, {"a": LayerBits(4, 3)}, {"b": w3a4})]
+    assert len({*keys}) == 3 and keys[0] == _standings.accuracies_key({"a": LayerBits(3, 4)}, 0)
     assert comparison().search_folder("a/b?c").parent == Path("runs/arena/search")
     assert _standings.slug("a/b?c=[1,2]") == "a_b_c=_1,2_"
 
 
 def test_what_searches_under_budgets_took_is_told_of_each(tmp_path: Path) -> None:
+    begin(tmp_path)
     _standings.write_effort(tmp_path, "a?x", Effort(images=1))
     for budget, images in (("b", 2), ("c,d", 3)):
         _standings.write_effort(tmp_path, "r", Effort(images=images), interrupted=budget == "b", budget=budget)
     _standings.write_row(tmp_path, ROW)
     start = {"accuracy": 0.5, "costs": asdict(comparison().float32.costs)}
-    _io.write_json(tmp_path / "float.json", start)
-    _io.write_json(
-        tmp_path / "config.json",
-        {"format": "mixbit-run", "version": 1, "command": "compare", "subject": {"model": "m"}, "settings": None},
-    )
+    _standings.measured(tmp_path).put(_standings.FLOAT, start)
     found = _standings.read_comparison(tmp_path)
     assert found.efforts == {"a?x": Effort(images=1)} and found.interrupted == ()
     assert found.effort("r", "b") == Effort(images=2) and found.effort("r", "c,d") == Effort(images=3)
@@ -111,6 +117,6 @@ def test_what_searches_under_budgets_took_is_told_of_each(tmp_path: Path) -> Non
     row = replace(ROW, name="r", budget="c,d")
     (line,) = csv.DictReader(io.StringIO(_standings.as_csv(replace(found, rows=(row,)))))
     assert line["search_images"] == "3" and replace(found, rows=(row,)).standings("c,d")[0].effort == Effort(images=3)
-    (tmp_path / "search" / "r" / "b" / "policy.json").touch()
+    _io.write_text(tmp_path / "search" / "r" / "b" / "policy.json", "")
     assert found.search_folder("r", "b") == tmp_path / "search" / "r" / "b"
     assert found.search_folder("r", "c,d") == found.search_folder("r") == tmp_path / "search" / "r"

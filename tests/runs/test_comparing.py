@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -394,15 +395,35 @@ def test_rows_survive_their_file(calls: Calls, arena: Any) -> None:
 
 def test_files_that_nobody_wrote_are_errors_with_the_remedy(calls: Calls, arena: Any) -> None:
     found = arena(["test-a"], [LOW], fine_tune=False)
-    for pattern in ("float.json", "rows/*/*/seed-*.json", "search/*/effort.json"):
-        (path,) = found.folder.glob(pattern)
-        written = path.read_text()
-        for text in ("[]", "null", "3", "{}", "NaN", "[" * 100_000, "1" * 5000, '{"name": 5}'):
-            path.write_text(text)
-            with pytest.raises(MixbitError, match=rf"{path.name}' (is not|is nested|holds)"):
+    path = found.folder / "measured.jsonl"
+    written = path.read_text().splitlines(keepends=True)
+    places = {json.loads(line)["key"].partition("/")[0]: at for at, line in enumerate(written[1:], start=1)}
+    assert sorted(places) == ["effort", "float32", "row", "train"]
+    for key in ("effort", "float32", "row"):
+        at = places[key]
+        for value in ("[]", "null", "3", "{}", "NaN", "[" * 100_000, "1" * 5000, '{"name": 5}'):
+            line = f'{{"key": {json.dumps(json.loads(written[at])["key"])}, "value": {value}}}\n'
+            path.write_text("".join([*written[:at], line, *written[at + 1 :]]))
+            with pytest.raises(MixbitError, match=r"measured.jsonl, (line|key) .* (is not|is nested|holds) "):
                 read_comparison(found.folder)
-        path.write_text(written)
+    path.write_text("".join(written))
     assert read_comparison(found.folder).rows == found.rows
+
+
+def test_a_folder_of_an_older_version_is_refused(calls: Calls, arena: Any, tmp_path: Path) -> None:
+    found = arena(["test-a"], [LOW], fine_tune=False)
+    (found.folder / "measured.jsonl").rename(found.folder / "float.json")
+    with pytest.raises(StaleRun, match=r"float\.json holds measurements of a comparison as an older mixbit kept them"):
+        arena(["test-a"], [LOW], fine_tune=False)
+
+
+def test_measurements_of_another_comparison_are_refused(calls: Calls, arena: Any) -> None:
+    """A file that was carried over from elsewhere."""
+    found = arena(["test-a"], [LOW], fine_tune=False)
+    path = found.folder / "measured.jsonl"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
+    with pytest.raises(StaleRun, match="was begun with subject.seed=1, now subject.seed=0"):
+        read_comparison(found.folder)
 
 
 # ------------------------------------------------------------------------------------------- policies and fronts

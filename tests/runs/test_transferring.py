@@ -85,12 +85,21 @@ def test_agreement_is_reported(moved: tuple[Transferred, Path]) -> None:
     assert [row["policy"] for row in written["rows"]] == ["transferred", "own"]
 
 
-def test_finished_transfer_is_only_read(moved: tuple[Transferred, Path], searched: Source, target: Subject) -> None:
+def test_finished_transfer_is_only_read(
+    moved: tuple[Transferred, Path], searched: Source, target: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done, folder = moved
     stamps = {
         path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in ("scores.json", "config.json")
     }
+    keys = [json.loads(line)["key"] for line in (folder / "measured.jsonl").read_text().splitlines()[1:]]
+    assert [key.partition("/")[0] for key in keys] == [
+        "float32",
+        *["calibrated"] * len({str(one.policy.layers) for one in done.reached}),
+    ]
+    monkeypatch.setattr("mixbit.runs.transferring.evaluate", None)
     again = runs.transfer(searched[1], target, BUDGET, folder, epochs=1, settings=tuning(), quiet=True)
+    assert again.float32 == done.float32
     assert again.reached == done.reached and again.agreement == done.agreement
     # What is cheap is written anew with the same content; searches are not run again.
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items() if "transferred" not in path.parts)

@@ -1,28 +1,31 @@
-"""What a comparison has reached so far: one small file a row, and the table of whatever is there."""
+"""What a comparison has reached so far: a ledger of all that was measured, and the table of whatever is there."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mixbit import _io
-from mixbit.cost import Costs
+from mixbit.cost import Costs, LayerBits
 from mixbit.errors import MixbitError
+from mixbit.ledger import Ledger
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.runs import _folder
 from mixbit.runs._metering import Effort
 from mixbit.runs.subject import Outcome
 
-FLOAT, EFFORT = "float.json", "effort.json"
-SEARCH, ROWS = "search", "rows"
+MEASURED, SEARCH = "measured.jsonl", "search"
 TABLE, LINES = "compare.json", "compare.csv"
-REMEASURE = "Delete it, and the same command measures it again."
+FLOAT, _EFFORT, _ROW = "float32", "effort/", "row/"
+"""Keys of the ledger, or how they begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class Row:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Row:
         """What `to_json` gave."""
-        return _io.as_record(values, cls, where="The row", remedy=REMEASURE)
+        return _io.as_record(values, cls, where="The row", remedy="Give what to_json() gave.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +183,7 @@ def _twins(name: str, bits: dict[str, dict[str, list[int | None]] | None]) -> tu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Float:
-    """The file of the network as it came."""
+    """What is kept of the network as it came."""
 
     accuracy: float
     costs: Costs
@@ -189,7 +192,7 @@ class _Float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SearchEffort(Effort):
-    """The file of what a search took."""
+    """What is kept of what a search took."""
 
     name: str
     interrupted: bool = False
@@ -210,27 +213,52 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.,=-]", "_", text)
 
 
-def row_path(run: Path, budget: str, name: str, seed: int) -> Path:
-    """Where one row is kept."""
-    return run / ROWS / slug(budget) / slug(name) / f"seed-{seed}.json"
+def measured(run: Path) -> Ledger:
+    """All that was measured in the folder of a comparison; opened anew it has what other processes put in.
+
+    Raises:
+        MixbitError: no folder of a comparison, or a malformed line.
+        StaleRun: the ledger is of another folder.
+    """
+    facts = _folder.read(run)
+    if facts["command"] != "compare":
+        raise MixbitError(f"{run} holds no comparison. Give the --run folder of a mixbit compare.")
+    settings = {key: value for key, value in facts.items() if key not in ("format", "version")}
+    return Ledger(run / MEASURED, "measurements of a comparison", settings, before=[run / "float.json"])
+
+
+def row_key(budget: str, name: str, seed: int) -> str:
+    """Of one row, in `measured`."""
+    return f"{_ROW}{slug(budget)}/{slug(name)}/seed-{seed}"
+
+
+def accuracies_key(bits: Mapping[str, LayerBits], seed: int) -> str:
+    """Of the accuracies of all policies of the same bits, in `measured`; the fine-tuning's folder has the same name."""
+    return f"train/{bits_digest(bits)}-seed-{seed}"
+
+
+def bits_digest(bits: Mapping[str, LayerBits]) -> str:
+    """Policies of the same bits have the same one, whatever else they say."""
+    plain = {name: [one.weight_bits, one.activation_bits] for name, one in bits.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_row(run: Path, budget: str, name: str, seed: int) -> Row | None:
     """A row, if it is there."""
-    path = row_path(run, budget, name, seed)
-    return _io.read_record(path, Row, remedy=REMEASURE) if path.exists() else None
+    found, key = measured(run), row_key(budget, name, seed)
+    return found.read(key, Row) if key in found else None
 
 
 def write_row(run: Path, row: Row) -> None:
     """Keep a row, in the place of an older one."""
-    _io.write_json(row_path(run, row.budget, row.name, row.seed), row.to_json())
+    measured(run).put(row_key(row.budget, row.name, row.seed), row.to_json())
 
 
 def write_effort(run: Path, name: str, effort: Effort, *, interrupted: bool = False, budget: str | None = None) -> None:
-    """Keep what a search took, beside what it ended in."""
-    folder = run / SEARCH / slug(name) / ("" if budget is None else slug(budget))
+    """Keep what a search took."""
+    key = f"{_EFFORT}{slug(name)}" if budget is None else f"{_EFFORT}{slug(name)}/{slug(budget)}"
     under = {} if budget is None else {"budget": budget}
-    _io.write_json(folder / EFFORT, {"name": name, "interrupted": interrupted, **under, **effort.to_json()})
+    measured(run).put(key, {"name": name, "interrupted": interrupted, **under, **effort.to_json()})
 
 
 def read_comparison(run: Path) -> Comparison:
@@ -239,19 +267,18 @@ def read_comparison(run: Path) -> Comparison:
     Raises:
         MixbitError: the folder is not one of a comparison, or its float network has not been evaluated yet.
     """
-    facts = _folder.read(run)
-    if facts["command"] != "compare" or not (run / FLOAT).is_file():
-        raise MixbitError(f"{run} holds no comparison (no {FLOAT}). Give the --run folder of a mixbit compare.")
-    paths = [*sorted((run / SEARCH).glob(f"*/{EFFORT}")), *sorted((run / SEARCH).glob(f"*/*/{EFFORT}"))]
-    efforts = [_io.read_record(path, _SearchEffort, remedy=f"{REMEASURE} Its scores stay.") for path in paths]
-    rows = [_io.read_record(path, Row, remedy=REMEASURE) for path in (run / ROWS).glob("*/*/seed-*.json")]
-    start = _io.read_record(run / FLOAT, _Float, remedy=REMEASURE)
+    found = measured(run)
+    if FLOAT not in found:
+        raise MixbitError(f"{run} holds no comparison yet: its float network was not evaluated. Run it again.")
+    efforts = [found.read(key, _SearchEffort) for key in sorted(found) if key.startswith(_EFFORT)]
+    rows = [found.read(key, Row) for key in found if key.startswith(_ROW)]
+    start = found.read(FLOAT, _Float)
     return Comparison(
         float32=Outcome(name="float32", accuracy=start.accuracy, costs=start.costs, metric=start.metric),
         rows=tuple(sorted(rows, key=lambda row: (row.budget, row.name, row.seed))),
-        efforts={found.name: found.effort() for found in efforts if found.budget is None},
-        interrupted=tuple(found.name for found in efforts if found.interrupted and found.budget is None),
-        settings=facts.get("settings"),
+        efforts={one.name: one.effort() for one in efforts if one.budget is None},
+        interrupted=tuple(one.name for one in efforts if one.interrupted and one.budget is None),
+        settings=_folder.read(run).get("settings"),
         folder=run,
         files={run / TABLE: "all rows", run / LINES: "the same, one line a row"},
         budget_efforts=_by_budget(efforts),

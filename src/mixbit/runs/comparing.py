@@ -1,15 +1,13 @@
 """Search methods side by side: same network, data, budgets, fine-tuning and seeds, and what each search took.
 
-Every part of the work leaves a file as soon as it is done: what a method ends in and its effort, the policy of a
-budget, a fine-tuning, a row. A comparison that was killed goes on with what is missing, and several processes may work
-on one folder at a time: each takes what no other one holds.
+Every part of the work is kept as soon as it is done: what a method ends in, the policy of a budget and a fine-tuning as
+files; its accuracies, the effort of a search and a row in one ledger. A comparison that was killed goes on with what is
+missing, and several processes may work on one folder at a time: each takes what no other one holds.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -46,7 +44,14 @@ __all__ = ["BASELINES", "Comparison", "Effort", "Entry", "Row", "Standing", "com
 BASELINES = ("uniform", "random")
 """What every search must beat; they take part unless they are asked not to."""
 
-_TRAINED, _RESULT = "train", "result.json"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accuracies:
+    """Of some bits and one seed."""
+
+    calibrated: float
+    tuned: float | None = None
+    """None if there was no fine-tuning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,17 +224,11 @@ class _Arena:
 
     def evaluate_float(self) -> None:
         """Accuracy and costs of the network as it came."""
-        path = self.run / _standings.FLOAT
-        if not path.exists():
+        measured = _standings.measured(self.run)
+        if _standings.FLOAT not in measured:
             found = self._evaluated(self.task.model)
-            _io.write_json(
-                path,
-                {
-                    "accuracy": found.value,
-                    "metric": found.info.to_json(),
-                    "costs": asdict(float_costs(self.task.network)),
-                },
-            )
+            kept = {"accuracy": found.value, "metric": found.info.to_json()}
+            measured.put(_standings.FLOAT, {**kept, "costs": asdict(float_costs(self.task.network))})
 
     def warm_up(self) -> None:
         """One pass there and back, so that what a process does once is not put down to its first search."""
@@ -297,8 +296,8 @@ class _Arena:
             bits=bits,
             costs=used,
             slack=budget.slack(used, limits),
-            calibrated=found["calibrated"],
-            tuned=found.get("tuned"),
+            calibrated=found.calibrated,
+            tuned=found.tuned,
         )
 
     # -- policies
@@ -346,17 +345,15 @@ class _Arena:
 
     # -- accuracies
 
-    def _accuracies(self, policy: Policy, seed: int, wait: bool) -> dict[str, float]:
+    def _accuracies(self, policy: Policy, seed: int, wait: bool) -> _Accuracies:
         """After calibration and after fine-tuning; policies of the same bits share them."""
-        folder = self.run / _TRAINED / f"{_digest(policy)}-seed-{seed}"
+        key = _standings.accuracies_key(policy.layers, seed)
+        folder = self.run / key
         with hold(folder, wait=wait):
-            path = folder / _RESULT
-            if not path.exists():
-                _io.write_json(path, dict(self._measured(policy, seed, folder)))
-            found = _io.read_record(path, dict[str, float], remedy=_standings.REMEASURE)
-            if "calibrated" not in found:
-                raise MixbitError(f"{path} has no 'calibrated'. {_standings.REMEASURE}")
-            return found
+            known = _standings.measured(self.run)  # as it is now: another process may have held the folder
+            if key not in known:
+                known.put(key, dict(self._measured(policy, seed, folder)))
+            return known.read(key, _Accuracies)
 
     def _measured(self, policy: Policy, seed: int, folder: Path) -> Iterator[tuple[str, float]]:
         model = copy.deepcopy(self.task.model)
@@ -373,8 +370,3 @@ def _has_state(folder: Path) -> bool:
     """Whether an earlier search left something from which this one goes on."""
     ours = {_folder.CONFIG, ".lock", "policies"}
     return folder.is_dir() and any(path.name not in ours for path in folder.iterdir())
-
-
-def _digest(policy: Policy) -> str:
-    bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
-    return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()[:12]

@@ -14,6 +14,7 @@ from mixbit._progress import announce
 from mixbit.cost import Budget, Costs, LayerBits, costs, float_costs
 from mixbit.errors import MixbitError, PolicyError
 from mixbit.evaluation import evaluate
+from mixbit.ledger import Ledger
 from mixbit.network import Network
 from mixbit.policy import (
     Policy,
@@ -30,6 +31,7 @@ from mixbit.quantization import QuantizeConfig
 from mixbit.runs import _folder
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import read_network, result_of
+from mixbit.runs._standings import bits_digest
 from mixbit.runs.allocating import allocate
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject, metric_facts
@@ -38,7 +40,7 @@ from mixbit.task import Task
 
 __all__ = ["Agreement", "Reached", "Transferred", "transfer"]
 
-TRANSFERRED, OWN, RESULT, CALIBRATED = "transferred", "own", "transfer.json", "calibrated.json"
+TRANSFERRED, OWN, RESULT, MEASURED = "transferred", "own", "transfer.json", "measured.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,20 +96,6 @@ class _Source:
     method: str
     settings: dict[str, Any]
     digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
-    """The file of one accuracy."""
-
-    accuracy: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Calibrated(_Measured):
-    """The same, with the bits that it is of."""
-
-    bits: dict[str, list[int | None]]
 
 
 def transfer(
@@ -175,6 +163,8 @@ def transfer(
         }
         | metric_facts(task),
     )
+    measured = _ledger(run, subject, task, (settings or {}).get(QUANTIZE))
+    config = quantize_config(settings or {})
     policies = {TRANSFERRED: _place(moved, task.network, budget, run / TRANSFERRED)}
     if own:
         if not quiet:
@@ -187,9 +177,9 @@ def transfer(
     done = Transferred(
         method=origin.method,
         float32=Outcome(
-            name="float32", accuracy=_float_accuracy(task, run), costs=float_costs(task.network), metric=task.info
+            name="float32", accuracy=_float_accuracy(task, measured), costs=float_costs(task.network), metric=task.info
         ),
-        reached=_reach_all(policies, subject, task, tuning, quantize_config(settings or {}), run, quiet=quiet),
+        reached=_reach_all(policies, subject, task, tuning, config, run, measured, quiet=quiet),
         agreement=_agreement(moved, policies, run, task.network) if own else None,
         dropped=_dropped(moved),
         files=_files(run, list(policies), trained=bool(tuning)),
@@ -270,6 +260,7 @@ def _reach_all(
     tuning: Mapping[str, Any],
     config: QuantizeConfig,
     run: Path,
+    measured: Ledger,
     *,
     quiet: bool,
 ) -> list[Reached]:
@@ -285,37 +276,41 @@ def _reach_all(
                 name=name,
                 policy=policy,
                 costs=costs(task.network, policy.layers),
-                calibrated=_calibrated(policy, subject, task, config, run / name) if twin is None else twin.calibrated,
+                calibrated=_calibrated(policy, subject, task, config, measured) if twin is None else twin.calibrated,
                 trained=trained if twin is None else twin.trained,
             )
         )
     return done
 
 
-def _calibrated(policy: Policy, subject: Subject, task: Task, config: QuantizeConfig, folder: Path) -> float:
-    """Accuracy with float weights and calibrated activations, remembered with the bits that it is of."""
-    bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
-    path = folder / CALIBRATED
-    if path.exists():
-        known = _io.read_record(path, _Calibrated, remedy="Delete it, and it is measured again.")
-        if known.bits == bits:
-            return known.accuracy
-    model = copy.deepcopy(task.model)
-    put_policy_on(model, policy, task, seed=subject.seed, config=config)
-    accuracy = evaluate(model, task.test, loss=task.objective).value
-    if _distributed.rank() == 0:
-        _io.write_json(path, {"accuracy": accuracy, "bits": bits})
-    return accuracy
+def _ledger(run: Path, subject: Subject, task: Task, quantize: object) -> Ledger:
+    """Accuracies on the target, known by what they depend on beside the bits."""
+    content = subject.content()
+    settings = {
+        "model": subject.model,
+        "seed": subject.seed,
+        "weights": content["weights"],
+        "data": content["data"] or subject.data,
+        QUANTIZE: quantize,
+    }
+    before = [run / "float.json"]
+    return Ledger(run / MEASURED, "accuracies on the target", settings | metric_facts(task), before=before)
 
 
-def _float_accuracy(task: Task, run: Path) -> float:
-    path = run / "float.json"
-    if not path.exists():
-        accuracy = evaluate(task.model, task.test, loss=task.objective).value
-        if _distributed.rank() != 0:
-            return accuracy
-        _io.write_json(path, {"accuracy": accuracy})
-    return _io.read_record(path, _Measured, remedy="Delete it, and it is measured again.").accuracy
+def _calibrated(policy: Policy, subject: Subject, task: Task, config: QuantizeConfig, measured: Ledger) -> float:
+    """Accuracy with float weights and calibrated activations, known by the bits."""
+    key = f"calibrated/{bits_digest(policy.layers)}"
+    if key not in measured:
+        model = copy.deepcopy(task.model)
+        put_policy_on(model, policy, task, seed=subject.seed, config=config)
+        measured.put(key, evaluate(model, task.test, loss=task.objective).value)
+    return measured.read(key, float)
+
+
+def _float_accuracy(task: Task, measured: Ledger) -> float:
+    if "float32" not in measured:
+        measured.put("float32", evaluate(task.model, task.test, loss=task.objective).value)
+    return measured.read("float32", float)
 
 
 def _agreement(moved: Scores | Policy, policies: Mapping[str, Policy], run: Path, network: Network) -> Agreement:
