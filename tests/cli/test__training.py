@@ -188,6 +188,7 @@ class TestStressOptions(OptionCases):
         OptionRow("--data", ([], ["--data", "digits?seed=1"]),
                   lambda words: handed("stress", "stress", "r", *words)["data"], exactly(None, "digits?seed=1")),
         OptionRow("--seed", ([], ["--seed", "3"]), stressed("seed"), exactly(0, 3)),
+        OptionRow("--on", ([], ["--on", "c"]), stressed("on"), exactly(None, "c")),
         OptionRow("--out", ([], ["--out", "plots"]), lambda words: written(profiles("one", "two", *words))[-1],
                   exactly(Path("one/stress/shifts.html"), Path("plots/shifts.html"))),
     )  # fmt: skip

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from mixbit.data import InputSpace
 from mixbit.errors import ExportError
+from mixbit.export import ExecutorPredictor
+from mixbit.inference import ArrayPredictor, TorchPredictor
 from mixbit.integer import IntegerGraph, executor, lower
 from mixbit.integer.graph import Linear
 from mixbit.metric import accuracy, mean_iou
@@ -30,7 +33,7 @@ from mixbit.export._processors import narrow
 from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import load_session, write_onnx
 from mixbit.export.qonnx import write_qonnx
-from mixbit.export.verify import Judge, Verification, numpy_batches, verify
+from mixbit.export.verify import Judge, Verification, numpy_batches, verify, verify_predictor
 
 X = torch.randn(40, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -365,3 +368,47 @@ def test_metadata_that_cannot_be_are_refused(graph: IntegerGraph, tmp_path: Path
         return
     with pytest.raises(ExportError, match=message):
         verify(path, graph, [(X.numpy(), None)], rounds=0)
+
+
+# ------------------------------------------------------------------------------------------------ Predictors
+
+
+class Given(ArrayPredictor):
+    """Of outputs that are given."""
+
+    def __init__(self, outputs: np.ndarray) -> None:
+        super().__init__("given", None, (2, 6, 6), batch=len(X))
+        self.outputs = outputs
+
+    def _run(self, z: np.ndarray) -> np.ndarray:
+        return self.outputs[: len(z)]
+
+
+def test_a_predictor_is_held_against_the_executor(graph: IntegerGraph, model: nn.Module) -> None:
+    """The fake-quantized network, in a space of its own: float sums, and the same classes."""
+    space = InputSpace(mean=(0.5, -1.0), std=(2.0, 0.25))
+    found = verify_predictor(TorchPredictor(model, space), graph, [(X.numpy(), labels(graph))])
+    assert found.images == len(X) and found.top1_agreement == 1.0 and 0 < found.largest_difference < 0.01
+    assert found.accuracy == found.reference_accuracy == 1.0
+    same = verify_predictor(ExecutorPredictor(graph, space), graph, [(X.numpy()[:7], None), (X.numpy()[7:], None)])
+    assert (same.identical, same.largest_difference, same.images, same.accuracy) == (1.0, 0.0, len(X), None)
+
+
+def test_what_differs_is_counted_and_is_not_right(graph: IntegerGraph) -> None:
+    outputs = executor.run(graph, X.numpy())
+    wrong = outputs.copy()
+    wrong[:4] = -wrong[:4]
+    found = verify_predictor(Given(wrong), graph, [(X.numpy(), labels(graph))])
+    assert found.identical == pytest.approx(1 - 4 / len(X)) and found.top1_agreement == pytest.approx(1 - 4 / len(X))
+    assert found.accuracy == pytest.approx(1 - 4 / len(X)) and found.reference_accuracy == 1.0 and not found.right
+    assert found.largest_difference == pytest.approx(2 * np.abs(outputs[:4]).max())
+
+
+def test_a_predictor_of_other_outputs_or_without_inputs(graph: IntegerGraph) -> None:
+    outputs = executor.run(graph, X.numpy())
+    with pytest.raises(ExportError, match=r"given gives float32 of shape \(40, 3\), the network gives float32"):
+        verify_predictor(Given(outputs[:, :3]), graph, [(X.numpy(), None)])
+    with pytest.raises(ExportError, match="given gives NaN or infinity for 40 of 40 images"):
+        verify_predictor(Given(outputs * np.nan), graph, [(X.numpy(), None)])
+    with pytest.raises(ExportError, match="nothing to verify with"):
+        verify_predictor(Given(outputs), graph, [])

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,7 +101,38 @@ class TestStressOptions(OptionCases):
                   lambda a, b: b["left"][0] <= 2 < a["left"][0] <= 4 and a["stem"] == b["stem"] and
                   b["stem"][0] > 2 and {one[1] for one in (*a.values(), *b.values())} == {None}),
         OptionRow("seed", (0, 1), noisy, lambda a, b: a != b and a == noisy(0)),
+        OptionRow("on", (None, "executor"), lambda v: measured_on(v).notes,
+                  lambda a, b: a == () and "corruption was measured on integer executor" in b[0]),
     )  # fmt: skip
+
+
+def measured_on(on: str | None, **settings: Any) -> Profile:
+    return measured(tiny.quantized_run(), on=on, **settings)
+
+
+def test_corruption_is_measured_on_what_ships(tmp_path: Path) -> None:
+    """The integer network's losses are near those of the fake-quantized one and not the same; each has its own keys."""
+    settings = StressSettings(images=9, parts=("corruption",), kinds=("contrast",), severities=(5,))
+    plain = runs.stress(tiny.quantized_run(), settings, out=tmp_path).corruption
+    shipped = runs.stress(tiny.quantized_run(), replace(settings, on="executor"), out=tmp_path).corruption
+    assert plain is not None and shipped is not None
+    for ours, theirs in zip(shipped.cells, plain.cells, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, abs=0.05) and ours.loss != theirs.loss
+        assert ours.bits == theirs.bits, "what ships has the bits of the network that it was made of"
+    keys = [json.loads(line).get("key", "") for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
+    assert sum(str(key).startswith("corruption on executor/") for key in keys) == 2
+    with mock.patch("mixbit.robustness.corruption.evaluate", side_effect=AssertionError("measured again")):
+        assert runs.stress(tiny.quantized_run(), settings, out=tmp_path).corruption == plain
+
+
+def test_what_ships_must_be_there(tmp_path: Path) -> None:
+    wanted = {"parts": ("corruption",), "images": 9}
+    with pytest.raises(MixbitError, match=r"on='tflite' is unknown.*Legal: executor, c, onnx, qonnx"):
+        measured(tiny.quantized_run(), on="tflite", **wanted)
+    with pytest.raises(MixbitError, match="was trained in float32. Train under a policy first"):
+        measured(tiny.float_run(), on="executor", **wanted)
+    with pytest.raises(MixbitError, match="on='onnx' is of the part 'corruption' alone"):
+        StressSettings(parts=("bits",), on="onnx")
 
 
 FEW = StressSettings(images=40, kinds=("gaussian_noise", "contrast"), severities=(1, 5))

@@ -53,7 +53,10 @@ def demo(run: Run = Path("runs/demo")) -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["methods", "models", "data"], typer.Argument(help="methods, models or data")],
+    what: Annotated[
+        Literal["methods", "models", "data", "targets"],
+        typer.Argument(help="methods, models, data, or targets"),
+    ],
     pattern: Annotated[str, typer.Argument(help="shell pattern: 'resnet*'")] = "*",
 ) -> None:
     """List what there is, one line each."""

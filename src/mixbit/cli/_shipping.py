@@ -12,7 +12,7 @@ from mixbit.cli._app import app, screen
 from mixbit.errors import MixbitError
 
 if TYPE_CHECKING:
-    from mixbit.export.verify import Verification
+    from mixbit.export.verify import Agreement
     from mixbit.runs.firmware import Checked
 
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished training under a policy")],
     to: Annotated[
-        str, typer.Option(metavar="TARGET", help="onnx, qonnx for QONNX tools, or c for microcontrollers")
+        str,
+        typer.Option(
+            metavar="TARGET", help="onnx, qonnx for QONNX tools, c for microcontrollers, or your own exporter"
+        ),
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="the file, or the folder of C; default: in the run folder")] = None,
     pack: Annotated[
@@ -79,8 +82,10 @@ def export(
     screen.files(done.files)
     if done.note is not None:
         screen.say(f"Note: {done.note}.")
-    _verified(done.verification)
-    screen.next(report.after_export(next(iter(done.files)), run, done.most_images))
+    path = next(iter(done.files))
+    _verified(done.verification, path)
+    if to in ("onnx", "qonnx"):
+        screen.next(report.after_export(path, run, done.most_images))
 
 
 def _check_heeded(to: str, **only: Mapping[str, bool]) -> None:
@@ -89,7 +94,7 @@ def _check_heeded(to: str, **only: Mapping[str, bool]) -> None:
 
     for target, given in only.items():
         flag = next((flag for flag, is_given in given.items() if is_given), None)
-        if to != target and to in runs.TARGETS and flag is not None:
+        if to != target and to in runs.export_targets() and flag is not None:
             raise MixbitError(f"{flag} is for the target {target}, and this is {to}. Leave it away.")
 
 
@@ -150,10 +155,10 @@ def verify(
         screen.say("Note: the file is not what this mixbit would write of the run, so its layers are not listed.")
     for table in () if done.content is None else report.file_tables(done.content):
         screen.show(table)
-    _verified(done.verification)
+    _verified(done.verification, file)
 
 
-def _verified(found: Verification | None) -> None:
+def _verified(found: Agreement | None, path: Path) -> None:
     """Show it; a wrong file ends the command with an error."""
     from mixbit import report
 
@@ -163,18 +168,18 @@ def _verified(found: Verification | None) -> None:
     if (warning := report.saturation_warning(found)) is not None:
         screen.say(warning)
     if found.parting is not None:
-        raise MixbitError(f"{found.path} differs from the reference, first in {found.parting}. {_remedy(found)}")
+        raise MixbitError(f"{path} differs from the reference, first in {found.parting}. {_remedy(found)}")
     if not found.right:
         what = "positions" if found.positions > found.images else "images"
         same = "" if found.top1_agreement is None else f"same class for {found.top1_agreement:.2%} of {what}, "
         legal = "one step" if found.top1_agreement is None else "99.9 % and one step"
         raise MixbitError(
-            f"{found.path} differs from the reference: {same}up to {found.largest_steps:.3g} output steps apart on "
+            f"{path} differs from the reference: {same}up to {found.largest_steps:.3g} output steps apart on "
             f"{found.images} images. Legal: {legal}. {_remedy(found)}"
         )
 
 
-def _remedy(found: Verification) -> str:
+def _remedy(found: Agreement) -> str:
     if found.stranger is not None:
         return f"Most likely it was exported from another run: {found.stranger}. {_STRANGER}"
     return _SATURATED if found.at_risk else _REPORT

@@ -102,6 +102,10 @@ def stress(
     ] = None,
     data: Annotated[str | None, typer.Option(help="another data set than the run's own")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="corruption on what ships: executor, onnx, qonnx, c; default: PyTorch"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the plots; default: stress in the first run")] = None,
 ) -> None:
     """Show how runs hold up under bad data, other quantizers and other bits. A killed one goes on."""
@@ -115,6 +119,7 @@ def stress(
         ptq=ptq,
         weight_bits=weight_bits,
         seed=seed,
+        on=on,
         **chosen,
     )
     done = [runs.stress(one, settings, data=data) for one in run]

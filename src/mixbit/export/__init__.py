@@ -3,7 +3,8 @@
 What they print, `mixbit.integer` makes; its public names stand here too, so that one import ships a network.
 """
 
-from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor
+from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor, QonnxPredictor
+from mixbit.export.registry import Exporter, Written, exporter_names, find_exporter, register_exporter
 from mixbit.integer import (
     GRAPH_ROUNDINGS,
     ROUNDINGS,
@@ -20,12 +21,18 @@ __all__ = [
     "GRAPH_ROUNDINGS",
     "ROUNDINGS",
     "ExecutorPredictor",
+    "Exporter",
     "GraphRounding",
     "Grid",
     "IntegerGraph",
     "OnnxPredictor",
+    "QonnxPredictor",
     "Rounding",
+    "Written",
+    "exporter_names",
+    "find_exporter",
     "lower",
+    "register_exporter",
     "run",
     "trace",
 ]

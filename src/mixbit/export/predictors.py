@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
 from mixbit.export._onnx_session import load_session
+from mixbit.export.qonnx import trace_qonnx, write_qonnx
 from mixbit.inference import ArrayPredictor
 from mixbit.integer import executor
 from mixbit.integer.arithmetic import Array
 from mixbit.integer.graph import IntegerGraph
 
-__all__ = ["ExecutorPredictor", "OnnxPredictor"]
+__all__ = ["ExecutorPredictor", "OnnxPredictor", "QonnxPredictor"]
 
 
 class ExecutorPredictor(ArrayPredictor):
@@ -74,3 +76,23 @@ class OnnxPredictor(ArrayPredictor):
         filled = np.concatenate([z, *[z[-1:]] * (self._fixed - len(z))]) if len(z) < self._fixed else z
         found: Array = self._session.run(None, {self._input: filled})[0]
         return found[: len(z)]
+
+
+class QonnxPredictor(ArrayPredictor):
+    """A QONNX file in the executor of the qonnx package: in Python, and slow.
+
+    Args:
+        graph: from `mixbit.export.lower` with `rounding="float32"`.
+        space: of the inputs.
+        batch: inputs at once.
+    """
+
+    def __init__(self, graph: IntegerGraph, space: InputSpace | None = None, *, batch: int = 16) -> None:
+        super().__init__("QONNX", space, graph.tensors[graph.input].shape, batch=batch)
+        self._graph = graph
+
+    def _run(self, z: Array) -> Array:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.qonnx.onnx"
+            write_qonnx(self._graph, path)
+            return trace_qonnx(path, z)[self._graph.output].astype(np.float32)

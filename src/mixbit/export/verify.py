@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mixbit import _batch
@@ -21,6 +22,7 @@ from mixbit.export._probe import runtime_saturates
 from mixbit.export._processors import Cpu, narrow
 from mixbit.export.onnx import build_onnx, load_session
 from mixbit.export.qonnx import trace_qonnx
+from mixbit.inference import Predictor
 from mixbit.integer import executor
 from mixbit.integer.arithmetic import Array
 from mixbit.integer.graph import IntegerGraph, Linear, Softmax, Weighted
@@ -30,14 +32,78 @@ from mixbit.metric import ACCURACY, MetricInfo
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["LEAST_AGREEMENT", "Judge", "Timing", "Verification", "is_qonnx", "time_sessions", "verify"]
+__all__ = [
+    "LEAST_AGREEMENT",
+    "Agreement",
+    "Judge",
+    "Timing",
+    "Verification",
+    "is_qonnx",
+    "time_sessions",
+    "verify",
+    "verify_predictor",
+]
 
 LEAST_AGREEMENT = 0.999
 """Top-1 agreement below which a file is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Agreement:
+    """How whatever gives outputs stands to the reference executor.
+
+    >>> Agreement(images=1000, top1_agreement=0.98, identical=0.9, largest_difference=0.1, largest_steps=0.4,
+    ...     reference_accuracy=None, accuracy=None).right
+    False
+    """
+
+    images: int
+    top1_agreement: float | None
+    """Part of the positions (0 to 1) at which both name the same class; None where none has classes."""
+    identical: float
+    """Part of the images whose outputs equal the reference's but for the last digits of a float32."""
+    largest_difference: float
+    """Of any output, in its own unit."""
+    largest_steps: float
+    """The same in steps of the output: the least that one step of one weight times one of an input can change."""
+    reference_accuracy: float | None
+    """The task's metric, see `metric`."""
+    accuracy: float | None
+    """The same of what is verified; None without targets."""
+    metric: MetricInfo = ACCURACY.info
+    """What the accuracies are: accuracy, or the metric of the task."""
+    positions: int = 0
+    """Where classes are named: an image has one, or one for each of its pixels or tokens."""
+    unmeasured: str | None = None
+    """Why there is no metric although there are targets."""
+    fewer: str | None = None
+    """Why there are fewer images than were asked for, if there are."""
+    parting: str | None = None
+    """The first operation that is wrong, and by how much, where operations were looked at."""
+    stranger: str | None = None
+    """What tells that a wrong file was exported from another run; None if nothing does."""
+
+    @property
+    def at_risk(self) -> tuple[str, ...]:
+        """Layers that can be wrong on this machine."""
+        return ()
+
+    @property
+    def right(self) -> bool:
+        """Whether it does what the reference does.
+
+        A top-1 agreement of `LEAST_AGREEMENT` where there are classes, and outputs that are at most a step apart.
+        """
+        return _agrees(self)
+
+
+def _agrees(found: Agreement) -> bool:
+    agrees = found.top1_agreement is None or found.top1_agreement >= LEAST_AGREEMENT
+    return agrees and found.largest_steps <= 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification(Agreement):
     """What a file was found to be.
 
     >>> found = Verification(path=Path("net.onnx"), size_bytes=9, images=1000, top1_agreement=1.0, identical=0.998,
@@ -49,27 +115,12 @@ class Verification:
     path: Path
     kind: Literal["onnx", "qonnx"] = "onnx"
     size_bytes: int
-    images: int
-    top1_agreement: float | None
-    """Part of the positions (0 to 1) at which file and reference name the same class; None where none has classes."""
-    identical: float
-    """Part of the images whose outputs equal the reference's but for the last digits of a float32."""
-    largest_difference: float
-    """Of any output, in its own unit."""
-    largest_steps: float
-    """The same in steps of the output: the least that one step of one weight times one of an input can change."""
-    reference_accuracy: float | None
-    """The task's metric, see `metric`."""
-    accuracy: float | None
-    """The same of the file; None without targets."""
     session_ms: float
     """Wall time to open the file: for ONNX to create the session, unpacking included."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Name (`file`, `float32`, ...) -> CPU time of one inference of one sample."""
     operations: int = 0
     """Of a QONNX file, each held against the reference with the inputs that the file computed; 0 for other files."""
-    parting: str | None = None
-    """The first of them that is wrong, and by how much."""
     cpu: Cpu | None = None
     """For which processors the file says that it is; None of a file that says nothing."""
     runtime_saturates: bool | None = None
@@ -82,16 +133,6 @@ class Verification:
     """Part of the positions for which the network names the same class without that; None if nothing is narrowed."""
     unnarrowed_accuracy: float | None = None
     """The metric of the network without that."""
-    metric: MetricInfo = ACCURACY.info
-    """What the three accuracies are: accuracy, or the metric of the task."""
-    positions: int = 0
-    """Where classes are named: an image has one, or one for each of its pixels or tokens."""
-    unmeasured: str | None = None
-    """Why there is no metric although there are targets."""
-    fewer: str | None = None
-    """Why there are fewer images than were asked for, if there are."""
-    stranger: str | None = None
-    """What tells that a wrong file was exported from another run; None if nothing does."""
 
     @property
     def at_risk(self) -> tuple[str, ...]:
@@ -108,8 +149,43 @@ class Verification:
         """
         if self.operations:
             return self.parting is None
-        agrees = self.top1_agreement is None or self.top1_agreement >= LEAST_AGREEMENT
-        return agrees and self.largest_steps <= 1.0
+        return _agrees(self)
+
+
+def verify_predictor(
+    predictor: Predictor,
+    graph: IntegerGraph,
+    batches: Iterable[tuple[Array, Any]],
+    *,
+    judge: Judge | None = None,
+) -> Agreement:
+    """Compare whatever gives logits with the reference executor of a graph, on the same inputs.
+
+    Args:
+        predictor: the fake-quantized network, another runtime, the network on a device.
+        graph: the integer network.
+        batches: as in `verify`: inputs as the network reads them, which become inputs of the predictor's space first.
+        judge: as in `verify`.
+
+    Raises:
+        ExportError: outputs of another shape, or that are not finite, or there is no batch.
+    """
+    judge = Judge() if judge is None else judge
+    tally = _Tally(_Steps(graph), judge)
+    for x, targets in batches:
+        given = predictor.space.leave(torch.from_numpy(np.asarray(x, np.float32)))
+        with torch.no_grad():
+            found = predictor.logits(given).cpu().numpy()
+        # What the predictor's network read: there and back, a last digit can be another.
+        wanted = executor.run(graph, predictor.space.enter(given).numpy())
+        _check_output(predictor.name, found, wanted)
+        tally.add(found, wanted, targets)
+    if not tally.images:
+        raise ExportError(_NOTHING)
+    return Agreement(**tally.facts())
+
+
+_NOTHING = "there is nothing to verify with. Give at least one batch of real inputs."
 
 
 def verify(
@@ -167,23 +243,14 @@ def verify(
         if plain is not None:
             other.add(found, _run(path, plain, x), targets)
     if example is None:
-        raise ExportError("there is nothing to verify with. Give at least one batch of real inputs.")
+        raise ExportError(_NOTHING)
     result = Verification(
         path=path,
         kind="qonnx" if looked.qonnx else "onnx",
         size_bytes=path.stat().st_size,
         session_ms=created,
         timings={} if session is None or not rounds else _timed(session, float_model, threads, example, rounds),
-        images=tally.images,
-        top1_agreement=tally.agreement,
-        positions=tally.positions,
-        identical=tally.identical / tally.images,
-        largest_difference=tally.largest,
-        largest_steps=tally.steps,
-        accuracy=tally.score.value,
-        reference_accuracy=tally.reference_score.value,
-        metric=judge.info,
-        unmeasured=tally.reference_score.reason,
+        **tally.facts(),
         operations=operations,
         parting=part,
         cpu=None if said is None else said.cpu,
@@ -268,7 +335,7 @@ def _check_input(path: Path, session: InferenceSession, graph: IntegerGraph) -> 
         )
 
 
-def _check_output(path: Path, found: object, wanted: Array) -> None:
+def _check_output(path: Path | str, found: object, wanted: Array) -> None:
     """Finite numbers, as many as the reference gives."""
     if not isinstance(found, np.ndarray) or found.shape != wanted.shape or found.dtype.kind != "f":
         what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
@@ -356,6 +423,21 @@ class _Tally:
             self._agreed += int((said == truth).sum())
         self.score.add(found, targets)
         self.reference_score.add(wanted, targets)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of `Agreement`."""
+        return {
+            "images": self.images,
+            "top1_agreement": self.agreement,
+            "positions": self.positions,
+            "identical": self.identical / self.images,
+            "largest_difference": self.largest,
+            "largest_steps": self.steps,
+            "accuracy": self.score.value,
+            "reference_accuracy": self.reference_score.value,
+            "metric": self._judge.info,
+            "unmeasured": self.reference_score.reason,
+        }
 
     @property
     def agreement(self) -> float | None:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixbit.report.table import Table
 from mixbit.report.units import count, percent, size
 
 if TYPE_CHECKING:
+    from mixbit.export import Written
     from mixbit.export.onnx import OnnxFile, OnnxLayer
     from mixbit.export.qonnx import QonnxFile
-    from mixbit.export.verify import Timing, Verification
+    from mixbit.export.verify import Agreement, Timing, Verification
     from mixbit.integer import IntegerGraph
 
 __all__ = ["file_tables", "lowering_notes_table", "saturation_warning", "verification_table"]
 
 
-def file_tables(file: OnnxFile | QonnxFile) -> tuple[Table, ...]:
-    """What a file holds, layer by layer, and where its bytes are."""
+def file_tables(file: Written) -> tuple[Table, ...]:
+    """What a file holds, layer by layer, and where its bytes are; of other exporters' files, how large they are."""
+    from mixbit.export.onnx import OnnxFile
     from mixbit.export.qonnx import QonnxFile
 
     if isinstance(file, QonnxFile):
         return (_qonnx_table(file),)
-    return _layers_table(file), _bytes_table(file)
+    if isinstance(file, OnnxFile):
+        return _layers_table(file), _bytes_table(file)
+    return (_sizes_table(file.path),)
+
+
+def _sizes_table(path: Path) -> Table:
+    """Bytes of a file, or of the files of a folder."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    rows = tuple((str(one.relative_to(path.parent)), size(one.stat().st_size)) for one in files)
+    return Table(title="Written", columns=("file", ">bytes"), rows=rows)
 
 
 def _qonnx_table(file: QonnxFile) -> Table:
@@ -84,8 +96,18 @@ def lowering_notes_table(graph: IntegerGraph) -> Table | None:
     return Table(title="Chosen by lowering", columns=("tensor or layer", "what", "why"), rows=rows)
 
 
-def verification_table(found: Verification) -> Table:
+def _speed_notes(found: Verification) -> list[str]:
+    """The file beside the float network; a coarse clock can find no time at all."""
+    if not {"file", "float32"} <= set(found.timings) or not found.timings["file"].median_ms:
+        return []
+    ratio = found.timings["float32"].median_ms / found.timings["file"].median_ms
+    return [f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread)."]
+
+
+def verification_table(found: Agreement) -> Table:
     """Agreement with the reference executor, and time."""
+    from mixbit.export.verify import Verification
+
     rows = [("images", str(found.images)), *_agreement_rows("same class as the reference", found, found.top1_agreement)]
     rows += [
         ("same output but for the last digits of a float32", percent(found.identical)),
@@ -94,15 +116,12 @@ def verification_table(found: Verification) -> Table:
     if found.accuracy is not None and found.reference_accuracy is not None:
         both = ", ".join(map(found.metric.text, (found.accuracy, found.reference_accuracy)))
         rows.append((f"{found.metric.name}, file and reference", both))
-    rows += _processor_rows(found)
-    rows.append(("session creation", f"{found.session_ms:.0f} ms"))
-    rows += [(f"one inference, {name}", _time(one)) for name, one in found.timings.items()]
     notes = [found.fewer] if found.fewer else []
     notes += [f"No {found.metric.name}: {found.unmeasured}"] if found.unmeasured else []
-    # A coarse clock can find no time at all.
-    if {"file", "float32"} <= set(found.timings) and found.timings["file"].median_ms:
-        ratio = found.timings["float32"].median_ms / found.timings["file"].median_ms
-        notes.append(f"{ratio:.2f} times the speed of the float32 network in the same runtime (CPU time, one thread).")
+    if isinstance(found, Verification):
+        rows += [*_processor_rows(found), ("session creation", f"{found.session_ms:.0f} ms")]
+        rows += [(f"one inference, {name}", _time(one)) for name, one in found.timings.items()]
+        notes += _speed_notes(found)
     verdict = "The file computes what the reference computes." if found.right else "THE FILE IS WRONG."
     if found.stranger:
         verdict = "THE FILE DOES NOT COMPUTE WHAT THIS RUN COMPUTES: it is wrong, or of another run."
@@ -124,7 +143,7 @@ def _processor_rows(found: Verification) -> list[tuple[str, str]]:
     return rows
 
 
-def _agreement_rows(name: str, found: Verification, agreement: float | None) -> list[tuple[str, str]]:
+def _agreement_rows(name: str, found: Agreement, agreement: float | None) -> list[tuple[str, str]]:
     """Of classes, where the network names any."""
     if agreement is None:
         return []
@@ -132,9 +151,11 @@ def _agreement_rows(name: str, found: Verification, agreement: float | None) -> 
     return [(name, percent(agreement) + positions)]
 
 
-def saturation_warning(found: Verification) -> str | None:
+def saturation_warning(found: Agreement) -> str | None:
     """What to do about layers that this machine can compute wrongly; None if there is none."""
-    if not found.at_risk:
+    from mixbit.export.verify import Verification
+
+    if not isinstance(found, Verification) or not found.at_risk:
         return None
     return (
         f"Warning: {found.path} was exported for processors with VNNI, and on this one sums of two products saturate. "

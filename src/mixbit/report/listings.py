@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, networks of the zoo, kinds of data."""
+"""What there is to choose from: methods, networks of the zoo, kinds of data, targets of an export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def listing(what: str, pattern: str = "*") -> Table:
     """Names that match a shell pattern, one line each.
 
     Args:
-        what: "methods", "models" or "data".
+        what: "methods", "models", "data" or "targets".
         pattern: as a shell understands it, e.g. `resnet*`.
 
     Raises:
@@ -29,7 +29,7 @@ def listing(what: str, pattern: str = "*") -> Table:
     ----------  -------  -------  ----------...
     limpq-init  ...
     """
-    kinds = {"methods": _methods, "models": _models, "data": _data}
+    kinds = {"methods": _methods, "models": _models, "data": _data, "targets": _targets}
     if what not in kinds:
         raise MixbitError(f"There is no list of {what!r}.{did_you_mean(what, kinds)} Legal: {', '.join(kinds)}.")
     table = kinds[what](pattern)
@@ -71,3 +71,12 @@ def _data(pattern: str) -> Table:
     )
     note = "Options follow a question mark: imagefolder:DIR?size=160&workers=4."
     return Table(title="Data", columns=("spec", "what it reads"), rows=rows, notes=(note,))
+
+
+def _targets(pattern: str) -> Table:
+    from mixbit.export import exporter_names, find_exporter
+
+    found = [find_exporter(name) for name in exporter_names(pattern)]
+    rows = tuple((one.name, one.file, one.rounding, one.summary) for one in found)
+    note = "Your own: mixbit.export.register_exporter."
+    return Table(title="Targets", columns=("name", "written", "rounding", "what it is"), rows=rows, notes=(note,))

@@ -6,7 +6,7 @@ from mixbit.runs.allocating import Allocated, allocate
 from mixbit.runs.comparing import Comparison, Effort, Entry, Row, Standing, compare, read_comparison
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
-from mixbit.runs.exporting import TARGETS, Exported, ExportTarget, Verified, export, verify
+from mixbit.runs.exporting import Exported, Verified, export, export_targets, verify
 from mixbit.runs.firmware import ExportedC, VerifiedC, export_c, is_c_folder, verify_c_folder
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
@@ -19,7 +19,6 @@ from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
 
 __all__ = [
     "LATENCY_TARGETS",
-    "TARGETS",
     "Agreement",
     "Allocated",
     "BuiltLatency",
@@ -28,7 +27,6 @@ __all__ = [
     "Effort",
     "Entry",
     "Evaluated",
-    "ExportTarget",
     "Exported",
     "ExportedC",
     "Inspected",
@@ -52,6 +50,7 @@ __all__ = [
     "evaluate",
     "export",
     "export_c",
+    "export_targets",
     "inspect",
     "is_c_folder",
     "pick",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,23 +15,24 @@ from mixbit import _batch, _distributed
 from mixbit._modes import in_evaluation
 from mixbit._progress import announce, progress_bar, watched
 from mixbit.errors import ExportError, did_you_mean
+from mixbit.export import ExecutorPredictor, Exporter, Written, exporter_names, find_exporter
 from mixbit.export.float_onnx import float_onnx
-from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx, write_onnx
-from mixbit.export.qonnx import QonnxFile, render_qonnx, write_qonnx
-from mixbit.export.verify import Judge, Verification, is_qonnx, sample_batches
+from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx
+from mixbit.export.qonnx import render_qonnx
+from mixbit.export.verify import Agreement, Judge, Verification, is_qonnx, sample_batches, verify_predictor
 from mixbit.export.verify import verify as check
+from mixbit.inference import Predictor
 from mixbit.integer import GraphRounding, IntegerGraph, lower
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs.training import CALIBRATION_SAMPLES
 from mixbit.task import Task
 
-__all__ = ["TARGETS", "ExportTarget", "Exported", "Verified", "export", "lowered", "verify"]
+__all__ = ["Exported", "Verified", "export", "export_targets", "lowered", "verify"]
 
-ExportTarget: TypeAlias = Literal["onnx", "qonnx", "c"]
-TARGETS: tuple[ExportTarget, ...] = get_args(ExportTarget)
+EXECUTOR = "executor"
+"""Where a network runs that no exporter wrote: in the reference executor."""
 VERIFIED_IMAGES = 1000
 QONNX_IMAGES = 50
-_ROUNDINGS: dict[ExportTarget, GraphRounding] = {"onnx": "float32", "qonnx": "float32", "c": "single"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,9 @@ class Exported:
 
     run: Path
     graph: IntegerGraph
-    file: OnnxFile | QonnxFile
-    verification: Verification | None
+    file: Written
+    verification: Agreement | None
+    """Of ONNX and QONNX a `Verification`, of the file itself; of other targets of what their Predictor gives."""
     files: dict[Path, str]
     note: str | None = None
     """That the policy was chosen with times of other files than this one."""
@@ -73,8 +75,8 @@ def export(
 
     Args:
         run: folder of a finished training under a policy.
-        target: onnx or qonnx.
-        out: the file; default `model.onnx` or `model.qonnx.onnx` in the run folder.
+        target: onnx, qonnx, or an exporter of your own, see `mixbit.export.register_exporter`.
+        out: the file; default the exporter's own name for it, in the run folder.
         pack: of ONNX, see `mixbit.export.onnx`.
         cpu: of ONNX: processors on which the file is exact, see `mixbit.export.onnx.write_onnx`.
         strict: refuse layers that the file holds at more bits than the policy says, and narrow none.
@@ -85,7 +87,8 @@ def export(
         ExportError: the run is one in float, the network has no integer form, the target is unknown, or it is not
             onnx and `cpu` is given.
     """
-    kind = _target(target)
+    exporter = find_exporter(target)
+    kind = exporter.name
     if kind == "c":
         raise ExportError("C is a folder and no file. Call mixbit.runs.export_c.")
     if kind != "onnx" and cpu != "any":
@@ -95,23 +98,22 @@ def export(
     parts = 3 if images else 2
     announce("export", 0, parts, "the integer network")
     opened, graph = lowered(run, kind, strict)
-    path = out or run / ("model.onnx" if kind == "onnx" else "model.qonnx.onnx")
+    path = out or run / exporter.file
     announce("export", 1, parts, str(path))
-    if kind == "onnx":
-        written: OnnxFile | QonnxFile = write_onnx(graph, path, pack=pack, cpu=cpu, strict=strict)
-    else:
-        written = write_qonnx(graph, path)
+    options = {"pack": pack, "cpu": cpu, "strict": strict} if kind == "onnx" else {}
+    samples = _calibration(opened)
+    written = exporter.write(graph, path, samples=samples.numpy() if isinstance(samples, Tensor) else None, **options)
     few, fewer = _taken(opened.task, images, qonnx=kind == "qonnx")
     if images:
         announce("export", 2, parts, f"the file on {few} images")
-    checked = _verified(path, graph, opened, few, compare_float) if images else None
+    checked = _checked(exporter, path, graph, opened, few, compare_float) if images else None
     return Exported(
         run=run,
         graph=graph,
         file=written,
         verification=None if checked is None else replace(checked, fewer=fewer),
         most_images=_taken(opened.task, None, qonnx=kind == "qonnx")[0],
-        files={path: _WHAT[kind]},
+        files={path: exporter.summary},
         note=_latency_note(opened, cpu) if kind == "onnx" else None,
     )
 
@@ -127,10 +129,15 @@ def _latency_note(opened: TrainedRun, cpu: Cpu) -> str | None:
     )
 
 
-_WHAT: dict[ExportTarget, str] = {
-    "onnx": "the integer network, for ONNX Runtime",
-    "qonnx": "the quantized network, for QONNX tools",
-}
+def _checked(
+    exporter: Exporter, path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, compare_float: bool
+) -> Agreement:
+    """The file itself where it is one that we read; of other targets, what their Predictor gives of the graph."""
+    if exporter.name in ("onnx", "qonnx"):
+        return _verified(path, graph, opened, images, compare_float)
+    predictor = exporter.predictor(graph, opened.task.space)
+    batches: Any = opened.task.test.batches(min(images, CALIBRATION_SAMPLES))
+    return verify_predictor(predictor, graph, sample_batches(batches, images), judge=_judge(opened.task))
 
 
 def verify(file: Path, run: Path, *, images: int = VERIFIED_IMAGES, compare_float: bool = True) -> Verified:
@@ -185,24 +192,46 @@ def _content(file: Path, graph: IntegerGraph) -> OnnxFile | None:
     return None
 
 
-def _target(text: str) -> ExportTarget:
-    if text not in TARGETS:
-        raise ExportError(f"target {text!r} is unknown.{did_you_mean(text, TARGETS)} Legal: {', '.join(TARGETS)}.")
-    return text
+def export_targets() -> list[str]:
+    """What can be exported to, by name."""
+    return exporter_names()
 
 
 def lowered(
-    run: Path, target: ExportTarget, strict: bool, rounding: GraphRounding | None = None
+    run: Path, target: str, strict: bool, rounding: GraphRounding | None = None
 ) -> tuple[TrainedRun, IntegerGraph]:
     """The network of a run folder as the integer graph that a target computes, with its rounding or another."""
     _distributed.start()
     opened = open_run(run)
+    return opened, integer_network(opened, run, rounding or find_exporter(target).rounding, strict=strict)
+
+
+def integer_network(opened: TrainedRun, run: Path, rounding: GraphRounding, *, strict: bool = False) -> IntegerGraph:
+    """The network of a run that is open already."""
     if opened.policy is None:
         raise ExportError(f"{run} was trained in float32. Train under a policy first: mixbit train --policy.")
     task = opened.task
-    model = task.model.cpu()
-    x = task.calibration(CALIBRATION_SAMPLES, opened.subject.seed)
-    return opened, lower(model, task.network, [x], rounding=rounding or _ROUNDINGS[target], strict=strict)
+    return lower(task.model.cpu(), task.network, [_calibration(opened)], rounding=rounding, strict=strict)
+
+
+def predictor_of(opened: TrainedRun, run: Path, on: str) -> Predictor:
+    """What ships of a run, as a Predictor: `executor`, or the name of an exporter.
+
+    Raises:
+        ExportError: another name, a run in float, or a runtime or compiler that is not here.
+    """
+    if on == EXECUTOR:
+        return ExecutorPredictor(integer_network(opened, run, "float32"), opened.task.space)
+    if on not in export_targets():
+        legal = [EXECUTOR, *export_targets()]
+        raise ExportError(f"on={on!r} is unknown.{did_you_mean(on, legal)} Legal: {', '.join(legal)}.")
+    exporter = find_exporter(on)
+    return exporter.predictor(integer_network(opened, run, exporter.rounding), opened.task.space)
+
+
+def _calibration(opened: TrainedRun) -> Any:
+    """Real inputs, the same for every target."""
+    return opened.task.calibration(CALIBRATION_SAMPLES, opened.subject.seed)
 
 
 def _verified(path: Path, graph: IntegerGraph, opened: TrainedRun, images: int, compare_float: bool) -> Verification:

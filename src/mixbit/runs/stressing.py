@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -36,6 +35,7 @@ from mixbit.robustness import (
 )
 from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
+from mixbit.runs.exporting import predictor_of
 from mixbit.runs.subject import metric_facts
 
 __all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
@@ -47,7 +47,7 @@ _WEIGHT_BITS = 4
 """Of a float run, where no others are asked for."""
 
 FOLDER, PROFILE, FIGURES = "stress", "profile.json", "figures.jsonl"
-_CORRUPTED = "corruption/"
+_CORRUPTED = "corruption"
 _BEFORE = ("points.json", "corruptions.json")
 
 
@@ -64,6 +64,9 @@ class StressSettings:
             "lp". A run that was trained under a policy keeps its own, and a note says so where this was given.
         weight_bits: of a float run, for "steps"; activations stay in float. None for 4.
         seed: of the noise.
+        on: what the part "corruption" is measured on: None for the network in PyTorch; "executor", "onnx", "c" or an
+            exporter of your own for what ships of it, see `mixbit.export.Exporter`. The other parts change quantizers,
+            which only PyTorch's network has.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -73,9 +76,12 @@ class StressSettings:
     ptq: str | None = None
     weight_bits: Bits | None = None
     seed: Seed = 0
+    on: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
+        if self.on is not None and "corruption" not in self.parts:
+            raise MixbitError(f"on={self.on!r} is of the part 'corruption' alone, and parts={list(self.parts)}.")
         if not self.parts:
             raise MixbitError(f"parts={self.parts} is illegal. Legal: one or more of {', '.join(PARTS)}.")
         self.ptq_config()
@@ -194,6 +200,7 @@ class _Stress:
 
     def __init__(self, opened: TrainedRun, settings: StressSettings, figures: Ledger, run: Path) -> None:
         self.task, self.policy, self.settings = opened.task, opened.policy, settings
+        self.shipped = None if settings.on is None else predictor_of(opened, run, settings.on)
         self.figures, self.run = figures, run
         self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.objective)
         self.edges = tuple(resolve_pins(self.task.network))
@@ -234,6 +241,8 @@ class _Stress:
     def _notes(self) -> Iterator[str]:
         if "corruption" in self.settings.parts and not self._has_bytes():
             yield f"corruption was left out: {_NO_BYTES}."
+        if self.shipped is not None:
+            yield f"corruption was measured on {self.shipped.name}; steps and bits are of the network in PyTorch."
         given = {"ptq": self.settings.ptq, "weight_bits": self.settings.weight_bits}
         given = {name: value for name, value in given.items() if value is not None}
         if self.policy is not None and given:
@@ -260,26 +269,33 @@ class _Stress:
 
             def keep(report: CorruptionReport) -> None:
                 for cell in report.cells:
-                    self.figures.put(f"{_CORRUPTED}{cell.kind}/{cell.severity}", asdict(cell))
+                    self.figures.put(f"{self._corrupted}{cell.kind}/{cell.severity}", asdict(cell))
                 advance(1, "")
 
             return evaluate_corruptions(
-                self.task.model,
+                self.task.model if self.shipped is None else self.shipped,
                 test,
                 kinds=self.settings.kinds,
                 severities=self.settings.severities,
                 seed=self.settings.seed,
                 fraction=count / len(test),
                 loss=self.task.objective,
-                measure_bits=partial(static_bits, network=self.task.network),
+                # What ships has the bits of the network that it was made of.
+                measure_bits=lambda _: static_bits(self.task.model, self.task.network),
                 known=known,
                 on_cell=keep,
             )
 
+    @property
+    def _corrupted(self) -> str:
+        """Before the keys of figures: those of one runtime are not those of another."""
+        on = self.settings.on
+        return f"{_CORRUPTED}/" if on is None else f"{_CORRUPTED} on {on}/"
+
     def _cells(self, test: IndexedSplit, count: int) -> CorruptionReport:
         """Those that are known, of whatever kinds and severities."""
         image, _ = next(test.batches(1))
-        cells = [self.figures.read(key, CorruptionCell) for key in self.figures if key.startswith(_CORRUPTED)]
+        cells = [self.figures.read(key, CorruptionCell) for key in self.figures if key.startswith(self._corrupted)]
         scale = default_scale(*image.shape[2:])
         return CorruptionReport(
             kinds=(), severities=(), seed=self.settings.seed, scale=scale, samples=count, cells=tuple(cells)
