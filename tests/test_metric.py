@@ -104,6 +104,7 @@ def test_accuracies_over_any_axis() -> None:
     last = outputs.movedim(1, -1).contiguous()
     assert counted(accuracy(-1, ignore_index=255), last, targets, 4, 2) == pytest.approx(wanted)
     assert counted(token_accuracy(ignore_index=255), last, targets, 1, 5) == pytest.approx(wanted)
+    assert counted(token_accuracy(1, ignore_index=255), outputs, targets, 3, 3) == pytest.approx(wanted)
     assert counted(mean_iou(4, class_axis=-1), last, targets, 4, 2) == counted(mean_iou(4), outputs, targets, 4, 2)
     ranks = [top_k(2, axis, ignore_index=255) for axis in (1, -1)]
     assert counted(ranks[1], last, targets, 4, 2) == counted(ranks[0], outputs, targets, 4, 2)
