@@ -12,6 +12,7 @@ import pytest
 
 from mixbit import _io
 from mixbit.cost import LayerBits
+from mixbit.metric import MetricInfo
 from mixbit.runs import Comparison, Effort, Row, Subject, _folder, _standings
 from tests.report.arenas import comparison, costs
 
@@ -54,6 +55,17 @@ def test_equals_stand_by_name_and_what_has_no_result_last() -> None:
     rows = (replace(ROW, name="z"), replace(ROW, name="a"), replace(ROW, name="best", tuned=0.8))
     none = replace(ROW, name="0", reason="none", tuned=None, calibrated=None)
     assert [one.name for one in of(none, *rows).standings("b")] == ["best", "a", "z", "0"]
+
+
+@pytest.mark.parametrize(
+    ("larger_is_better", "wanted"), [(True, ["c", "a", "b"]), (False, ["b", "a", "c"]), (None, ["a", "b", "c"])]
+)
+def test_the_best_stands_first_by_the_metrics_direction(larger_is_better: bool | None, wanted: list[str]) -> None:
+    """Without a direction nothing beats anything, and names decide."""
+    found = of(*(replace(ROW, name=name, tuned=tuned) for name, tuned in (("b", 0.5), ("a", 0.75), ("c", 1.0))))
+    metric = MetricInfo(name="made up", larger_is_better=larger_is_better)
+    found = replace(found, float32=replace(found.float32, metric=metric))
+    assert [one.name for one in found.standings("b")] == wanted
 
 
 def test_one_line_a_row() -> None:
