@@ -189,7 +189,9 @@ def test_many_entries_are_read_in_one_go(path: Path, monkeypatch: pytest.MonkeyP
         ({"images": 9}, "was begun with images=8, now images=9. Give the old value .* or remove the file"),
         ({"bits": (2, 8)}, r"was begun with bits=\[2, 4\], now bits=\[2, 8\]"),
         ({"data": {"seed": 1, "name": "digits"}}, r"was begun with data\.seed=0, now data\.seed=1"),
-        ({"data": {"seed": 0}}, r"with data={'seed': 0, 'name': 'digits'}, now data={'seed': 0}"),
+        ({"data": {"seed": 0}}, r"was begun with data\.name='digits', now data\.name=None"),
+        ({"data": {}}, r"was begun with data={'seed': 0, 'name': 'digits'}, now data={}"),
+        ({"data": None}, r"was begun with data={'seed': 0, 'name': 'digits'}, now data=None"),
         ({"more": 1}, "was begun with more=None, now more=1"),
     ],
 )

@@ -265,6 +265,8 @@ def _write(file: BinaryIO, content: bytes) -> None:
 def check_settings(where: str, old: Mapping[str, Any], new: Mapping[str, Any], otherwise: str) -> None:
     """Refuse to go on with other settings than the first; what differs inside an object is named by its place in it.
 
+    What one side lacks is None there, except that an object of nothing is shown beside the whole other one.
+
     Args:
         where: what was begun, the first words of the message.
         old: its settings, as they come from JSON.
@@ -281,7 +283,7 @@ def check_settings(where: str, old: Mapping[str, Any], new: Mapping[str, Any], o
     """
     for key in sorted({*old, *new}):
         was, now = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(now, dict) and was.keys() == now.keys():
+        if was and now and isinstance(was, dict) and isinstance(now, dict):
             check_settings(
                 where, {f"{key}.{k}": v for k, v in was.items()}, {f"{key}.{k}": v for k, v in now.items()}, otherwise
             )

@@ -12,6 +12,7 @@ from typing import Any
 from mixbit import _distributed, _io
 from mixbit.data import parse_spec
 from mixbit.errors import MixbitError, StaleRun, shown
+from mixbit.ledger import check_settings
 from mixbit.runs.subject import Subject
 
 CONFIG, NETWORK, SCORES, POLICY, FRONT = "config.json", "network.json", "scores.json", "policy.json", "front.json"
@@ -62,7 +63,7 @@ def begin(run: Path, facts: Mapping[str, Any]) -> None:
     # As they come back from the file: a tuple is a list there, and must not make a run refuse itself.
     wanted = json.loads(json.dumps({**_FORMAT, **facts}))
     if (run / CONFIG).exists():
-        _compare(run, *_by_content(run, read(run), wanted))
+        check_settings(str(run), *_by_content(run, read(run), wanted), "another folder to begin anew")
     elif _distributed.rank() == 0:
         _io.write_json(run / CONFIG, wanted)
 
@@ -125,15 +126,3 @@ def _same_files(old: str, new: str) -> str:
     """The old spec, if the new one differs in its path alone."""
     (name, _, options), (new_name, _, new_options) = parse_spec(old), parse_spec(new)
     return old if (name, options) == (new_name, new_options) else new
-
-
-def _compare(run: Path, old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> None:
-    for key in sorted({*old, *new}):
-        was, now = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            _compare(run, was, now, f"{prefix}{key}.")
-        elif was != now:
-            raise StaleRun(
-                f"{run} was begun with {prefix}{key}={was!r}, now {prefix}{key}={now!r}. "
-                "Give the old value to go on with it, or another folder to begin anew."
-            )
