@@ -27,8 +27,8 @@ from tests.export.modules import Part, RandomNet, lowerable
 
 Hook = Callable[..., Tensor | None]
 
-TIES = 2e-3
-"""Part of a step by which float32 and fixed point may miss a tie."""
+TIES, WIDE_TIES = 2e-3, 0.05
+"""Part of a step by which float32 and fixed point may miss a tie: at 8 bits, and at 16."""
 
 
 @dataclass
@@ -41,12 +41,14 @@ class Seen:
     """What parted, in words."""
 
 
-def lowered(seed: int, *, steps: int = 4, compare: bool = True) -> tuple[RandomNet, g.IntegerGraph, Tensor]:
+def lowered(
+    seed: int, *, steps: int = 4, compare: bool = True, wide: bool = False
+) -> tuple[RandomNet, g.IntegerGraph, Tensor]:
     """A random network, its graph in ONNX Runtime's rounding (see `rounded` for others), and its batch.
 
     The second batch of calibration holds smaller numbers: the ends are those of the first.
     """
-    model, network, x = lowerable(seed, steps=steps)
+    model, network, x = lowerable(seed, steps=steps, wide=wide)
     try:
         return model, lower(model, network, [x, 0.3 * x], rounding="float32", compare=compare), x
     except MixbitError as error:
@@ -62,6 +64,17 @@ def hold(seed: int, *, steps: int | None = None) -> None:
         off += [f"with {rounding}: {words}" for words in seen.off]
         assert seen.nearest > 0.9 * seen.elements
     off += in_onnx_runtime(graph, x)
+    assert not off, "\n".join([str(model), *off])
+
+
+def hold_wide(seed: int) -> None:
+    """A random network with activations of up to 16 bits by the executor, in the roundings that are made for them."""
+    model, graph, x = lowered(seed, steps=3 + seed % 2, wide=True)
+    off = ranges(model, graph, [x, 0.3 * x])
+    for rounding in ("single", "away"):
+        seen = follow(model, rounded(graph, rounding), x)
+        off += [f"with {rounding}: {words}" for words in seen.off]
+        assert seen.nearest > 0.9 * seen.elements
     assert not off, "\n".join([str(model), *off])
 
 
@@ -156,7 +169,8 @@ class _Following:
     def __init__(self, model: RandomNet, graph: g.IntegerGraph, made: dict[str, Array]) -> None:
         self.seen, self._graph, self._made = Seen(), graph, made
         twice = any(getattr(op, "rounding", "") == "double" for op in graph.ops)
-        self._half = (0.76 if twice else 0.5) + TIES
+        wide = any(one.grid.bits > 8 for one in graph.tensors.values() if one.grid is not None)
+        self._half = (0.76 if twice else 0.5) + (WIDE_TIES if wide else TIES)
         self.parts = [(f"parts.{n}", part) for n, part in enumerate(model.parts)] + [("head", model.head)]
         self.own = [self._operation(path) for path, _ in self.parts]
         self.read = self._read()

@@ -337,15 +337,18 @@ def _head(net: RandomNet, maps: list[Tensor]) -> Part:
 # --------------------------------------------------------------------------------------------------- quantizers
 
 
-def lowerable(seed: int, *, steps: int = 7) -> tuple[RandomNet, Network, Tensor]:
+def lowerable(seed: int, *, steps: int = 7, wide: bool = False) -> tuple[RandomNet, Network, Tensor]:
     """A random network with trained quantizers, a `Network` for `lower`, and a batch `(4, ...)` to calibrate with.
 
-    Steps are set by one of the rules and then moved, as training does; readers of one map share a grid or do not.
+    Steps are set by one of the rules and then moved, as training does; readers of one map share a grid or do not. With
+    `wide` half of the inputs have 9 to 16 bits.
     """
     model = RandomNet(seed, steps).eval()
     pick, x = random.Random(seed + 1), torch.randn(4, *model.sample.shape[1:])
     banks = [
-        _quantize(layer, pick) for layer in model.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+        _quantize(layer, pick, wide)
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
     ]
     with torch.no_grad():
         for bank in banks:
@@ -360,14 +363,15 @@ def lowerable(seed: int, *, steps: int = 7) -> tuple[RandomNet, Network, Tensor]
     return model, NETWORK, x
 
 
-def _quantize(layer: nn.Module, pick: random.Random) -> Quantizer | None:
+def _quantize(layer: nn.Module, pick: random.Random, wide: bool) -> Quantizer | None:
     """Put quantizers on a layer; some weights and inputs stay in float."""
     weight, inputs = None, None
     if pick.random() < 0.93:
-        weight = Quantizer([pick.randint(2, 8)], signed=True, channels=len(layer.weight) if pick.random() < 0.6 else 1)
+        weight = Quantizer([pick.randint(1, 8)], signed=True, channels=len(layer.weight) if pick.random() < 0.6 else 1)
         weight.initialise(layer.weight, RULES[pick.choice(["minmax", "mse"])])
     if pick.random() < 0.9 or weight is None:
-        inputs = Quantizer([pick.randint(2, 8)], signed=pick.random() < 0.5, batched=True)
+        bits = pick.choice([9, 12, 16, 16]) if wide and pick.random() < 0.5 else pick.randint(2, 8)
+        inputs = Quantizer([bits], signed=pick.random() < 0.5, batched=True)
     put_on(layer, weight, inputs)
     return inputs
 

@@ -257,7 +257,7 @@ def of_words() -> Iterator[Case]:
     for name, spec in MODELS.items():
         yield Case(group="model", name=name, words=("inspect", spec, "--input", "1x8x8"), files=MODEL_FILES)
     allocate = ("allocate", "%/search", "--budget", "bitops=3x3", "--out", "@/policy.json")
-    for text in ("fc", "=W4A4", "fc=W4", "fc=W1A8", "fc=W9A9", "fc=W" + "9" * 5000 + "A8", "nope=W4A4", "re:(=W4A4"):
+    for text in ("fc", "=W4A4", "fc=W4", "fc=W0A8", "fc=W9A9", "fc=W" + "9" * 5000 + "A8", "nope=W4A4", "re:(=W4A4"):
         yield Case(group="pin", name=text[:24], words=(*allocate, "--pin", text))
     yield Case(group="pin", name="twice", words=(*allocate, "--pin", "0=W4A4", "--pin", "0=W8A8"))
     for text in ("nan", "inf", "-1", "1e400", "abc"):

@@ -17,7 +17,7 @@ from mixbit.integer import executor
 from mixbit.integer import graph as g
 from mixbit.integer.arithmetic import ROUNDINGS, Grid, fixed_point
 from mixbit.integer.executor import accumulate, accumulator_bound, run, trace
-from tests.export.following import hold
+from tests.export.following import hold, hold_wide
 
 INPUT = Grid(scale=0.5, zero_point=3, qmin=0, qmax=255)
 RESULT = Grid(scale=4.0, zero_point=-5, qmin=-128, qmax=127)
@@ -261,6 +261,11 @@ def test_a_batch_of_another_shape_is_refused() -> None:
 @pytest.mark.parametrize("seed", range(145, 155))
 def test_random_networks_lower_to_the_nearest_integers(seed: int) -> None:
     hold(seed)
+
+
+@pytest.mark.parametrize("seed", range(300, 306))
+def test_random_networks_of_wide_activations_lower_to_the_nearest_integers(seed: int) -> None:
+    hold_wide(seed)
 
 
 def test_products_of_16_and_8_bits_are_summed_and_scaled_exactly_beyond_int32() -> None:
