@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mixbit._bits import shared_bits
 from mixbit.cost._bits import LayerBits, check_layer_names
 from mixbit.errors import BudgetError, did_you_mean
 
@@ -99,8 +100,9 @@ class MemoryTable:
         """Bytes of flash of a policy.
 
         Raises:
-            BudgetError: as `weight_bytes`.
+            BudgetError: as `weight_bytes`; or a layer reads more than 8 bits, of which no table knows.
         """
+        _check_inputs(layers)
         weights = sum(self.weight_bytes(name, bits.weight_bits) for name, bits in layers.items())
         return self.rest + weights + self.code_bytes(self.widths(layers)) + self._layout(layers, (0, 0))[0]
 
@@ -154,8 +156,9 @@ class MemoryTable:
         """Bytes of RAM of a policy.
 
         Raises:
-            BudgetError: a side of a layer is in float32.
+            BudgetError: a side of a layer is in float32, or a layer reads more than 8 bits, of which no table knows.
         """
+        _check_inputs(layers)
         readers: dict[str, set[int | None]] = {}
         for layer in network.layers:
             readers.setdefault(layer.input_tensor, set()).add(layers[layer.name].activation_bits)
@@ -164,6 +167,16 @@ class MemoryTable:
             for step in self.steps
         )
         return max(sums, default=0) + self._layout(layers, (0, self.ram_margin))[1]
+
+
+def _check_inputs(layers: Mapping[str, LayerBits]) -> None:
+    """With more than 8 bits in one place a network is laid out otherwise: shared tensors have 16 bits."""
+    for name, bits in layers.items():
+        if bits.activation_bits is not None and shared_bits([bits.activation_bits]) > 8:
+            raise BudgetError(
+                f"{name} reads {bits.activation_bits} bits. Memory tables are of inputs of up to 8 bits, so flash and "
+                "ram cannot be limited: give it 8 bits or fewer, or look at what mixbit export --to c says of the policy."
+            )
 
 
 def _activations(layers: Mapping[str, LayerBits]) -> frozenset[tuple[str, int | None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from mixbit import models
 from mixbit.cost import LayerBits, costs
+from mixbit.errors import BudgetError
 from mixbit.export.c import COptions, memory_table, predict
 from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
@@ -88,6 +90,29 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
         found = predict(lowering(layers), options=options)
         assert found.flash_bytes <= table.flash(layers) <= found.flash_bytes + 512
         assert table.ram(lowering.network, layers) == found.ram_bytes
+
+
+def test_weights_of_one_bit_are_in_the_table(keywords: Lowering) -> None:
+    """Exact where no depthwise layer has 1 bit: each of those counts the code that all of them share."""
+    table, named = memory_table(keywords.network, keywords), keywords.network.layers
+    for depthwise in (8, 1):
+        layers = {one.name: LayerBits(depthwise if one.groups > 1 else 1, 8) for one in named}
+        found = predict(keywords(layers))
+        count = sum(one.groups > 1 for one in named) if depthwise == 1 else 0
+        assert table.flash(layers) == found.flash_bytes + count * table.code[1]
+        assert table.ram(keywords.network, layers) == found.ram_bytes
+
+
+def test_what_the_table_does_not_hold_is_told(digits: Lowering) -> None:
+    """No 1-bit weights among the `dsp` kernels, and no tensors of more than 8 bits, packed or not."""
+    table = memory_table(digits.network, digits, options=COptions(kernels="dsp"))
+    with pytest.raises(BudgetError, match="at 1 bits has no form on the device.*Legal: 2, 3, 4, 5, 6, 7, 8 bits"):
+        table.flash({one.name: LayerBits(1, 8) for one in digits.network.layers})
+    for used in (table.flash, partial(table.ram, digits.network)):
+        with pytest.raises(
+            BudgetError, match="reads 9 bits. Memory tables are of inputs of up to 8.*give it 8"
+        ):
+            used({one.name: LayerBits(8, 9) for one in digits.network.layers})
 
 
 def test_a_layer_that_is_called_again_is_in_flash_once_and_in_the_weight_bytes_at_32_bits(again: Lowering) -> None:
