@@ -175,7 +175,7 @@ def _check_inputs(layers: Mapping[str, LayerBits]) -> None:
         if bits.activation_bits is not None and shared_bits([bits.activation_bits]) > 8:
             raise BudgetError(
                 f"{name} reads {bits.activation_bits} bits. Memory tables are of inputs of up to 8 bits, so flash and "
-                "ram cannot be limited: give it 8 bits or fewer, or look at what mixbit export --to c says of the policy."
+                "ram cannot be limited: give it 8 bits or fewer, or see what mixbit export --to c says of the policy."
             )
 
 

@@ -109,9 +109,7 @@ def test_what_the_table_does_not_hold_is_told(digits: Lowering) -> None:
     with pytest.raises(BudgetError, match="at 1 bits has no form on the device.*Legal: 2, 3, 4, 5, 6, 7, 8 bits"):
         table.flash({one.name: LayerBits(1, 8) for one in digits.network.layers})
     for used in (table.flash, partial(table.ram, digits.network)):
-        with pytest.raises(
-            BudgetError, match="reads 9 bits. Memory tables are of inputs of up to 8.*give it 8"
-        ):
+        with pytest.raises(BudgetError, match="reads 9 bits. Memory tables are of inputs of up to 8.*give it 8"):
             used({one.name: LayerBits(8, 9) for one in digits.network.layers})
 
 

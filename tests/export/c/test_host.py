@@ -81,17 +81,38 @@ def test_random_networks(seed: int, objects: Path) -> None:
 
 @pytest.mark.parametrize("rounding", ["single", "away"])
 def test_sums_beyond_int32_of_16_bit_inputs(rounding: Rounding) -> None:
-    """Weights of one sign on inputs at the upper end, in a linear layer and in a convolution."""
+    """Weights of one sign on inputs in the upper half; and weights of 1 bit, by channel and by feature."""
     b = Builder((300, 4), bits=16, signed=False, seed=1)
     weight = b.random.integers(90, 128, (5, 300, 3)) * np.array([1, -1, 1, -1, 1]).reshape(-1, 1, 1)
     x = b.conv(b.first, 5, 3, weight_bits=8, weight=weight, bits=16, scale=4.0)
-    x = b.linear(b.flatten(x), 6, bits=16, weight_bits=2)
+    x = b.linear(b.flatten(b.conv(x, 5, 2, groups=5, weight_bits=1, bits=16)), 6, bits=16, weight_bits=1)
     graph = rounded(b.finish(b.linear(x, 3, bits=None)), rounding)
     assert executor.accumulator_bound(graph, graph.weighted()[0]) > 2**32
-    samples = np.abs(inputs(graph)) + 100
+    samples = 40 + 5 * np.abs(inputs(graph, 16))
     reached = executor.accumulate(graph, graph.weighted()[0], executor.trace(graph, samples)[graph.weighted()[0].x])
     assert np.abs(reached).max() > 2**32
     checked(verify_c(graph, np.concatenate([samples, inputs(graph)]), flags=("-O1",), sanitize=True))
+
+
+def test_ties_of_sums_beyond_int32_go_up_or_away_from_zero() -> None:
+    """-7.2e9 and biases that make it a tie of a factor of 2^-21, one less, one more, and the next tie."""
+    b = Builder((1200,), bits=16, signed=False, seed=1)
+    b.linear(b.first, 5, weight_bits=8, weight=np.full((5, 1200), -100), bits=16, signed=True)
+    graph = b.finish(b.linear("op1_out", 2, bits=None))
+    acc = -100 * 60_000 * 1200
+    bias = (2**20 - acc) % 2**21 + np.array([0, -1, 1, 2**21, 0])
+    op = replace(
+        graph.weighted()[0], weight_scale=np.full(5, 2.0**-10, np.float32), bias=bias.astype(np.int32), shift=0
+    )
+    tensors = dict(graph.tensors)
+    for name, scale in (("xq", 2.0**-8), ("op1_out", 2.0**3)):
+        tensors[name] = replace(tensors[name], grid=replace(graph.grid(name), scale=scale))
+    graph = replace(graph, tensors=tensors, ops=(graph.ops[0], op, *graph.ops[2:]))
+    x, found = np.full((2, 1200), 60_000 * 2.0**-8, np.float32), []
+    for rounding in ("single", "away"):
+        found.append(executor.trace(rounded(graph, rounding), x)["op1_out"][0])
+        checked(verify_c(rounded(graph, rounding), x, flags=("-O1",), sanitize=True))
+    assert (found[0] - found[1]).tolist() == [1, 0, 0, 1, 0]  # the last channel has no weights
 
 
 def test_outputs_beyond_int32_are_refused_with_the_remedy() -> None:
