@@ -47,10 +47,9 @@ from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.export.verify import numpy_batches
 from mixbit.integer import IntegerGraph, Rounding, lower
 from mixbit.policy import Policy
-from mixbit.quantization import calibrate, quantize
+from mixbit.quantization import CALIBRATION_SAMPLES, calibrate, quantize
 from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
-from mixbit.runs.training import CALIBRATION_SAMPLES
 from mixbit.task import Task
 
 NAME = "export_c"

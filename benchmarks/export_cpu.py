@@ -29,8 +29,7 @@ from mixbit.export.float_onnx import float_onnx
 from mixbit.export.onnx import build_onnx, load_session, render_onnx, written_graph
 from mixbit.export.verify import numpy_batches, time_sessions
 from mixbit.integer import IntegerGraph, executor, lower
-from mixbit.quantization import calibrate, quantize
-from mixbit.runs.training import CALIBRATION_SAMPLES
+from mixbit.quantization import CALIBRATION_SAMPLES, calibrate, quantize
 
 NAME = "export_cpu"
 FILES: dict[str, dict[str, Any]] = {"any": {}, "vnni": {"cpu": "vnni"}, "strict": {"strict": True}}

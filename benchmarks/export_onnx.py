@@ -37,10 +37,9 @@ from mixbit.export.verify import numpy_batches, time_sessions, verify
 from mixbit.integer import executor, lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy, Scores
-from mixbit.quantization import calibrate, quantize
+from mixbit.quantization import CALIBRATION_SAMPLES, calibrate, quantize
 from mixbit.runs import _folder
 from mixbit.runs._trained import open_run
-from mixbit.runs.training import CALIBRATION_SAMPLES
 
 NAME = "export_onnx"
 FILES = ROOT / "runs" / NAME

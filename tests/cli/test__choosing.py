@@ -19,11 +19,10 @@ from mixbit import cli, report
 from mixbit.cost import Budget, LatencyTable, LayerBits
 from mixbit.export.c import COptions, predict
 from mixbit.export.c._options import Kernels
-from mixbit.integer import GraphRounding
+from mixbit.integer import GraphRounding, lower_at
 from mixbit.metric import ACCURACY
 from mixbit.policy import Front, FrontPoint, LayerScores, Measured, Pairs, Policy, Program, Scores
 from mixbit.runs import Searched, Subject, _folder
-from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
 from tests.cli import tiny
@@ -397,7 +396,7 @@ def test_flash_and_ram_are_of_the_c_that_will_be_exported(tmp_path: Path) -> Non
     opened, layers = open_model(tiny.subject()), Policy.load(tmp_path / "p.json").layers
 
     def as_c(rounding: GraphRounding, kernels: Kernels, packed: bool) -> str:
-        graph = lower_at(opened, rounding, apart=True)(layers)
+        graph = lower_at(opened.model, opened.network, opened.example, rounding=rounding, apart=True)(layers)
         return report.footprint_summary(predict(graph, options=COptions(kernels=kernels, pack_activations=packed)))
 
     assert line == as_c("litert", "plain", packed=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mixbit.cost import LayerBits
 from mixbit.policy import LayerScores, Policy, Scores, resolve_pins
+from mixbit.quantization import put_policy_on
 from mixbit.runs import ExportedC, Subject, _folder, export_c, training
 from mixbit.task import Task
 
@@ -102,7 +103,7 @@ def finished(folder: Path, bits: Path | None) -> Path:
     own, chosen = subject().task()[0], None
     if bits is not None:
         chosen = Policy.load(bits).check(own.network)
-        training.put_policy_on(own.model, chosen, own, seed=0)
+        put_policy_on(own.model, chosen, own, seed=0)
     layers = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
     _folder.begin(folder, {"command": "train", **subject().facts(), "settings": {}, "bits": layers})
     training._write(folder, own.model, own, chosen)

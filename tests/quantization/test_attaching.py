@@ -31,13 +31,13 @@ from mixbit.quantization import (
     check_calibrated,
     detach,
     freeze,
+    put_policy_on,
     quantize,
     quantized_layers,
     quantizers,
 )
 from mixbit.quantization._layers import QuantizedLayer
 from mixbit.quantizers import ActivationKind, Quantizer, WeightKind
-from mixbit.runs.training import put_policy_on
 from mixbit.supernet import select
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train

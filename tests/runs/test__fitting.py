@@ -68,7 +68,7 @@ def fit(
             scores = replace(SCORES, layers={n: LayerScores({8: 0.0}, curve) for n, curve in kept.items()})
         return allocate(NET, scores, budget, pins={}, memory=memory)
 
-    opened: Any = SimpleNamespace(network=NET)
+    opened: Any = SimpleNamespace(network=NET, model=None, example=None)
     found = choose_to_fit(opened, NET, budget, COptions(), choose, {}, candidates=candidates or [])
     return *found, tried
 

@@ -9,7 +9,7 @@ import torch
 
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
-from mixbit.quantization import QuantizeConfig, quantized_layers
+from mixbit.quantization import QuantizeConfig, put_policy_on, quantized_layers
 from mixbit.runs import _folder, training
 from mixbit.runs._trained import open_run
 from tests.cli import tiny
@@ -19,7 +19,7 @@ def test_a_run_is_opened_with_the_quantizers_that_its_settings_say(tmp_path: Pat
     """One step for a whole layer: the numbers are those of what was saved."""
     own, config = tiny.subject().task()[0], QuantizeConfig(per_channel=False)
     policy = Policy.load(tiny.policy()).check(own.network)
-    training.put_policy_on(own.model, policy, own, seed=0, config=config)
+    put_policy_on(own.model, policy, own, seed=0, config=config)
     bits = {name: [one.weight_bits, one.activation_bits] for name, one in policy.layers.items()}
     settings = {"quantize": {"per_channel": False}}
     _folder.begin(tmp_path, {"command": "train", **tiny.subject().facts(), "settings": settings, "bits": bits})

@@ -12,9 +12,9 @@ from mixbit import runs
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, predict
+from mixbit.integer import lower_at
 from mixbit.policy import Policy, Scores
 from mixbit.runs import Subject, allocating
-from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from tests.cli import tiny
 
@@ -67,7 +67,10 @@ def test_flash_and_ram_are_those_of_the_c(searched: tuple[Subject, Path], tmp_pa
     assert done.footprint.ram_bytes <= 3_500
     assert done.policy.costs["flash_bytes"] == done.costs.flash_bytes
     opened = open_model(searched[0])
-    apart, calibrated = (lower_at(opened, "single", apart=apart)(done.policy.layers) for apart in (True, False))
+    apart, calibrated = (
+        lower_at(opened.model, opened.network, opened.example, rounding="single", apart=apart)(done.policy.layers)
+        for apart in (True, False)
+    )
     assert predict(apart, options=options) == done.footprint
     # Training moves the steps of a tensor's readers apart; calibration gives them one, and saves a requantization.
     assert predict(calibrated, options=options).flash_bytes < done.footprint.flash_bytes

@@ -12,8 +12,8 @@ from mixbit import runs
 from mixbit.cost import costs, float_costs
 from mixbit.errors import MixbitError
 from mixbit.policy import Policy
+from mixbit.quantization import put_policy_on
 from mixbit.runs import evaluating
-from mixbit.runs.training import put_policy_on
 from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT, squared_error
 

@@ -20,7 +20,6 @@ from mixbit.errors import MixbitError, TrainingDiverged
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
-from mixbit.runs._options import watched
 from mixbit.task import Task
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import KurtosisConfig, KurtosisPenalty, TrainConfig, train
@@ -419,7 +418,7 @@ def clip_holds(free: tuple[float, float], bound: tuple[float, float]) -> bool:
 def monitored(**settings: Any) -> tuple[int, int | None]:
     """Images that a run trains on and that it holds out."""
     task = replace(task_of_options(), penalty=KurtosisPenalty(task_of_options()))
-    found, watch = watched(task, KurtosisConfig(**settings), Path(), 0)
+    found, watch = stopping.monitored(task, KurtosisConfig(**settings), Path(), 0)
     assert watch is not None
     return len(found.train), None if watch.held_out is None else len(watch.held_out)
 

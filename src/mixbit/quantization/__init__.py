@@ -2,18 +2,21 @@
 
 from mixbit.quantization._layers import QuantizedLayer
 from mixbit.quantization.attaching import (
+    CALIBRATION_SAMPLES,
     QuantizeConfig,
     attach,
     calibrate,
     check_calibrated,
     detach,
     freeze,
+    put_policy_on,
     quantize,
     quantized_layers,
     quantizers,
 )
 
 __all__ = [
+    "CALIBRATION_SAMPLES",
     "QuantizeConfig",
     "QuantizedLayer",
     "attach",
@@ -21,6 +24,7 @@ __all__ = [
     "check_calibrated",
     "detach",
     "freeze",
+    "put_policy_on",
     "quantize",
     "quantized_layers",
     "quantizers",

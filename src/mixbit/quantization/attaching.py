@@ -33,18 +33,24 @@ from mixbit.quantizers import (
     find_kind,
     find_rule,
 )
+from mixbit.task import Task
 
 __all__ = [
+    "CALIBRATION_SAMPLES",
     "QuantizeConfig",
     "attach",
     "calibrate",
     "check_calibrated",
     "detach",
     "freeze",
+    "put_policy_on",
     "quantize",
     "quantized_layers",
     "quantizers",
 ]
+
+CALIBRATION_SAMPLES = 256
+"""Training samples of which a run takes its first activation steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +299,23 @@ def calibrate(
             return
         watch.check_called("calibration")
         _look_again(model, watch, lambda: run(model, first), seed)
+
+
+def put_policy_on(
+    model: nn.Module, policy: Policy, task: Task, *, seed: int, config: QuantizeConfig | None = None
+) -> None:
+    """Quantize `model` in place, and calibrate its activations on `CALIBRATION_SAMPLES` training samples of the task.
+
+    Args:
+        model: the task's, or a copy of it.
+        policy: bits of every layer.
+        task: gives the network and the samples.
+        seed: of the samples that are drawn.
+        config: how layers are quantized.
+    """
+    config = QuantizeConfig() if config is None else config
+    quantize(model, policy, task.network, config)
+    calibrate(model, [task.calibration(CALIBRATION_SAMPLES, seed)], config.activation_rule, seed=seed)
 
 
 def _look_again(model: nn.Module, watch: Watch, run: Callable[[], object], seed: int) -> None:

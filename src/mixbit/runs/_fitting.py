@@ -10,10 +10,9 @@ from mixbit.allocation import Allocation
 from mixbit.cost import Budget, LayerBits, Limit, MemoryTable, Pins, RamStep, uniform_bits
 from mixbit.errors import BudgetError, InfeasibleBudget, PolicyError
 from mixbit.export.c import COptions, Footprint, memory_table, predict
-from mixbit.integer import GraphRounding, IntegerGraph
+from mixbit.integer import GraphRounding, IntegerGraph, lower_at
 from mixbit.network import Network
 from mixbit.policy import Policy
-from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import OpenedModel
 
 __all__ = ["ON_DEVICE", "choose_to_fit"]
@@ -65,7 +64,9 @@ def choose_to_fit(
     """
     if opened.network.fingerprint != network.fingerprint:
         raise BudgetError("The model that the scores' folder names is another one now. Search again, then allocate.")
-    fitting = _Fitting(network, lower_at(opened, rounding, apart=True), options, choose)
+    fitting = _Fitting(
+        network, lower_at(opened.model, opened.network, opened.example, rounding=rounding, apart=True), options, choose
+    )
     for limit in _on_device(budget):
         if limit.uniform is not None:
             fitting.lay_out(uniform_bits(network, LayerBits(*limit.uniform), pins))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from mixbit._settings import read
-from mixbit.data import hold_out
-from mixbit.evaluation import evaluate
-from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig
-from mixbit.task import Task
-from mixbit.training import KurtosisConfig, KurtosisMonitor, KurtosisPenalty, TrainConfig
+from mixbit.training import KurtosisConfig, TrainConfig
 
 KURTOSIS, QUANTIZE = "kurtosis", "quantize"
 
@@ -40,19 +35,3 @@ def read_options(settings: Mapping[str, Any], seed: int) -> Options:
 def quantize_config(settings: Mapping[str, Any]) -> QuantizeConfig:
     """How layers are quantized, by the setting `quantize`: an object of `QuantizeConfig`'s names."""
     return read(QuantizeConfig, settings.get(QUANTIZE, {}), room=QUANTIZE)
-
-
-def regularised(task: Task, config: KurtosisConfig | None, policy: Policy | None = None) -> Task:
-    """The task with the term in its loss, if there is one."""
-    return task if config is None else replace(task, penalty=KurtosisPenalty(task, config, policy))
-
-
-def watched(task: Task, config: KurtosisConfig | None, run: Path, seed: int) -> tuple[Task, KurtosisMonitor | None]:
-    """The task with what the stopping rule leaves to train on, and the monitor of its kurtosis."""
-    if config is None or not isinstance(task.penalty, KurtosisPenalty):
-        return task, None
-    if not config.stop:
-        return task, KurtosisMonitor(task.penalty, None, 0.0, run)
-    train, held_out = hold_out(task.train, config.held_out, seed=seed)
-    start = evaluate(task.model, held_out, loss=task.objective).value
-    return replace(task, train=train), KurtosisMonitor(task.penalty, held_out, start, run, task.objective)

@@ -19,8 +19,8 @@ from mixbit.errors import MixbitError
 from mixbit.ledger import Ledger
 from mixbit.metric import ACCURACY, MetricInfo
 from mixbit.runs import _folder
-from mixbit.runs._metering import Effort
 from mixbit.runs.subject import Outcome
+from mixbit.sensitivity.metering import Effort
 
 MEASURED, SEARCH = "measured.jsonl", "search"
 TABLE, LINES = "compare.json", "compare.csv"

@@ -26,16 +26,16 @@ from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Front, Policy, Scores, resolve_pins
-from mixbit.quantization import QuantizeConfig
+from mixbit.quantization import QuantizeConfig, put_policy_on
 from mixbit.runs import _folder, _standings
 from mixbit.runs._lock import Busy, hold
-from mixbit.runs._metering import Effort, Meter
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import ENDS
 from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Subject, metric_facts
-from mixbit.runs.training import put_policy_on, train
+from mixbit.runs.training import train
+from mixbit.sensitivity.metering import Effort, Meter
 from mixbit.task import Task
 from mixbit.training import CHECKPOINT
 

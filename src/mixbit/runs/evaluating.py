@@ -11,9 +11,9 @@ from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics
 from mixbit.evaluation import evaluate as measure
 from mixbit.policy import Policy
+from mixbit.quantization import put_policy_on
 from mixbit.runs._trained import open_run
 from mixbit.runs.subject import Outcome, Subject, further
-from mixbit.runs.training import put_policy_on
 from mixbit.task import Task
 
 __all__ = ["Evaluated", "evaluate"]

@@ -23,8 +23,8 @@ from mixbit.export.verify import Agreement, Judge, Verification, is_qonnx, sampl
 from mixbit.export.verify import verify as check
 from mixbit.inference import Predictor
 from mixbit.integer import GraphRounding, IntegerGraph, lower
+from mixbit.quantization import CALIBRATION_SAMPLES
 from mixbit.runs._trained import TrainedRun, open_run
-from mixbit.runs.training import CALIBRATION_SAMPLES
 from mixbit.task import Task
 
 __all__ = ["Exported", "Verified", "export", "export_targets", "lowered", "verify"]

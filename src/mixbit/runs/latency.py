@@ -14,10 +14,9 @@ from mixbit.cost import ExportCpu, LatencyTable
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.export.mcu import BOARDS
 from mixbit.export.mcu.target import BoardTarget
-from mixbit.integer import Rounding
+from mixbit.integer import Rounding, lower_at
 from mixbit.latency.tables import DEFAULT_BITS, FloatModel, Target, build, options_of, random_bits
 from mixbit.network import Network
-from mixbit.runs._lowering import lower_at
 from mixbit.runs.inspecting import open_model
 from mixbit.runs.subject import Subject
 
@@ -95,7 +94,7 @@ def build_latency(
 
         table = build(
             network,
-            lower_at(opened, rounding, apart=True),
+            lower_at(model, network, example, rounding=rounding, apart=True),
             device,
             options=options,
             repeats=repeats,

@@ -16,11 +16,11 @@ from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
 from mixbit.runs._fitting import ON_DEVICE
-from mixbit.runs._options import KURTOSIS, regularised
+from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
-from mixbit.training import KurtosisConfig
+from mixbit.training import KurtosisConfig, regularised
 
 __all__ = ["Searched", "search"]
 

@@ -15,17 +15,15 @@ from mixbit.cost import Costs, costs, float_costs
 from mixbit.evaluation import Metrics, try_out
 from mixbit.models import write_weights
 from mixbit.policy import Policy
-from mixbit.quantization import QuantizeConfig, calibrate, quantize
+from mixbit.quantization import put_policy_on
 from mixbit.runs import _folder
-from mixbit.runs._options import read_options, regularised, watched
+from mixbit.runs._options import read_options
 from mixbit.runs.subject import Outcome, Subject, further, metric_facts
 from mixbit.task import Task
-from mixbit.training import KurtosisMonitor, KurtosisPenalty
+from mixbit.training import KurtosisMonitor, KurtosisPenalty, monitored, regularised
 from mixbit.training import train as fit
 
-__all__ = ["CALIBRATION_SAMPLES", "Trained", "put_policy_on", "train"]
-
-CALIBRATION_SAMPLES = 256
+__all__ = ["Trained", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +42,6 @@ class Trained:
     """The task's other metrics with their units, for people."""
 
 
-def put_policy_on(
-    model: nn.Module, policy: Policy, task: Task, *, seed: int, config: QuantizeConfig | None = None
-) -> None:
-    """Quantize `model` in place and calibrate its activations on training samples."""
-    config = QuantizeConfig() if config is None else config
-    quantize(model, policy, task.network, config)
-    calibrate(model, [task.calibration(CALIBRATION_SAMPLES, seed)], config.activation_rule, seed=seed)
-
-
 def train(
     subject: Subject,
     policy: Path | Policy | None,
@@ -68,7 +57,7 @@ def train(
         subject: model, weights and data.
         policy: bits of every layer, or None for float32.
         settings: of `mixbit.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
-            settings of `mixbit.robustness.KurtosisConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
+            settings of `mixbit.training.KurtosisConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
         run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
@@ -90,7 +79,7 @@ def train(
     chosen = None if chosen is None else chosen.check(task.network)
     task = regularised(task, options.kurtosis, chosen)
     _folder.begin(run, facts | metric_facts(task))  # after all that a typo can break: it must not claim the folder
-    task, monitor = watched(task, options.kurtosis, run, subject.seed)
+    task, monitor = monitored(task, options.kurtosis, run, subject.seed)
     model = copy.deepcopy(task.model)
     if chosen is not None:
         put_policy_on(model, chosen, task, seed=subject.seed, config=options.quantize)

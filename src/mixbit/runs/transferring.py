@@ -27,7 +27,7 @@ from mixbit.policy import (
     transfer_policy,
     transfer_scores,
 )
-from mixbit.quantization import QuantizeConfig
+from mixbit.quantization import QuantizeConfig, put_policy_on
 from mixbit.runs import _folder
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import read_network, result_of
@@ -35,7 +35,7 @@ from mixbit.runs._standings import bits_digest
 from mixbit.runs.allocating import allocate
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject, metric_facts
-from mixbit.runs.training import put_policy_on, train
+from mixbit.runs.training import train
 from mixbit.task import Task
 
 __all__ = ["Agreement", "Reached", "Transferred", "transfer"]

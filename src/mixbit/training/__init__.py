@@ -8,7 +8,7 @@ from mixbit.training.kurtosis import kurtosis_gradient, kurtosis_loss
 from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, train
 from mixbit.training.monitor import Monitor
 from mixbit.training.step import StatefulStep, Step, StepContext, supervised_step
-from mixbit.training.stopping import KurtosisMonitor
+from mixbit.training.stopping import KurtosisMonitor, monitored, regularised
 
 __all__ = [
     "CHECKPOINT",
@@ -26,6 +26,8 @@ __all__ = [
     "distilled_loss",
     "kurtosis_gradient",
     "kurtosis_loss",
+    "monitored",
+    "regularised",
     "supervised_step",
     "train",
 ]

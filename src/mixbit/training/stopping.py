@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from mixbit import _distributed
-from mixbit.data import Split
+from mixbit.data import Split, hold_out
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.metric import MetricInfo
 from mixbit.models import read_weights, write_weights
-from mixbit.task import Objective, objective_of
-from mixbit.training.kure import KurtosisPenalty
+from mixbit.policy import Policy
+from mixbit.task import Objective, Task, objective_of
+from mixbit.training.kure import KurtosisConfig, KurtosisPenalty
 
-__all__ = ["KurtosisMonitor"]
+__all__ = ["KurtosisMonitor", "monitored", "regularised"]
 
 BEST = "best.safetensors"
 
@@ -102,6 +104,37 @@ class KurtosisMonitor:
             self._best = state
         elif _distributed.rank() == 0:
             write_weights(self.path, state)
+
+
+def regularised(task: Task, config: KurtosisConfig | None, policy: Policy | None = None) -> Task:
+    """The task with KURE's term in its loss; the task itself where there is no `config`.
+
+    Args:
+        task: of which the weights are.
+        config: of the term.
+        policy: bits of every layer, for a target by bits.
+    """
+    return task if config is None else replace(task, penalty=KurtosisPenalty(task, config, policy))
+
+
+def monitored(
+    task: Task, config: KurtosisConfig | None, folder: Path, seed: int
+) -> tuple[Task, KurtosisMonitor | None]:
+    """The task with what the stopping rule leaves to train on, and the monitor of its kurtosis.
+
+    Args:
+        task: of `regularised`.
+        config: says whether there is a rule, and how much of the training set it holds out.
+        folder: for the best weights.
+        seed: of the draw of what is held out.
+    """
+    if config is None or not isinstance(task.penalty, KurtosisPenalty):
+        return task, None
+    if not config.stop:
+        return task, KurtosisMonitor(task.penalty, None, 0.0, folder)
+    train, held_out = hold_out(task.train, config.held_out, seed=seed)
+    start = evaluate(task.model, held_out, loss=task.objective).value
+    return replace(task, train=train), KurtosisMonitor(task.penalty, held_out, start, folder, task.objective)
 
 
 def _amount(info: MetricInfo, drop: float) -> str:

@@ -18,12 +18,10 @@ from mixbit.export.c import COptions, memory_table, predict
 from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
 from mixbit.export.c.sizes import width_code
-from mixbit.integer import IntegerGraph, lower
+from mixbit.integer import IntegerGraph, lower, lower_at
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize
-from mixbit.runs._lowering import lower_at
-from mixbit.runs.inspecting import OpenedModel
 from tests.export.graphs import Builder, rounded
 
 
@@ -179,7 +177,7 @@ def test_activation_bytes_are_what_is_laid_out_once_steps_differ() -> None:
     model, x = Fork().eval(), torch.randn(2, 3, 12, 12)
     network = capture(model, x)
     bits = {one.name: LayerBits(4, 4) for one in network.layers}
-    lowered = lower_at(OpenedModel(model=model, network=network, example=x), "single", apart=True)(bits)
+    lowered = lower_at(model, network, x, rounding="single", apart=True)(bits)
     options = COptions(pack_activations=True)
     live = predict(lowered, options=options).activation_bytes
     assert live == 16 * 144 + 4 * 144 + 2, "16 channels at 8 bits, 4 at 8, and the first pool's 4 results at 4"

@@ -26,6 +26,8 @@ from mixbit.errors import MixbitError
 from mixbit.network import Layer
 from mixbit.task import Task
 
+__all__ = ["Effort", "Meter"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:

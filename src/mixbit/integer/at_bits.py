@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from mixbit import _batch
 from mixbit.cost import LayerBits
-from mixbit.integer import GraphRounding, IntegerGraph
+from mixbit.integer.graph import GraphRounding, IntegerGraph
 from mixbit.integer.lowering import lower
+from mixbit.network import Network
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize, quantized_layers
-from mixbit.runs.inspecting import OpenedModel
 
 __all__ = ["lower_at"]
 
 
 def lower_at(
-    opened: OpenedModel, rounding: GraphRounding, *, apart: bool = False
+    model: nn.Module, network: Network, example: Any, *, rounding: GraphRounding, apart: bool = False
 ) -> Callable[[Mapping[str, LayerBits]], IntegerGraph]:
     """Bits of every layer -> the network, calibrated on the example and lowered. Its weights do not matter.
 
     Args:
-        opened: the model, and what capture learned of it.
-        rounding: see `mixbit.export.lower`.
+        model: moved to the CPU and put into evaluation mode; quantizers are put on copies of it.
+        network: what capture learned of it.
+        example: inputs of a few samples, see `mixbit.data.Batch`.
+        rounding: see `mixbit.integer.lower`.
         apart: no two layers have one step for their inputs. Calibration gives the readers of a tensor the same step,
             training does not, and then the device requantizes: what must fit after training is measured so. Nor does a
             concat share its grid with what others read.
+
+    >>> from mixbit.network import capture
+    >>> linear, x = nn.Sequential(nn.Linear(4, 2)), torch.ones(1, 4)
+    >>> at = lower_at(linear, capture(linear, x), x, rounding="single")
+    >>> [at({"0": LayerBits(bits, 8)}).weight_bits for bits in (2, 8)]                       # 8 weights
+    [16, 64]
     """
-    model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
+    model, example = model.cpu().eval(), _batch.move(example, torch.device("cpu"))
 
     def lowered(layers: Mapping[str, LayerBits]) -> IntegerGraph:
         one = copy.deepcopy(model)

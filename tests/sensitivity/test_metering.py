@@ -16,8 +16,7 @@ from mixbit.data import TensorSplit
 from mixbit.errors import DataError, MixbitError
 from mixbit.methods import Limpq
 from mixbit.network import capture
-from mixbit.runs import Effort
-from mixbit.runs._metering import Meter, _samples
+from mixbit.sensitivity.metering import Effort, Meter, _samples
 from mixbit.sensitivity.perturbation import Perturbation
 from mixbit.task import Task
 from tests.tasks import tiny_task
