@@ -36,7 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import records
 from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import data, models
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.data import IndexedSplit, Part, Split, TensorSplit
 from mixbit.data.order import generator
@@ -327,7 +327,9 @@ def fit_flash(case: Case, scores: Scores, limit: int, options: COptions) -> Poli
         return lower(model.eval(), case.task.network, [case.inputs])
 
     memory = memory_table(case.task.network, lower_at, options=options)
-    policy, _ = allocate(case.task.network, scores, Budget.parse([f"flash={limit}"]), pins={}, memory=memory)
+    policy, _ = allocate(
+        case.task.network, scores, Budget.parse([f"flash={limit}"]), AllocationSettings(pins={}, memory=memory)
+    )
     return policy
 
 

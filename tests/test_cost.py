@@ -19,6 +19,7 @@ from mixbit.cost import (
     cost_table,
     costs,
     float_costs,
+    read_bytes,
     tensor_bytes,
     uniform_bits,
 )
@@ -419,3 +420,12 @@ def test_check_names_every_exceeded_limit() -> None:
     assert "bitops=1k allows 1k and 1.001k is used, 1 too much" in str(caught.value)
     assert "weight-bytes=10B allows 10B and 10.13B is used" in str(caught.value)
     assert "activation" not in str(caught.value)
+
+
+def test_sizes_with_their_units() -> None:
+    assert [read_bytes(text) for text in ("300", "300B", "2kB", "2KiB", "1.5MB", "1MiB")] == [
+        300, 300, 2000, 2048, 1_500_000, 1 << 20,
+    ]  # fmt: skip
+    for text in ("50%", "10x", "3x4"):
+        with pytest.raises(BudgetError, match="is no size. Write a number of bytes with a unit"):
+            read_bytes(text)

@@ -23,7 +23,7 @@ from modelopt.torch.opt.searcher import LPS
 from subject import BITS, BUDGET, Clock, Kept, Subject, float_model, records, silent_solvers
 from torch import nn
 
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.policy import LayerScores, Policy, Scores
 
@@ -143,7 +143,7 @@ def solved_by_mixbit(subject: Subject, table: Table, budget: Budget) -> tuple[Po
     """The proven optimum of the same table under the same limit, nothing pinned, and its objective."""
     layers = {name: LayerScores(weight=curve, activation={8: 0.0}) for name, curve in table.items()}
     scores = Scores(fingerprint=subject.network.fingerprint, method="modelopt", layers=layers)
-    policy, found = allocate(subject.network, scores, budget, pins={}, repair="none")
+    policy, found = allocate(subject.network, scores, budget, AllocationSettings(pins={}, repair="none"))
     return policy, found.objective
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mixbit import data, methods, metric, models
 from mixbit._version import __version__
-from mixbit.allocation import Allocation, allocate
+from mixbit.allocation import Allocation, AllocationSettings, allocate
 from mixbit.cost import Budget, Costs, LayerBits, costs
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate
@@ -23,6 +23,7 @@ from mixbit.training import TrainConfig, train
 
 __all__ = [
     "Allocation",
+    "AllocationSettings",
     "Budget",
     "Costs",
     "Front",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.allocation._box import _Smooth, _start
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import InfeasibleBudget, PolicyError
@@ -34,7 +34,7 @@ def test_bitops_by_the_condition_of_lagrange() -> None:
     net = chain((10, 100), (10, 100), (10, 100))
     scores = linear(net, [2.0, 3.0, 4.0], tuple(range(2, 9)), coupled=True)
     limit = 100 * (2.0**2 + 3.0**2 + 4.0**2) * 1.5**2  # real bits 3, 4.5 and 6
-    policy, found = allocate(net, scores, Budget.parse([f"bitops={limit:.0f}"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse([f"bitops={limit:.0f}"]), AllocationSettings(pins={}))
     assert [bits.weight_bits for bits in policy.layers.values()] == [3, 4, 6]
     assert found.objective == pytest.approx(-2.0 * 3 - 3.0 * 4 - 4.0 * 6)
     assert (found.solver, found.proven) == ("box", False)
@@ -47,14 +47,16 @@ def test_an_order_by_the_condition_of_lagrange() -> None:
     net = chain((10, 100), (10, 100), (10, 100))
     scores = linear(net, [4.0, 8.0, 3.0], tuple(range(2, 9)), coupled=True, order=("l0", "l1", "l2"))
     limit = 100 * (6.0**2 + 6.0**2 + 3.0**2) * 1.05**2  # real bits 6.3, 6.3 and 3.15
-    policy, _ = allocate(net, scores, Budget.parse([f"bitops={limit:.0f}"]), pins={})
+    policy, _ = allocate(net, scores, Budget.parse([f"bitops={limit:.0f}"]), AllocationSettings(pins={}))
     assert [bits.weight_bits for bits in policy.layers.values()] == [6, 6, 3]
 
 
 def test_weight_bytes_are_all_or_nothing_but_for_one_layer() -> None:
     net = chain((80, 100), (80, 100), (80, 100))
     scores = linear(net, [3.0, 2.0, 1.0], tuple(range(2, 9)), coupled=True)
-    policy, _ = allocate(net, scores, Budget.parse(["weight-bytes=155B"]), pins={})  # 15.5 bits: 8, 5.5 and 2
+    policy, _ = allocate(
+        net, scores, Budget.parse(["weight-bytes=155B"]), AllocationSettings(pins={})
+    )  # 15.5 bits: 8, 5.5 and 2
     assert [bits.weight_bits for bits in policy.layers.values()] == [8, 5, 2]
 
 
@@ -85,12 +87,12 @@ def test_limits_are_kept_and_the_integer_optimum_is_never_worse(
     budget = Budget.parse(texts)
     exact = replace(scores, program=replace(scores.program, box=False))
     try:
-        best = allocate(net, exact, budget, pins={}, ties=ties)[1]
+        best = allocate(net, exact, budget, AllocationSettings(pins={}, ties=ties))[1]
     except InfeasibleBudget:
         with pytest.raises((InfeasibleBudget, PolicyError)):
-            allocate(net, scores, budget, pins={}, ties=ties)
+            allocate(net, scores, budget, AllocationSettings(pins={}, ties=ties))
         return
-    policy, found = allocate(net, scores, budget, pins={}, ties=ties)
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins={}, ties=ties))
     assert min(budget.slack(costs(net, policy.layers), budget.resolve(net, {})).values()) >= 0
     assert found.bound <= best.objective + 1e-9
     assert best.objective <= found.objective + 1e-9
@@ -105,15 +107,17 @@ def test_what_stays_in_float32_is_no_room_for_bits() -> None:
     net = random_network(3, layers=5)
     kept = FloatParameter(name="w", size=1000, reason="no layer")
     scores = linear(net, [1.0, 0.5, 2.0, 1.5, 0.7], (2, 4, 6, 8), coupled=False)
-    bare = allocate(net, scores, Budget.parse(["weight-bytes=5x5"]), pins={})[0]
-    full = allocate(replace(net, float_parameters=(kept,)), scores, Budget.parse(["weight-bytes=5x5"]), pins={})[0]
+    bare = allocate(net, scores, Budget.parse(["weight-bytes=5x5"]), AllocationSettings(pins={}))[0]
+    full = allocate(
+        replace(net, float_parameters=(kept,)), scores, Budget.parse(["weight-bytes=5x5"]), AllocationSettings(pins={})
+    )[0]
     assert full.layers == bare.layers
 
 
 def test_a_budget_for_everything_gives_the_most_bits() -> None:
     net = random_network(0, layers=5)
     scores = linear(net, [1.0] * 5, (2, 4, 8), coupled=False)
-    policy, found = allocate(net, scores, Budget.parse(["bitops=8x8"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=8x8"]), AllocationSettings(pins={}))
     assert set(policy.layers.values()) == {LayerBits(8, 8)}
     assert found.gap == 0
 
@@ -121,7 +125,7 @@ def test_a_budget_for_everything_gives_the_most_bits() -> None:
 def test_all_layers_pinned() -> None:
     net = chain((10, 100))
     scores = linear(net, [1.0], (2, 4))
-    policy, _ = allocate(net, scores, Budget.parse(["bitops=6.4k"]), pins={"l0": LayerBits(8, 8)})
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=6.4k"]), AllocationSettings(pins={"l0": LayerBits(8, 8)}))
     assert policy.layers == {"l0": LayerBits(8, 8)}
 
 
@@ -129,13 +133,15 @@ def test_harms_that_are_no_line() -> None:
     net = chain((10, 100))
     scores = replace(random_scores(net, (2, 4, 8)), program=Program(box=True))
     with pytest.raises(PolicyError, match="box: the harms of l0 are not linear in the bits"):
-        allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={})
+        allocate(net, scores, Budget.parse(["bitops=3x3"]), AllocationSettings(pins={}))
 
 
 def test_infeasible_as_anywhere() -> None:
     net = chain((10, 100))
     with pytest.raises(InfeasibleBudget, match="the smallest is 400"):
-        allocate(net, linear(net, [1.0], (2, 4), coupled=True), Budget.parse(["bitops=300"]), pins={})
+        allocate(
+            net, linear(net, [1.0], (2, 4), coupled=True), Budget.parse(["bitops=300"]), AllocationSettings(pins={})
+        )
 
 
 def test_the_search_starts_at_the_most_bits_on_the_way_up_that_fit() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mixbit.allocation.allocator import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits, MemoryTable, RamStep
 from mixbit.errors import InfeasibleBudget
 from mixbit.network import Network
@@ -38,9 +38,9 @@ def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
     expected = best_by_enumeration(net, scores, budget, {}, ties=ties, memory=memory)
     if math.isinf(expected):
         with pytest.raises(InfeasibleBudget):
-            allocate(net, scores, budget, pins={}, ties=ties, memory=memory)
+            allocate(net, scores, budget, AllocationSettings(pins={}, ties=ties, memory=memory))
         return
-    policy, found = allocate(net, scores, budget, pins={}, ties=ties, memory=memory)
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins={}, ties=ties, memory=memory))
     assert found.objective == pytest.approx(expected, rel=1e-9)
     assert policy.costs["ram_bytes"] == memory.ram(net, policy.layers)
 
@@ -59,15 +59,15 @@ def test_a_gap_of_one_choice_is_not_put_on_the_others() -> None:
         steps=(RamStep(name="both", constant=0, tensors=sizes),),
     )
     budget = Budget.parse(["ram=130"])
-    best, _ = allocate(net, scores, budget, pins={}, memory=memory)
+    best, _ = allocate(net, scores, budget, AllocationSettings(pins={}, memory=memory))
     assert {name: bits.activation_bits for name, bits in best.layers.items()} == {"l0": 8, "l1": 4}
     memory = memory.laid_out(net, best.layers, 20, 131)
-    second, _ = allocate(net, scores, budget, pins={}, memory=memory)
+    second, _ = allocate(net, scores, budget, AllocationSettings(pins={}, memory=memory))
     assert {name: bits.activation_bits for name, bits in second.layers.items()} == {"l0": 4, "l1": 8}
     assert second.costs["ram_bytes"] == 128
     for layers in product((8, 4, 2), repeat=2):
         bits = {f"l{at}": LayerBits(8, a) for at, a in enumerate(layers)}
         memory = memory.laid_out(net, bits, 20, 131 + sum(layers))
     with pytest.raises(InfeasibleBudget, match="take more when they are laid out .the least ram: 135 bytes") as caught:
-        allocate(net, scores, budget, pins={}, memory=memory)
+        allocate(net, scores, budget, AllocationSettings(pins={}, memory=memory))
     assert caught.value.nearest == {"ram": 135}

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mixbit.allocation.allocator import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LatencyTable, LayerBits, Limit, MemoryTable, Pins, costs
 from mixbit.errors import InfeasibleBudget
 from mixbit.network import Network
@@ -71,17 +71,17 @@ def check(seed: int) -> bool:
     best = min((1 for row in table if all(row[key] <= limit for key, limit in limits.items())), default=math.inf)
     budget = Budget.parse(texts)
     if best == 1:
-        allocate(net, scores, budget, pins=pins, ties=bool(seed % 2), **tables)  # type: ignore[arg-type]
+        allocate(net, scores, budget, AllocationSettings(pins=pins, ties=bool(seed % 2), **tables))  # type: ignore[arg-type]
         return False
     with pytest.raises(InfeasibleBudget) as caught:
-        allocate(net, scores, budget, pins=pins, ties=bool(seed % 2), **tables)  # type: ignore[arg-type]
+        allocate(net, scores, budget, AllocationSettings(pins=pins, ties=bool(seed % 2), **tables))  # type: ignore[arg-type]
     for (kind, key), wanted in zip(keys.items(), nearest(table, limits).values(), strict=True):
         if wanted is not None:
             assert caught.value.nearest[kind] * (8 if kind == "weight-bytes" else 1) == wanted, (seed, kind, texts)
             assert key in limits
     for way in re.findall(r"(\S+=\S+)(?= or | can\.)", str(caught.value).partition("as they are, ")[2]):
         raised = [text for text in texts if text.partition("=")[0] != way.partition("=")[0]] + [way]
-        allocate(net, scores, Budget.parse(raised), pins=pins, ties=bool(seed % 2), **tables)  # type: ignore[arg-type]
+        allocate(net, scores, Budget.parse(raised), AllocationSettings(pins=pins, ties=bool(seed % 2), **tables))  # type: ignore[arg-type]
     return True
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import InfeasibleBudget, PolicyError
 from mixbit.network import Network
@@ -103,9 +103,9 @@ def test_equals_enumeration(program: dict[str, bool], seed: int, texts: list[str
     expected = best_by_enumeration(net, scores, budget, pins, ties=ties)
     if math.isinf(expected):
         with pytest.raises(InfeasibleBudget):
-            allocate(net, scores, budget, pins=pins, ties=ties)
+            allocate(net, scores, budget, AllocationSettings(pins=pins, ties=ties))
         return
-    policy, found = allocate(net, scores, budget, pins=pins, ties=ties, exact=True)
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins=pins, ties=ties, exact=True))
     assert found.objective == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert found.proven
     limits = budget.resolve(net, pins)
@@ -127,7 +127,7 @@ def test_inputs_have_an_order_of_their_own(seed: int, inputs: tuple[str, ...]) -
     scores = replace(scores, program=replace(scores.program, activation_order=inputs))
     budget = Budget.parse(["bitops=4x4"])
     expected = best_by_enumeration(net, scores, budget, {}, ties=False)
-    policy, found = allocate(net, scores, budget, pins={}, ties=False)
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins={}, ties=False))
     assert found.objective == pytest.approx(expected, rel=1e-9, abs=1e-9) and found.proven
     assert policy.allocation["program"]["activation_order"] == list(inputs)  # type: ignore[index]
     said = [note.partition(":")[0] for note in policy.notes if note.startswith("order")]
@@ -150,7 +150,7 @@ def test_zero_pairs_equal_the_additive_program(seed: int) -> None:
 
 def test_the_default_program_leaves_no_trace() -> None:
     net = chain((10, 100), (10, 100))
-    policy, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]), pins={})
+    policy, _ = allocate(net, random_scores(net), Budget.parse(["bitops=3x3"]), AllocationSettings(pins={}))
     assert "program" not in policy.allocation
     assert "coupled" not in policy.allocation
 
@@ -169,25 +169,25 @@ def test_tied_layers_share_all_bits() -> None:
     curve, flat = {4: 0.0, 2: 1.0}, {4: 0.0, 2: 0.0}
     net, scores = siblings([curve, {4: 0.0, 2: 0.1}], [flat, flat])
     budget = Budget.parse(["bitops=20k"])  # 2 layers of 1000 MACs: 16k each at 4 bits, 4k at 2
-    policy, found = allocate(net, scores, budget, pins={})
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins={}))
     assert set(policy.layers.values()) == {LayerBits(2, 2)}
     assert found.objective == pytest.approx(1.1)
     assert policy.allocation["coupled"] is True
     assert any(note.startswith("coupled:") for note in policy.notes)
-    free, found = allocate(net, scores, budget, pins={}, ties=False)
+    free, found = allocate(net, scores, budget, AllocationSettings(pins={}, ties=False))
     assert free.layers == {"l0": LayerBits(4, 4), "l1": LayerBits(2, 2)}
 
 
 def test_pins_are_not_coupled() -> None:
     net, scores = siblings([{4: 0.0, 2: 1.0}] * 2, [{4: 0.0, 2: 1.0}] * 2)
-    policy, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]), pins={"l0": LayerBits(3, 8)})
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=4x4"]), AllocationSettings(pins={"l0": LayerBits(3, 8)}))
     assert policy.layers["l0"] == LayerBits(3, 8)
     assert policy.layers["l1"].weight_bits == policy.layers["l1"].activation_bits
 
 
 def test_bits_of_one_side_are_left_out_and_noted() -> None:
     net, scores = siblings([{8: 0.0, 4: 1.0, 3: 2.0}], [{8: 0.0, 4: 1.0, 2: 3.0}])
-    policy, found = allocate(net, scores, Budget.parse(["bitops=20k"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=20k"]), AllocationSettings(pins={}))
     assert policy.layers["l0"] == LayerBits(4, 4)
     assert found.objective == 2.0
     assert "l0: bits 2, 3 left out, they are scored on one side only" in policy.notes
@@ -196,16 +196,16 @@ def test_bits_of_one_side_are_left_out_and_noted() -> None:
 def test_sides_without_common_bits_and_tied_layers_without() -> None:
     net, scores = siblings([{8: 0.0, 4: 1.0}], [{6: 0.0, 2: 3.0}])
     with pytest.raises(PolicyError, match=r"l0: weight and activation must have the same bits.*\[4, 8\] and \[2, 6\]"):
-        allocate(net, scores, Budget.parse(["bitops=8x8"]), pins={})
+        allocate(net, scores, Budget.parse(["bitops=8x8"]), AllocationSettings(pins={}))
     net, scores = siblings([{8: 0.0}, {4: 0.0}], [{8: 0.0}, {4: 0.0}])
     with pytest.raises(PolicyError, match="none in common"):
-        allocate(net, scores, Budget.parse(["bitops=8x8"]), pins={})
+        allocate(net, scores, Budget.parse(["bitops=8x8"]), AllocationSettings(pins={}))
 
 
 def test_repair_looks_at_the_sum_of_both_sides() -> None:
     """Weights are better at 4 bits than at 8, but not by what the activation loses."""
     net, scores = siblings([{8: 0.2, 4: 0.1, 2: 0.0}], [{8: 0.0, 4: 0.5, 2: 0.55}])
-    policy, found = allocate(net, scores, Budget.parse(["bitops=20k"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=20k"]), AllocationSettings(pins={}))
     assert policy.layers["l0"] == LayerBits(4, 4)
     assert found.objective == pytest.approx(0.6)
     assert "l0: bits 2 forbidden, they score better than more bits" in policy.notes
@@ -214,9 +214,9 @@ def test_repair_looks_at_the_sum_of_both_sides() -> None:
 def test_infeasible_coupled_budgets_name_the_nearest() -> None:
     net, scores = siblings([{8: 0.0, 4: 1.0, 2: 2.0}], [{8: 0.0, 4: 1.0}])
     with pytest.raises(InfeasibleBudget, match=r"bitops=10k cannot be met: the smallest is 16k") as caught:
-        allocate(net, scores, Budget.parse(["bitops=10k"]), pins={})
+        allocate(net, scores, Budget.parse(["bitops=10k"]), AllocationSettings(pins={}))
     assert caught.value.nearest == {"bitops": 16_000}
-    allocate(net, scores, Budget.parse(["bitops=16k"]), pins={})
+    allocate(net, scores, Budget.parse(["bitops=16k"]), AllocationSettings(pins={}))
 
 
 # --------------------------------------------------------------------------------------------------- order
@@ -228,15 +228,15 @@ def test_an_order_turns_a_policy_around_but_not_against_a_pin() -> None:
     layers = {name: LayerScores({4: 0.0, 2: harm}, {4: 0.0, 2: harm}) for name, harm in harms.items()}
     scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers)
     budget = Budget.parse(["bitops=3600"])  # 4 bits on both sides of two layers, or less
-    plain, _ = allocate(net, scores, budget, pins={})
+    plain, _ = allocate(net, scores, budget, AllocationSettings(pins={}))
     assert (plain.layers["l1"], plain.layers["l2"]) == (LayerBits(2, 2), LayerBits(4, 4))
     ordered = replace(scores, program=Program(order=("l0", "l1", "l2")))
-    policy, found = allocate(net, ordered, budget, pins={})
+    policy, found = allocate(net, ordered, budget, AllocationSettings(pins={}))
     for side in ("weight_bits", "activation_bits"):
         assert falling([getattr(bits, side) for bits in policy.layers.values()])
     assert found.objective > 2.0
     assert any(note.startswith("order: of 3 layers none has fewer bits") for note in policy.notes)
-    pinned, _ = allocate(net, ordered, budget, pins={"l1": LayerBits(2, 2)})
+    pinned, _ = allocate(net, ordered, budget, AllocationSettings(pins={"l1": LayerBits(2, 2)}))
     assert pinned.layers["l2"] == LayerBits(4, 4)
     assert any("pinned, so not part of it: l1" in note for note in pinned.notes)
 
@@ -247,9 +247,9 @@ def test_infeasible_under_the_order_names_the_nearest() -> None:
     layers = {"l0": LayerScores({4: 0.0, 2: 1.0}, {4: 0.0}), "l1": LayerScores({4: 0.0, 3: 1.0}, {4: 0.0})}
     scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers, program=Program(order=("l0", "l1")))
     with pytest.raises(InfeasibleBudget, match="but not in the order of the layers that the scores ask for") as caught:
-        allocate(net, scores, Budget.parse(["bitops=12k"]), pins={})
+        allocate(net, scores, Budget.parse(["bitops=12k"]), AllocationSettings(pins={}))
     assert caught.value.nearest == {"bitops": 17_200}
-    policy, _ = allocate(net, scores, Budget.parse(["bitops=17.2k"]), pins={})
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=17.2k"]), AllocationSettings(pins={}))
     assert policy.layers == {"l0": LayerBits(4, 4), "l1": LayerBits(3, 4)}
 
 
@@ -262,13 +262,13 @@ def test_repair_is_skipped_where_harms_are_joint() -> None:
     layers = {name: LayerScores({4: 0.5, 2: 0.4}, {8: 0.0}) for name in ("l0", "l1")}
     pairs = Pairs((("l0", "weight", 2), ("l1", "weight", 2)), ((0.0, 1.0), (1.0, 0.0)))
     scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers, program=Program(pairs=pairs))
-    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), AllocationSettings(pins={}))
     assert found.objective == pytest.approx(0.9)
     assert {bits.weight_bits for bits in policy.layers.values()} == {2, 4}
     assert policy.allocation["repair"] == "none"
     assert any(note.startswith("repair skipped") for note in policy.notes)
     assert "pairs: joint harms of 2 single choices counted; the best that was found" in policy.notes
-    proven, sure = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={}, exact=True)
+    proven, sure = allocate(net, scores, Budget.parse(["bitops=1M"]), AllocationSettings(pins={}, exact=True))
     assert (found.proven, sure.proven) == (False, True)
     assert "pairs: joint harms of 2 single choices counted; proven best" in proven.notes
 
@@ -280,10 +280,12 @@ def test_pairs_inside_a_tie_group_and_with_a_pinned_layer() -> None:
     variables: tuple[tuple[str, Side, int], ...] = (("a", "weight", 4), ("b", "weight", 4), ("c", "weight", 2))
     pairs = Pairs(variables, ((0.0, -1.0, 0.0), (-1.0, 0.0, 3.0), (0.0, 3.0, 0.0)))
     scores = Scores(fingerprint=net.fingerprint, method="m", layers=layers, program=Program(pairs=pairs))
-    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={})
+    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), AllocationSettings(pins={}))
     assert [policy.layers[name].weight_bits for name in "abc"] == [4, 4, 4]
     assert found.objective == -1.0
-    policy, found = allocate(net, scores, Budget.parse(["bitops=1M"]), pins={"c": LayerBits(2, 8)}, exact=True)
+    policy, found = allocate(
+        net, scores, Budget.parse(["bitops=1M"]), AllocationSettings(pins={"c": LayerBits(2, 8)}, exact=True)
+    )
     assert policy.layers["b"].weight_bits == 2
     assert found.objective == 0.0
 
@@ -292,8 +294,8 @@ def test_a_group_with_too_many_options_to_keep() -> None:
     net = network([layer(f"l{index}", "x", f"y{index}") for index in range(12)])
     scores = replace(random_scores(net, (2, 3, 4, 6)), program=Program(order=("l0", "l1")))
     with pytest.raises(PolicyError, match=r"The 12 layers l0, l1, l2, \.\.\. are decided together"):
-        allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={})
-    policy, _ = allocate(net, scores, Budget.parse(["bitops=3x3"]), pins={}, ties=False)
+        allocate(net, scores, Budget.parse(["bitops=3x3"]), AllocationSettings(pins={}))
+    policy, _ = allocate(net, scores, Budget.parse(["bitops=3x3"]), AllocationSettings(pins={}, ties=False))
     assert isinstance(policy, Policy)
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from mixbit.allocation.allocator import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits, MemoryTable, costs
 from mixbit.errors import BudgetError, InfeasibleBudget
 from mixbit.policy import LayerScores, Program, Scores, resolve_pins
@@ -28,9 +28,9 @@ def test_equals_enumeration(seed: int, texts: list[str], ties: bool) -> None:
     expected = best_by_enumeration(net, scores, budget, pins, ties=ties, memory=memory)
     if math.isinf(expected):
         with pytest.raises(InfeasibleBudget):
-            allocate(net, scores, budget, pins=pins, ties=ties, memory=memory)
+            allocate(net, scores, budget, AllocationSettings(pins=pins, ties=ties, memory=memory))
         return
-    policy, found = allocate(net, scores, budget, pins=pins, ties=ties, memory=memory)
+    policy, found = allocate(net, scores, budget, AllocationSettings(pins=pins, ties=ties, memory=memory))
     assert found.objective == pytest.approx(expected, rel=1e-9) and found.proven
     assert policy.costs["flash_bytes"] == memory.flash(policy.layers)
     assert policy.costs["ram_bytes"] == memory.ram(net, policy.layers)
@@ -49,7 +49,9 @@ def test_a_width_whose_code_is_dear_is_not_worth_one_small_layer() -> None:
     )
     assert sum(row[8] for row in weights.values()) == 300
     budget = Budget.parse(["flash=350"])
-    few, many = (allocate(net, scores, budget, pins={}, memory=memory)[0] for memory in (cheap, dear))
+    few, many = (
+        allocate(net, scores, budget, AllocationSettings(pins={}, memory=memory))[0] for memory in (cheap, dear)
+    )
     assert sorted(str(bits) for bits in few.layers.values()) == ["W4A8", "W8A8", "W8A8"]
     # 60 + 51 + 150 with all at 4 bits; with one at 8, its code and 50 bytes more: 351.
     assert {str(bits) for bits in many.layers.values()} == {"W4A8"}
@@ -62,9 +64,9 @@ def test_the_smallest_flash_counts_code() -> None:
     weights = {one.name: {4: 50, 8: 100} for one in net.layers}
     memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code={4: 30, 8: 5}, rest=7, steps=())
     with pytest.raises(InfeasibleBudget, match=r"the smallest is 137B") as caught:
-        allocate(net, scores, Budget.parse(["flash=136B"]), pins={}, memory=memory)
+        allocate(net, scores, Budget.parse(["flash=136B"]), AllocationSettings(pins={}, memory=memory))
     assert caught.value.nearest == {"flash": 137}
-    policy, _ = allocate(net, scores, Budget.parse(["flash=137B"]), pins={}, memory=memory)
+    policy, _ = allocate(net, scores, Budget.parse(["flash=137B"]), AllocationSettings(pins={}, memory=memory))
     assert memory.flash(policy.layers) == 137
 
 
@@ -77,7 +79,9 @@ def test_a_limit_that_only_other_widths_than_the_pinned_ones_meet() -> None:
     memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code={4: 30, 8: 0}, rest=7, steps=())
     pins = {net.layers[0].name: LayerBits(8, 8)}
     for limit, flash in ((307, 307), (306, 287), (286, 237)):
-        policy, _ = allocate(net, scores, Budget.parse([f"flash={limit}B"]), pins=pins, memory=memory)
+        policy, _ = allocate(
+            net, scores, Budget.parse([f"flash={limit}B"]), AllocationSettings(pins=pins, memory=memory)
+        )
         assert policy.costs["flash_bytes"] == flash
 
 
@@ -89,7 +93,7 @@ def test_joint_harms_and_orders_hold_under_flash() -> None:
         fingerprint=net.fingerprint, method="m", layers=table.layers, program=Program(order=tuple(reversed(names)))
     )
     memory = random_memory(net, seed=2)
-    policy, _ = allocate(net, scores, Budget.parse(["flash=3x3"]), pins={}, memory=memory)
+    policy, _ = allocate(net, scores, Budget.parse(["flash=3x3"]), AllocationSettings(pins={}, memory=memory))
     bits = [policy.layers[name].weight_bits or 0 for name in names]
     assert bits == sorted(bits)
 
@@ -117,10 +121,10 @@ def test_an_order_that_some_widths_cannot_keep_is_kept_by_others(
     memory = MemoryTable(fingerprint=net.fingerprint, target="t", weights=weights, code=code, rest=7, steps=())
     rising = [bits for bits in product(*offered) if sorted(bits) == list(bits)]
     least = min(memory.flash({n: LayerBits(b, 8) for n, b in zip(names, bits, strict=True)}) for bits in rising)
-    policy, _ = allocate(net, scores, Budget.parse([f"flash={least}B"]), pins={}, memory=memory)
+    policy, _ = allocate(net, scores, Budget.parse([f"flash={least}B"]), AllocationSettings(pins={}, memory=memory))
     assert policy.costs["flash_bytes"] == least
     with pytest.raises(InfeasibleBudget) as caught:
-        allocate(net, scores, Budget.parse([f"flash={least - 1}B"]), pins={}, memory=memory)
+        allocate(net, scores, Budget.parse([f"flash={least - 1}B"]), AllocationSettings(pins={}, memory=memory))
     smallest = min(
         memory.flash({n: LayerBits(b, 8) for n, b in zip(names, bits, strict=True)}) for bits in product(*offered)
     )
@@ -152,7 +156,12 @@ def test_the_nearest_limits_in_an_order_are_those_of_an_enumeration(seed: int) -
     }
     assert nearest["flash"] > flash and nearest["bitops"] > bitops
     with pytest.raises(InfeasibleBudget, match="not in the order of the layers") as caught:
-        allocate(net, scores, Budget.parse([f"flash={flash}B", f"bitops={bitops}"]), pins={}, memory=memory)
+        allocate(
+            net,
+            scores,
+            Budget.parse([f"flash={flash}B", f"bitops={bitops}"]),
+            AllocationSettings(pins={}, memory=memory),
+        )
     assert caught.value.nearest == nearest
 
 
@@ -160,19 +169,29 @@ def test_the_nearest_limits_in_an_order_are_those_of_an_enumeration(seed: int) -
 def test_float32_has_no_form_on_the_device(text: str) -> None:
     net = chain((10, 100))
     with pytest.raises(BudgetError, match="no form on the device"):
-        allocate(net, random_scores(net), Budget.parse([text]), pins={}, memory=random_memory(net))
+        allocate(net, random_scores(net), Budget.parse([text]), AllocationSettings(pins={}, memory=random_memory(net)))
 
 
 def test_limits_on_a_device_need_a_table() -> None:
     net = chain((10, 100))
     with pytest.raises(BudgetError, match=r"flash=1kB needs a memory table.*memory_table"):
-        allocate(net, random_scores(net), Budget.parse(["flash=1kB"]), pins={})
+        allocate(net, random_scores(net), Budget.parse(["flash=1kB"]), AllocationSettings(pins={}))
     with pytest.raises(BudgetError, match="of another network"):
-        allocate(net, random_scores(net), Budget.parse(["ram=1kB"]), pins={}, memory=random_memory(chain((20, 100))))
+        allocate(
+            net,
+            random_scores(net),
+            Budget.parse(["ram=1kB"]),
+            AllocationSettings(pins={}, memory=random_memory(chain((20, 100)))),
+        )
 
 
 def test_a_pin_in_float32_has_no_form() -> None:
     net = chain((10, 100), (10, 100))
     pins = {"l0": LayerBits(None, None)}
     with pytest.raises(BudgetError, match=r"l0 at 32 bits has no form.*Legal: 2, 3"):
-        allocate(net, random_scores(net), Budget.parse(["flash=1MB"]), pins=pins, memory=random_memory(net))
+        allocate(
+            net,
+            random_scores(net),
+            Budget.parse(["flash=1MB"]),
+            AllocationSettings(pins=pins, memory=random_memory(net)),
+        )

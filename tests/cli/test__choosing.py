@@ -16,20 +16,22 @@ import pytest
 import typer
 
 from mixbit import cli, report
+from mixbit.allocation import AllocationSettings
 from mixbit.cost import Budget, LatencyTable, LayerBits
 from mixbit.export.c import COptions, predict
 from mixbit.export.c._options import Kernels
 from mixbit.integer import GraphRounding, lower_at
 from mixbit.metric import ACCURACY
-from mixbit.policy import Front, FrontPoint, LayerScores, Measured, Pairs, Policy, Program, Scores
+from mixbit.policy import Front, FrontPoint, Measured, Policy, Scores
 from mixbit.runs import Searched, Subject, _folder
 from mixbit.runs.inspecting import open_model
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
+from tests.allocation.by_hand import ENDS, NETWORK, SCORES
 from tests.cli import tiny
-from tests.cli.typed import exactly, gives, handed, next_of, option, typed, written
+from tests.cli.typed import exactly, gives, handed, next_of, typed, written
 from tests.needs import need
 from tests.report.arenas import comparison
-from tests.support import best_by_enumeration, latency_table, layer, network
+from tests.support import best_by_enumeration, latency_table
 
 COMMANDS: Any = typer.main.get_command(cli.app)
 
@@ -219,32 +221,6 @@ def test_a_front_is_shown_and_picked_from(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------- allocate
 
-# `left` and `right` read one tensor.
-NETWORK = network(
-    [
-        layer("first", "x", "a", weights=50, macs=500),
-        layer("left", "a", "b", weights=300, macs=2000, limpq=5000),
-        layer("right", "a", "c", weights=100, macs=3000, limpq=3000),
-        layer("deep", "b", "d", weights=200, macs=1500, limpq=1000),
-        layer("last", "d", "e", weights=40, macs=400),
-    ]
-)
-ENDS = {name: LayerBits(8, 8) for name in ("first", "last")}
-
-
-def curves(**steep: float) -> dict[str, LayerScores]:
-    """Harms of weights and of activations that no two layers share."""
-    found = {}
-    for place, name in enumerate(("first", "left", "right", "deep", "last"), start=2):
-        harms, more = {8: 0.0, 4: 0.1 * place, 2: 0.7 + 0.3 * place}, steep.get(name, 1.0)
-        found[name] = LayerScores(weight=harms, activation={8: 0.0, 4: 0.11 * more, 2: 0.53 * more})
-    return found
-
-
-SCORES = Scores(
-    fingerprint=NETWORK.fingerprint, method="by hand", alpha=1.5, layers=curves(left=6.0, right=0.05, deep=2.0)
-)
-
 
 def saved(scores: Scores, name: str) -> Path:
     """A scores file with the network beside it."""
@@ -263,37 +239,9 @@ def allocated(*words: str | Path, scores: Scores = SCORES, budget: Sequence[str]
     return Policy.load(out)
 
 
-def objective(*words: str | Path, scores: Scores = SCORES, budget: Sequence[str] = ("bitops=4x4",)) -> float:
-    """The harm that the policy is said to do."""
-    found = allocated(*words, scores=scores, budget=budget).allocation["objective"]
-    assert isinstance(found, float)
-    return found
-
-
-def best(scores: Scores = SCORES, *, ties: bool = True, budget: Sequence[str] = ("bitops=4x4",), **pins: Any) -> Any:
+def best(budget: Sequence[str] = ("bitops=4x4",)) -> Any:
     """The least harm of all policies, by looking at each."""
-    fixed = {**ENDS, **pins}
-    return pytest.approx(best_by_enumeration(NETWORK, scores, Budget.parse(budget), fixed, ties=ties), rel=1e-9)
-
-
-def bits_of(name: str, *words: str) -> str:
-    return str(allocated(*words).layers[name])
-
-
-def improving() -> Scores:
-    """Weights of `left` do less harm at 4 bits than at 8."""
-    odd = replace(SCORES.layers["left"], weight={8: 0.3, 4: 0.1, 2: 0.5})
-    return replace(SCORES, layers={**SCORES.layers, "left": odd})
-
-
-def with_pairs() -> Scores:
-    """Harms that two layers do together."""
-    names = [("left", "weight", 4), ("deep", "weight", 4), ("right", "weight", 4), ("deep", "weight", 2)]
-    matrix = [[0.0] * 4 for _ in names]
-    for (one, other), harm in {(0, 1): 0.5, (2, 3): 0.2, (0, 2): 0.1}.items():
-        matrix[one][other] = matrix[other][one] = harm
-    pairs = Pairs(tuple(names), tuple(map(tuple, matrix)))  # type: ignore[arg-type]
-    return replace(SCORES, program=Program(pairs=pairs))
+    return pytest.approx(best_by_enumeration(NETWORK, SCORES, Budget.parse(budget), ENDS, ties=True), rel=1e-9)
 
 
 @cache
@@ -314,59 +262,36 @@ def asked(key: str) -> Any:
     return lambda words: handed("allocate", "allocate", "s", "--budget", "b", *words)[key]
 
 
+def chosen(key: str) -> Any:
+    return lambda words: getattr(asked("settings")(words), key)
+
+
 class TestAllocateOptions(OptionCases):
-    """On scores by hand: against a look at all policies, against sums, and against the C that is meant."""
+    """Limits and files as they are written; what the settings do is in the table of `AllocationSettings`."""
 
     owner = "mixbit allocate"
     options = flags_of(COMMANDS.commands["allocate"])
     rows = (
-        OptionRow("source", (SCORES, replace(SCORES, method="other")),
-                  lambda v: typed("allocate", saved(v, v.method), "--budget", "bitops=4x4", "--out",
-                                  tiny.place() / f"{v.method}.json") and
-                  Policy.load(tiny.place() / f"{v.method}.json").method,
+        OptionRow("source", (SCORES, replace(SCORES, method="other")), lambda v: allocated(scores=v).method,
                   exactly("by hand", "other")),
         OptionRow("--budget", (["bitops=4x4"], ["bitops=4x4", "weight-bytes=280B"]),
-                  lambda v: objective(budget=v),
+                  lambda v: allocated(budget=v).allocation["objective"],
                   lambda a, b: a == best() and b == best(budget=["bitops=4x4", "weight-bytes=280B"]) and b > a),
         OptionRow("--out", ("one.json", "two.json"),
                   lambda v: (typed("allocate", saved(SCORES, "by-hand"), "--budget", "bitops=4x4", "--out",
                                    tiny.place() / v), (tiny.place() / v).is_file())[1],
                   exactly(True, True)),
-        OptionRow("--pin", ([], ["--pin", "deep=W3A5"]), lambda v: bits_of("deep", *v),
-                  lambda a, b: a != b and b == "W3A5"),
-        OptionRow("--pin", ("re:.*t=W2A4", "re:le.*=W2A4"),
-                  lambda v: [n for n, one in allocated("--pin", v, "--first-last", "free").layers.items()
-                             if one == LayerBits(2, 4)],
-                  exactly(["first", "left", "right", "last"], ["left"]), says="a pattern"),
-        OptionRow("--first-last", ("W8A8", "W4A6"), lambda v: (bits_of("first", "--first-last", v),
-                                                              bits_of("last", "--first-last", v)),
-                  exactly(("W8A8", "W8A8"), ("W4A6", "W4A6"))),
-        OptionRow("--first-last", ([], ["--first-last", "W8A8"]), lambda v: allocated(*v).layers,
-                  lambda a, b: a == b, says="8 bits by default"),
-        OptionRow("--first-last", ("W8A8", "free"), lambda v: objective("--first-last", v, budget=["bitops=2M"]),
-                  exactly(0.0, 0.0), says="free, where nothing is short"),
-        OptionRow("--first-last", ("W2A2", "free"), lambda v: bits_of("last", "--first-last", v),
-                  lambda a, b: a == "W2A2" and b != "W2A2", says="free"),
-        OptionRow("--ties", ([], ["--no-ties"]), lambda v: objective(*v),
-                  lambda a, b: a == best() and b == best(ties=False) and b < a),
-        OptionRow("--ties", (["--ties"], ["--no-ties"]),
-                  lambda v: (lambda p: p["left"].activation_bits == p["right"].activation_bits)(allocated(*v).layers),
-                  exactly(True, False), says="the bits themselves"),
-        OptionRow("--alpha", (None, 0.05), lambda v: objective(*option("--alpha", v)),
-                  lambda a, b: a == best() and b == best(replace(SCORES, alpha=0.05)) and b < a),
-        OptionRow("--macs", ("exact", "limpq"), lambda v: allocated("--macs", v).costs["bitops"],
-                  lambda a, b: a <= 16 * 6500 + 64 * 900 and 16 * 6500 + 64 * 900 < b <= 16 * 9000 + 64 * 900),
-        OptionRow("--macs", ([], ["--macs", "limpq"]), lambda v: allocated(*v).macs, exactly("exact", "limpq"),
-                  says="exact by default"),
-        # 1.5 times what is left of 0.3, 0.1, 0.5: 4 bits are taken away, or smoothed with 8, or left
-        OptionRow("--repair", ("forbid", "isotonic"),
-                  lambda v: objective("--repair", v, scores=improving(), budget=["bitops=2M"]),
-                  exactly(pytest.approx(0.45), pytest.approx(0.3))),
-        OptionRow("--repair", ([], ["--repair", "none"]),
-                  lambda v: objective(*v, scores=improving(), budget=["bitops=2M"]),
-                  exactly(pytest.approx(0.45), pytest.approx(0.15)), says="forbid by default"),
-        OptionRow("--exact", ([], ["--exact"]), lambda v: allocated(*v, scores=with_pairs()).allocation["proven"],
-                  exactly(False, True)),
+        OptionRow("--pin", ([], ["--pin", "deep=W3A5", "--pin", "re:le.*=W2A4"]), chosen("pins"),
+                  exactly({}, {"deep": LayerBits(3, 5), "re:le.*": LayerBits(2, 4)})),
+        OptionRow("--first-last", ([], ["--first-last", "W4A6"]), chosen("first_last"),
+                  exactly(LayerBits(8, 8), LayerBits(4, 6))),
+        OptionRow("--first-last", ([], ["--first-last", "free"]), chosen("first_last"),
+                  exactly(LayerBits(8, 8), None), says="free"),
+        OptionRow("--ties", ([], ["--no-ties"]), chosen("ties"), exactly(True, False)),
+        OptionRow("--alpha", ([], ["--alpha", "0.05"]), chosen("alpha"), exactly(None, 0.05)),
+        OptionRow("--macs", ([], ["--macs", "limpq"]), chosen("macs"), exactly("exact", "limpq")),
+        OptionRow("--repair", ([], ["--repair", "none"]), chosen("repair"), exactly("forbid", "none")),
+        OptionRow("--exact", ([], ["--exact"]), chosen("exact"), exactly(False, True)),
         OptionRow("--latency", (10_000, 600),
                   lambda v: allocated("--latency", times(), budget=["bitops=2M", f"latency={v}ns"]),
                   lambda a, b: a.costs["latency_ns"] == LatencyTable.load(times()).cost(a.layers) > 600
@@ -382,10 +307,15 @@ class TestAllocateOptions(OptionCases):
 def test_allocate_is_asked_for_the_usual_unless_told_otherwise() -> None:
     found = handed("allocate", "allocate", "s", "--budget", "b")
     assert found == {
-        "source": Path("s"), "budget": ["b"], "out": Path("policy.json"), "pins": {}, "first_last": LayerBits(8, 8),
-        "ties": True, "alpha": None, "macs": "exact", "repair": "forbid", "exact": False, "latency": None,
+        "source": Path("s"), "budget": ["b"], "out": Path("policy.json"), "latency": None,
+        "settings": AllocationSettings(pins={}, first_last=LayerBits(8, 8), or_uniform=True),
         "c_options": COptions(kernels="dsp", pack_activations=False), "rounding": "single",
     }  # fmt: skip
+
+
+def test_a_setting_of_no_kind_is_told() -> None:
+    said = typed("allocate", tiny.scores(), "--budget", "bitops=4x4", "--alpha", "-1", code=2)
+    assert "allocate: alpha=-1.0 is illegal. Legal: a number from 0 up" in said
 
 
 def test_flash_and_ram_are_of_the_c_that_will_be_exported(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits, costs
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.methods import Clado, OneAtATime
@@ -183,7 +183,7 @@ def test_zero_joint_terms_are_the_additive_program(task: Task) -> None:
         budget = Budget.parse([text])
         (additive, one), (quadratic, two) = (
             # Curves that are not monotone stay so with pairs, and must here for the two to be the same program.
-            allocate(task.network, replace(scores, program=program), budget, repair="none")
+            allocate(task.network, replace(scores, program=program), budget, AllocationSettings(repair="none"))
             for program in (Program(), zero)
         )
         assert one.objective == pytest.approx(two.objective, abs=1e-12)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixbit import models
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import MixbitError
 from mixbit.methods import Method, Uniform
@@ -102,7 +102,7 @@ def test_first_and_last_layer_on_request() -> None:
     task = tiny_task()
     assert list(Uniform().search(task).layers) == ["conv1", "conv2", "hidden"]
     scores = Uniform(first_last=True).search(task)
-    policy, _ = allocate(task.network, scores, Budget.parse(["bitops=3x3"]), pins={})
+    policy, _ = allocate(task.network, scores, Budget.parse(["bitops=3x3"]), AllocationSettings(pins={}))
     assert set(policy.layers.values()) == {LayerBits(3, 3)}
 
 

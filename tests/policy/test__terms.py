@@ -16,9 +16,14 @@ BITS = {name: LayerBits(3, 4) for name in "abc"}
 def test_pins_are_the_usual_ones_unless_given() -> None:
     assert Terms().pinned(NET) == resolve_pins(NET) == {"a": LayerBits(8, 8), "c": LayerBits(8, 8)}
     assert Terms(pins={}).pinned(NET) == {}
+    ends = Terms(first_last=LayerBits(4, 4))
+    assert ends.pinned(NET) == dict.fromkeys(("a", "c"), LayerBits(4, 4))
+    assert Terms(pins={"re:[bc]": LayerBits(2, 2)}, first_last=LayerBits(4, 4)).pinned(NET) == {
+        "a": LayerBits(4, 4), "b": LayerBits(2, 2), "c": LayerBits(2, 2),
+    }  # fmt: skip
     given = {"c": LayerBits(2, 2), "b": LayerBits(4, 4)}
     assert list(Terms(pins=given).pinned(NET)) == ["b", "c"]  # as they are run
-    with pytest.raises(BudgetError, match="The pin 'd' is no layer of this network"):
+    with pytest.raises(BudgetError, match="The pin 'd' matches no layer"):
         Terms(pins={"d": LayerBits(2, 2)}).pinned(NET)
 
 

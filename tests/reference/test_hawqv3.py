@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mixbit import models
-from mixbit.allocation import Allocation, SolverName, allocate, solve
+from mixbit.allocation import Allocation, AllocationSettings, SolverName, allocate, solve
 from mixbit.cost import Budget
 from mixbit.methods.hawq import omega
 from mixbit.network import Network, capture
@@ -141,7 +141,7 @@ def test_published_policy_by_coupled_bits_and_tie_groups(arrays: dict[str, Any],
         for one, harm in zip(net.layers, harms, strict=True)
     }
     scores = Scores(fingerprint=net.fingerprint, method="HAWQ-V3", layers=layers, program=Program(coupled=True))
-    policy, found = allocate(net, scores, as_budget(net, budget, kind), pins={})
+    policy, found = allocate(net, scores, as_budget(net, budget, kind), AllocationSettings(pins={}))
     assert "".join(str(bits.weight_bits) for bits in policy.layers.values()) == arrays["policies"][budget][kind]
     assert all(bits.weight_bits == bits.activation_bits for bits in policy.layers.values())
     assert found.proven

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mixbit import models
-from mixbit.allocation.allocator import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.allocation.solver import Allocation, SolverName
 from mixbit.cost import Budget, LayerBits, Macs, costs, float_costs, uniform_bits
 from mixbit.network import Network, capture
@@ -71,7 +71,7 @@ def full_scores(scores: Scores) -> Scores:
 
 def as_limpq(network: Network, scores: Scores, *texts: str, macs: Macs, **settings: Any) -> tuple[Policy, Allocation]:
     """Allocation as LIMPQ's code does it: first and last layer at 8 bits, no ties."""
-    return allocate(network, scores, Budget.parse(texts), macs=macs, **{"ties": False, **settings})
+    return allocate(network, scores, Budget.parse(texts), AllocationSettings(macs=macs, **{"ties": False, **settings}))
 
 
 PUBLISHED = ("bitops=3x4", "weight-bytes=12.2x")
@@ -286,10 +286,10 @@ def test_ties_cost_a_little_and_make_siblings_agree(resnet50: Network, scores: S
 def test_a_limit_on_activations_of_mobilenetv2(ties: bool) -> None:
     net = captured("mobilenetv2")
     table = random_scores(net, BITS, 0)
-    loose, first = allocate(net, table, Budget.parse(["bitops=3x4"]), ties=ties)
+    loose, first = allocate(net, table, Budget.parse(["bitops=3x4"]), AllocationSettings(ties=ties))
     limit = int(loose.costs["activation_bytes"]) * 3 // 4
     texts = ["bitops=3x4", f"activation-bytes={limit}"]
-    tight, second = allocate(net, table, Budget.parse(texts), ties=ties)
+    tight, second = allocate(net, table, Budget.parse(texts), AllocationSettings(ties=ties))
     assert second.proven
     assert first.objective < second.objective
     assert costs(net, tight.layers).activation_bytes == tight.costs["activation_bytes"] <= limit

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mixbit.allocation import Allocation, allocate
+from mixbit.allocation import Allocation, AllocationSettings, allocate
 from mixbit.allocation._ordered import Chain, solve_ordered
 from mixbit.allocation.solver import solve
 from mixbit.cost import Budget
@@ -67,7 +67,7 @@ def test_size_budget() -> None:
     """The first 14 layers, which are small, at 8 bits, and the last five at 2."""
     net = chain(*convolutions())
     limit = Budget.parse([f"weight-bytes={sum(weights for weights, _ in convolutions()) * 4 // 8}"])
-    policy, found = allocate(net, table(net), limit, pins={})
+    policy, found = allocate(net, table(net), limit, AllocationSettings(pins={}))
     assert bits_of(policy) == [8] * 14 + [2] * 5
     assert found.objective == pytest.approx(-346.908, abs=ROUNDING)
     assert found.proven
@@ -97,10 +97,10 @@ def test_a_cost_of_macs_times_bits_as_a_budget_of_weight_bytes() -> None:
     """The same through `allocate`: of layers with as many weights as they have MACs, weight bytes are that cost."""
     net = chain(*[(macs, macs) for _, macs in convolutions()])
     limit = Budget.parse([f"weight-bytes={sum(macs for _, macs in convolutions()) * 4 // 8}"])
-    policy, found = allocate(net, table(net, order=by_entropy(net)), limit, pins={})
+    policy, found = allocate(net, table(net, order=by_entropy(net)), limit, AllocationSettings(pins={}))
     assert bits_of(policy) == [8, 8, 8, 8, 3, 8, 4, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
     assert found.objective == pytest.approx(-228.485, abs=ROUNDING)
-    free, _ = allocate(net, table(net), limit, pins={})
+    free, _ = allocate(net, table(net), limit, AllocationSettings(pins={}))
     assert sum(e * (b or 0) for e, b in zip(ENTROPIES, bits_of(free), strict=True)) == pytest.approx(
         239.273, abs=ROUNDING
     )
@@ -115,6 +115,6 @@ def test_concave_harms() -> None:
         for (name, one), entropy in zip(scores.layers.items(), ENTROPIES, strict=True)
     }
     limit = Budget.parse([f"weight-bytes={sum(weights for weights, _ in convolutions()) * 4 // 8}"])
-    policy, found = allocate(net, replace(scores, layers=noise), limit, pins={})
+    policy, found = allocate(net, replace(scores, layers=noise), limit, AllocationSettings(pins={}))
     assert bits_of(policy) == [8, 6, 6, 5, 5, 6, 5, 5, 5, 5, 5, 5, 5, 4, 4, 4, 3, 3, 4]
     assert found.objective == pytest.approx(0.128541, abs=1e-5)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mixbit import models
-from mixbit.allocation import allocate, solve
+from mixbit.allocation import AllocationSettings, allocate, solve
 from mixbit.cost import Budget
 from mixbit.data import TensorSplit
 from mixbit.methods import TopologicalEntropy
@@ -218,7 +218,7 @@ def test_linear_program_in_order(resnet20: Network) -> None:
         program=Program(order=tuple(names[i] for i in np.argsort(-np.array(TE)))),
     )
     budget = Budget.parse([f"bitops={8 * 4 * sum(one.macs for one in net.layers)}"])
-    policy, _ = allocate(net, scores, budget, pins={})
+    policy, _ = allocate(net, scores, budget, AllocationSettings(pins={}))
     bits = [policy.layers[name].weight_bits for name in names]
     assert bits == [8, 8, 8, 8, 3, 8, 4, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2]
     assert sum(te * b for te, b in zip(TE, bits, strict=True)) == pytest.approx(228.485, abs=0.02)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixbit import runs
+from mixbit.allocation import AllocationSettings, decide
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, predict
 from mixbit.integer import lower_at
+from mixbit.network import Network
 from mixbit.policy import Policy, Scores
 from mixbit.runs import Subject, allocating
 from mixbit.runs.inspecting import open_model
@@ -31,7 +34,7 @@ def test_costs_are_in_the_counting_that_was_asked_for(tmp_path: Path) -> None:
     """LIMPQ's code counts half positions where a stride leaves some over."""
     network = tiny.task().network
     for macs, key in (("exact", "macs"), ("limpq", "macs_limpq")):
-        done = runs.allocate(tiny.scores(), ["bitops=4x4"], tmp_path / "policy.json", macs=macs)  # type: ignore[arg-type]
+        done = runs.allocate(tiny.scores(), ["bitops=4x4"], tmp_path / "policy.json", AllocationSettings(macs=macs))  # type: ignore[arg-type]
         found = [(getattr(one, key), done.policy.layers[one.name]) for one in network.layers]
         used = sum(n * (bits.weight_bits or 32) * (bits.activation_bits or 32) for n, bits in found)
         assert done.costs.bitops == done.policy.costs["bitops"] == used <= done.limits["bitops"]
@@ -40,7 +43,7 @@ def test_costs_are_in_the_counting_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_pins_and_free_ends(searched: tuple[Subject, Path], tmp_path: Path) -> None:
     pins = {"re:layer3.*": LayerBits(4, 4), "conv1": LayerBits(8, 8), "fc": LayerBits(8, 8)}
-    done = runs.allocate(searched[1], ["bitops=3x3"], tmp_path / "p.json", pins=pins, first_last=None)
+    done = runs.allocate(searched[1], ["bitops=3x3"], tmp_path / "p.json", AllocationSettings(pins=pins))
     assert done.policy.layers["layer3.conv1"] == LayerBits(4, 4)
 
 
@@ -81,7 +84,8 @@ def test_flash_holds_where_readers_of_one_tensor_want_different_bits(
 ) -> None:
     """Each of them has its own requantization then, which no uniform network has."""
     pins = {"layer2.conv1": LayerBits(8, 2), "layer2.downsample.0": LayerBits(8, 4), "layer3.conv1": LayerBits(8, 3)}
-    done = runs.allocate(searched[1], ["flash=60kB"], tmp_path / "policy.json", pins=pins)
+    settings = AllocationSettings(pins=pins, first_last=LayerBits(8, 8))
+    done = runs.allocate(searched[1], ["flash=60kB"], tmp_path / "policy.json", settings)
     assert done.footprint is not None and done.footprint.flash_bytes <= 60_000
 
 
@@ -92,20 +96,14 @@ def test_flash_without_a_model_is_an_error(searched: tuple[Subject, Path], tmp_p
         runs.allocate(tmp_path / "scores.json", ["flash=64kB"], tmp_path / "policy.json")
 
 
-def test_all_that_a_choice_depends_on_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    choose = allocating.choose
-
-    def chosen(*given: Any, **named: Any) -> Any:
-        asked.append(named)
-        return choose(*given, **named)
-
-    monkeypatch.setattr(allocating, "choose", chosen)
-    wanted = {"ties": False, "alpha": 2.0, "macs": "limpq", "repair": "isotonic", "exact": True}
-    pins = {"left": LayerBits(4, 2)}
-    done = runs.allocate(tiny.scores(), ["bitops=6x6"], tmp_path / "p.json", pins=pins, first_last=None, **wanted)  # type: ignore[arg-type]
-    none = {"pins": pins, "latency": None, "memory": None, "or_uniform": True}
-    assert asked == [{**wanted, **none}] and done.pinned == ("left",)
+def test_settings_and_tables_reach_the_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(allocating, "decide", lambda *given: (asked.append(given[3]), decide(*given))[1])
+    settings = AllocationSettings(
+        pins={"left": LayerBits(4, 2)}, ties=False, alpha=2.0, macs="limpq", repair="isotonic", exact=True
+    )
+    done = runs.allocate(tiny.scores(), ["bitops=6x6"], tmp_path / "p.json", settings)
+    assert asked == [settings] and done.pinned == ("left",)
     # The harm by hand: weights count twice, and no end of the network is pinned.
     scores = Scores.load(tiny.scores() / "scores.json")
     harm = sum(
@@ -118,6 +116,8 @@ def test_all_that_a_choice_depends_on_reaches_it(tmp_path: Path, monkeypatch: py
     assert done.limits == {"bitops": sum(
         one.macs_limpq * (8 if one.name == "left" else 36) for one in tiny.task().network.layers
     )}  # fmt: skip
+    runs.allocate(tiny.scores(), ["bitops=6x6"], tmp_path / "p.json")
+    assert asked[1] == AllocationSettings(or_uniform=True)
 
 
 def test_all_that_a_layout_depends_on_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,31 +126,32 @@ def test_all_that_a_layout_depends_on_reaches_it(tmp_path: Path, monkeypatch: py
     class Enough(Exception):
         pass
 
-    def fit(*given: Any) -> None:
-        seen[:] = given
+    def fit(*given: Any, options: COptions) -> None:
+        seen[:] = *given, options
         raise Enough
 
-    monkeypatch.setattr(allocating, "choose_to_fit", fit)
-    pins = {"right": LayerBits(8, 4)}
+    monkeypatch.setattr(allocating, "allocate_to_fit", fit)
+    settings = AllocationSettings(pins={"right": LayerBits(8, 4)}, first_last=LayerBits(8, 8))
     with pytest.raises(Enough):
-        runs.allocate(tiny.scores(), ["flash=20kB"], tmp_path / "p.json", pins=pins, rounding="double")
-    opened, network, budget, options, choose, resolved, rounding, candidates = seen
-    assert opened.network == network == tiny.task().network and budget.texts == {"flash": "20kB"}
-    assert (options, rounding) == (COptions(kernels="dsp"), "double")
-    ends = dict.fromkeys(("stem", "head"), LayerBits(8, 8))
-    assert resolved == {**ends, **pins}
-    # One layer is free: its lowest bits, and the uniform networks of the bits that it has scores for.
-    assert [one["left"] for one in candidates] == [LayerBits(2, 2), *(LayerBits(b, b) for b in (2, 4, 8))]
-    assert all(one == {**one, **resolved} for one in candidates)
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(allocating, "choose", lambda *given, **named: asked.append({**named, "scores": given[1]}))
-    choose("table")
-    choose("table", candidates[2])
-    free, only = asked
-    assert (free["memory"], free["repair"], free["or_uniform"]) == ("table", "forbid", True)
-    assert (only["memory"], only["repair"], only["or_uniform"]) == ("table", "none", False)
-    assert free["scores"] == Scores.load(tiny.scores() / "scores.json")
-    assert (only["scores"].layers["left"].weight, only["scores"].layers["left"].activation) == ({4: 0.25}, {4: 2.0})
+        runs.allocate(tiny.scores(), ["flash=20kB"], tmp_path / "p.json", settings, rounding="double")
+    network, scores, budget, lower, passed, options = seen
+    assert network == tiny.task().network and budget.texts == {"flash": "20kB"}
+    assert scores == Scores.load(tiny.scores() / "scores.json")
+    assert (passed, options) == (settings, COptions(kernels="dsp"))
+    graph = lower({layer.name: LayerBits(8, 8) for layer in network.layers})
+    assert {op.rounding for op in graph.weighted()} == {"double"}
+
+
+def test_another_model_than_that_of_the_scores_is_an_error(tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny.scores(), tmp_path / "s")
+    other = Network.from_json((folder / "network.json").read_text())
+    layers = tuple(replace(one, macs=one.macs + 1, weight_shape=(*one.weight_shape[:-1], 1)) for one in other.layers)
+    other = replace(other, layers=layers)
+    (folder / "network.json").write_text(other.to_json())
+    table = replace(Scores.load(folder / "scores.json"), fingerprint=other.fingerprint)
+    table.save(folder / "scores.json")
+    with pytest.raises(BudgetError, match="another one now"):
+        runs.allocate(folder, ["ram=1kB"], tmp_path / "p.json")
 
 
 # ------------------------------------------------------------------------------------------- policies and fronts
@@ -203,5 +204,5 @@ def test_a_front_is_picked_from(tmp_path: Path) -> None:
 def test_options_that_choose_from_scores_are_refused_without_scores(given: dict[str, Any], tmp_path: Path) -> None:
     folder = under_budget(tmp_path / "r")
     with pytest.raises(BudgetError, match=f"{next(iter(given))}: no effect on .*policy.json, which holds no scores"):
-        runs.allocate(folder, ["bitops=5x5"], tmp_path / "p.json", **given)
-    runs.allocate(tiny.scores(), ["bitops=5x5"], tmp_path / "p.json", **given)
+        runs.allocate(folder, ["bitops=5x5"], tmp_path / "p.json", AllocationSettings(**given))
+    runs.allocate(tiny.scores(), ["bitops=5x5"], tmp_path / "p.json", AllocationSettings(**given))

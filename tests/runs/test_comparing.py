@@ -262,7 +262,7 @@ def test_a_repair_is_that_which_was_asked_for(calls: Calls, arena: Any, monkeypa
     choose = comparing.allocate
 
     def allocated(*given: Any, **named: Any) -> Any:
-        asked.append(named["repair"])
+        asked.append(given[3].repair)
         return choose(*given, **named)
 
     monkeypatch.setattr(comparing, "allocate", allocated)

@@ -13,12 +13,12 @@ import pytest
 from mixbit import runs
 from mixbit._io import read_json
 from mixbit.cli import main
-from mixbit.errors import ExportError
+from mixbit.errors import BudgetError, ExportError
 from mixbit.export.c import COptions, CVerification
 from mixbit.integer import GraphRounding
 from mixbit.policy import Policy
 from mixbit.runs import firmware
-from mixbit.runs.firmware import _bytes, _rounding
+from mixbit.runs.firmware import _rounding
 from tests.cli import tiny
 from tests.needs import need, needs
 from tests.runs.conftest import DIGITS, SHORT
@@ -111,7 +111,7 @@ def test_limits_are_kept_before_anything_is_written(mixed_run: Path, tmp_path: P
         runs.export_c(mixed_run, tmp_path / "c", ram="1kB")
     with pytest.raises(ExportError, match=r"of flash .*flash=2kB allows 2000. Its largest layer is 'layer3"):
         runs.export_c(mixed_run, tmp_path / "c", flash="2kB")
-    with pytest.raises(ExportError, match="'50%' is no size"):
+    with pytest.raises(BudgetError, match="'50%' is no size"):
         runs.export_c(mixed_run, tmp_path / "c", ram="50%")
     assert not (tmp_path / "c").exists()
     done = runs.export_c(mixed_run, tmp_path / "c", ram="64kB", flash="1MB", options=PLAIN, images=0)
@@ -159,15 +159,6 @@ def test_wrong_targets_and_runs(exported: runs.ExportedC, float_run: runs.Traine
         runs.export_c(float_run.trained.weights.parent)
     with pytest.raises(ExportError, match="C is a folder"):
         runs.export(mixed_run, "c")
-
-
-def test_sizes_with_their_units() -> None:
-    assert [_bytes(text) for text in ("300", "300B", "2kB", "2KiB", "1.5MB", "1MiB")] == [
-        300, 300, 2000, 2048, 1_500_000, 1 << 20,
-    ]  # fmt: skip
-    for text in ("50%", "10x", "3x4"):
-        with pytest.raises(ExportError, match="is no size. Write a number of bytes with a unit"):
-            _bytes(text)
 
 
 def test_the_rounding_of_a_folder_is_that_of_its_operations() -> None:

@@ -22,7 +22,7 @@ from mixbit.quantization import QuantizeConfig, quantize
 from mixbit.quantizers.rules import mse
 from mixbit.task import Task
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
-from mixbit.training import KurtosisConfig, KurtosisPenalty, TrainConfig, train
+from mixbit.training import KurtosisConfig, KurtosisPenalty, TrainConfig, stopping, train
 from mixbit.training.kurtosis import kurtosis, kurtosis_gradient, kurtosis_loss
 from tests.support import summation_error
 from tests.tasks import tiny_task

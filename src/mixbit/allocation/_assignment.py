@@ -20,10 +20,11 @@ from mixbit.allocation._rows import Row, build_rows
 from mixbit.allocation._widths import Solved, solve_with_code
 from mixbit.allocation.quadratic import solve_pairs
 from mixbit.allocation.repair import RepairHow, repair_monotone
-from mixbit.allocation.solver import Allocation, SolverName, solve
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins, layer_macs, width
+from mixbit.allocation.settings import AllocationSettings
+from mixbit.allocation.solver import Allocation, solve
+from mixbit.cost import Budget, LatencyTable, LayerBits, MemoryTable, Pins, layer_macs, width
 from mixbit.errors import InfeasibleBudget, PolicyError
-from mixbit.policy import LayerScores, Program, Scores
+from mixbit.policy import LayerScores, Scores
 
 if TYPE_CHECKING:
     from mixbit.network import Layer, Network
@@ -42,15 +43,10 @@ class Assignment:
     budget: Budget
     limits: Mapping[str, int]
     pins: Pins
-    ties: bool
     alpha: float
-    macs: Macs
     repair: RepairHow
-    solver: SolverName
-    exact: bool
-    latency: LatencyTable | None
-    memory: MemoryTable | None
-    or_uniform: bool
+    """None where a program has pairs, whatever was asked for."""
+    settings: AllocationSettings
 
     @cached_property
     def options(self) -> dict[str, LayerOptions]:
@@ -62,7 +58,7 @@ class Assignment:
 
     @property
     def _device(self) -> MemoryTable | None:
-        return None if self.limits.keys().isdisjoint(_ON_DEVICE) else self.memory
+        return None if self.limits.keys().isdisjoint(_ON_DEVICE) else self.settings.memory
 
     def best(self) -> tuple[Sequence[Group], Allocation, list[str]]:
         """The best choice; and notes, where it is a uniform network since the repair left nothing else.
@@ -74,14 +70,14 @@ class Assignment:
             return *self._solved(self.options), []
         except InfeasibleBudget as error:
             lost = dropped(self.options, self.scores)
-            instead = self._uniform() if lost and self.or_uniform else None
+            instead = self._uniform() if lost and self.settings.or_uniform else None
             if instead is not None:
                 return instead
             raise self._explained(error, lost) from error
 
     def _explained(self, error: InfeasibleBudget, lost: Sequence[str]) -> InfeasibleBudget:
         reach = Reach(options=self.options, memory=self._bare, tables=self._tables)
-        found = infeasible(self.network, self.budget, self.limits, reach, self.pins, self.macs, self._times)
+        found = infeasible(self.network, self.budget, self.limits, reach, self.pins, self.settings.macs, self._times)
         if found is None:
             if self.scores.program.ordered:
                 reach = replace(reach, order=lambda groups: chains(groups, self.options, self.scores.program))
@@ -99,7 +95,7 @@ class Assignment:
 
     @property
     def _times(self) -> LatencyTable | None:
-        return self.latency if "latency" in self.limits else None
+        return self.settings.latency if "latency" in self.limits else None
 
     @property
     def _bare(self) -> MemoryTable | None:
@@ -113,8 +109,8 @@ class Assignment:
         groups = build_groups(
             self.network,
             options,
-            tied=self.ties,
-            macs=self.macs,
+            tied=self.settings.ties,
+            macs=self.settings.macs,
             limited=limits,
             keep_all=bool(program.ordered or program.box or program.pairs),
             latency=times,
@@ -126,7 +122,7 @@ class Assignment:
         """The best choice, code of widths and layouts that were made among the limits."""
         device = self._device
         if device is not None and device.layouts:
-            return solve_with_layouts(self.network, options, device, self.limits, self._sums, tied=self.ties)
+            return solve_with_layouts(self.network, options, device, self.limits, self._sums, tied=self.settings.ties)
         return self._sums(options, device)
 
     def _sums(self, options: Mapping[str, LayerOptions], device: MemoryTable | None) -> Solved:
@@ -138,9 +134,28 @@ class Assignment:
         groups, rows = self._tables(options, device, self.limits)
         if any(row.least > row.limit for row in rows):
             raise InfeasibleBudget("A limit is below the cheapest options.", nearest={}, blocking=[])
-        return groups, _solve(
-            self.network, groups, rows, self.scores.program, options, self.solver, macs=self.macs, exact=self.exact
-        )
+        return groups, self._by_program(groups, rows, options)
+
+    def _by_program(
+        self, groups: Sequence[Group], rows: Sequence[Row], options: Mapping[str, LayerOptions]
+    ) -> Allocation:
+        """By the solver that the program asks for."""
+        program, settings = self.scores.program, self.settings
+        if program.box:
+            counts: dict[str, dict[str, int]] = {
+                "bitops": {layer.name: layer_macs(layer, settings.macs) for layer in self.network.layers},
+                "weight_bits": {layer.name: layer.weights for layer in self.network.layers},
+            }
+            return solve_box(groups, rows, counts, chains(groups, options, program))
+        costs = {row.name: row.costs for row in rows}
+        limits = {row.name: row.limit for row in rows}
+        names, scores = [group.name for group in groups], [group.score for group in groups]
+        if program.pairs:
+            own, joint = joint_harms(groups, program.pairs)
+            return solve_pairs(own, joint, costs, limits, names=names, exact=settings.exact)
+        if program.ordered:
+            return solve_ordered(scores, costs, limits, chains(groups, options, program), names=names)
+        return solve(scores, costs, limits, names=names, solver=settings.solver)
 
     # -- uniform networks
 
@@ -245,32 +260,3 @@ def _repaired(curve: Mapping[int, float], repair: RepairHow) -> list[tuple[int, 
     """The curve after repair, without forbidden options."""
     harms = repair_monotone(list(curve), list(curve.values()), repair)
     return [(bits, float(harm)) for bits, harm in zip(curve, harms, strict=True) if math.isfinite(harm)]
-
-
-def _solve(
-    network: Network,
-    groups: Sequence[Group],
-    rows: Sequence[Row],
-    program: Program,
-    options: Mapping[str, LayerOptions],
-    solver: SolverName,
-    *,
-    macs: Macs,
-    exact: bool,
-) -> Allocation:
-    """By the solver that the program asks for."""
-    if program.box:
-        counts: dict[str, dict[str, int]] = {
-            "bitops": {layer.name: layer_macs(layer, macs) for layer in network.layers},
-            "weight_bits": {layer.name: layer.weights for layer in network.layers},
-        }
-        return solve_box(groups, rows, counts, chains(groups, options, program))
-    costs = {row.name: row.costs for row in rows}
-    limits = {row.name: row.limit for row in rows}
-    names, scores = [group.name for group in groups], [group.score for group in groups]
-    if program.pairs:
-        own, joint = joint_harms(groups, program.pairs)
-        return solve_pairs(own, joint, costs, limits, names=names, exact=exact)
-    if program.ordered:
-        return solve_ordered(scores, costs, limits, chains(groups, options, program), names=names)
-    return solve(scores, costs, limits, names=names, solver=solver)

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mixbit.allocation._assignment import Assignment, layer_options
 from mixbit.allocation._explain import notes
 from mixbit.allocation._groups import Group
 from mixbit.allocation._programs import program_facts, program_notes
-from mixbit.allocation.repair import RepairHow
-from mixbit.allocation.solver import Allocation, SolverName
-from mixbit.cost import Budget, LatencyTable, LayerBits, Macs, MemoryTable, Pins
-from mixbit.errors import BudgetError
-from mixbit.policy import Policy, Scores, Terms
+from mixbit.allocation.settings import AllocationSettings
+from mixbit.allocation.solver import Allocation
+from mixbit.cost import Budget, Costs, LayerBits, Pins
+from mixbit.policy import Policy, Scores
 
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["allocate", "layer_options"]
+__all__ = ["Decision", "allocate", "decide", "layer_options"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A policy, how the solver came to it, and the numbers of its budget, each worked out once."""
+
+    policy: Policy
+    allocation: Allocation
+    pins: Pins
+    """Exact layer name -> bits, of the layers that were not free."""
+    limits: Mapping[str, int]
+    """The budget in whole numbers, see `mixbit.cost.Budget.resolve`."""
+    costs: Costs
+    """Of the policy."""
 
 
 def allocate(
     network: Network,
     scores: Scores,
     budget: Budget,
-    *,
-    pins: Pins | None = None,
-    ties: bool = True,
-    alpha: float | None = None,
-    macs: Macs = "exact",
-    repair: RepairHow = "forbid",
-    solver: SolverName = "auto",
-    exact: bool = False,
-    latency: LatencyTable | None = None,
-    memory: MemoryTable | None = None,
-    or_uniform: bool = False,
+    settings: AllocationSettings = AllocationSettings(),  # noqa: B008 (frozen)
 ) -> tuple[Policy, Allocation]:
     """The policy of least total harm that meets every limit of the budget, in exact integers.
 
@@ -52,22 +55,7 @@ def allocate(
         network: the captured network.
         scores: harm of every option, for at least all layers that are not pinned.
         budget: one or more limits.
-        pins: exact layer name -> bits; None pins the first and the last layer at 8 bits, `{}` pins nothing
-            (`mixbit.policy.resolve_pins` makes them from patterns).
-        ties: layers that read one tensor share its activation bits; the harm of sharing is the sum of their harms, over
-            the bits that all of them offer. Pinned layers keep their own bits, with a note where that breaks a tie. Off
-            reproduces papers that give each layer its own.
-        alpha: weight of the weight terms; None takes that of the scores.
-        macs: "exact", or "limpq" for the counting of LIMPQ's released code.
-        repair: what happens to options that look better than one with more bits, for each layer's weights and
-            activations by itself: "forbid" takes them away (as LIMPQ), "isotonic" smooths the curve, "none" keeps them.
-            Coupled, it looks at the sum of both; a program with pairs skips it, since a single harm is not the whole.
-        solver: see `mixbit.allocation.solve`; a program with an order, a box or pairs has its own.
-        exact: prove the optimum of a program with pairs (small networks), where a local search is the default.
-        latency: measured times of this network; limits on `latency` need them, and the policy tells its own.
-        memory: a device's flash and RAM; limits on `flash` and `ram` need it, and the policy tells its own.
-        or_uniform: where the repair took away so many bits that nothing is left within the budget, take the best
-            uniform network that is within it by the scores as they are, with a note, as `mixbit allocate` does.
+        settings: pins, ties, tables of times and memory, and how the choice is made.
 
     Returns:
         The policy, and how the solver came to it (its groups are sets of layers that are decided together).
@@ -76,7 +64,7 @@ def allocate(
         InfeasibleBudget: no policy meets the budget; with the nearest feasible limits and the layers that block them.
         PolicyError: the scores are of another model, leave a free layer out, or do not fit their program; or tied
             layers (coupled: both sides of a layer) have no bits in common.
-        BudgetError: a pin is no layer of the network; or a limit needs a table that is not there: none, one of
+        BudgetError: a pin matches no layer of the network; or a limit needs a table that is not there: none, one of
             another network, or one without an option that the scores offer.
 
     One layer of 640 MACs; W4A4 would take 10.24k BitOps:
@@ -87,66 +75,74 @@ def allocate(
     >>> net = capture(torch.nn.Sequential(torch.nn.Linear(64, 10)), torch.zeros(1, 64))
     >>> table = LayerScores(weight={4: 0.1, 2: 0.5}, activation={4: 0.3, 2: 0.9})
     >>> scores = Scores(fingerprint=net.fingerprint, method="by hand", alpha=2.0, layers={"0": table})
-    >>> policy, found = allocate(net, scores, Budget.parse(["bitops=6k"]), pins={})
+    >>> policy, found = allocate(net, scores, Budget.parse(["bitops=6k"]), AllocationSettings(pins={}))
     >>> str(policy.layers["0"]), round(found.objective, 9), policy.costs["bitops"]     # 0.9 + 2 * 0.1, and 640 * 4 * 2
     ('W4A2', 1.1, 5120)
     """
-    terms = Terms(pins=pins, ties=ties, macs=macs, latency=latency, memory=memory)
-    pins = terms.pinned(network)
+    found = decide(network, scores, budget, settings)
+    return found.policy, found.allocation
+
+
+def decide(
+    network: Network,
+    scores: Scores,
+    budget: Budget,
+    settings: AllocationSettings = AllocationSettings(),  # noqa: B008 (frozen)
+) -> Decision:
+    """What `allocate` does, with the numbers that it found on the way.
+
+    Args:
+        network: as in `allocate`.
+        scores: as in `allocate`.
+        budget: as in `allocate`.
+        settings: as in `allocate`.
+
+    Raises:
+        MixbitError: as `allocate`.
+    """
+    pins = settings.pinned(network)
     scores.check(network)
-    alpha = _checked_alpha(scores.alpha if alpha is None else alpha)
-    program = scores.program
-    repair = "none" if program.pairs else repair
-    limits = terms.limits(network, budget)
+    alpha = scores.alpha if settings.alpha is None else settings.alpha
+    repair = "none" if scores.program.pairs else settings.repair
+    limits = budget.resolve(network, pins, settings.macs, settings.latency, settings.memory)
     assignment = Assignment(
         network=network,
         scores=scores,
         budget=budget,
         limits=limits,
         pins=pins,
-        ties=ties,
         alpha=alpha,
-        macs=macs,
         repair=repair,
-        solver=solver,
-        exact=exact,
-        latency=latency,
-        memory=memory,
-        or_uniform=or_uniform,
+        settings=settings,
     )
     groups, allocation, instead = assignment.best()
     options = assignment.options
     layers = _chosen(network, groups, allocation)
-    found = terms.costs(network, layers)
+    found = settings.costs(network, layers)
     budget.check(found, limits)
+    latency = settings.latency
     policy = Policy(
         fingerprint=network.fingerprint,
         layers=layers,
         method=scores.method,
         seed=scores.seed,
-        macs=macs,
+        macs=settings.macs,
         budget=budget.texts,
-        costs=terms.cost_table(network, layers),
+        costs=settings.cost_table(network, layers, found),
         allocation={
             **{key: getattr(allocation, key) for key in ("objective", "bound", "gap", "proven", "solver")},
             "alpha": alpha,
-            "ties": ties,
+            "ties": settings.ties,
             "repair": repair,
             "slack": dict(budget.slack(found, limits)),
-            **program_facts(program),
-            **terms.facts,
+            **program_facts(scores.program),
+            **settings.facts,
         },
-        notes=notes(network, options, scores, groups, layers, ties=ties, latency=latency)
+        notes=notes(network, options, scores, groups, layers, ties=settings.ties, latency=latency)
         + program_notes(scores, options, allocation)
         + instead,
     )
-    return policy, allocation
-
-
-def _checked_alpha(alpha: float) -> float:
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise BudgetError(f"alpha {alpha!r} is not legal. Legal: a finite number from 0 up.")
-    return alpha
+    return Decision(policy=policy, allocation=allocation, pins=pins, limits=limits, costs=found)
 
 
 def _chosen(network: Network, groups: Sequence[Group], allocation: Allocation) -> dict[str, LayerBits]:

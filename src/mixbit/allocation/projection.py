@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mixbit.allocation.allocator import allocate
+from mixbit.allocation.settings import AllocationSettings
 from mixbit.cost import Budget
 from mixbit.errors import BudgetError
 from mixbit.policy import LayerScores, Policy, Scores, Terms
@@ -59,14 +60,4 @@ def project(
         raise BudgetError(f"projection: {what}. Give bits to choose from, and two wished ones for every free layer.")
     table = {name: LayerScores(*({b: (b - wish) ** 2 for b in bits} for wish in wished[name])) for name in free}
     scores = Scores(fingerprint=network.fingerprint, method="projection", layers=table)
-    return allocate(
-        network,
-        scores,
-        budget,
-        pins=pins,
-        ties=terms.ties,
-        macs=terms.macs,
-        repair="none",
-        latency=terms.latency,
-        memory=terms.memory,
-    )[0]
+    return allocate(network, scores, budget, AllocationSettings.under(terms, repair="none"))[0]

@@ -117,19 +117,23 @@ def allocate(
 ) -> None:
     """Choose the bits of every layer: least harm within all budgets, by an exact solver; the best of a front."""
     from mixbit import report, runs
+    from mixbit.allocation import AllocationSettings
     from mixbit.export.c import COptions
 
     done = runs.allocate(
         source,
         budget,
         out,
-        pins=words.once("--pin", map(words.pin, pin or ())),
-        first_last=words.edges(first_last),
-        ties=ties,
-        alpha=alpha,
-        macs=macs,
-        repair=repair,
-        exact=exact,
+        AllocationSettings(
+            pins=words.once("--pin", map(words.pin, pin or ())),
+            first_last=words.edges(first_last),
+            ties=ties,
+            alpha=alpha,
+            macs=macs,
+            repair=repair,
+            exact=exact,
+            or_uniform=True,
+        ),
         latency=latency,
         c_options=COptions(kernels=kernels, pack_activations=pack_activations),
         rounding=rounding,

@@ -10,15 +10,17 @@ from mixbit.cost._costs import (
     float_costs,
     float_rest,
     layer_macs,
+    tabulated,
     tensor_bytes,
 )
 from mixbit.cost._latency import Device, ExportCpu, LatencyCheck, LatencyTable, LatencyUnit, LayerLatency, Part, Timing
-from mixbit.cost._limit import BYTES, Limit, show_amount
+from mixbit.cost._limit import BYTES, ON_DEVICE, Limit, read_bytes, show_amount
 from mixbit.cost._memory import MemoryTable, RamStep
 
 __all__ = [
     "BYTES",
     "FLOAT_BITS",
+    "ON_DEVICE",
     "Budget",
     "Costs",
     "Device",
@@ -41,7 +43,9 @@ __all__ = [
     "float_costs",
     "float_rest",
     "layer_macs",
+    "read_bytes",
     "show_amount",
+    "tabulated",
     "tensor_bytes",
     "uniform_bits",
     "width",

@@ -160,12 +160,19 @@ def cost_table(
     With a latency table, `latency_ns` (or `latency_instructions`) is among them; with a memory table, `flash_bytes` and
     `ram_bytes`, which float32 has not.
     """
+    found = costs(network, layers, macs=macs, latency=latency, memory=memory)
+    return tabulated(found, float_costs(network, macs=macs, latency=latency), latency)
+
+
+def tabulated(policy: Costs, float32: Costs, latency: LatencyTable | None) -> dict[str, int | float]:
+    """The same of costs that are known already: those of the policy, and those of the float32 network.
+
+    >>> one, full = (Costs(bitops=n, weight_bits=8 * n, activation_bytes=n, peak_step="fc") for n in (2, 64))
+    >>> tabulated(one, full, None)["weight_bytes"], tabulated(one, full, None)["float_bitops"]
+    (2, 64)
+    """
     table: dict[str, int | float] = {}
-    both = (
-        ("", costs(network, layers, macs=macs, latency=latency, memory=memory)),
-        ("float_", float_costs(network, macs=macs, latency=latency)),
-    )
-    for prefix, found in both:
+    for prefix, found in (("", policy), ("float_", float32)):
         table[f"{prefix}bitops"] = found.bitops
         table[f"{prefix}weight_bytes"] = found.weight_bytes
         table[f"{prefix}activation_bytes"] = found.activation_bytes

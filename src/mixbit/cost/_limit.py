@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mixbit.cost._memory import MemoryTable
     from mixbit.network import Network
 
-__all__ = ["KINDS", "Limit", "show_amount"]
+__all__ = ["KINDS", "ON_DEVICE", "Limit", "read_bytes", "show_amount"]
 
 DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 TIMES = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
@@ -65,6 +65,9 @@ KINDS = {
     "flash": Kind(attribute="flash_bytes", units=_SIZES, scale=1, shown=_SIZES_SHOWN, example="256kB", on_device=True),
     "ram": Kind(attribute="ram_bytes", units=_SIZES, scale=1, shown=_SIZES_SHOWN, example="64kB", on_device=True),
 }
+
+ON_DEVICE = tuple(name for name, kind in KINDS.items() if kind.on_device)
+"""Kinds of limits that depend on how a network is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +213,21 @@ class Limit:
             return f"{_digits(Fraction(full, value), up=False)}x"
         unit = self.unit if self.uniform is None and self.unit in KINDS[self.kind].units else None
         return show_amount(self.kind, value, unit or None)
+
+
+def read_bytes(text: str) -> int:
+    """A size with its unit; shares of something have no meaning here.
+
+    Raises:
+        BudgetError: it is no number of bytes.
+
+    >>> read_bytes("256kB"), read_bytes("1.5 KiB"), read_bytes("64")
+    (256000, 1536, 64)
+    """
+    limit = Limit.parse("activation-bytes", text)
+    if limit.unit not in ("", *BYTES) or limit.uniform is not None:
+        raise BudgetError(f"{text!r} is no size. Write a number of bytes with a unit: {', '.join(BYTES)}; e.g. 256kB.")
+    return int(limit.number * BYTES.get(limit.unit, 1))
 
 
 def show_amount(kind: str, value: int, unit: str | None = None) -> str:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
+from typing import Any
 
-from mixbit.allocation import Allocation, RepairHow
-from mixbit.allocation import allocate as choose
-from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Macs, MemoryTable, Pins, costs, uniform_bits
+from torch import nn
+
+from mixbit.allocation import Allocation, AllocationSettings, decide
+from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError
-from mixbit.export.c import COptions, Footprint
-from mixbit.integer import GraphRounding
+from mixbit.export.c import COptions, Footprint, allocate_to_fit
+from mixbit.integer import GraphRounding, lower_at
 from mixbit.network import Network
-from mixbit.policy import LayerScores, Policy, Scores, Terms, resolve_pins
-from mixbit.runs._fitting import ON_DEVICE, choose_to_fit
+from mixbit.policy import Policy, Scores, Terms, resolve_pins
 from mixbit.runs._sources import read_network, result_of, subject_of
 from mixbit.runs.inspecting import open_model
 from mixbit.runs.picking import pick
 from mixbit.runs.subject import Subject
 
 __all__ = ["Allocated", "allocate"]
+
+DEFAULT = AllocationSettings(or_uniform=True)
+"""What an allocation of a run is asked for where nothing else is said."""
+_ENDS_AT = LayerBits(8, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +49,8 @@ def allocate(
     source: Path,
     budget: Sequence[str],
     out: Path,
+    settings: AllocationSettings = DEFAULT,
     *,
-    pins: Mapping[str, LayerBits] | None = None,
-    first_last: LayerBits | None = LayerBits(8, 8),  # noqa: B008 (frozen)
-    ties: bool = True,
-    alpha: float | None = None,
-    macs: Macs = "exact",
-    repair: RepairHow = "forbid",
-    exact: bool = False,
     latency: Path | None = None,
     c_options: COptions | None = None,
     rounding: GraphRounding = "single",
@@ -63,10 +61,8 @@ def allocate(
         source: run folder of a search, or a scores or front file with `network.json` beside it.
         budget: limits as text, see `mixbit.cost.Budget.parse`.
         out: the policy file.
-        pins: layer name or `re:` pattern -> bits.
-        first_last: bits of the first and the last layer, or None to search them too.
-        ties, alpha, macs, repair, exact: see `mixbit.allocation.allocate`. Where the repair leaves nothing within the
-            budget, the best uniform network is taken, with a note.
+        settings: see `mixbit.allocation.AllocationSettings`. By default the best uniform network is taken, with a note,
+            where the repair leaves nothing within the budget.
         latency: a table of measured times, for limits on them; see `mixbit.runs.build_latency`.
         c_options: how the network will be written as C, for limits on `flash` and `ram`; default as `export_c`.
         rounding: how the C will round, for the same limits.
@@ -81,78 +77,46 @@ def allocate(
     kind, path = result_of(source)
     folder = path.parent
     if kind != "score":
-        given = {"pins": dict(pins or {}), "ties": ties, "alpha": alpha, "macs": macs, "repair": repair, "exact": exact}
-        _only_of_scores(path, given)
+        _only_of_scores(path, settings)
         taken = _from_front if kind == "front" else _as_searched
-        return taken(path, budget, out, first_last, latency)
+        ends = _ENDS_AT if settings.pins is None and settings.first_last is None else settings.first_last
+        return taken(path, budget, out, ends, latency)
     scores = Scores.load(path)
     network = read_network(folder)
-    parsed, resolved = Budget.parse(budget), resolve_pins(network, pins, first_last)
-    table = None if latency is None else LatencyTable.load(latency).check(network)
-    subject = subject_of(folder)
-
-    def chosen(memory: MemoryTable | None, only: Mapping[str, LayerBits] | None = None) -> tuple[Policy, Allocation]:
-        return choose(
-            network,
-            scores if only is None else _at(scores, only),
-            parsed,
-            pins=resolved,
-            ties=ties,
-            alpha=alpha,
-            macs=macs,
-            repair=repair if only is None else "none",
-            exact=exact,
-            latency=table,
-            memory=memory,
-            or_uniform=only is None,
-        )
-
-    memory, footprint = None, None
+    parsed, subject = Budget.parse(budget), subject_of(folder)
+    if latency is not None:
+        settings = replace(settings, latency=LatencyTable.load(latency).check(network))
+    footprint = None
     if parsed.texts.keys().isdisjoint(ON_DEVICE):
-        policy, allocation = chosen(None)
+        found = decide(network, scores, parsed, settings)
     else:
+        lower = lower_at(*_model(_needed(subject, folder), network), rounding=rounding, apart=True)
         options = COptions(kernels="dsp") if c_options is None else c_options
-        opened = open_model(_needed(subject, folder))
-        policy, allocation, memory, footprint = choose_to_fit(
-            opened, network, parsed, options, chosen, resolved, rounding, _candidates(network, scores, resolved)
-        )
-    policy.save(out)
+        fitted = allocate_to_fit(network, scores, parsed, lower, settings, options=options)
+        found, footprint = fitted.decision, fitted.footprint
+    found.policy.save(out)
     return Allocated(
-        policy=policy,
-        allocation=allocation,
-        pinned=tuple(resolved),
+        policy=found.policy,
+        allocation=found.allocation,
+        pinned=tuple(found.pins),
         budget=parsed,
-        limits=parsed.resolve(network, resolved, macs, table, memory),
-        costs=costs(network, policy.layers, macs=macs, latency=table, memory=memory),
+        limits=dict(found.limits),
+        costs=found.costs,
         subject=subject,
         footprint=footprint,
     )
 
 
-def _at(scores: Scores, layers: Mapping[str, LayerBits]) -> Scores:
-    """The scores of one choice alone."""
-    found = {
-        name: LayerScores(
-            weight={bits: harm for bits, harm in one.weight.items() if bits == layers[name].weight_bits},
-            activation={bits: harm for bits, harm in one.activation.items() if bits == layers[name].activation_bits},
-        )
-        for name, one in scores.layers.items()
-    }
-    return replace(scores, layers=found)
+def _model(subject: Subject, network: Network) -> tuple[nn.Module, Network, Any]:
+    """The subject's model, what capture learns of it, and an example; its weights do not matter.
 
-
-def _candidates(network: Network, scores: Scores, pins: Pins) -> list[dict[str, LayerBits]]:
-    """What is laid out before a limit is said to be out of reach: the lowest bits, and uniform networks."""
-    free = {name: one for name, one in scores.layers.items() if name not in pins}
-    if not free:
-        return []
-    sides = [[set(one.weight) for one in free.values()], [set(one.activation) for one in free.values()]]
-    both = [sorted(set.intersection(*side)) for side in sides]
-    uniform = [
-        uniform_bits(network, LayerBits(w, a), pins) for w, a in product(*both) if w == a or w == a == both[0][0]
-    ]
-    lowest = {name: LayerBits(min(one.weight), min(one.activation)) for name, one in free.items()}
-    return [{layer.name: (dict(pins) | lowest)[layer.name] for layer in network.layers}, *uniform]
+    Raises:
+        BudgetError: it is not that of the scores.
+    """
+    opened = open_model(subject)
+    if opened.network.fingerprint != network.fingerprint:
+        raise BudgetError("The model that the scores' folder names is another one now. Search again, then allocate.")
+    return opened.model, opened.network, opened.example
 
 
 def _needed(subject: Subject | None, folder: Path) -> Subject:
@@ -164,13 +128,11 @@ def _needed(subject: Subject | None, folder: Path) -> Subject:
     return subject
 
 
-_USUAL = {"pins": {}, "ties": True, "alpha": None, "macs": "exact", "repair": "forbid", "exact": False}
-"""Options that say how to choose from scores, as they are where nothing is said."""
-
-
-def _only_of_scores(path: Path, given: Mapping[str, object]) -> None:
-    """Raise `BudgetError` for such options where there is nothing to choose."""
-    named = [key for key, value in given.items() if value != _USUAL[key]]
+def _only_of_scores(path: Path, settings: AllocationSettings) -> None:
+    """Raise `BudgetError` for settings that say how to choose from scores, where there is nothing to choose."""
+    of_scores = ("ties", "alpha", "macs", "repair", "solver", "exact")
+    named = ["pins"] if settings.pins else []
+    named += [name for name in of_scores if getattr(settings, name) != getattr(DEFAULT, name)]
     if named:
         raise BudgetError(f"{', '.join(named)}: no effect on {path}, which holds no scores. Leave that out.")
 

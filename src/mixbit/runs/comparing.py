@@ -20,7 +20,7 @@ from torch import nn
 from mixbit import _batch, _distributed, _io, methods
 from mixbit._progress import announce
 from mixbit._settings import read_pairs, read_value
-from mixbit.allocation import RepairHow, allocate
+from mixbit.allocation import AllocationSettings, RepairHow, allocate
 from mixbit.cost import Budget, costs, float_costs
 from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate, try_out
@@ -329,7 +329,8 @@ class _Arena:
             return found
         if isinstance(found, Front):
             return found.pick(budget, self.task.network)
-        return allocate(self.task.network, found, budget, repair=self.repair, or_uniform=True)[0]
+        settings = AllocationSettings(repair=self.repair, or_uniform=True)
+        return allocate(self.task.network, found, budget, settings)[0]
 
     def _metered(self, entry: Entry, folder: Path, text: str | None = None) -> Scores | Policy | Front:
         """What the method ends in, under a budget if there is one, with what its search took."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mixbit._progress import announce
-from mixbit.cost import BYTES, Limit
+from mixbit.cost import read_bytes
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export.c import (
     MANIFEST,
@@ -184,7 +184,7 @@ def _samples(opened: TrainedRun, images: int) -> Array:
 def _check_limits(graph: IntegerGraph, options: COptions, flash: str | None, ram: str | None) -> None:
     """Before anything is written; the message names the layer at the peak and what would be less."""
     found = predict(graph, options=options)
-    if ram is not None and found.ram_bytes > (limit := _bytes(ram)):
+    if ram is not None and found.ram_bytes > (limit := read_bytes(ram)):
         plan = plan_memory(graph, options=options)
         packed = predict(graph, options=replace(options, pack_activations=True, kernels="plain")).ram_bytes
         raise ExportError(
@@ -192,18 +192,10 @@ def _check_limits(graph: IntegerGraph, options: COptions, flash: str | None, ram
             f"{plan.peak_layer!r}; with packed activations and plain kernels it is {packed}. Allocate again with "
             f"--budget ram={ram}, and with --pack-activations if you export with it."
         )
-    if flash is not None and found.flash_bytes > (limit := _bytes(flash)):
+    if flash is not None and found.flash_bytes > (limit := read_bytes(flash)):
         largest = max(graph.weighted(), key=lambda op: op.weight.size * op.weight_bits)
         raise ExportError(
             f"the network takes {found.flash_bytes} bytes of flash ({found.weight_bytes} weights, {found.code_bytes} "
             f"code), flash={flash} allows {limit}. Its largest layer is {largest.name!r} at {largest.weight_bits} "
             f"bits; allocate again with --budget flash={flash}."
         )
-
-
-def _bytes(text: str) -> int:
-    """A size with its unit; shares of something have no meaning here."""
-    limit = Limit.parse("activation-bytes", text)
-    if limit.unit not in ("", *BYTES) or limit.uniform is not None:
-        raise ExportError(f"{text!r} is no size. Write a number of bytes with a unit: {', '.join(BYTES)}; e.g. 256kB.")
-    return int(limit.number * BYTES.get(limit.unit, 1))

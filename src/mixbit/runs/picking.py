@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
+from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Terms, resolve_pins
 from mixbit.runs import _folder
-from mixbit.runs._fitting import ON_DEVICE
 from mixbit.runs._sources import read_network, subject_of
 from mixbit.runs.subject import Subject
 

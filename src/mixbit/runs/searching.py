@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mixbit import _distributed, _io, methods
-from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
+from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError, MixbitError
 from mixbit.evaluation import try_out
 from mixbit.methods import Kind
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
-from mixbit.runs._fitting import ON_DEVICE
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject

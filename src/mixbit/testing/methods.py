@@ -30,7 +30,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixbit.allocation import allocate
+from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import InfeasibleBudget, MixbitError
 from mixbit.methods import AnyMethod, FrontMethod, PolicyMethod, ScoreMethod
@@ -153,7 +153,7 @@ class ScoreMethodCases(_Cases):
             least, middle, highest = count(network, fewest), 0, count(network, most)
             middle = (least + highest) // 2
             assert least < middle < highest, f"{kind}: the scores leave no choice"
-            policy, _ = allocate(network, scores, Budget.parse([f"{kind}={middle}"]), repair="none")
+            policy, _ = allocate(network, scores, Budget.parse([f"{kind}={middle}"]), AllocationSettings(repair="none"))
             assert least <= count(network, policy.layers) <= middle
             assert policy.layers != fewest
             for name, one in scores.layers.items():

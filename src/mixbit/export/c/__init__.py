@@ -8,6 +8,7 @@ from mixbit.export.c._options import COptions
 from mixbit.export.c._program import CProgram, CStep, build_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.budgets import memory_table
+from mixbit.export.c.fitting import Fitted, allocate_to_fit
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
 from mixbit.export.c.predictor import CPredictor
@@ -23,10 +24,12 @@ __all__ = [
     "CProgram",
     "CStep",
     "CVerification",
+    "Fitted",
     "Footprint",
     "HandedOver",
     "Manifest",
     "MemoryPlan",
+    "allocate_to_fit",
     "build_program",
     "layer_bytes",
     "library_of",

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from mixbit.allocation import Allocation, allocate
+from mixbit.allocation import Allocation, AllocationSettings
 from mixbit.cost import Budget, LayerBits, MemoryTable, RamStep
-from mixbit.errors import BudgetError, InfeasibleBudget
-from mixbit.export.c import COptions, Footprint
+from mixbit.errors import InfeasibleBudget
+from mixbit.export.c import COptions, Footprint, allocate_to_fit
+from mixbit.export.c.fitting import _candidates, _Fitting
 from mixbit.policy import LayerScores, Policy, Scores
-from mixbit.runs._fitting import choose_to_fit
 from tests.support import chain
 
 NET = chain((10, 10), (10, 10), (10, 10))
@@ -53,24 +53,16 @@ def fit(
         tried.append(bits)
         return SimpleNamespace(flash_bytes=TABLE.flash(layers), ram_bytes=TABLE.ram(NET, layers) + gap(bits))
 
-    monkeypatch.setattr("mixbit.runs._fitting.predict", predict)
-    monkeypatch.setattr("mixbit.runs._fitting.lower_at", lambda *_, **__: lambda layers: layers)
-    monkeypatch.setattr("mixbit.runs._fitting.memory_table", lambda *_, **__: TABLE)
-    budget = Budget.parse(texts)
-
-    def choose(memory: MemoryTable, only: Layers | None = None) -> tuple[Policy, Allocation]:
-        scores = SCORES
-        if only is not None:
-            kept = {
-                n: {b: h for b, h in one.activation.items() if b == only[n].activation_bits}
-                for n, one in SCORES.layers.items()
-            }
-            scores = replace(SCORES, layers={n: LayerScores({8: 0.0}, curve) for n, curve in kept.items()})
-        return allocate(NET, scores, budget, pins={}, memory=memory)
-
-    opened: Any = SimpleNamespace(network=NET, model=None, example=None)
-    found = choose_to_fit(opened, NET, budget, COptions(), choose, {}, candidates=candidates or [])
-    return *found, tried
+    monkeypatch.setattr("mixbit.export.c.fitting.predict", predict)
+    monkeypatch.setattr("mixbit.export.c.fitting.memory_table", lambda *_, **__: TABLE)
+    if candidates is not None:
+        monkeypatch.setattr("mixbit.export.c.fitting._candidates", lambda *_: candidates)
+    tables: list[MemoryTable] = []
+    counted = _Fitting.counted
+    monkeypatch.setattr(_Fitting, "counted", lambda one, found: (tables.append(one.memory), counted(one, found))[1])
+    lower: Any = lambda layers: layers  # noqa: E731 (a graph that says its own bits)
+    found = allocate_to_fit(NET, SCORES, Budget.parse(texts), lower, AllocationSettings(pins={}), options=COptions())
+    return found.decision.policy, found.decision.allocation, tables[0], found.footprint, tried
 
 
 def test_the_next_best_policy_takes_the_place_of_one_with_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +121,19 @@ def test_another_limit_is_not_put_down_to_the_layout(monkeypatch: pytest.MonkeyP
     assert "laid out" not in str(caught.value)
 
 
-def test_another_model_is_an_error() -> None:
-    opened: Any = SimpleNamespace(network=chain((1, 1)))
-    with pytest.raises(BudgetError, match="another one now"):
-        choose_to_fit(opened, NET, Budget.parse(["ram=1kB"]), COptions(), lambda _: None, {})  # type: ignore[arg-type,return-value]
+def test_what_is_laid_out_last_are_the_lowest_bits_and_uniform_networks() -> None:
+    pins = {"l0": LayerBits(8, 8)}
+    curve = LayerScores({8: 0.0, 4: 1.0}, {8: 0.0, 4: 1.0, 2: 3.0})
+    scores = replace(SCORES, layers={**SCORES.layers, "l1": curve, "l2": curve})
+    found = _candidates(NET, scores, pins)
+    assert [str(one["l1"]) for one in found] == ["W4A2", "W4A4", "W8A8"]
+    assert all(one["l0"] == LayerBits(8, 8) and one["l1"] == one["l2"] for one in found)
+    assert _candidates(NET, scores, dict.fromkeys(("l0", "l1", "l2"), LayerBits(8, 8))) == []
+
+
+def test_bits_that_the_repair_takes_away_may_be_laid_out_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bits are taken away since they score better than four, and only they fit."""
+    better = LayerScores({8: 0.0}, {8: 0.0, 4: 3.0, 2: 1.0})
+    monkeypatch.setattr(f"{__name__}.SCORES", replace(SCORES, layers={one.name: better for one in NET.layers}))
+    policy, allocation, *_ = fit(monkeypatch, ["ram=60"], lambda bits: 0, [{n: LayerBits(8, 2) for n in SCORES.layers}])
+    assert {bits.activation_bits for bits in policy.layers.values()} == {2} and allocation.objective == 3
