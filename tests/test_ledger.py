@@ -315,9 +315,10 @@ def test_a_line_that_another_writer_left_torn_meanwhile_is_taken_away(path: Path
     ledger = opened(path)
     ledger.put("a", 1)
     with path.open("ab") as file:
-        file.write(b'{"key": "b", "val')
+        file.write(b'{"key": "b", "value": "longer than what is written in its place')
     ledger.put("c", 3)
     assert dict(opened(path)) == {"a": 1, "c": 3}
+    assert path.read_bytes().endswith(b'{"key": "c", "value": 3}\n')
 
 
 def test_a_full_disk_leaves_file_and_ledger_as_they_were(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
