@@ -20,8 +20,9 @@ from mixbit.sensitivity.judging import Judge, bits_text
 from mixbit.task import Task
 from mixbit.testing.methods import PolicyMethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of, lower
+from tests.cli import tiny
 from tests.methods import seen
-from tests.support import random_latency
+from tests.support import random_latency, random_memory
 from tests.tasks import tiny_task
 
 BUDGET = Budget.parse(["bitops=4x4"])
@@ -124,6 +125,22 @@ def test_limits_on_time_are_met(draw: Any) -> None:
     budget = Budget.parse([f"latency={fewest - 1}ns"])
     found = short(draw=draw).search(task, budget, terms=Terms(latency=times), quiet=True)
     assert found.costs["latency_ns"] == times.cost(found.layers) < fewest
+
+
+@pytest.mark.parametrize("draw", ["raise", "project"])
+def test_all_terms_reach_the_draws(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network of which two layers read one tensor."""
+    tried, task = judged(monkeypatch), tiny.task()
+    memory = random_memory(task.network, bits=(2, 3, 4, 5, 6, 8))
+    wide = Budget.parse(["bitops=4x4", "flash=1GB"])
+    for ties in (True, False):
+        tried.clear()
+        terms = Terms(ties=ties, macs="limpq", memory=memory)
+        found = short(draw=draw, trials=6).search(task, wide, terms=terms, quiet=True)
+        shared = [one.layers["left"].activation_bits == one.layers["right"].activation_bits for one in tried]
+        assert all(shared) == ties
+        assert found.macs == "limpq" and found.costs["flash_bytes"] == memory.flash(found.layers)
+        assert found.costs == terms.cost_table(task.network, found.layers)
 
 
 def test_a_metric_without_a_direction_cannot_say_what_is_best() -> None:

@@ -159,6 +159,11 @@ def test_pareto_is_that_of_the_definition() -> None:
     assert found == wanted and 1 < len(wanted) < 60
 
 
+def test_of_equal_points_the_first_one_stays() -> None:
+    twins = replace(FRONT, points=tuple(replace(point(4, 4, 0.9), name=name) for name in "bac"))
+    assert names(twins.pareto()) == names(twins.pareto(["loss"])) == ["b"]
+
+
 def test_an_objective_must_be_known() -> None:
     with pytest.raises(PolicyError, match="objective 'bitop' is unknown. Did you mean 'bitops'"):
         FRONT.pareto(["bitop"])

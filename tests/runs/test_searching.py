@@ -13,7 +13,7 @@ from safetensors.torch import save
 from mixbit import _io, runs
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import BudgetError, MixbitError, StaleRun
-from mixbit.methods import RandomSearch, registry
+from mixbit.methods import RandomSearch, UniformFront, registry
 from mixbit.policy import Front, LayerScores, Policy, Scores, Terms, WeightsFile
 from mixbit.runs import Searched, Subject
 from mixbit.task import Task
@@ -157,6 +157,9 @@ def test_a_policy_is_searched_under_its_budget(tmp_path: Path) -> None:
         searched(budget=["bitops=4x4"])
     with pytest.raises(StaleRun, match="begun with pins.left='W3A4'"):
         searched(pins={"left": LayerBits(2, 4)})
+    random_latency(network, bits=(8, 6, 5, 4, 3, 2), seed=1).save(tmp_path / "other.json")
+    with pytest.raises(StaleRun, match="begun with latency="):
+        searched(latency=tmp_path / "other.json")
     with pytest.raises(MixbitError, match="random-search ends in a policy, and not in scores"):
         print(done.scores)
 
@@ -170,6 +173,11 @@ def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
     assert done.result.weights == WeightsFile(path="../w/model.safetensors", digest=_io.digest(weights))
     assert {path.name for path in done.files} == {"front.json", "network.json", "config.json"}
     assert done.result.weights.check(tmp_path / "f") == weights
+    own = WeightsFile(path="supernet.safetensors", digest="blake2b:1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UniformFront, "search", lambda *_given, **_named: replace(done.result, weights=own))
+        kept = runs.search(subject, "uniform-front", {**SMALL, "bits": [4, 2]}, tmp_path / "o", quiet=True)
+    assert isinstance(kept.result, Front) and kept.result.weights == own  # a method that made weights names them
     bare = runs.search(tiny.subject(), "uniform-front", {**SMALL, "bits": [4, 2]}, tmp_path / "g", quiet=True)
     assert isinstance(bare.result, Front) and bare.result.weights is None and bare.notes == tuple(bare.result.notes)
 

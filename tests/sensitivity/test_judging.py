@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mixbit.errors import MixbitError, StaleRun
 from mixbit.metric import LOSS
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize
+from mixbit.sensitivity import judging
 from mixbit.sensitivity.judging import Judge, bits_text
 from mixbit.task import Task
 from tests.methods import seen
@@ -56,6 +58,20 @@ def test_where_images_are_few_both_parts_shrink(images: int, calibration: int, p
     assert (found.images, found.calibration_images) == parts
     text = f"{parts[0]} training images, after calibration on {parts[1]} others (seed 2)"
     assert found.measured.on == text and found.measured.info == seen.small_task().info
+
+
+def test_the_seed_is_that_of_calibration_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may draw while it is calibrated."""
+    seeds: list[int] = []
+    calibrate = judging.calibrate
+
+    def noted(*given: Any, seed: int, **named: Any) -> None:
+        seeds.append(seed)
+        calibrate(*given, seed=seed, **named)
+
+    monkeypatch.setattr(judging, "calibrate", noted)
+    judge(seed=3)(policy(4, 4))
+    assert seeds == [3]
 
 
 def test_one_image_is_too_few() -> None:
