@@ -616,3 +616,29 @@ def test_tied_layers_without_common_bits() -> None:
         allocate(net, scores, Budget.parse(["bitops=8x8"]), AllocationSettings(pins={}))
     policy, _ = allocate(net, scores, Budget.parse(["bitops=8x8"]), AllocationSettings(pins={}, ties=False))
     assert policy.layers == {"a": LayerBits(4, 4), "b": LayerBits(4, 3)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("texts", [["bitops=1x9"], ["bitops=4x9", "weight-bytes=3x3"]], ids=" ".join)
+def test_weights_of_one_bit_and_inputs_of_sixteen_are_options_like_others(texts: list[str], seed: int) -> None:
+    net = random_network(seed, layers=3)
+    found = random_scores(net, (1, 3, 8), seed=seed)
+    layers = {
+        name: LayerScores(weight=one.weight, activation=dict(zip((2, 9, 16), one.activation.values(), strict=True)))
+        for name, one in found.layers.items()
+    }
+    scores = replace(found, layers=layers)
+    policy, allocation = allocate(net, scores, Budget.parse(texts), pins={})
+    best = best_by_enumeration(net, scores, Budget.parse(texts), {}, ties=True)
+    assert allocation.objective == pytest.approx(best)
+    assert all(bits.weight_bits in (1, 3, 8) and bits.activation_bits in (2, 9, 16) for bits in policy.layers.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_limit_on_activations_is_kept_where_inputs_of_sixteen_bits_are_free_to_be_chosen(seed: int) -> None:
+    """Tensors that are kept once are counted at 16 bits then, whatever is chosen: never more than the limit."""
+    net, budget = random_network(seed, layers=4), Budget.parse(["activation-bytes=8x12"])
+    scores = random_scores(net, (3, 8), seed=seed)
+    curves = {name: LayerScores(weight=one.weight, activation={4: 1.0, 16: 0.0}) for name, one in scores.layers.items()}
+    policy, _ = allocate(net, replace(scores, layers=curves), budget, pins={})
+    assert costs(net, policy.layers).activation_bytes <= budget.resolve(net, {})["activation_bytes"]

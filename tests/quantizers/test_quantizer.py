@@ -527,3 +527,26 @@ def test_a_bank_of_the_selected_bits_alone() -> None:
         twin.keep_row()
         assert twin.bits == (bits,) and twin.steps.shape == (1, 2) and torch.equal(twin(x), wanted)
         assert twin.steps.requires_grad and not twin.never_set
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_samples_of_one_signed_bit_stand_beside_others_in_a_batch(samples: int) -> None:
+    """Each sample as a bank that has its row alone would quantize it, and the gradients of steps added up."""
+    x, up = torch.randn(samples, 30), torch.randn(samples, 30)
+    bank = Quantizer([4, 1, 16], signed=True, batched=True)
+    bank.initialise(x, find_rule("minmax"))
+    rows = torch.tensor([1, 0, 2, 1, 1, 0])[:samples]
+    bank.select_samples(rows)
+    y = bank(x)
+    y.backward(up)
+    wanted = torch.zeros_like(bank.steps)
+    for at, row in enumerate(rows.tolist()):
+        alone = Quantizer([bank.bits[row]], signed=True, batched=True)
+        with torch.no_grad():
+            alone.steps.copy_(bank.steps[row : row + 1])
+        one = alone(x[at : at + 1])
+        one.backward(up[at : at + 1])
+        assert alone.steps.grad is not None and torch.equal(one, y[at : at + 1])
+        wanted[row] += alone.steps.grad[0]
+    torch.testing.assert_close(bank.steps.grad, wanted, rtol=1e-4, atol=1e-4)
+    assert set(y[0].detach().abs().unique().tolist()) == {float(bank.steps.detach()[1] / 2)}
