@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixbit.quantizers import DoReFaActivations, DoReFaWeights, LsqClip, MidRise, Pact, Quantizer
+from mixbit.quantizers import DoReFaActivations, DoReFaWeights, LsqClip, MidRise, Pact, Quantizer, find_rule
 from mixbit.robustness._grids import Grid, Rounding, grid_of
 
 
@@ -157,3 +157,13 @@ def test_half_types_come_back_as_they_were() -> None:
         assert found.dtype == torch.bfloat16 and found.tolist() == (
             [0.0, 3.0] if rounding == "half-even" else [0.0, 2.0]
         )
+
+
+def test_the_grid_of_one_signed_bit_is_that_of_its_quantizer_and_keeps_its_clip_at_more_bits() -> None:
+    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    quantizer = Quantizer([1], signed=True, channels=3)
+    quantizer.initialise(x, find_rule("mse"))
+    grid = grid_of(quantizer)
+    assert grid is not None and torch.equal(grid.apply(x), quantizer(x).detach())
+    finer = grid.with_bits(3).apply(x)
+    torch.testing.assert_close(finer.abs().amax(dim=1), quantizer(x).detach().abs()[:, 0])
