@@ -628,7 +628,7 @@ def test_weights_of_one_bit_and_inputs_of_sixteen_are_options_like_others(texts:
         for name, one in found.layers.items()
     }
     scores = replace(found, layers=layers)
-    policy, allocation = allocate(net, scores, Budget.parse(texts), pins={})
+    policy, allocation = allocate(net, scores, Budget.parse(texts), AllocationSettings(pins={}))
     best = best_by_enumeration(net, scores, Budget.parse(texts), {}, ties=True)
     assert allocation.objective == pytest.approx(best)
     assert all(bits.weight_bits in (1, 3, 8) and bits.activation_bits in (2, 9, 16) for bits in policy.layers.values())
@@ -640,5 +640,5 @@ def test_a_limit_on_activations_is_kept_where_inputs_of_sixteen_bits_are_free_to
     net, budget = random_network(seed, layers=4), Budget.parse(["activation-bytes=8x12"])
     scores = random_scores(net, (3, 8), seed=seed)
     curves = {name: LayerScores(weight=one.weight, activation={4: 1.0, 16: 0.0}) for name, one in scores.layers.items()}
-    policy, _ = allocate(net, replace(scores, layers=curves), budget, pins={})
+    policy, _ = allocate(net, replace(scores, layers=curves), budget, AllocationSettings(pins={}))
     assert costs(net, policy.layers).activation_bytes <= budget.resolve(net, {})["activation_bytes"]
