@@ -12,7 +12,7 @@ integer graphs (odd channels and sizes, strides, dilation, groups, few and many 
 under sanitizers. `sizes` compiles for Cortex-M4. Each row is written when it is done; those that the result file has
 are reused, and what is not asked for stays.
 
-`code` measures the table of code bytes that `mixbit.export.c.predict` uses, and writes it into the package.
+`code` measures the table of code bytes that `mixbit.export.c.footprint` uses, and writes it into the package.
 """
 
 from __future__ import annotations

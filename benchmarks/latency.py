@@ -28,7 +28,7 @@ from mixbit.cost import LatencyTable, LayerBits
 from mixbit.export.onnxruntime_target import OnnxRuntimeTarget
 from mixbit.integer import IntegerGraph, Rounding, lower
 from mixbit.integer import graph as g
-from mixbit.latency.tables import DEFAULT_BITS, FloatModel, build, options_of, predict, random_bits
+from mixbit.latency.tables import DEFAULT_BITS, FloatModel, build, estimate, options_of, random_bits
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize
@@ -130,7 +130,7 @@ def predict_others(table: LatencyTable, first: Subject, bits: tuple[int, ...], r
         graphs = {f"random {seed}": other.lower(random_bits(other.network, bits, seed)) for seed in range(3)}
         times = target.time({**graphs, "reference": first.uniform(eight)}, repeats)
         pace = times["reference"].median / table.cost(dict.fromkeys(table.layers, eight))
-        sums = {policy: predict(table, graph, target) for policy, graph in graphs.items()}
+        sums = {policy: estimate(table, graph, target) for policy, graph in graphs.items()}
         rows = [{"policy": policy, **_pair(total, times[policy].median)} for policy, total in sums.items()]
         paced = [_pair(pace * total, times[policy].median) for policy, total in sums.items()]
         found[name] = {

@@ -18,7 +18,7 @@ import records
 from latency import OTHERS, Subject
 from mixbit.cost import LatencyTable
 from mixbit.export.mcu.target import BoardTarget
-from mixbit.latency.tables import build, options_of, predict, random_bits
+from mixbit.latency.tables import build, estimate, options_of, random_bits
 
 NETWORKS = ("resnet20", "ds-cnn")
 SMOKE = "ad-autoencoder"
@@ -61,7 +61,7 @@ def others(table: LatencyTable, target: BoardTarget, bits: tuple[int, ...], poli
         graphs = {f"random {seed}": subject.lower(random_bits(subject.network, bits, seed)) for seed in range(policies)}
         measured = target.time(graphs, 1)
         rows = [
-            _row(policy, predict(table, graph, target), measured[policy].median) for policy, graph in graphs.items()
+            _row(policy, estimate(table, graph, target), measured[policy].median) for policy, graph in graphs.items()
         ]
         found[name] = {"policies": rows, "largest_error_percent": _largest(rows)}
         print(name, found[name]["largest_error_percent"], flush=True)

@@ -40,7 +40,7 @@ from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.data import IndexedSplit, Part, Split, TensorSplit
 from mixbit.data.order import generator
-from mixbit.export.c import COptions, memory_table, predict, verify_c
+from mixbit.export.c import COptions, footprint, memory_table, verify_c
 from mixbit.export.mcu import count, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
 from mixbit.integer import IntegerGraph, executor, lower
@@ -383,7 +383,7 @@ def lowered(case: Case, policy: Policy, how: How, folder: Path) -> IntegerGraph:
 def facts_of(case: Case, graph: IntegerGraph, policy: Policy, options: COptions) -> dict[str, Any]:
     """What a row says: quality, sizes, instructions, exactness."""
     samples = next(case.task.test.batches(HOST_SAMPLES))[0].numpy()
-    predicted, host = predict(graph, options=options), verify_c(graph, samples, options=options)
+    predicted, host = footprint(graph, options=options), verify_c(graph, samples, options=options)
     board = verify_board(graph, samples[:BOARD_SAMPLES], board=CORE, options=options)
     counts = count(graph, board=CORE, samples=samples[:COUNTED], options=options)
     bits = {name: one.weight_bits for name, one in policy.layers.items()}

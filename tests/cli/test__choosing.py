@@ -18,7 +18,7 @@ import typer
 from mixbit import cli, report
 from mixbit.allocation import AllocationSettings
 from mixbit.cost import Budget, LatencyTable, LayerBits
-from mixbit.export.c import COptions, predict
+from mixbit.export.c import COptions, footprint
 from mixbit.export.c._options import Kernels
 from mixbit.integer import GraphRounding, lower_at
 from mixbit.metric import ACCURACY
@@ -327,7 +327,7 @@ def test_flash_and_ram_are_of_the_c_that_will_be_exported(tmp_path: Path) -> Non
 
     def as_c(rounding: GraphRounding, kernels: Kernels, packed: bool) -> str:
         graph = lower_at(opened.model, opened.network, opened.example, rounding=rounding, apart=True)(layers)
-        return report.footprint_summary(predict(graph, options=COptions(kernels=kernels, pack_activations=packed)))
+        return report.footprint_summary(footprint(graph, options=COptions(kernels=kernels, pack_activations=packed)))
 
     assert line == as_c("litert", "plain", packed=True)
     assert line not in {as_c("single", "plain", True), as_c("litert", "dsp", True), as_c("litert", "plain", False)}

@@ -26,8 +26,8 @@ from mixbit.latency.tables import (
     Measurement,
     TimedStep,
     build,
+    estimate,
     options_of,
-    predict,
     random_bits,
 )
 from mixbit.network import Layer, Network
@@ -273,13 +273,13 @@ def test_another_network_of_the_same_kernels() -> None:
     x = longer.conv(longer.conv(longer.conv(longer.first, 4, weight_bits=4), 4, weight_bits=8), 4, weight_bits=4)
     x = longer.flatten(longer.average_pool(longer.add(x, x)))
     graph = longer.finish(longer.linear(x, 3, weight_bits=8, bits=None))
-    assert predict(table, graph, Products()) == Products()._measured(graph, 1).whole.median
+    assert estimate(table, graph, Products()) == Products()._measured(graph, 1).whole.median
 
 
 def test_kernels_that_a_table_lacks_are_named() -> None:
     table = build(NET, small, Products(), options=[EIGHT])
     with pytest.raises(ExportError, match=r"lacks 1 of 5 kernels that this network needs: Conv .* 12\. Build a table"):
-        predict(table, small({"op1": LayerBits(4, 8), "op2": EIGHT, "op6": EIGHT}), Products())
+        estimate(table, small({"op1": LayerBits(4, 8), "op2": EIGHT, "op6": EIGHT}), Products())
 
 
 # ---------------------------------------------------------------------------------------------------------- resume
@@ -371,9 +371,9 @@ def test_a_table_knows_for_which_processors_its_files_were(tmp_path: Path) -> No
     table = build(NET, small, Processor(cpu="vnni"), options=BITS)
     assert table.cpu == "vnni" and build(NET, small, Products(), options=BITS).cpu is None
     assert LatencyTable.from_json(table.to_json()) == table
-    assert predict(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor(cpu="vnni")) > 0
+    assert estimate(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor(cpu="vnni")) > 0
     with pytest.raises(ExportError, match="files with cpu='vnni', the target writes files with cpu='any'"):
-        predict(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor())
+        estimate(table, small(dict.fromkeys(("op1", "op2", "op6"), EIGHT)), Processor())
 
 
 def test_measurements_of_files_for_other_processors_are_refused(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_table_of_a_real_runtime() -> None:
     assert (table.target, table.unit, table.threads, table.batch) == ("onnxruntime", "ns", 1, 1)
     assert table.runtime_version.count(".") == 2 and table.device.cpu and table.cpu == "any"
     assert LatencyTable.from_json(table.to_json()) == table
-    assert predict(table, small(checks["random"]), OnnxRuntimeTarget()) > 0
+    assert estimate(table, small(checks["random"]), OnnxRuntimeTarget()) > 0
 
 
 def test_kernels_are_those_of_the_files_that_are_written() -> None:

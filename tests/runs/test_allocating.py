@@ -13,7 +13,7 @@ from mixbit import runs
 from mixbit.allocation import AllocationSettings, decide
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
-from mixbit.export.c import COptions, predict
+from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
 from mixbit.network import Network
 from mixbit.policy import Policy, Scores
@@ -74,9 +74,9 @@ def test_flash_and_ram_are_those_of_the_c(searched: tuple[Subject, Path], tmp_pa
         lower_at(opened.model, opened.network, opened.example, rounding="single", apart=apart)(done.policy.layers)
         for apart in (True, False)
     )
-    assert predict(apart, options=options) == done.footprint
+    assert footprint(apart, options=options) == done.footprint
     # Training moves the steps of a tensor's readers apart; calibration gives them one, and saves a requantization.
-    assert predict(calibrated, options=options).flash_bytes < done.footprint.flash_bytes
+    assert footprint(calibrated, options=options).flash_bytes < done.footprint.flash_bytes
 
 
 def test_flash_holds_where_readers_of_one_tensor_want_different_bits(

@@ -14,7 +14,7 @@ from mixbit import runs
 from mixbit._io import read_json
 from mixbit.cli import main
 from mixbit.errors import BudgetError, ExportError
-from mixbit.export.c import COptions, CVerification
+from mixbit.export.c import COptions, CVerification, _program
 from mixbit.integer import GraphRounding
 from mixbit.policy import Policy
 from mixbit.runs import firmware
@@ -118,6 +118,19 @@ def test_limits_are_kept_before_anything_is_written(mixed_run: Path, tmp_path: P
     assert done.checked is None and done.note == "not asked for"
 
 
+def test_the_program_is_built_once_a_command(mixed_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For limits, the folder and the comparison of an export; and for a folder that is verified."""
+    built: list[COptions] = []
+    printed = _program._printed
+    monkeypatch.setattr(_program, "_printed", lambda one, ops: (built.append(one.options), printed(one, ops))[1])
+    images = 2 if shutil.which("gcc") else 0
+    runs.export_c(mixed_run, tmp_path / "c", ram="64kB", flash="1MB", options=PLAIN, images=images)
+    assert built == [PLAIN]
+    if images:
+        runs.verify_c_folder(tmp_path / "c", mixed_run, images=2)
+        assert built == [PLAIN, PLAIN]
+
+
 @pytest.mark.parametrize("rounding", ["double", "litert"])
 def test_a_folder_says_how_it_rounds(rounding: GraphRounding, mixed_run: Path, tmp_path: Path) -> None:
     images = 10 if shutil.which("gcc") else 0
@@ -181,16 +194,16 @@ def test_the_c_that_is_checked_is_the_c_that_is_written(tmp_path: Path, monkeypa
     options, seen = COptions(kernels="plain", vectors=3), dict[str, Any]()
     write, lowered = firmware.write_c, firmware.lowered
 
-    def written(*given: Any, **named: Any) -> Any:
-        seen["write"] = named
-        return write(*given, **named)
+    def written(program: Any, *given: Any, **named: Any) -> Any:
+        seen["write"] = {"options": program.options, **named}
+        return write(program, *given, **named)
 
     def lower(*given: Any, **named: Any) -> Any:
         seen["lower"] = named
         return lowered(*given, **named)
 
     def noted(what: str) -> Any:
-        return lambda _graph, x=None, **named: seen.update({what: {"x": x, **named}})
+        return lambda program, x=None, **named: seen.update({what: {"x": x, "options": program.options, **named}})
 
     monkeypatch.setattr(firmware, "write_c", written)
     monkeypatch.setattr(firmware, "lowered", lower)

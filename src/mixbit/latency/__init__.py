@@ -5,8 +5,8 @@ from mixbit.latency._target import OVERHEAD, FloatModel, Measurement, Target, Ti
 from mixbit.latency.tables import (
     DEFAULT_BITS,
     build,
+    estimate,
     options_of,
-    predict,
     random_bits,
 )
 
@@ -19,8 +19,8 @@ __all__ = [
     "Target",
     "TimedStep",
     "build",
+    "estimate",
     "export_cpu",
     "options_of",
-    "predict",
     "random_bits",
 ]

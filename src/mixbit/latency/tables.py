@@ -32,8 +32,8 @@ __all__ = [
     "Target",
     "TimedStep",
     "build",
+    "estimate",
     "options_of",
-    "predict",
     "random_bits",
 ]
 
@@ -119,7 +119,7 @@ def build(
     return Summary(bench).table()
 
 
-def predict(table: LatencyTable, graph: IntegerGraph, target: Target) -> int:
+def estimate(table: LatencyTable, graph: IntegerGraph, target: Target) -> int:
     """What a table says of a network that it was not made from, if the network consists of the same kernels.
 
     Args:

@@ -16,9 +16,11 @@ from mixbit.export.c import (
     MANIFEST,
     CFolder,
     COptions,
+    CProgram,
     CVerification,
+    build_program,
+    footprint,
     plan_memory,
-    predict,
     read_manifest,
     render_c,
     verify_c,
@@ -99,17 +101,18 @@ def export_c(
     announce("export", 0, parts, "the integer network")
     opened, graph = lowered(run, "c", strict=strict, rounding=rounding)
     options = COptions(kernels="dsp") if options is None else options
-    _check_limits(graph, options, flash, ram)
+    program = build_program(graph, options)
+    _check_limits(program, flash, ram)
     path = out or run / "c"
     announce("export", 1, parts, f"C in {path}")
-    folder = write_c(graph, path, options=options, samples=_samples(opened, options.vectors))
+    folder = write_c(program, path, samples=_samples(opened, options.vectors))
     checked, note, fewer = None, "not asked for", None
     if images and shutil.which(compiler) is None:
         note = f"the compiler {compiler!r} is not there"
     elif images:
         number, fewer = taken(opened.task, images)
         announce("export", 2, parts, f"the C on {number} images")
-        checked = verify_c(graph, _samples(opened, number), options=options, compiler=compiler)
+        checked = verify_c(program, _samples(opened, number), compiler=compiler)
     return ExportedC(
         run=run,
         graph=graph,
@@ -145,15 +148,16 @@ def verify_c_folder(folder: Path, run: Path, *, target: str = HOST, images: int 
     options = manifest.c_options()
     announce("verify", 0, 2, "the integer network")
     opened, graph = lowered(run, "c", strict=False, rounding=_rounding(manifest.roundings))
-    _same(folder, render_c(graph, options=options, samples=_samples(opened, options.vectors)))
+    program = build_program(graph, options)
+    _same(folder, render_c(program, samples=_samples(opened, options.vectors)))
     announce("verify", 1, 2, f"the C on {target}")
     limit = None if target == HOST else BOARD_IMAGES
     number, fewer = taken(opened.task, images, limit=limit, slow="an emulated core is slow")
     few = _samples(opened, number)
     if target == HOST:
-        return VerifiedC(path=folder, checked=verify_c(graph, few, options=options), counts=None, fewer=fewer)
-    found = verify_board(graph, few, board=target, options=options)
-    counts = count(graph, board=target, samples=few[:1], options=options)
+        return VerifiedC(path=folder, checked=verify_c(program, few), counts=None, fewer=fewer)
+    found = verify_board(program, few, board=target)
+    counts = count(program, board=target, samples=few[:1])
     return VerifiedC(path=folder, checked=found, counts=counts, fewer=fewer)
 
 
@@ -181,19 +185,20 @@ def _samples(opened: TrainedRun, images: int) -> Array:
     return np.concatenate(found)[:images]
 
 
-def _check_limits(graph: IntegerGraph, options: COptions, flash: str | None, ram: str | None) -> None:
+def _check_limits(program: CProgram, flash: str | None, ram: str | None) -> None:
     """Before anything is written; the message names the layer at the peak and what would be less."""
-    found = predict(graph, options=options)
+    found = footprint(program)
     if ram is not None and found.ram_bytes > (limit := read_bytes(ram)):
-        plan = plan_memory(graph, options=options)
-        packed = predict(graph, options=replace(options, pack_activations=True, kernels="plain")).ram_bytes
+        plan = plan_memory(program)
+        smaller = replace(program.options, pack_activations=True, kernels="plain")
+        packed = footprint(program.source, options=smaller).ram_bytes
         raise ExportError(
             f"the arena takes {found.ram_bytes} bytes of RAM, ram={ram} allows {limit}. Most is needed at "
             f"{plan.peak_layer!r}; with packed activations and plain kernels it is {packed}. Allocate again with "
             f"--budget ram={ram}, and with --pack-activations if you export with it."
         )
     if flash is not None and found.flash_bytes > (limit := read_bytes(flash)):
-        largest = max(graph.weighted(), key=lambda op: op.weight.size * op.weight_bits)
+        largest = max(program.graph.weighted(), key=lambda op: op.weight.size * op.weight_bits)
         raise ExportError(
             f"the network takes {found.flash_bytes} bytes of flash ({found.weight_bytes} weights, {found.code_bytes} "
             f"code), flash={flash} allows {limit}. Its largest layer is {largest.name!r} at {largest.weight_bits} "

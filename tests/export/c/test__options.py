@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export.c import COptions, plan_memory, predict, render_c
+from mixbit.export.c import COptions, footprint, plan_memory, render_c
 from mixbit.export.c._program import build_program
 from mixbit.integer import IntegerGraph
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
@@ -71,7 +71,7 @@ def folding(value: Any) -> tuple[list[str], int, int]:
     """Operations that are called, table bytes, arena bytes."""
     options = COptions(fold_requantize=value)
     steps = build_program(network(), options).steps
-    found = predict(network(), options=options)
+    found = footprint(network(), options=options)
     return [step.op.kind for step in steps], found.table_bytes, plan_memory(network(), options=options).arena_bytes
 
 
@@ -96,7 +96,7 @@ class TestCOptions(OptionCases):
         OptionRow(
             "row_alignment",
             (1, 4),
-            seen=lambda value: predict(network(), options=COptions(row_alignment=value)).weight_bytes,
+            seen=lambda value: footprint(network(), options=COptions(row_alignment=value)).weight_bytes,
             holds=lambda one, four: (one, four) == (weight_bytes(1), weight_bytes(4)),
             says="bytes of a row",
         ),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export.c import COptions
-from mixbit.export.c._program import CProgram, build_program
+from mixbit.export.c import COptions, footprint, plan_memory, render_c
+from mixbit.export.c._program import CProgram, as_program, build_program
 from mixbit.export.c._storage import container_bits, stored
 from mixbit.integer import IntegerGraph
 from mixbit.integer import graph as g
@@ -102,3 +102,17 @@ def test_integers_of_a_byte_or_two_and_no_more() -> None:
 
 def test_containers() -> None:
     assert [container_bits(bits) for bits in range(1, 9)] == [2, 2, 4, 4, 8, 8, 8, 8]
+
+
+def test_a_built_program_is_taken_as_it_is() -> None:
+    b = Builder((4,))
+    graph = rounded(b.finish(b.linear(b.first, 3, bits=None)), "single")
+    plain = COptions(kernels="dsp")
+    assert as_program(graph, None).options == COptions() and as_program(graph, None, plain).options == plain
+    built = as_program(graph, plain)
+    assert built.source is graph
+    assert as_program(built, None) is built and as_program(built, COptions(kernels="dsp")) is built
+    with pytest.raises(ExportError, match="built with .*dsp.*, not with .*plain"):
+        as_program(built, COptions())
+    assert footprint(built) == footprint(graph, options=plain) and render_c(built) == render_c(graph, options=plain)
+    assert plan_memory(built) == plan_memory(graph, options=plain)

@@ -14,7 +14,7 @@ from torch import nn
 from mixbit import models
 from mixbit.cost import LayerBits, costs
 from mixbit.errors import BudgetError
-from mixbit.export.c import COptions, memory_table, predict
+from mixbit.export.c import COptions, footprint, memory_table
 from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
 from mixbit.export.c.sizes import width_code
@@ -85,7 +85,7 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
     table = memory_table(lowering.network, lowering, options=options)
     for seed in range(2):
         layers = lowering.policy(seed)
-        found = predict(lowering(layers), options=options)
+        found = footprint(lowering(layers), options=options)
         assert found.flash_bytes <= table.flash(layers) <= found.flash_bytes + 512
         assert table.ram(lowering.network, layers) == found.ram_bytes
 
@@ -95,7 +95,7 @@ def test_weights_of_one_bit_are_in_the_table(keywords: Lowering) -> None:
     table, named = memory_table(keywords.network, keywords), keywords.network.layers
     for depthwise in (8, 1):
         layers = {one.name: LayerBits(depthwise if one.groups > 1 else 1, 8) for one in named}
-        found = predict(keywords(layers))
+        found = footprint(keywords(layers))
         count = sum(one.groups > 1 for one in named) if depthwise == 1 else 0
         assert table.flash(layers) == found.flash_bytes + count * table.code[1]
         assert table.ram(keywords.network, layers) == found.ram_bytes
@@ -115,7 +115,7 @@ def test_a_layer_that_is_called_again_is_in_flash_once_and_in_the_weight_bytes_a
     table = memory_table(again.network, again)
     assert set(table.weights) == {"a", "c", "fc"}
     layers = {one.name: LayerBits(3, 8) for one in again.network.layers}
-    found = predict(again(layers))
+    found = footprint(again(layers))
     assert found.flash_bytes <= table.flash(layers)
     b = again.model.b.weight.numel()
     assert found.policy_bytes == -(-(sum(one.weights for one in again.network.layers) * 3 + b * 8) // 8)
@@ -123,7 +123,7 @@ def test_a_layer_that_is_called_again_is_in_flash_once_and_in_the_weight_bytes_a
     assert counted == sum(one.weights for one in again.network.layers) * 3 + (b + 8) * 32
     # Every layer at 3 bits still needs the code of 8, for the one that is called twice.
     bare = {one.name: LayerBits(8, 8) for one in again.network.layers}
-    assert predict(again(layers)).code_bytes - predict(again(bare)).code_bytes == table.code[3]
+    assert footprint(again(layers)).code_bytes - footprint(again(bare)).code_bytes == table.code[3]
     assert table.code[8] == 0
 
 
@@ -133,9 +133,9 @@ def test_a_width_of_depthwise_layers_alone_takes_no_code(keywords: Lowering) -> 
     table = memory_table(keywords.network, keywords, options=options)
     layers = {one.name: LayerBits(6 if one.groups == one.weight_shape[0] else 3, 8) for one in keywords.network.layers}
     assert {bits.weight_bits for bits in layers.values()} == {3, 6}
-    assert table.flash(layers) == predict(keywords(layers), options=options).flash_bytes
+    assert table.flash(layers) == footprint(keywords(layers), options=options).flash_bytes
     others = {name: LayerBits(6 if bits.weight_bits == 3 else 3, 8) for name, bits in layers.items()}
-    assert table.flash(others) == predict(keywords(others), options=options).flash_bytes
+    assert table.flash(others) == footprint(keywords(others), options=options).flash_bytes
 
 
 @pytest.mark.parametrize(("groups", "paid"), [(6, True), (2, False), (1, False)])
@@ -167,7 +167,7 @@ def test_packed_activations_bring_steps_and_code_that_eight_bits_do_not_have() -
     """By 8 bits alone RAM would be 16 bytes too few, where others lie side by side, and flash without unpacking."""
     forked, options = Lowering(Fork(), (3, 12, 12)), COptions(pack_activations=True)
     layers = {one.name: LayerBits(3, 2) for one in forked.network.layers}
-    table, found = memory_table(forked.network, forked, options=options), predict(forked(layers), options=options)
+    table, found = memory_table(forked.network, forked, options=options), footprint(forked(layers), options=options)
     assert table.ram(forked.network, layers) == found.ram_bytes
     assert found.flash_bytes <= table.flash(layers) <= found.flash_bytes + 512
 
@@ -179,7 +179,7 @@ def test_activation_bytes_are_what_is_laid_out_once_steps_differ() -> None:
     bits = {one.name: LayerBits(4, 4) for one in network.layers}
     lowered = lower_at(model, network, x, rounding="single", apart=True)(bits)
     options = COptions(pack_activations=True)
-    live = predict(lowered, options=options).activation_bytes
+    live = footprint(lowered, options=options).activation_bytes
     assert live == 16 * 144 + 4 * 144 + 2, "16 channels at 8 bits, 4 at 8, and the first pool's 4 results at 4"
     assert 0 <= costs(network, bits).activation_bytes - live <= 8
 
@@ -189,7 +189,7 @@ def test_packed_activations_follow_the_bits(digits: Lowering) -> None:
     table = memory_table(digits.network, digits, options=options)
     few, many = ({one.name: LayerBits(8, bits) for one in digits.network.layers} for bits in (2, 8))
     for layers in (few, many):
-        found = predict(digits(layers), options=options)
+        found = footprint(digits(layers), options=options)
         assert table.ram(digits.network, layers) == found.ram_bytes
     assert table.ram(digits.network, few) < 0.8 * table.ram(digits.network, many)
     assert table.target == "C, plain kernels, packed activations"

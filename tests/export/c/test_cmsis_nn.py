@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixbit.errors import ExportError
-from mixbit.export.c import COptions, plan_memory, predict, render_c, sizes, verify_c, write_c
+from mixbit.export.c import COptions, footprint, plan_memory, render_c, sizes, verify_c, write_c
 from mixbit.export.c._program import build_program
 from mixbit.export.c.host import compile_host
 from mixbit.export.mcu import count, verify_board
@@ -127,11 +127,11 @@ def test_without_it_the_folder_has_nothing_of_it() -> None:
 
 def test_flash_has_the_code_that_calls_cmsis_nn(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = COptions(cmsis_nn=str(checkout))
-    found, table = predict(mixed(), options=options).code_bytes, sizes._code_table()
+    found, table = footprint(mixed(), options=options).code_bytes, sizes._code_table()
     calling = [name for name in table["cmsis_nn"] if f"kernels/{name}.c" in render_c(mixed(), options=options)]
     assert "mixbit_cmsis_conv" in calling and "mixbit_cmsis_linear" in calling
     monkeypatch.setattr(sizes, "_code_table", lambda: table | {"cmsis_nn": dict.fromkeys(table["cmsis_nn"], 0)})
-    assert found - predict(mixed(), options=options).code_bytes == sum(table["cmsis_nn"][name] for name in calling)
+    assert found - footprint(mixed(), options=options).code_bytes == sum(table["cmsis_nn"][name] for name in calling)
 
 
 def test_ram_has_the_scratch_of_cmsis_nn(checkout: Path) -> None:
@@ -151,13 +151,13 @@ def test_ram_has_the_scratch_of_cmsis_nn(checkout: Path) -> None:
 def test_another_folder_is_refused_with_what_is_missing(checkout: Path, absent: str, reason: str) -> None:
     (checkout / absent).unlink()
     with pytest.raises(ExportError, match=rf"{reason}.*git clone https://github.com/ARM-software/CMSIS-NN"):
-        predict(mixed(), options=COptions(cmsis_nn=str(checkout)))
+        footprint(mixed(), options=COptions(cmsis_nn=str(checkout)))
 
 
 def test_a_path_that_make_cannot_read_is_refused(checkout: Path, tmp_path: Path) -> None:
     checkout.rename(tmp_path / "my code")
     with pytest.raises(ExportError, match="white space"):
-        predict(mixed(), options=COptions(cmsis_nn=str(tmp_path / "my code")))
+        footprint(mixed(), options=COptions(cmsis_nn=str(tmp_path / "my code")))
 
 
 def test_an_older_version_without_the_linear_function_keeps_those(checkout: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_mixed_network_has_them_too(tmp_path: Path) -> None:
     assert verify_c(graph, samples_of(graph), options=options).first_difference is None
     found = verify_board(graph, samples_of(graph), options=options)
     assert found.first_difference is None
-    assert found.sizes.ram == predict(graph, options=options).ram_bytes
+    assert found.sizes.ram == footprint(graph, options=options).ram_bytes
     assert {layer.kernel for layer in count(graph, options=options).layers} >= {"mixbit_cmsis_conv", "mixbit_conv"}
 
 

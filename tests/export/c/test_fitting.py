@@ -48,12 +48,12 @@ def fit(
     """`gap` gives the RAM that a layout takes beyond the table, by the activation bits of the three layers."""
     tried: list[tuple[int, ...]] = []
 
-    def predict(layers: Layers, *, options: COptions) -> Any:
+    def footprint(layers: Layers, *, options: COptions) -> Any:
         bits = tuple(one.activation_bits or 32 for one in layers.values())
         tried.append(bits)
         return SimpleNamespace(flash_bytes=TABLE.flash(layers), ram_bytes=TABLE.ram(NET, layers) + gap(bits))
 
-    monkeypatch.setattr("mixbit.export.c.fitting.predict", predict)
+    monkeypatch.setattr("mixbit.export.c.fitting.footprint", footprint)
     monkeypatch.setattr("mixbit.export.c.fitting.memory_table", lambda *_, **__: TABLE)
     if candidates is not None:
         monkeypatch.setattr("mixbit.export.c.fitting._candidates", lambda *_: candidates)

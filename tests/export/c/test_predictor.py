@@ -13,7 +13,7 @@ import torch
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
 from mixbit.export import ExecutorPredictor
-from mixbit.export.c import COptions, CPredictor, write_c
+from mixbit.export.c import COptions, CPredictor, CProgram, write_c
 from mixbit.inference import Predictor
 from mixbit.integer import Rounding
 from mixbit.integer import graph as g
@@ -62,8 +62,8 @@ def test_outputs_of_several_dimensions_come_back_in_the_order_of_the_reference(l
 
 
 def test_it_is_written_with_the_options_that_it_is_read_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(graph: g.IntegerGraph, folder: Path, *, options: COptions) -> None:
-        raise ExportError(f"written with {options}")
+    def write(program: CProgram, folder: Path) -> None:
+        raise ExportError(f"written with {program.options}")
 
     monkeypatch.setattr("mixbit.export.c.predictor.write_c", write)
     options = COptions(kernels="dsp", pack_activations=True)

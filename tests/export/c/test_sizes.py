@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixbit.export.c import COptions, predict, write_c
+from mixbit.export.c import COptions, footprint, write_c
 from mixbit.export.c._emit import WIDE, config_text
 from mixbit.export.c._program import build_program
 from mixbit.export.c.sizes import Footprint, struct_bytes
@@ -51,7 +51,7 @@ def test_factors_are_nine_bytes_a_channel(tmp_path: Path) -> None:
 def test_words_cost_padding() -> None:
     b = Builder((3, 5, 5), seed=0)
     graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, weight_bits=3, bits=8)), 3, bits=None)), "single")
-    bytewise, wordwise = (predict(graph, options=COptions(row_alignment=by)) for by in (1, 4))
+    bytewise, wordwise = (footprint(graph, options=COptions(row_alignment=by)) for by in (1, 4))
     assert bytewise.weight_bytes == 4 * 11 + 3 * 50
     assert wordwise.weight_bytes == 4 * 12 + 3 * 52
 
@@ -75,7 +75,7 @@ def test_what_is_predicted_is_what_a_compiler_lays_out(name: str, tmp_path: Path
     options = COptions(
         kernels="dsp" if name == "depthwise" else "plain", pack_activations=True, row_alignment=alignment
     )
-    found, written = predict(graph, options=options), write_c(graph, tmp_path / "net", options=options)
+    found, written = footprint(graph, options=options), write_c(graph, tmp_path / "net", options=options)
     sizes = symbols(tmp_path / "net")
     assert found == written.footprint
     assert found.ram_bytes == found.arena_bytes == sizes["arena"] == written.plan.arena_bytes
@@ -130,7 +130,7 @@ def wide_network(*, weight_bits: int = 1) -> IntegerGraph:
 @needs("gcc")
 def test_tensors_of_16_bits_take_twice_the_ram(tmp_path: Path) -> None:
     """To the byte of what a compiler lays out; the input of 108 elements and each result beside it."""
-    found, written = predict(wide_network()), write_c(wide_network(), tmp_path / "net")
+    found, written = footprint(wide_network()), write_c(wide_network(), tmp_path / "net")
     assert found == written.footprint
     assert found.ram_bytes == symbols(tmp_path / "net")["arena"] == written.plan.arena_bytes
     assert [(one.output_bits, one.output_bytes) for one in written.layers] == [
@@ -196,7 +196,7 @@ def test_scratch_of_depthwise_layers() -> None:
 
 
 def test_activations_beside_scratch() -> None:
-    packed = predict(resnet(), options=COptions(pack_activations=True))
+    packed = footprint(resnet(), options=COptions(pack_activations=True))
     assert packed.activation_bytes == 16 * 32 * 32 * (1 + 1 + 0.5)
     assert packed.arena_bytes == packed.activation_bytes + 9 * 16 and packed.ram_bytes == packed.arena_bytes
 
@@ -248,20 +248,20 @@ def test_flash_is_the_sum_of_all_that_lies_in_it() -> None:
 def test_code_grows_by_the_scales_of_outputs_and_by_calls() -> None:
     def classes(count: int) -> int:
         b = Builder((3,), seed=0)
-        return predict(rounded(b.finish(b.linear(b.first, count, bits=None)), "single")).code_bytes
+        return footprint(rounded(b.finish(b.linear(b.first, count, bits=None)), "single")).code_bytes
 
     assert classes(100) - classes(3) == 4 * 97, "one int32 a class, for the index of the largest"
 
     def tokens(places: int) -> int:
         b = Builder((places, 3), seed=0)
-        return predict(rounded(b.finish(b.linear(b.first, 7, bits=None)), "single")).code_bytes
+        return footprint(rounded(b.finish(b.linear(b.first, 7, bits=None)), "single")).code_bytes
 
     assert tokens(50) == tokens(2), "classes are the last dimension of what a linear layer gives, not the first"
 
     def parts(count: int) -> int:
         b = Builder((3, 2), seed=0)
         x = b.concat(*(b.first for _ in range(count)))
-        return predict(rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single")).code_bytes
+        return footprint(rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single")).code_bytes
 
     assert parts(4) - parts(3) == parts(3) - parts(2) > 4, "a call for each"
 
@@ -270,4 +270,4 @@ def test_a_result_in_place_counts_once_and_as_the_larger() -> None:
     """192 elements in 8 bits, and over them in 4."""
     b = Builder((3, 8, 8), seed=0)
     graph = rounded(b.finish(b.linear(b.flatten(b.requantize(b.first, bits=4)), 5, bits=None)), "single")
-    assert predict(graph, options=COptions(pack_activations=True)).activation_bytes == 192
+    assert footprint(graph, options=COptions(pack_activations=True)).activation_bytes == 192

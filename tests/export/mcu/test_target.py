@@ -14,7 +14,7 @@ from mixbit.export.c import COptions
 from mixbit.export.c._program import build_program
 from mixbit.export.mcu.target import BoardTarget, kernel_of, owner_of
 from mixbit.integer.graph import IntegerGraph
-from mixbit.latency.tables import OVERHEAD, FloatModel, build, options_of, predict
+from mixbit.latency.tables import OVERHEAD, FloatModel, build, estimate, options_of
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.latency.test_tables import NET, small
 from tests.needs import needs
@@ -71,7 +71,7 @@ def test_a_table_of_instructions_predicts_other_policies() -> None:
     assert "GCC" in table.runtime_version and "QEMU" in table.runtime_version
     assert all(one.spread == 0 for layer in table.layers.values() for one in layer.options.values())
     assert abs(table.checks[0].error_percent) < 10
-    assert predict(table, lowered(checks["mixed"]), target) == pytest.approx(table.checks[0].measured, rel=0.1)
+    assert estimate(table, lowered(checks["mixed"]), target) == pytest.approx(table.checks[0].measured, rel=0.1)
     assert LatencyTable.from_json(table.to_json()) == table
 
 

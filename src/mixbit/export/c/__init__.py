@@ -5,14 +5,14 @@ from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.c._emit import output_scales
 from mixbit.export.c._manifest import MANIFEST, Manifest, read_manifest
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, CStep, build_program
+from mixbit.export.c._program import CProgram, CStep, as_program, build_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.fitting import Fitted, allocate_to_fit
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
 from mixbit.export.c.predictor import CPredictor
-from mixbit.export.c.sizes import CLayer, Footprint, predict
+from mixbit.export.c.sizes import CLayer, Footprint, footprint
 from mixbit.export.c.writer import CFolder, render_c, write_c
 
 __all__ = [
@@ -30,13 +30,14 @@ __all__ = [
     "Manifest",
     "MemoryPlan",
     "allocate_to_fit",
+    "as_program",
     "build_program",
+    "footprint",
     "layer_bytes",
     "library_of",
     "memory_table",
     "output_scales",
     "plan_memory",
-    "predict",
     "read_manifest",
     "render_c",
     "verify_c",

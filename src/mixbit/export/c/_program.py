@@ -42,6 +42,9 @@ class CProgram:
     """A network as C will have it."""
 
     graph: IntegerGraph
+    """Without a softmax at the end, which C leaves to the caller."""
+    source: IntegerGraph
+    """As it was lowered."""
     options: COptions
     tensors: dict[str, Stored]
     """Every quantized tensor; those of `folded` are never in memory."""
@@ -76,7 +79,7 @@ def build_program(graph: IntegerGraph, options: COptions) -> CProgram:
         ExportError: an operation has no kernel, or could leave int32; the message names it.
     """
     first, last = _ends(graph)
-    graph = replace(graph, ops=tuple(op for op in graph.ops if not isinstance(op, g.Softmax)))
+    source, graph = graph, replace(graph, ops=tuple(op for op in graph.ops if not isinstance(op, g.Softmax)))
     tensors, views = _tensors(graph, options)
     folded = _folded(graph, views) if options.fold_requantize else {}
     context = Context(graph=graph, options=options, tensors=tensors, folded=folded)
@@ -95,6 +98,7 @@ def build_program(graph: IntegerGraph, options: COptions) -> CProgram:
     )
     return CProgram(
         graph=graph,
+        source=source,
         options=options,
         tensors=tensors,
         steps=steps,
@@ -104,6 +108,24 @@ def build_program(graph: IntegerGraph, options: COptions) -> CProgram:
         last=last,
         cmsis_nn=cmsis_nn,
     )
+
+
+def as_program(network: IntegerGraph | CProgram, options: COptions | None, usual: COptions = COptions()) -> CProgram:  # noqa: B008
+    """The program of a graph; one that is built already is taken as it is.
+
+    Args:
+        network: a graph, or what `build_program` made of it.
+        options: how it is written; None is what a built program has, or `usual`.
+        usual: for a graph without options.
+
+    Raises:
+        ExportError: a program that was built with other options; or as `build_program`.
+    """
+    if isinstance(network, IntegerGraph):
+        return build_program(network, usual if options is None else options)
+    if options is not None and options != network.options:
+        raise ExportError(f"the program was built with {network.options}, not with {options}. Give its graph.")
+    return network
 
 
 def _weights_once(printed: dict[str, Printed], ops: list[g.Op]) -> dict[str, Printed]:

@@ -6,7 +6,7 @@ from mixbit._version import __version__
 from mixbit.export.c._emit import describe
 from mixbit.export.c._program import CProgram
 from mixbit.export.c.memory import MemoryPlan
-from mixbit.export.c.sizes import Footprint, footprint
+from mixbit.export.c.sizes import Footprint, counted
 
 _TEXT = """\
 A quantized network as C99, written by mixbit {version}.
@@ -46,7 +46,7 @@ Layers
 
 def readme(program: CProgram, plan: MemoryPlan) -> str:
     """The text."""
-    found: Footprint = footprint(program, plan)
+    found: Footprint = counted(program, plan)
     return _TEXT.format(
         version=__version__,
         ram=found.ram_bytes,

@@ -12,7 +12,7 @@ from mixbit.export.c._program import CProgram, build_program, root
 from mixbit.export.c._storage import container_bits
 from mixbit.export.c.memory import ALIGNMENT, Buffer, plan_program
 from mixbit.export.c.packing import row_bytes
-from mixbit.export.c.sizes import footprint, width_code
+from mixbit.export.c.sizes import counted, width_code
 from mixbit.integer import graph as g
 from mixbit.integer.graph import IntegerGraph
 
@@ -39,7 +39,7 @@ def memory_table(
     Two uniform networks are lowered, at the most and at the fewest bits. Weights and code of their widths are exact at
     all bits. Whatever else depends on activation bits (a requantization that one of the two needs) is counted as the
     larger of both, so a policy may take less flash than the table says, never more. RAM is the sum of what is needed at
-    a step; `predict` of the lowered policy says what its arena takes, with the gaps between tensors.
+    a step; `footprint` of the lowered policy says what its arena takes, with the gaps between tensors.
 
     Args:
         network: the captured network.
@@ -99,7 +99,7 @@ def _is_depthwise(op: g.Weighted) -> bool:
 
 def _rest(program: CProgram, weights: Mapping[str, Mapping[int, int]]) -> int:
     """Flash without the weights of layers that can be chosen, and without the code of their width."""
-    found = footprint(program, plan_program(program))
+    found = counted(program, plan_program(program))
     used = sum(weights[op.name][op.weight_bits] for op in program.graph.weighted() if op.name in weights)
     return found.flash_bytes - used - _code(program, weights)[_MOST]
 

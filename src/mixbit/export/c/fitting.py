@@ -12,7 +12,7 @@ from mixbit.cost import ON_DEVICE, Budget, LayerBits, Limit, Pins, RamStep, unif
 from mixbit.errors import InfeasibleBudget, PolicyError
 from mixbit.export.c._options import COptions
 from mixbit.export.c.budgets import memory_table
-from mixbit.export.c.sizes import Footprint, predict
+from mixbit.export.c.sizes import Footprint, footprint
 from mixbit.integer import IntegerGraph
 from mixbit.network import Network
 from mixbit.policy import LayerScores, Policy, Scores
@@ -144,7 +144,7 @@ class _Fitting:
         """Flash and RAM of a policy, put down in the table."""
         key = repr(sorted((name, str(bits)) for name, bits in layers.items()))
         if key not in self._seen:
-            found = self._seen[key] = predict(self._lower(layers), options=self._options)
+            found = self._seen[key] = footprint(self._lower(layers), options=self._options)
             self.memory = self.memory.laid_out(self._network, layers, found.flash_bytes, found.ram_bytes)
         return self._seen[key]
 

@@ -20,7 +20,7 @@ from mixbit.export.c import _emit
 from mixbit.export.c._cmsis_checkout import Library, library_of
 from mixbit.export.c._manifest import read_manifest
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, build_program
+from mixbit.export.c._program import CProgram, as_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.writer import write_c
 from mixbit.integer.arithmetic import Array
@@ -73,7 +73,7 @@ class CVerification:
 
 
 def verify_c(
-    graph: IntegerGraph,
+    network: IntegerGraph | CProgram,
     samples: Array,
     *,
     folder: Path | None = None,
@@ -87,9 +87,10 @@ def verify_c(
     """Write a network as C, compile it here, run it on inputs, and compare with the reference executor.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`.
+        network: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`, or what `build_program`
+            made of it.
         samples: inputs `(N, *input shape)` float32.
-        folder: what `write_c` made of `graph`, to check that instead of writing anew; it stays as it is.
+        folder: what `write_c` made of the network, to check that instead of writing anew; it stays as it is.
         options: how it is written; those of `folder` are in its manifest.
         compiler: a C compiler of this machine.
         sanitize: with AddressSanitizer and UndefinedBehaviorSanitizer, which end the run at a fault.
@@ -103,12 +104,11 @@ def verify_c(
             message); `folder` is of another network; or as `write_c`.
     """
     begin = time.perf_counter()
-    options = (options or COptions()) if folder is None else read_options(folder, graph)
-    program = build_program(graph, options)
+    program = as_program(network, options if folder is None else read_options(folder, network))
     with tempfile.TemporaryDirectory() as name:
         sources = Path(name) / "model"
         if folder is None:
-            write_c(graph, sources, options=options, samples=samples[:1])
+            write_c(program, sources, samples=samples[:1])
         else:
             shutil.copytree(folder, sources)
         shared = None if _emit.is_wide(program) else objects
@@ -129,13 +129,14 @@ def verify_c(
     )
 
 
-def read_options(folder: Path, graph: IntegerGraph) -> COptions:
+def read_options(folder: Path, network: IntegerGraph | CProgram) -> COptions:
     """How a folder was written.
 
     Raises:
         ExportError: mixbit did not write it, or of another network.
     """
     manifest = read_manifest(folder)
+    graph = network.graph if isinstance(network, CProgram) else network
     if manifest.fingerprint != graph.fingerprint:
         raise ExportError(
             f"{folder} holds the network {manifest.fingerprint}, not {graph.fingerprint}. Export this one again."

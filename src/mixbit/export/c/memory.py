@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, CStep, build_program, root
+from mixbit.export.c._program import CProgram, CStep, as_program, root
 from mixbit.integer.graph import IntegerGraph
 
 __all__ = ["ALIGNMENT", "Buffer", "MemoryPlan", "place", "plan_memory", "plan_program", "scratch_name"]
@@ -79,7 +79,7 @@ class MemoryPlan:
         raise KeyError(name)
 
 
-def plan_memory(graph: IntegerGraph, *, options: COptions | None = None) -> MemoryPlan:
+def plan_memory(network: IntegerGraph | CProgram, *, options: COptions | None = None) -> MemoryPlan:
     """Place the tensors of a network in one arena.
 
     A tensor lives from the layer that writes it to the last that reads it. A reshape is the same bytes. An addition, a
@@ -88,13 +88,13 @@ def plan_memory(graph: IntegerGraph, *, options: COptions | None = None) -> Memo
     the smallest arena is taken.
 
     Args:
-        graph: from `mixbit.export.lower`.
-        options: how it is written as C.
+        network: from `mixbit.export.lower`, or what `build_program` made of it.
+        options: how it is written as C; None for those of a built program.
 
     Raises:
         ExportError: an operation has no kernel.
     """
-    return plan_program(build_program(graph, options or COptions()))
+    return plan_program(as_program(network, options))
 
 
 def plan_program(program: CProgram) -> MemoryPlan:

@@ -15,7 +15,7 @@ import numpy as np
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, build_program
+from mixbit.export.c._program import CProgram, as_program
 from mixbit.export.c.host import compile_library, read_options
 from mixbit.export.c.writer import write_c
 from mixbit.inference import ArrayPredictor
@@ -37,9 +37,10 @@ class CPredictor(ArrayPredictor):
     which C leaves to the caller, is the reference's.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`.
+        network: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`, or what `build_program`
+            made of it.
         space: of the inputs.
-        folder: what `write_c` made of `graph`; None writes it anew. It stays as it is.
+        folder: what `write_c` made of the network; None writes it anew. It stays as it is.
         options: how it is written; those of `folder` are in its manifest.
         compiler: a C compiler.
         flags: more flags for it.
@@ -50,7 +51,7 @@ class CPredictor(ArrayPredictor):
 
     def __init__(
         self,
-        graph: IntegerGraph,
+        network: IntegerGraph | CProgram,
         space: InputSpace | None = None,
         *,
         folder: Path | None = None,
@@ -58,10 +59,9 @@ class CPredictor(ArrayPredictor):
         compiler: str = "gcc",
         flags: Sequence[str] = (),
     ) -> None:
-        super().__init__("compiled C", space, graph.tensors[graph.input].shape)
-        options = (options or COptions()) if folder is None else read_options(folder, graph)
-        self._graph, self._program = graph, build_program(graph, options)
-        self._calls = _loaded(self, graph, folder, options, compiler, flags)
+        program = self._program = as_program(network, options if folder is None else read_options(folder, network))
+        super().__init__("compiled C", space, program.source.tensors[program.source.input].shape)
+        self._calls = _loaded(self, program, folder, compiler, flags)
         self._one_at_a_time = threading.Lock()
 
     def _run(self, z: Array) -> Array:
@@ -76,34 +76,31 @@ class CPredictor(ArrayPredictor):
                 if self._calls.model_invoke(raw, sums):
                     raise ExportError("the compiled network refused an input. Export it again.")
                 self._calls.model_dequantize_output(sums, y)
-        return to_outputs(self._graph, self._program, outputs)
+        return to_outputs(self._program, outputs)
 
 
-def to_outputs(graph: IntegerGraph, program: CProgram, values: Array) -> Array:
+def to_outputs(program: CProgram, values: Array) -> Array:
     """What the reference gives, from a device's outputs in real numbers.
 
     Args:
-        graph: what the program was built of.
-        program: its layout.
+        program: what a device runs.
         values: `(n, outputs)` float32 in the device's order.
     """
     ordered = np.empty_like(values)
     ordered[:, program.output_order()] = values
     found = ordered.reshape(len(values), *program.graph.tensors[program.last.output].shape)
-    for op in graph.ops:
+    for op in program.source.ops:
         if isinstance(op, Softmax):  # no part of the program
-            found = executor.apply(graph, op, found)
+            found = executor.apply(program.source, op, found)
     return found
 
 
-def _loaded(
-    owner: object, graph: IntegerGraph, folder: Path | None, options: COptions, compiler: str, flags: Sequence[str]
-) -> ctypes.CDLL:
+def _loaded(owner: object, program: CProgram, folder: Path | None, compiler: str, flags: Sequence[str]) -> ctypes.CDLL:
     """The library, in a folder of its own that is removed once its Predictor is gone."""
     place = Path(tempfile.mkdtemp(prefix="mixbit-c-"))
     weakref.finalize(owner, shutil.rmtree, place, ignore_errors=True)
     if folder is None:
-        write_c(graph, place / "model", options=options)
+        write_c(program, place / "model")
     else:
         shutil.copytree(folder, place / "model")
     calls = ctypes.CDLL(str(compile_library(place / "model", compiler=compiler, flags=flags)))

@@ -11,12 +11,12 @@ from typing import Any
 
 from mixbit.export.c import _emit
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, CStep, build_program
+from mixbit.export.c._program import CProgram, CStep, as_program
 from mixbit.export.c.memory import MemoryPlan, plan_program
 from mixbit.integer import graph as g
 from mixbit.integer.graph import IntegerGraph
 
-__all__ = ["CLayer", "Footprint", "footprint", "layers", "predict"]
+__all__ = ["CLayer", "Footprint", "counted", "footprint", "layers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Footprint:
     table_bytes: int
     settings_bytes: int
     code_bytes: int
-    """Measured or estimated, see `predict`."""
+    """Measured or estimated, see `footprint`."""
     code_source: str
     """Where `code_bytes` come from."""
     arena_bytes: int
@@ -85,25 +85,25 @@ class Footprint:
         return self.arena_bytes
 
 
-def predict(graph: IntegerGraph, *, options: COptions | None = None) -> Footprint:
+def footprint(network: IntegerGraph | CProgram, *, options: COptions | None = None) -> Footprint:
     """Flash and RAM of a network as C, without a compiler.
 
     Constants and RAM are exact for a core of 32 bits. Code is the sum of a table that was measured once: GCC 12.2
     for Cortex-M4 with `-O2`, kernels and variants that the network needs, and one call a layer.
 
     Args:
-        graph: from `mixbit.export.lower`.
-        options: how it is written.
+        network: from `mixbit.export.lower`, or what `build_program` made of it.
+        options: how it is written; None for those of a built program.
 
     Raises:
         ExportError: an operation has no kernel, or could leave int32.
     """
-    program = build_program(graph, options or COptions())
-    return footprint(program, plan_program(program))
+    program = as_program(network, options)
+    return counted(program, plan_program(program))
 
 
-def footprint(program: CProgram, plan: MemoryPlan) -> Footprint:
-    """The same for a program that is built already."""
+def counted(program: CProgram, plan: MemoryPlan) -> Footprint:
+    """The same of a program whose arena is planned already."""
     found = layers(program)
     output = 4 * len(program.last.weight)  # scales of model_argmax, one a channel
     return Footprint(

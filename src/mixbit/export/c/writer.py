@@ -19,11 +19,11 @@ from mixbit.export.c._cmsis_checkout import SINGLE_ROUNDING
 from mixbit.export.c._cmsis_nn import HandedOver
 from mixbit.export.c._manifest import MANIFEST
 from mixbit.export.c._options import COptions
-from mixbit.export.c._program import CProgram, build_program
+from mixbit.export.c._program import CProgram, as_program
 from mixbit.export.c._readme import readme
 from mixbit.export.c._selftest import recorded, vectors_h
 from mixbit.export.c.memory import MemoryPlan, plan_program
-from mixbit.export.c.sizes import CLayer, Footprint, footprint, layers
+from mixbit.export.c.sizes import CLayer, Footprint, counted, layers
 from mixbit.integer.arithmetic import Array
 from mixbit.integer.graph import IntegerGraph
 
@@ -49,7 +49,7 @@ class CFolder:
 
 
 def write_c(
-    graph: IntegerGraph,
+    network: IntegerGraph | CProgram,
     folder: str | os.PathLike[str],
     *,
     options: COptions | None = None,
@@ -58,9 +58,10 @@ def write_c(
     """Write a network as C, the whole folder or nothing.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`.
+        network: from `mixbit.export.lower` with `rounding="single"`, `"double"` or `"litert"`, or what `build_program`
+            made of it.
         folder: made, or replaced if mixbit wrote it.
-        options: how it is written.
+        options: how it is written; None for those of a built program.
         samples: real inputs `(N, *input shape)` float32, of which the self-test records the first `options.vectors`;
             without them it records random ones.
 
@@ -71,38 +72,36 @@ def write_c(
         ExportError: an operation has no kernel or could leave int32 (the message names it), or `folder` holds other
             things. Nothing is written then.
     """
-    options = options or COptions()
-    files, program, plan = _render(graph, options, samples)
+    files, program, plan = _render(as_program(network, options), samples)
     _write_folder(Path(folder), files)
     return CFolder(
         path=Path(folder),
         layers=layers(program),
-        footprint=footprint(program, plan),
+        footprint=counted(program, plan),
         plan=plan,
         files=tuple(sorted(files)),
         cmsis_nn=program.cmsis_nn,
     )
 
 
-def render_c(graph: IntegerGraph, *, options: COptions | None = None, samples: Array | None = None) -> dict[str, str]:
+def render_c(
+    network: IntegerGraph | CProgram, *, options: COptions | None = None, samples: Array | None = None
+) -> dict[str, str]:
     """The files that `write_c` writes, path below the folder -> text; the same graph gives the same text.
 
     Args:
-        graph: as in `write_c`.
+        network: as in `write_c`.
         options: as in `write_c`.
         samples: as in `write_c`.
 
     Raises:
         ExportError: as in `write_c`.
     """
-    return _render(graph, options or COptions(), samples)[0]
+    return _render(as_program(network, options), samples)[0]
 
 
-def _render(
-    graph: IntegerGraph, options: COptions, samples: Array | None
-) -> tuple[dict[str, str], CProgram, MemoryPlan]:
-    program = build_program(graph, options)
-    plan = plan_program(program)
+def _render(program: CProgram, samples: Array | None) -> tuple[dict[str, str], CProgram, MemoryPlan]:
+    options, plan = program.options, plan_program(program)
     files = {
         "README.txt": readme(program, plan),
         "model.h": _emit.model_h(program, plan),
@@ -133,7 +132,7 @@ def _manifest(program: CProgram, plan: MemoryPlan) -> dict[str, Any]:
         "fingerprint": program.graph.fingerprint,
         "options": asdict(program.options),
         "roundings": {op.kind: op.rounding for op in program.graph.ops if hasattr(op, "rounding")},
-        "footprint": asdict(footprint(program, plan)),
+        "footprint": asdict(counted(program, plan)),
         **({} if program.cmsis_nn is None else {"cmsis_nn": asdict(program.cmsis_nn)}),
         "layers": [asdict(layer) for layer in layers(program)],
         "arena": [asdict(one) for one in plan.buffers],

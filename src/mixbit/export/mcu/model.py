@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mixbit.errors import ExportError
-from mixbit.export.c import COptions, CProgram, build_program, layer_bytes, library_of, write_c
+from mixbit.export.c import COptions, CProgram, as_program, layer_bytes, library_of, write_c
 from mixbit.export.mcu.boards import Board, find_board
 from mixbit.export.mcu.emulator import FAULT, Run, run
 from mixbit.export.mcu.image import FIRMWARE, Image, Sizes, build, compile_sources
@@ -134,7 +134,7 @@ def _kernels(folder: Path, board: Board, into: Path) -> list[Path]:
 
 
 def verify_board(
-    graph: IntegerGraph,
+    network: IntegerGraph | CProgram,
     samples: Array,
     *,
     board: Board | str = "cortex-m4",
@@ -145,7 +145,7 @@ def verify_board(
     """Run a network as C on an emulated board, and compare every layer with the reference executor.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"` or `"double"`.
+        network: from `mixbit.export.lower` with `rounding="single"` or `"double"`, or what `build_program` made of it.
         samples: inputs `(N, *input shape)` float32.
         board: a board, its name or its core.
         options: how it is written; None takes the kernels with two products an instruction.
@@ -156,11 +156,10 @@ def verify_board(
         ExportError: compiler or emulator are not installed, the network does not fit into the board's memory, or the
             program fails; or as `write_c`.
     """
-    board, options = as_board(board), options or COptions(kernels="dsp")
-    program = build_program(graph, options)
+    board, program = as_board(board), as_program(network, options, COptions(kernels="dsp"))
     inputs, wanted = layer_bytes(program, np.asarray(samples, np.float32))
     with tempfile.TemporaryDirectory() as name:
-        written = folder or write_c(graph, Path(name) / "model", options=options).path
+        written = folder or write_c(program, Path(name) / "model").path
         image = build_model(written, board, into=Path(name) / "build", layers=True)
         found = run_model(image, inputs, timeout_s)
     tally = _compare(program, wanted, found.files["outputs"], found.files["layers"])
@@ -177,7 +176,7 @@ def verify_board(
 
 
 def count(
-    graph: IntegerGraph,
+    network: IntegerGraph | CProgram,
     *,
     board: Board | str = "cortex-m4",
     samples: Array | None = None,
@@ -187,7 +186,7 @@ def count(
     """Instructions of an inference, by layer and as a whole.
 
     Args:
-        graph: as in `verify_board`.
+        network: as in `verify_board`.
         board: as in `verify_board`.
         samples: inputs `(N, *input shape)` float32; None takes one of random numbers. Only branches on saturation
             depend on the numbers.
@@ -197,14 +196,13 @@ def count(
     Raises:
         ExportError: as in `verify_board`.
     """
-    board, options = as_board(board), options or COptions(kernels="dsp")
-    program = build_program(graph, options)
+    board, program = as_board(board), as_program(network, options, COptions(kernels="dsp"))
     if samples is None:
-        shape = graph.tensors[graph.input].shape
+        shape = program.graph.tensors[program.graph.input].shape
         samples = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     inputs, _ = layer_bytes(program, np.asarray(samples, np.float32))
     with tempfile.TemporaryDirectory() as name:
-        folder = write_c(graph, Path(name) / "model", options=options).path
+        folder = write_c(program, Path(name) / "model").path
         kernels = _kernels(folder, board, Path(name))
         images = [
             build_model(folder, board, into=Path(name) / str(hook), hook=hook, kernels=kernels)

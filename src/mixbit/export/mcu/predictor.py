@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mixbit.data import InputSpace
-from mixbit.export.c import COptions, build_program, output_scales, write_c
+from mixbit.export.c import COptions, CProgram, as_program, output_scales, write_c
 from mixbit.export.c.host import read_options
 from mixbit.export.c.predictor import to_outputs
 from mixbit.export.mcu.boards import Board
@@ -26,10 +26,10 @@ class BoardPredictor(ArrayPredictor):
     """The written C on an emulated microcontroller.
 
     Args:
-        graph: from `mixbit.export.lower` with `rounding="single"` or `"double"`.
+        network: from `mixbit.export.lower` with `rounding="single"` or `"double"`, or what `build_program` made of it.
         space: of the inputs.
         board: a board, its name or its core.
-        folder: what `write_c` made of `graph`; None writes it anew.
+        folder: what `write_c` made of the network; None writes it anew.
         options: how it is written; None takes the kernels with two products an instruction.
         timeout_s: seconds of this machine for a batch.
         batch: inputs at once.
@@ -41,7 +41,7 @@ class BoardPredictor(ArrayPredictor):
 
     def __init__(
         self,
-        graph: IntegerGraph,
+        network: IntegerGraph | CProgram,
         space: InputSpace | None = None,
         *,
         board: Board | str = "cortex-m4",
@@ -51,19 +51,20 @@ class BoardPredictor(ArrayPredictor):
         batch: int = 16,
     ) -> None:
         self._board, self._timeout_s = as_board(board), timeout_s
-        super().__init__(f"C on {self._board.name}", space, graph.tensors[graph.input].shape, batch=batch)
-        chosen = (options or COptions(kernels="dsp")) if folder is None else read_options(folder, graph)
-        self._graph, self._program = graph, build_program(graph, chosen)
+        chosen = options if folder is None else read_options(folder, network)
+        program = self._program = as_program(network, chosen, COptions(kernels="dsp"))
+        shape = program.source.tensors[program.source.input].shape
+        super().__init__(f"C on {self._board.name}", space, shape, batch=batch)
         place = Path(tempfile.mkdtemp(prefix="mixbit-board-"))
         weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
-        written = folder or write_c(graph, place / "model", options=chosen).path
+        written = folder or write_c(program, place / "model").path
         self._image = build_model(written, self._board, into=place / "build", hook=False)
 
     def _run(self, z: Array) -> Array:
         stored = self._program.tensors[self._program.input]
-        inputs = [stored.to_bytes(q) for q in quantize(z, self._graph.grid(self._program.input))]
+        inputs = [stored.to_bytes(q) for q in quantize(z, self._program.source.grid(self._program.input))]
         raw = run_model(self._image, inputs, self._timeout_s).files["outputs"]
         sums = np.frombuffer(raw, "<i4").reshape(len(z), -1)
         inner, scales = self._program.output_inner, output_scales(self._program)
         channel = np.arange(sums.shape[1]) // inner % len(scales)
-        return to_outputs(self._graph, self._program, sums.astype(np.float32) * scales[channel])
+        return to_outputs(self._program, sums.astype(np.float32) * scales[channel])

@@ -97,7 +97,8 @@ class BoardTarget:
         return count(network, board=self.board, options=self.options)
 
     def _measure(self, graph: IntegerGraph) -> Measurement:
-        program, found = build_program(graph, self.options), self._count(graph)
+        program = build_program(graph, self.options)
+        found = count(program, board=self.board)
         steps = [
             TimedStep(
                 owner=owner_of(program, layer.op),
