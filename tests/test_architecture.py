@@ -24,7 +24,15 @@ SOURCES = {path: path.read_text() for path in FILES}
 TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 
 # Tests that belong to the project as a whole and mirror no module.
-FRAME = {"test_architecture", "test_docs", "test_import_time", "test_install", "test_needs", "test_remembered"}
+FRAME = {
+    "test_architecture",
+    "test_docs",
+    "test_import_time",
+    "test_install",
+    "test_needs",
+    "test_newcomer",
+    "test_remembered",
+}
 # tests/reference holds golden numbers from papers, tests/end_to_end whole runs, tests/fuzz malformed input: they cross
 # rooms on purpose. tests/benchmarks is of the scripts outside the package, tests/mutants tries the tests themselves.
 CROSSING = {"reference", "end_to_end", "fuzz", "benchmarks", "mutants"}

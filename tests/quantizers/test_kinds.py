@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
+from mixbit import QuantizeConfig
 from mixbit.errors import MixbitError
 from mixbit.quantizers import (
     ACTIVATIONS,
     WEIGHTS,
-    ActivationKind,
     DoReFaActivations,
     DoReFaWeights,
     LsqClip,
     MidRise,
     Pact,
     Quantizer,
-    WeightKind,
     find_kind,
+    register_kind,
 )
 
 
-def test_the_names_are_those_of_the_types() -> None:
-    assert tuple(WEIGHTS) == get_args(WeightKind) and tuple(ACTIVATIONS) == get_args(ActivationKind)
-    assert {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights} == WEIGHTS
-    assert {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations} == ACTIVATIONS
-    assert all(find_kind(name, WEIGHTS, "weights") is kind for name, kind in WEIGHTS.items())
+def test_what_the_names_stand_for() -> None:
+    weights = {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights}
+    activations = {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations}
+    assert {name: find_kind(name, "weights") for name in WEIGHTS} == weights
+    assert {name: find_kind(name, "activations") for name in ACTIVATIONS} == activations
 
 
 def test_only_signed_integer_grids_can_be_lowered() -> None:
-    assert [name for name, kind in WEIGHTS.items() if kind.no_integers is None] == ["lsq"]
-    assert all(kind.no_integers is None for kind in ACTIVATIONS.values())
+    assert [name for name in WEIGHTS if find_kind(name, "weights").no_integers is None] == ["lsq"]
+    assert all(find_kind(name, "activations").no_integers is None for name in ACTIVATIONS)
 
 
 def test_unknown_kind_lists_the_legal_ones() -> None:
-    with pytest.raises(MixbitError, match="weights='dorfa' is no kind.*Did you mean 'dorefa'.*lsq, lsq-clip, midrise"):
-        find_kind("dorfa", WEIGHTS, "weights")
+    text = "weights 'dorfa' is unknown. Did you mean 'dorefa'.*dorefa, lsq, lsq-clip, midrise"
+    for ask in (lambda: find_kind("dorfa", "weights"), lambda: QuantizeConfig(weights="dorfa")):
+        with pytest.raises(MixbitError, match=text):
+            ask()
+    with pytest.raises(MixbitError, match="activations 'midrise' is unknown"):
+        QuantizeConfig(activations="midrise")
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(MixbitError, match="weights 'lsq' is registered already"):
+        register_kind("lsq", MidRise, "weights")
+    assert find_kind("lsq", "weights") is Quantizer

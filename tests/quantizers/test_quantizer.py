@@ -381,7 +381,7 @@ def test_the_default_dtype_does_not_reach_the_bank(default: torch.dtype) -> None
     }
 
 
-@pytest.mark.parametrize("kind", list(WEIGHTS.values()))
+@pytest.mark.parametrize("kind", [WEIGHTS.find(name) for name in WEIGHTS])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_kind_gives_back_the_dtype_that_it_was_given(kind: type[Quantizer], dtype: torch.dtype) -> None:
     quantizer = kind([4], signed=True)
@@ -489,7 +489,7 @@ def test_nine_to_sixteen_bits_and_one_unsigned_bit_are_those_of_the_paper(
 
 def test_dorefa_refuses_weights_of_one_bit() -> None:
     with pytest.raises(MixbitError, match="weights='dorefa' at 1 bit.*Use weights='lsq'"):
-        WEIGHTS["dorefa"]([2, 1], signed=True)
+        WEIGHTS.find("dorefa")([2, 1], signed=True)
 
 
 def test_each_sample_is_quantized_with_its_own_row() -> None:

@@ -22,8 +22,6 @@ from mixbit.policy import Policy
 from mixbit.quantization._calibration import Watch, far_from_float, seeded
 from mixbit.quantization._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
 from mixbit.quantizers import (
-    ACTIVATIONS,
-    WEIGHTS,
     ActivationKind,
     GradientScale,
     Pact,
@@ -86,6 +84,8 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         check(self, room="quantize")
+        find_kind(self.weights, "weights")
+        find_kind(self.activations, "activations")
         if self.step_range is not None and self.step_range[0] > self.step_range[1]:
             raise MixbitError(
                 f"quantize: step_range={self.step_range} is illegal. Legal: the lower bound, the upper one."
@@ -177,7 +177,7 @@ def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeCon
     if not bits:
         return None
     channels = weight.shape[0] if config.per_channel else 1
-    bank = find_kind(config.weights, WEIGHTS, "weights")(
+    bank = find_kind(config.weights, "weights")(
         bits, signed=True, channels=channels, gradient_scale=config.gradient_scale, step_range=config.step_range
     ).to(weight.device)
     bank.initialise(weight, find_rule(config.weight_rule))
@@ -187,7 +187,7 @@ def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeCon
 def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
     if not bits:
         return None
-    kind = Quantizer if layer.input_signed else find_kind(config.activations, ACTIVATIONS, "activations")
+    kind = Quantizer if layer.input_signed else find_kind(config.activations, "activations")
     own: dict[str, Any] = {"alpha": config.clip, "decay": config.clip_decay} if issubclass(kind, Pact) else {}
     return kind(
         bits,

@@ -2,7 +2,7 @@
 
 from mixbit._bits import integer_range
 from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
-from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, WeightKind, find_kind
+from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, WeightKind, find_kind, register_kind
 from mixbit.quantizers.midrise import LsqClip, MidRise
 from mixbit.quantizers.operator import fake_quantize, fuse_under_compile
 from mixbit.quantizers.pact import Pact
@@ -33,4 +33,5 @@ __all__ = [
     "find_rule",
     "fuse_under_compile",
     "integer_range",
+    "register_kind",
 ]

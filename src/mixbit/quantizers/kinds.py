@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from mixbit.errors import MixbitError, did_you_mean
+from mixbit._registry import Registry
+from mixbit.errors import MixbitError
 from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
 from mixbit.quantizers.midrise import LsqClip, MidRise
 from mixbit.quantizers.pact import Pact
 from mixbit.quantizers.quantizer import Quantizer
 
-__all__ = ["ACTIVATIONS", "WEIGHTS", "ActivationKind", "WeightKind", "find_kind"]
+__all__ = ["ACTIVATIONS", "WEIGHTS", "ActivationKind", "WeightKind", "find_kind", "register_kind"]
 
-WeightKind = Literal["lsq", "lsq-clip", "midrise", "dorefa"]
-ActivationKind = Literal["lsq", "pact", "dorefa"]
+WeightKind: TypeAlias = str
+"""A name in `WEIGHTS`."""
+ActivationKind: TypeAlias = str
+"""A name in `ACTIVATIONS`."""
 
-WEIGHTS: dict[str, type[Quantizer]] = {
-    "lsq": Quantizer,
-    "lsq-clip": LsqClip,
-    "midrise": MidRise,
-    "dorefa": DoReFaWeights,
-}
-ACTIVATIONS: dict[str, type[Quantizer]] = {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations}
+WEIGHTS: Registry[type[Quantizer]] = Registry("weights", MixbitError)
+"""Quantizers of weights; "lsq" is the usual one."""
+ACTIVATIONS: Registry[type[Quantizer]] = Registry("activations", MixbitError)
+"""Quantizers of activations; "lsq" is the usual one, and stands in where a tensor can be negative."""
+
+_SIDES = {"weights": WEIGHTS, "activations": ACTIVATIONS}
 
 
-def find_kind(name: str, kinds: Mapping[str, type[Quantizer]], side: str) -> type[Quantizer]:
-    """The quantizer of that name.
+def register_kind(name: str, quantizer: type[Quantizer], side: Literal["weights", "activations"]) -> None:
+    """Enter a kind of quantizer; `QuantizeConfig` knows it by name from then on.
 
     Args:
-        name: e.g. "lsq".
-        kinds: `WEIGHTS` or `ACTIVATIONS`.
-        side: what the error calls them.
+        name: as `weights=` or `activations=` of `mixbit.QuantizeConfig` will say it.
+        quantizer: a subclass of `Quantizer`, see `mixbit.testing.quantizers` for what it has to keep.
+        side: what it is for.
+
+    Raises:
+        MixbitError: the name is taken.
+    """
+    _SIDES[side].enter(name, quantizer)
+
+
+def find_kind(name: str, side: Literal["weights", "activations"]) -> type[Quantizer]:
+    """The quantizer of that name.
 
     Raises:
         MixbitError: there is none; the message lists the names.
 
-    >>> find_kind("pact", ACTIVATIONS, "activations").__name__
+    >>> find_kind("pact", "activations").__name__
     'Pact'
     """
-    if name not in kinds:
-        raise MixbitError(
-            f"{side}={name!r} is no kind of quantizer.{did_you_mean(name, kinds)} Legal: {', '.join(kinds)}."
-        )
-    return kinds[name]
+    return _SIDES[side].find(name)
+
+
+for _name, _kind in {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights}.items():
+    register_kind(_name, _kind, "weights")
+for _name, _kind in {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations}.items():
+    register_kind(_name, _kind, "activations")
