@@ -13,8 +13,7 @@ from mixbit.data import LoaderSplit
 from mixbit.evaluation import evaluate, reestimate_batch_norm
 from mixbit.network import capture
 from mixbit.policy import Policy
-from mixbit.quantization import calibrate, quantize, quantized_layers
-from mixbit.supernet.norms import norms_after_layers
+from mixbit.quantization import calibrate, norms_after_layers, quantize, quantized_layers
 from mixbit.training import TrainConfig, train
 
 X = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))

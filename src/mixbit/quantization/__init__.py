@@ -14,6 +14,7 @@ from mixbit.quantization.attaching import (
     quantized_layers,
     quantizers,
 )
+from mixbit.quantization.norms import norms_after_layers, norms_fed_by_layers
 
 __all__ = [
     "CALIBRATION_SAMPLES",
@@ -24,6 +25,8 @@ __all__ = [
     "check_calibrated",
     "detach",
     "freeze",
+    "norms_after_layers",
+    "norms_fed_by_layers",
     "put_policy_on",
     "quantize",
     "quantized_layers",

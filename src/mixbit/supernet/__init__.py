@@ -1,12 +1,12 @@
 """Many bit-widths in one network: one selection moves the banks of quantizers and the norms behind the layers."""
 
+from mixbit.supernet.judging import SubnetJudge
 from mixbit.supernet.norms import (
     NormRows,
     SwitchableBatchNorm,
     make_switchable,
-    norms_after_layers,
-    norms_fed_by_layers,
 )
+from mixbit.supernet.sandwich import SandwichStep, SupernetConfig, build_supernet, elastic_layers
 from mixbit.supernet.selection import Mixture, PerLayer, PerSample, Selection, Uniform, select, settle
 
 __all__ = [
@@ -14,12 +14,15 @@ __all__ = [
     "NormRows",
     "PerLayer",
     "PerSample",
+    "SandwichStep",
     "Selection",
+    "SubnetJudge",
+    "SupernetConfig",
     "SwitchableBatchNorm",
     "Uniform",
+    "build_supernet",
+    "elastic_layers",
     "make_switchable",
-    "norms_after_layers",
-    "norms_fed_by_layers",
     "select",
     "settle",
 ]

@@ -31,6 +31,7 @@ class TrainingLoss:
             raise MixbitError(f"distill={config.distill} needs a teacher. Pass the float network, or distill=0.")
         self.objective, self.config, self.device = objective, config, device
         self.teacher = copy.deepcopy(teacher).eval() if teacher is not None and config.distill else None
+        self._taught: tuple[Any, Any] | None = None
 
     def __call__(self, x: Any, outputs: Any, y: Any) -> Tensor:
         """A scalar, of a batch's inputs, outputs and targets."""
@@ -43,9 +44,15 @@ class TrainingLoss:
             )
         if self.teacher is None:
             return hard
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, c.precision == "bf16"):
-            soft = _batch.call(self.teacher, x)
-        return self.objective.distilled(outputs, soft, y, hard, weight=c.distill, temperature=c.temperature)
+        return self.objective.distilled(outputs, self._soft(x), y, hard, weight=c.distill, temperature=c.temperature)
+
+    def _soft(self, x: Any) -> Any:
+        """The teacher's outputs, asked for once a batch: a step of several passes has the same inputs in all."""
+        assert self.teacher is not None
+        if self._taught is None or self._taught[0] is not x:
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
+                self._taught = (x, _batch.call(self.teacher, x))
+        return self._taught[1]
 
 
 def make_forward(model: nn.Module, config: TrainConfig, device: torch.device) -> Callable[[Any], Any]:

@@ -24,7 +24,7 @@ from mixbit._settings import Epochs, NotNegative, Positive, Range, Share, check,
 from mixbit.errors import MixbitError, TrainingDiverged, did_you_mean, shown
 from mixbit.network import Layer, Skipped
 from mixbit.policy import Policy
-from mixbit.supernet.norms import norms_fed_by_layers
+from mixbit.quantization import norms_fed_by_layers
 from mixbit.task import Task
 from mixbit.training.kurtosis import Combine, combined, kurtosis_gradient
 

@@ -1,0 +1,77 @@
+"""A sub-network is measured with statistics of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mixbit.cost import LayerBits
+from mixbit.errors import MixbitError
+from mixbit.evaluation import evaluate, reestimate_batch_norm
+from mixbit.quantization import quantized_layers
+from mixbit.supernet import SubnetJudge, SupernetConfig, Uniform, build_supernet, judging, select, settle
+from tests.supernet import nets
+
+
+def judge(**settings: Any) -> SubnetJudge:
+    task = nets.task()
+    model = build_supernet(task, SupernetConfig(bits=(8, 4, 2), calibration_images=16, **settings))
+    return SubnetJudge(model, [x for x, _ in task.train.batches(16)], task.test, task.objective, batch_size=8)
+
+
+@pytest.mark.parametrize("norms", ["shared", "bits"])
+def test_what_it_says_is_what_the_settled_network_gives(norms: str) -> None:
+    ours = judge(norms=norms)
+    layers = {"left": LayerBits(4, 2), "right": LayerBits(8, 2)}
+    found = ours(layers)
+    task = nets.task()
+    other = build_supernet(task, SupernetConfig(bits=(8, 4, 2), calibration_images=16, norms=norms))  # type: ignore[arg-type]
+    select(other, layers)
+    settle(other)
+    reestimate_batch_norm(other, [x for x, _ in task.train.batches(16)])
+    wanted = evaluate(other, task.test, loss=task.objective)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-5) and found.accuracy == wanted.accuracy
+    chosen = quantized_layers(ours.model)["left"]
+    assert (chosen.weight_quantizer.selected, chosen.input_quantizer.selected) == (4, 2)  # type: ignore[union-attr]
+
+
+def test_statistics_are_made_once_for_the_same_bits_and_again_after_the_weights_changed() -> None:
+    ours = judge()
+    seen: list[int] = []
+    real = judging.reestimate_batch_norm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "reestimate_batch_norm", lambda *a: (seen.append(1), real(*a)))
+        first, second = ours(Uniform(4)), ours(Uniform(2))
+        assert ours(Uniform(4)) == first and ours(Uniform(2)) == second and first.loss != second.loss
+        assert len(seen) == 2
+        with torch.no_grad():
+            ours.model.left.weight.mul_(2.0)
+        ours.forget()
+        third = ours(Uniform(4))
+    assert len(seen) == 3
+    fresh = judge()
+    with torch.no_grad():
+        fresh.model.left.weight.mul_(2.0)
+    assert third == fresh(Uniform(4)), "no statistics of the weights before"
+
+
+def test_few_sub_networks_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "_KEPT", 1)
+    ours = judge()
+    losses = [ours(Uniform(bits)).loss for bits in (4, 2, 4)]
+    assert losses[0] == losses[2] and len(ours._known) == 1
+
+
+def test_no_batches() -> None:
+    task = nets.task()
+    model = build_supernet(task, SupernetConfig(bits=(4, 2)))
+    with pytest.raises(MixbitError, match="no batches to make the norms' statistics from"):
+        SubnetJudge(model, [], task.test, task.objective)
+
+
+def test_bf16_is_near() -> None:
+    plain = judge()
+    ours = SubnetJudge(plain.model, plain.batches, plain.held_out, plain.objective, precision="bf16")
+    assert ours(Uniform(8)).loss == pytest.approx(plain(Uniform(8)).loss, rel=0.05)
