@@ -378,7 +378,7 @@ def test_clip_and_decay_reach_the_quantizers() -> None:
     ("settings", "match"),
     [
         ({"weights": "dorfa"}, "Did you mean 'dorefa'"),
-        ({"activations": "relu"}, "Legal: 'lsq', 'pact' or 'dorefa'"),
+        ({"activations": "relu"}, "Legal: dorefa, lsq, pact"),
         ({"clip": 1.0}, "PACT's"),
         ({"per_channel": 1}, "per_channel=1 is illegal. Legal: true or false"),
         ({"gradient_scale": "channels"}, "Legal: 'features', 'numel' or 'none'"),
