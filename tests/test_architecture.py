@@ -374,6 +374,16 @@ def undocumented(source: str) -> list[str]:
     return wrong
 
 
+def riddles(source: str) -> list[str]:
+    """Public names whose docstring only makes sense to who knows the answer: under four words, or half a sentence."""
+    wrong = []
+    for name, node in public_nodes(ast.parse(source)):
+        first = (ast.get_docstring(node) or "Says what it is.").partition("\n")[0]
+        if len(first.split()) < 4 or first.split()[0] in ("Of", "Those") or first.startswith("The whole."):
+            wrong.append(f"{name}: {first}")
+    return wrong
+
+
 def unannotated(source: str) -> list[str]:
     """Functions, private ones too, with a parameter or a result that has no type."""
     wrong = []
@@ -419,6 +429,7 @@ def export_order(name: str) -> tuple[int, str]:
 def test_modules_and_public_names_are_documented() -> None:
     assert [module_name(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
     assert violations(undocumented) == {}
+    assert violations(riddles) == {}
 
 
 def test_all_functions_are_annotated() -> None:
@@ -539,6 +550,12 @@ def test_imports_sees_every_form() -> None:
     found = ["a.b", "mixbit.cost", "mixbit.policy", "mixbit.room", "mixbit.room.y"]
     assert list(imports(source, "mixbit.room.file")) == found
     assert list(imports("from . import x", "mixbit.room", package=True)) == ["mixbit.room"]
+
+
+def test_rule_catches_docstrings_that_are_riddles() -> None:
+    source = 'def total():\n    """The whole."""\n\ndef seed():\n    """Of the draws of this search."""\n'
+    assert riddles(source) == ["total: The whole.", "seed: Of the draws of this search."]
+    assert riddles('def total():\n    """The sum of all layers."""\n') == []
 
 
 def test_rule_catches_missing_docstrings_and_annotations() -> None:

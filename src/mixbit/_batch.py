@@ -82,7 +82,7 @@ def samples(inputs: Inputs) -> int:
 
 
 def move(tree: Any, device: torch.device | str, *, channels_last: bool = False) -> Any:
-    """The same on `device`, of the same types; `channels_last` lays 4-d tensors out so."""
+    """A batch on `device`, of the same types; `channels_last` lays 4-d tensors out so."""
 
     def moved(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -144,7 +144,7 @@ def cut(inputs: Inputs, targets: Targets, count: int, chosen: slice) -> tuple[In
 
 
 def cut_all(inputs: Inputs, targets: Targets, size: int) -> Iterator[tuple[Inputs, Targets]]:
-    """The same samples in batches of `size`; the last one may be smaller."""
+    """Batches cut anew into batches of `size`; the last one may be smaller."""
     count = samples(inputs)
     for start in range(0, count, size):
         yield cut(inputs, targets, count, slice(start, start + size))

@@ -79,7 +79,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of processes that work together, 1 without a launcher."""
     return dist.get_world_size() if is_active() else 1
 
 

@@ -308,7 +308,7 @@ def as_record(
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """Of a file's content, to tell whether it is still the same.
+    """Digest of a file's content, to tell whether it is still the same.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_text(f"{folder}/a", "x")
@@ -320,7 +320,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 
 def digest_all(root: Path, files: Sequence[Path]) -> str | None:
-    """Of the names below `root` and the contents of some files; None for no file.
+    """Digest of the names below `root` and the contents of some files; None for no file.
 
     Beyond 1 GiB names and sizes stand for the contents, so that a folder of a million images takes seconds.
 

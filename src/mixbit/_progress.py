@@ -20,7 +20,7 @@ Advance = Callable[[int, str], None]
 Item = TypeVar("Item")
 
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 30.0
-"""Of the interval between two lines, which doubles."""
+"""The interval between two lines begins with the first and doubles up to the second."""
 
 _open_bars: list[str] = []
 

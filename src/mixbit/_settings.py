@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
 LARGEST = 2**63 - 1
-"""Of whole numbers without a range of their own: what files, generators and tensors can hold."""
+"""The largest whole number without a range of its own: what files, generators and tensors can hold."""
 LARGEST_COUNT = 1_000_000_000
-"""Of images, samples and the like."""
+"""The largest number of images, samples and the like."""
 LARGEST_EPOCHS = 1_000_000
 
 LARGEST_SIDE = 4096
-"""Of an image, in pixels: its three channels are then 200 MB as float32."""
+"""The largest side of an image, in pixels: its three channels are then 200 MB as float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Range:
         )
 
     def words(self) -> str:
-        """For messages.
+        """The bounds in the words of messages.
 
         >>> Range(least=1).words(), Range(least=0, most=1).words(), Range(above=0, most=1).words()
         ('from 1 up', 'from 0 to 1', 'above 0, at most 1')
@@ -73,13 +73,13 @@ Seed = Annotated[int, Range(least=0, most=LARGEST)]
 Side = Annotated[int, Range(least=1, most=LARGEST_SIDE)]
 """Height and width of an image."""
 Bits = Annotated[int, Range(least=COMMON_BITS[0], most=COMMON_BITS[-1])]
-"""Of weights, or of weights and activations alike."""
+"""A bit-width of weights, or of weights and activations alike."""
 NotNegative = Annotated[float, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 """0 to 1, both included."""
 Part = Annotated[float, Range(above=0, most=1)]
-"""Of something that must not be empty."""
+"""A share of something that must not be empty."""
 
 
 def check(settings: DataclassInstance, *, room: str = "", error: type[MixbitError] = MixbitError) -> None:

@@ -51,7 +51,7 @@ class Metrics:
 
     @property
     def value(self) -> float:
-        """Of the metric that is compared."""
+        """Value of the metric that is compared."""
         return next(iter(self.values.values()))
 
     @property
@@ -234,7 +234,7 @@ class Count:
         self.tallies: list[Tally] | None = None
 
     def add(self, objective: Objective, outputs: Any, targets: Any, samples: int) -> None:
-        """Count a batch."""
+        """Count what a batch of outputs adds."""
         loss = objective.loss(outputs, targets).detach().to(self.totals)
         weight = objective.loss.weight(targets, samples)
         if weight:  # a mean over nothing is NaN
@@ -246,12 +246,12 @@ class Count:
             tally.add(chosen, targets, samples)
 
     def metrics(self, objective: Objective) -> Metrics:
-        """Of all processes together."""
+        """Loss and metrics of what all processes have counted together."""
         _distributed.sum_([self.totals, *(tally.sums for tally in self._started(objective))])
         return self.local(objective)
 
     def local(self, objective: Objective) -> Metrics:
-        """Of what was added here.
+        """Loss and metrics of what this process has counted.
 
         Raises:
             MixbitError: nothing was added, or the result is no finite number.

@@ -123,7 +123,7 @@ class MetricInfo:
         return value - than if self.directed().larger_is_better else than - value
 
     def directed(self: Info) -> Info:
-        """The same, where it is known which way is better.
+        """What is known of the metric, where it is known which way is better.
 
         Raises:
             MixbitError: it is not.
@@ -138,11 +138,11 @@ class MetricInfo:
 
     @property
     def info(self) -> MetricInfo:
-        """Without the arithmetic."""
+        """Name, unit and direction, without the arithmetic."""
         return MetricInfo(name=self.name, unit=self.unit, larger_is_better=self.larger_is_better)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Name, unit and direction as plain values."""
         return asdict(self.info)
 
     @classmethod
@@ -206,7 +206,7 @@ class Tally:
     """What is to be added over the processes before `result` is asked for."""
 
     def add(self, outputs: Any, targets: Any, samples: int) -> None:
-        """Count a batch."""
+        """Count what a batch of outputs adds."""
         raise NotImplementedError
 
     def result(self, *, whole: bool = True) -> float:

@@ -35,7 +35,7 @@ def run(x: Tensor, step: float, low: int, high: int, count: int = 0) -> tuple[Te
     return y.detach(), x.grad, s.grad
 
 
-def test_signed_numbers_of_the_dossier() -> None:
+def test_signed_numbers_by_hand() -> None:
     y, grad_x, grad_s = run(VALUES, 0.25, -4, 3)
     assert (y / 0.25).tolist() == [-4, -4, -2, -1, 0, 0, 0, 1, 2, 3, 3]
     assert grad_x.tolist() == [
@@ -55,7 +55,7 @@ def test_signed_numbers_of_the_dossier() -> None:
     torch.testing.assert_close(run(VALUES, 0.25, -4, 3, count=11)[2], torch.tensor([-0.82861]), atol=1e-5, rtol=0)
 
 
-def test_unsigned_numbers_of_the_dossier() -> None:
+def test_unsigned_numbers_by_hand() -> None:
     y, _, grad_s = run(VALUES, 0.25, 0, 7)
     assert (y / 0.25).tolist() == [0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 6]
     torch.testing.assert_close(grad_s, torch.tensor([-0.28]), atol=1e-6, rtol=0)

@@ -24,7 +24,7 @@ def test_weight_initialisation_doubles_from_bit_to_bit() -> None:
     torch.testing.assert_close(ratios, torch.full((4,), 2.0))
 
 
-def test_activation_initialisation_ratios_of_the_dossier() -> None:
+def test_activation_initialisation_ratios_by_hand() -> None:
     quantizer = bank(signed=False, batched=True)
     quantizer.initialise(torch.rand(8, 3, 5, 5), find_rule("lsq"))
     s6, s5, s4, s3, s2 = quantizer.steps[:, 0].tolist()

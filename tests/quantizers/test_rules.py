@@ -12,7 +12,7 @@ from mixbit.quantizers import RULES, find_rule, integer_range
 VALUES = torch.tensor([[-1.3, -1, -0.62, -0.3, -0.06, 0, 0.12, 0.26, 0.55, 0.74, 1.4]])
 
 
-def test_numbers_of_the_dossier() -> None:
+def test_numbers_by_hand() -> None:
     assert float(RULES["lsq"](VALUES, 0, 3)[0]) == pytest.approx(0.666577, abs=1e-6)
     assert float(RULES["lsq"](VALUES, 0, 7)[0]) == pytest.approx(0.436377, abs=1e-6)
     assert float(RULES["lsq+"](VALUES, -4, 3)[0]) == pytest.approx(0.588429, abs=1e-6)

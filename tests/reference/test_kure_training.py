@@ -1,4 +1,4 @@
-"""What training with KURE does to weights: dossier 04, section 5, a small network on digits."""
+"""What training with KURE does to weights: a small network on digits."""
 
 from __future__ import annotations
 

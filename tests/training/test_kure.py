@@ -171,7 +171,7 @@ def test_clip_never_exceeds_the_task() -> None:
 
 
 def test_pure_descent() -> None:
-    """Dossier 04, section 5: N(0, 0.05^2), 18,432 elements, SGD 0.1: near 1.80 after 100 steps, spread unchanged."""
+    """From N(0, 0.05^2), 18,432 elements, SGD 0.1: near 1.80 after 100 steps, spread unchanged."""
     rows = (torch.randn(1, 18_432, generator=torch.Generator().manual_seed(0)) * 0.05).double()
     seen = {}
     for step in range(301):
@@ -185,7 +185,7 @@ def test_pure_descent() -> None:
 
 
 def test_high_rates_run_away_and_are_caught() -> None:
-    """The term has no scale, so nothing but this check sees the weights grow (dossier 04, 4.7)."""
+    """The term has no scale, so nothing but this check sees the weights grow."""
     task = tiny_task()
     penalty = KurtosisPenalty(task)
     penalty.check_growth(task.model)

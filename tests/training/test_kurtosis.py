@@ -11,7 +11,7 @@ from scipy import stats
 
 from mixbit.training.kurtosis import kurtosis, kurtosis_gradient, kurtosis_loss
 
-# Population values of known distributions (dossier 04, section 5), by quantiles of 200,000 points.
+# Population values of known distributions, by quantiles of 200,000 points.
 DISTRIBUTIONS = [
     (stats.uniform, 1.8), (stats.norm, 3.0), (stats.laplace, 6.0), (stats.logistic, 4.2), (stats.triang(0.5), 2.4),
     (stats.arcsine, 1.5),

@@ -50,7 +50,7 @@ class Assignment:
 
     @cached_property
     def options(self) -> dict[str, LayerOptions]:
-        """Of every layer, after repair."""
+        """What every layer may choose from, after repair."""
         return self._options(self.repair)
 
     def _options(self, repair: RepairHow) -> dict[str, LayerOptions]:

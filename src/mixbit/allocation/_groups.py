@@ -66,7 +66,7 @@ class Group:
     latency: Ints
     """In units of the latency table; zeros without one."""
     flash_bytes: Ints
-    """Of the weights, by the memory table; zeros without one."""
+    """Flash of the weights, by the memory table; zeros without one."""
     tensor_bytes: Ints
     """Bytes of the tensor's buffers (see `mixbit.cost.tensor_bytes`)."""
 

@@ -30,9 +30,9 @@ class Quadratic:
     joint: Floats
     """(N, N) symmetric, zero between options of one group."""
     costs: Ints
-    """(k, N)"""
+    """Costs of every option `(k, N)`."""
     limits: Ints
-    """(k,)"""
+    """Upper limits of the costs `(k,)`."""
     start: Ints
     """(n + 1,) the first option of each group, and N."""
 

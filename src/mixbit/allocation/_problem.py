@@ -36,23 +36,23 @@ class Instance:
     """
 
     scores: Ints
-    """(n, m)"""
+    """Harm of every option of every group `(n, m)`."""
     costs: Ints
-    """(k, n, m)"""
+    """Costs of every option in every row `(k, n, m)`."""
     room: Ints
-    """(k,)"""
+    """What every row has left for them `(k,)`."""
     open: Bools
     """(n, m); False for padding and for options that no feasible choice takes."""
     rows: tuple[int, ...]
     """Which limits of the caller the k rows are."""
 
     def only(self, rows: Sequence[int]) -> Instance:
-        """The same groups under some of the rows (positions in this instance)."""
+        """An instance of the same groups under some of the rows (positions in this instance)."""
         keep = list(rows)
         return replace(self, costs=self.costs[keep], room=self.room[keep], rows=tuple(self.rows[row] for row in keep))
 
     def minimising(self, row: int) -> Instance:
-        """The same groups with one row as the score, under all other rows."""
+        """An instance of the same groups with one row as the score, under all other rows."""
         others = self.only([other for other in range(len(self.room)) if other != row])
         return replace(others, scores=np.where(self.open, self.costs[row], 0))
 

@@ -42,7 +42,7 @@ class Effort:
     """When to stop, or what to leave out."""
 
     entries: int = 2_000_000
-    """Longest list."""
+    """Entries of the longest list that may be held."""
     work: int = 40_000_000
     """Entries made in all."""
     deadline: float = float("inf")
@@ -62,7 +62,7 @@ class Found:
     complete: bool
     """True: no choice has a smaller score. False: the search gave up or was a beam."""
     work: int
-    """Entries made."""
+    """Entries that were made on the way."""
 
 
 @dataclass(frozen=True, slots=True)

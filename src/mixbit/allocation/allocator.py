@@ -32,7 +32,7 @@ class Decision:
     limits: Mapping[str, int]
     """The budget in whole numbers, see `mixbit.cost.Budget.resolve`."""
     costs: Costs
-    """Of the policy."""
+    """What the policy uses, in exact integers."""
 
 
 def allocate(

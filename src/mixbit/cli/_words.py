@@ -66,7 +66,7 @@ def word_list(text: str) -> tuple[str, ...]:
 
 
 def named_file(text: str) -> tuple[str, Path]:
-    """`NAME=FILE`."""
+    """Read `NAME=FILE` into a name and a path."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise MixbitError(f"--policy {shown(text)} is no named policy. Write NAME=FILE: mct=policies/mct.json.")

@@ -165,7 +165,7 @@ def cost_table(
 
 
 def tabulated(policy: Costs, float32: Costs, latency: LatencyTable | None) -> dict[str, int | float]:
-    """The same of costs that are known already: those of the policy, and those of the float32 network.
+    """The table of costs that are known already: those of the policy, and those of the float32 network.
 
     >>> one, full = (Costs(bitops=n, weight_bits=8 * n, activation_bytes=n, peak_step="fc") for n in (2, 64))
     >>> tabulated(one, full, None)["weight_bytes"], tabulated(one, full, None)["float_bitops"]

@@ -60,11 +60,11 @@ class LayerLatency:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     kind: str
-    """As `mixbit.network.Layer.kind`."""
+    """The kind of operation, as `mixbit.network.Layer.kind`."""
     weight_shape: tuple[int, ...]
     groups: int
     input_shape: tuple[int, ...]
-    """Of one sample, as `output_shape`: a layer on larger maps takes longer, with the same weights."""
+    """Shape of one sample's input, as `output_shape`: a layer on larger maps takes longer, with the same weights."""
     output_shape: tuple[int, ...]
     options: dict[str, Timing]
     """`W3A4` (3-bit weights, 4-bit input) -> what the layer takes then, its input brought to those bits included."""
@@ -93,7 +93,7 @@ class Part:
     kind: str
     """Kind of the operation, or `overhead`: what a run takes beyond all operations."""
     shape: tuple[int, ...]
-    """Of the result of one sample; empty for overhead."""
+    """Shape of one sample's result; empty for overhead."""
     uses: int = 1
     """How often a run does this; the numbers are those of all together."""
     median: int
@@ -112,7 +112,7 @@ class LatencyCheck:
 
     name: str
     bits: dict[str, str]
-    """Layer -> `W3A4`."""
+    """Bits of every layer, by its name: `W3A4`."""
     predicted: int
     measured: int
     spread: int
@@ -135,7 +135,7 @@ class Device:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     cpu: str
-    """Its model."""
+    """Model of the processor."""
     cores: int
     """That the machine has; `LatencyTable.threads` are used."""
     flags: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ class LatencyTable:
     runtime: str
     runtime_version: str
     threads: int
-    """Of one run, and so the cores that it can use."""
+    """Threads of one inference, and so the cores that it can use."""
     batch: int
     """Samples of one run; all numbers are those of one run."""
     repeats: int
@@ -182,7 +182,7 @@ class LatencyTable:
     layers: dict[str, LayerLatency]
     """All layers, in execution order."""
     other: tuple[Part, ...]
-    """All that no layer accounts for."""
+    """What no layer accounts for, part by part."""
     float32: Timing | None = None
     """The float32 network on the same target, if it was measured."""
     checks: tuple[LatencyCheck, ...] = ()

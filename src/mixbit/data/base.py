@@ -25,7 +25,7 @@ class PixelChange(Protocol):
     """What may happen to the bytes of a batch after augmentation and before normalisation."""
 
     def __call__(self, pixels: Tensor, plan: BatchPlan, places: slice, *, augment: bool) -> Tensor:
-        """Changed copies.
+        """The changed copies of a batch of images.
 
         Args:
             pixels: (n, C, H, W), uint8, the samples `plan.samples[places]`. May be called from several threads.
@@ -49,7 +49,7 @@ class Split(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Number of samples in the split."""
         ...
 
     def num_batches(self, batch_size: int, *, drop_last: bool = False, fraction: float = 1.0) -> int:
@@ -116,7 +116,7 @@ class DataSet:
 
     @property
     def space(self) -> InputSpace:
-        """Of its images: pixels in [0, 1], and how they are normalised."""
+        """The input space of the images: pixels in [0, 1], and how they are normalised."""
         return InputSpace.of_images(mean=self.mean, std=self.std)
 
     def example_inputs(self, batch_size: int = 1) -> Tensor:

@@ -73,7 +73,7 @@ def cifar10(
 
 
 def files(folder: str) -> list[Path]:
-    """What `cifar10` reads."""
+    """The files that `cifar10` reads."""
     place = _find(Path(folder))
     return [place / name for name in (*TRAIN_FILES, *TEST_FILES)]
 

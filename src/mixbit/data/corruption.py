@@ -147,7 +147,7 @@ def level_of(kind: str, severity: int, scale: Scale) -> Any:
 
 
 def default_scale(height: int, width: int) -> Scale:
-    """Whose constants suit images of that size: our completion, since both sets are published for one size each.
+    """The published set whose constants suit images of that size: our completion, since each is published for one size.
 
     >>> default_scale(32, 32), default_scale(224, 160)
     ('cifar', 'imagenet')

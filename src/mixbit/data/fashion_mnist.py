@@ -52,7 +52,7 @@ def fashion_mnist(folder: str, *, mean: Sequence[float] = (0.286,), std: Sequenc
 
 
 def files(folder: str) -> list[Path]:
-    """What `fashion_mnist` reads."""
+    """The files that `fashion_mnist` reads."""
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return [_find(Path(folder), f"{prefix}-{kind}") for prefix in ("train", "t10k") for kind in kinds]
 

@@ -36,7 +36,7 @@ class ReadSplit:
 
     @property
     def num_classes(self) -> int | None:
-        """See `Split.num_classes`."""
+        """Number of classes, see `Split.num_classes`."""
         return self.split.num_classes
 
     def __len__(self) -> int:

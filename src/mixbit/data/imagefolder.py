@@ -71,7 +71,7 @@ def imagefolder(
 
 
 def files(folder: str) -> list[Path]:
-    """What `imagefolder` reads."""
+    """The files that `imagefolder` reads."""
     parts = [_subfolder(Path(folder), names) for names in (("train",), _TEST_FOLDERS)]
     return [file for part in parts for name in _classes(part) for file in _images(part / name, may_miss=True)]
 

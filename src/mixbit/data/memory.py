@@ -62,7 +62,7 @@ class TensorSplit(IndexedSplit):
         self.mean, self.std = normalisation(mean, std, images.shape[1], source)
 
     def to(self, device: str | torch.device) -> TensorSplit:
-        """The same split with its images on `device`, which then does the pixel work; batches hold the same numbers."""
+        """A split with these images on `device`, which then does the pixel work; batches hold the same numbers."""
         moved = TensorSplit.__new__(TensorSplit)
         moved.__dict__.update(self.__dict__)
         for name in ("images", "labels", "mean", "std"):

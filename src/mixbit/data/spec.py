@@ -79,7 +79,7 @@ def load(
 
 
 def digest(spec: str) -> str | None:
-    """Of the files behind a spec, wherever they lie; None where there are none: embedded data, or a name on the hub.
+    """Digest of the files behind a spec, wherever they lie; None for embedded data and for a name on the hub.
 
     Raises:
         DataError: an unknown name, or files that are missing.

@@ -34,7 +34,7 @@ class Container:
 
     @property
     def zero_point(self) -> int:
-        """The stored zero."""
+        """The zero point as it is stored."""
         return self.grid.zero_point - self.base
 
     @property

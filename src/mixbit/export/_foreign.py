@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["QONNX_DOMAIN", "Foreign", "read_foreign"]
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-"""Of the operators that QONNX adds to ONNX."""
+"""Domain of the operators that QONNX adds to ONNX."""
 _LARGEST_FILE = 2**31 - 1
 _LARGEST_TENSOR = 2**28
 _FIRST_BYTE = b"\x08"

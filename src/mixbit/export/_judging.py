@@ -43,7 +43,7 @@ class Judge:
 
     @property
     def info(self) -> MetricInfo:
-        """Of the metric."""
+        """What is known of the metric: name, unit and direction."""
         return ACCURACY.info if self.objective is None else self.objective.info
 
     def classes(self, found: Array, targets: Any) -> Array | None:
@@ -89,7 +89,7 @@ class Score:
         self.reason: str | None = None
 
     def add(self, found: Array, targets: Any) -> None:
-        """One batch.
+        """Count the outputs of one batch.
 
         Args:
             found: outputs `(N, *shape)`.
@@ -111,7 +111,7 @@ class Score:
 
     @property
     def value(self) -> float | None:
-        """Of all batches; None without targets, or for a reason."""
+        """The metric over all batches; None without targets, or for a reason."""
         if not self._samples or self.reason is not None:
             return None
         if self._objective is None:

@@ -37,7 +37,7 @@ class Sheet:
         self._names = _short_names()
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """An ONNX operator."""
+        """Add an ONNX operator, and name its output."""
         from onnx import helper
 
         output = next(self._names)
@@ -63,7 +63,7 @@ class Sheet:
         return name
 
     def number(self, value: float, dtype: type[np.generic], role: Role = "grids") -> str:
-        """A scalar initializer."""
+        """Add a scalar initializer, and give its name."""
         return self.constant(np.array(value, dtype), role)
 
     def shape(self, *numbers: int) -> str:
@@ -73,7 +73,7 @@ class Sheet:
     def model(
         self, output: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], metadata: dict[str, str]
     ) -> ModelProto:
-        """The model.
+        """The ONNX model of all that was added.
 
         Args:
             output: the tensor that becomes the output of the model.

@@ -36,7 +36,7 @@ _DECISIVE = frozenset(["channels_last", "dilations", "group", "kernel_shape", "p
 
 
 def tagged(model: ModelProto, layers: int) -> ModelProto:
-    """The same model with all functions written out and every node named; those that hold a layer's weights by number.
+    """The model with all functions written out and every node named; those that hold a layer's weights by number.
 
     The runtime keeps the names of nodes when it fuses them, so its optimized network tells which node was which.
     """

@@ -127,7 +127,7 @@ class Adapted(NamedTuple):
 
     graph: IntegerGraph
     narrowed: dict[str, Narrowed]
-    """By layer."""
+    """What was narrowed, by the name of the layer."""
     kept: dict[str, str]
     """Layer that could saturate and keeps its weights -> why they are not narrowed."""
 

@@ -59,7 +59,7 @@ class Printer:
 
     @property
     def initializers(self) -> list[Any]:
-        """All constants."""
+        """All constants of the model."""
         return list(self._constants.values())
 
     def print_op(self, op: g.Op) -> None:

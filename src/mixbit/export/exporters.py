@@ -18,7 +18,7 @@ __all__ = ["CExporter", "OnnxExporter", "QonnxExporter"]
 
 
 class OnnxExporter:
-    """See `mixbit.export.onnx`."""
+    """The exporter of files for ONNX Runtime, see `mixbit.export.onnx`."""
 
     name, summary, file = "onnx", "the integer network, for ONNX Runtime", "model.onnx"
     rounding: GraphRounding = "float32"
@@ -33,7 +33,7 @@ class OnnxExporter:
 
 
 class QonnxExporter:
-    """See `mixbit.export.qonnx`."""
+    """The exporter of files for QONNX tools, see `mixbit.export.qonnx`."""
 
     name, summary, file = "qonnx", "the quantized network, for QONNX tools", "model.qonnx.onnx"
     rounding: GraphRounding = "float32"
@@ -48,7 +48,7 @@ class QonnxExporter:
 
 
 class CExporter:
-    """See `mixbit.export.c`."""
+    """The exporter of folders of C, see `mixbit.export.c`."""
 
     name, summary, file = "c", "C99 for microcontrollers; begin with its README.txt", "c"
     rounding: GraphRounding = "single"

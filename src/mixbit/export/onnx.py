@@ -56,7 +56,7 @@ class OnnxLayer:
 
     name: str
     weights: int
-    """Number of weights."""
+    """Number of its weights."""
     weight_bits: int
     container: str
     """How the file holds the weights: `packed 3 bit`, `int8` or `uint8`."""
@@ -188,7 +188,7 @@ def written_graph(graph: IntegerGraph, *, cpu: Cpu = "any", strict: bool = False
 
 
 def build_onnx(graph: IntegerGraph, *, pack: Packing = "fields", cpu: Cpu = "any", strict: bool = False) -> ModelProto:
-    """The same as a model in memory, which has passed the ONNX checker.
+    """An ONNX model in memory, which has passed the ONNX checker.
 
     Its input `input` and its output `output` are float32, with a symbolic batch size `N`. If the graph ends in a
     quantized tensor, the output is that tensor as real numbers.

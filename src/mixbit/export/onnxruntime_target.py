@@ -68,7 +68,7 @@ class OnnxRuntimeTarget:
 
     @property
     def runtime_version(self) -> str:
-        """Of the installed package.
+        """Version of the installed package.
 
         Raises:
             MissingExtra: onnxruntime is not installed.
@@ -77,7 +77,7 @@ class OnnxRuntimeTarget:
 
     @property
     def device(self) -> Device:
-        """This machine."""
+        """This machine: processor and cores."""
         return Device(cpu=machine_name(), cores=os.cpu_count() or 1, flags=machine_flags())
 
     def profile(self, graphs: Mapping[str, IntegerGraph], repeats: int) -> dict[str, Measurement]:
@@ -253,7 +253,7 @@ def _types(found: Sequence[Mapping[str, Sequence[int]]]) -> str:
 
 
 def _measurement(nodes: Sequence[_Node], whole: Timing, empty: Timing, reading_us: float) -> Measurement:
-    """The whole, divided in proportion to what the profiler saw."""
+    """The time of the whole network, divided in proportion to what the profiler saw."""
     seen = [max(node.fastest_us - reading_us, 0.0) for node in nodes]
     part = max(whole.median - empty.median, 0) / (whole.median or 1) / (sum(seen) or 1.0)
     steps = [

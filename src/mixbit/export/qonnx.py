@@ -39,9 +39,9 @@ class QonnxLayer:
     """The ONNX operator: `Conv`, or `MatMul` for a linear layer."""
     weight_bits: int
     activation_bits: int
-    """Of the layer's input."""
+    """Bits of the layer's input."""
     weights: int
-    """Number of weights."""
+    """Number of its weights."""
     macs: int
     """Multiply-accumulates of one sample."""
     size_bytes: int
@@ -117,7 +117,7 @@ def render_qonnx(graph: IntegerGraph) -> bytes:
 
 
 def build_qonnx(graph: IntegerGraph) -> ModelProto:
-    """The same as a model in memory, for a batch of one sample.
+    """A QONNX model in memory, for a batch of one sample.
 
     Every tensor of `graph` is there under its name, as the real numbers `scale * (q - zero_point)`. A layer computes
     `x * Quant(w) + bias * graph.unit(op)`, then Relu or Clip where its clamp is tighter than its grid, then `Quant`.

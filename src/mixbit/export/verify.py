@@ -63,13 +63,13 @@ class Agreement:
     identical: float
     """Part of the images whose outputs equal the reference's but for the last digits of a float32."""
     largest_difference: float
-    """Of any output, in its own unit."""
+    """The largest difference of any output, in its own unit."""
     largest_steps: float
-    """The same in steps of the output: the least that one step of one weight times one of an input can change."""
+    """The largest difference in steps of the output: what one step of one weight times one of an input changes."""
     reference_accuracy: float | None
     """The task's metric, see `metric`."""
     accuracy: float | None
-    """The same of what is verified; None without targets."""
+    """The task's metric of what is verified; None without targets."""
     metric: MetricInfo = ACCURACY.info
     """What the accuracies are: accuracy, or the metric of the task."""
     positions: int = 0
@@ -120,7 +120,7 @@ class Verification(Agreement):
     timings: dict[str, Timing] = field(default_factory=dict)
     """Name (`file`, `float32`, ...) -> CPU time of one inference of one sample."""
     operations: int = 0
-    """Of a QONNX file, each held against the reference with the inputs that the file computed; 0 for other files."""
+    """Operations of a QONNX file, each held against the reference on the file's own inputs; 0 for other files."""
     cpu: Cpu | None = None
     """For which processors the file says that it is; None of a file that says nothing."""
     runtime_saturates: bool | None = None
@@ -466,7 +466,7 @@ def sample_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[
 
 
 def numpy_batches(batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Array, Array | None]]:
-    """The same as arrays, without targets that are no class numbers `(n,)`."""
+    """Batches as arrays, without targets that are no class numbers `(n,)`."""
     for x, y in sample_batches(batches, images):
         numbers = isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point()
         yield x, y.numpy() if numbers else None

@@ -38,7 +38,7 @@ class ArrayPredictor(ABC):
         self._shape, self._batch = shape, batch
 
     def logits(self, x: Tensor) -> Tensor:
-        """See `mixbit.inference.Predictor`."""
+        """Logits of inputs in their space, see `mixbit.inference.Predictor`."""
         check_inputs(x, self.name)
         if x.requires_grad and torch.is_grad_enabled():
             need_gradients(self, "a tensor that requires them")

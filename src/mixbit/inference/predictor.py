@@ -36,7 +36,7 @@ class Predictor(Protocol):
         ...
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of each input; one does not depend on which others are in its batch.
+        """Logits of each input; one does not depend on which others are in its batch.
 
         Args:
             x: inputs `(N, ...)` in the unit of `space`, finite, at least one, on any device.

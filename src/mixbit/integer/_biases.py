@@ -36,9 +36,9 @@ class Units:
     """A layer as its accumulator has it."""
 
     integers: Array
-    """Weights, int8."""
+    """The weights as integers, int8."""
     scale: Array
-    """float32 `(out,)`."""
+    """Scale of each output's sums, float32 `(out,)`."""
     bias: Array
     """int32 `(out,)`, in steps of the accumulator."""
     shift: int

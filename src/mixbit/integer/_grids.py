@@ -30,7 +30,7 @@ from mixbit.network.program import Program, interpret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What `choose` found."""
+    """The grids that `choose` found."""
 
     grids: dict[Wire, Grid]
     """Every quantized tensor; wires that a quantizer makes are among them."""

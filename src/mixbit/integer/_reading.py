@@ -81,7 +81,7 @@ class Reader:
         self._float_weights: list[str] = []
 
     def flow(self) -> Flow:
-        """All steps.
+        """All steps of the network, in order.
 
         Raises:
             ExportError: several inputs or outputs, or an operator that has no integer form.

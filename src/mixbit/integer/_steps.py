@@ -22,7 +22,7 @@ class Wire:
 
     name: str
     shape: tuple[int, ...]
-    """Of one sample."""
+    """Shape of one sample."""
     node: fx.Node
     """Where calibration finds its values: the last operator that was folded into its step."""
     step: Step | None
@@ -32,7 +32,7 @@ class Wire:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Step:
-    """An operation."""
+    """An operation with its inputs and its output."""
 
     name: str
     inputs: list[Wire]
@@ -67,12 +67,12 @@ class Multiply(Clamped):
     """Convolution (with a window) or linear layer, with its batch norm folded in."""
 
     integers: Array
-    """Weights as integers."""
+    """The weights as integers."""
     bits: int
     scale: Array
     """float64 `(out,)`: real weight = scale * integer."""
     bias: Array
-    """float64 `(out,)`."""
+    """The bias in real numbers, float64 `(out,)`."""
     window: Window | None
     rounded: bool = False
     """Whether training left the weights in float, so that the integers are off by up to half a step."""
@@ -89,7 +89,7 @@ class Sum(Clamped):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Average(Clamped):
-    """Average pool."""
+    """An average pool over windows of the map."""
 
     window: Window
 
@@ -113,7 +113,7 @@ class Affine(Step):
 
     scale: Array
     shift: Array
-    """Both float64 `(out,)`."""
+    """What is added to each channel; both are float64 `(out,)`."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

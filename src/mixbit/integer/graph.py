@@ -54,11 +54,11 @@ GRAPH_ROUNDINGS: tuple[GraphRounding, ...] = (*ROUNDINGS, "litert")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """An activation tensor."""
+    """An activation tensor: its shape, and its grid where it is integers."""
 
     name: str
     shape: tuple[int, ...]
-    """Of one sample: `(C, H, W)`, `(C, L)` or `(features,)`."""
+    """Shape of one sample: `(C, H, W)`, `(C, L)` or `(features,)`."""
     grid: Grid | None
     """None is float32: the input before it is quantized, and the output."""
     source: Source
@@ -194,7 +194,7 @@ class Concat(_Op):
     """Tensors of one grid, one after the other."""
 
     axis: int
-    """Of one sample: 0 is the channels."""
+    """Axis of one sample: 0 is the channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -282,7 +282,7 @@ class IntegerGraph:
     tensors: dict[str, Tensor]
     ops: tuple[Op, ...]
     fingerprint: str
-    """Of the captured network, see `mixbit.network.Network.fingerprint`."""
+    """Fingerprint of the captured network, see `mixbit.network.Network.fingerprint`."""
     notes: tuple[Note, ...] = field(default=())
 
     def __post_init__(self) -> None:

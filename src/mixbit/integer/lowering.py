@@ -266,7 +266,7 @@ class _Printer:
         self._input = self._free("input")
 
     def graph(self, fingerprint: str) -> IntegerGraph:
-        """The whole."""
+        """The integer graph of all steps, in their order."""
         self._begin()
         for step in self._flow.steps:
             _PRINT[type(step)](self, step)

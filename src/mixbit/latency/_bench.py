@@ -133,5 +133,5 @@ class _Block:
 
 
 def texts(bits: Mapping[str, LayerBits]) -> dict[str, str]:
-    """Layer -> `W3A4`."""
+    """Bits of every layer as text, `W3A4`."""
     return {name: str(one) for name, one in bits.items()}

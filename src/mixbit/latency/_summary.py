@@ -52,7 +52,7 @@ class Summary:
         }
 
     def table(self) -> LatencyTable:
-        """The whole."""
+        """The latency table of all that was measured."""
         bench, target = self._bench, self._bench.target
         whole = bench.blocks.get(WHOLE, {})
         found = LatencyTable(

@@ -30,7 +30,7 @@ class TimedStep:
     kernel: str
     """What decides its time: operation, types, shapes. Equal kernels take equal times."""
     shape: tuple[int, ...]
-    """Of its result, one sample."""
+    """Shape of one sample's result."""
     median: int
     spread: int
     """Interquartile range over the runs."""
@@ -61,11 +61,11 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """Its name on the command line."""
 
     @property
     def unit(self) -> LatencyUnit:
-        """Of everything that it measures."""
+        """Unit of everything that it measures."""
 
     @property
     def runtime(self) -> str:
@@ -73,7 +73,7 @@ class Target(Protocol):
 
     @property
     def runtime_version(self) -> str:
-        """Its version."""
+        """Version of the runtime."""
 
     @property
     def device(self) -> Device:
@@ -81,7 +81,7 @@ class Target(Protocol):
 
     @property
     def threads(self) -> int:
-        """Of one run."""
+        """Threads of one inference."""
 
     @property
     def batch(self) -> int:

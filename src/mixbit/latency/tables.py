@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
-"""Of weights and of activations."""
+"""Bit-widths of weights and of activations that are measured by default."""
 
 
 def options_of(bits: Iterable[int]) -> tuple[LayerBits, ...]:

@@ -18,7 +18,7 @@ class Settings(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of draws."""
+        """Seed of the draws."""
         ...
 
 

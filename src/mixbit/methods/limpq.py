@@ -49,7 +49,7 @@ _SMOOTHING = 0.1
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limpq:
-    """LIMPQ's indicator training.
+    """LIMPQ's indicators: importance of bits, learned in one joint training.
 
     Attributes:
         bits: candidate bit-widths of weights and activations, in the order of the uniform passes.
@@ -210,7 +210,7 @@ def calibrate_indicators(model: nn.Module, task: Task, settings: Settings) -> No
 
 
 class _JointStep:
-    """n uniform passes and one random pass; their gradients are summed (dossier a.4: no division)."""
+    """n uniform passes and one random pass; their gradients are summed (the released code does not divide them)."""
 
     def __init__(self, model: nn.Module, searched: Sequence[Layer], settings: Limpq) -> None:
         self.model, self.settings = model, settings

@@ -29,7 +29,7 @@ class Inputs:
         return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == self.batch
 
     def doubled(self) -> Inputs:
-        """The same with every sample twice: torch.export takes a dimension of size 1 for a constant."""
+        """Inputs with every sample twice: torch.export takes a dimension of size 1 for a constant."""
 
         def twice(leaf: Any) -> Any:
             return torch.cat([leaf, leaf]) if self.is_batched(leaf) else leaf

@@ -24,7 +24,7 @@ _KINDS: dict[str, tuple[type[nn.Module], LayerKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A quantizable operator."""
+    """A quantizable operator of the exported graph."""
 
     name: str
     kind: LayerKind

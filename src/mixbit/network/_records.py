@@ -36,7 +36,7 @@ class Layer:
     macs: int
     """Multiply-accumulates of one sample, exact."""
     macs_limpq: int
-    """The same as LIMPQ's released code counts them (output area truncated as a product)."""
+    """MACs as LIMPQ's released code counts them (output area truncated as a product)."""
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     input_tensor: str
@@ -107,7 +107,7 @@ class FloatParameter:
     name: str
     """Its name in `model.named_parameters()`; of a buffer that is used as a weight, the module that reads it."""
     size: int
-    """Number of elements."""
+    """Number of its elements."""
     reason: str
     macs: int = 0
     """Multiply-accumulates of one sample that it takes part in; they are part of `Network.other_macs`."""

@@ -50,7 +50,7 @@ class Sizes:
         return next((at for at, size in enumerate(value.shape) if self._is_batch(size)), -1)
 
     def per_sample(self, count: int) -> int:
-        """Of a count over the whole batch."""
+        """What one sample has of a count over the whole batch."""
         return count // self.batch if count % self.batch == 0 else count
 
     def numel(self, value: Any) -> int:

@@ -38,7 +38,7 @@ class FrontPoint:
     name: str = ""
     """For tables and plots; may be empty."""
     costs: dict[str, int | float] = field(default_factory=dict)
-    """As `Policy.costs`."""
+    """What the policy uses, as `Policy.costs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class WeightsFile:
     path: str
     """From the folder of the front's file, with `/` between."""
     digest: str
-    """Of the file's content."""
+    """Digest of the file's content."""
 
     def __post_init__(self) -> None:
         if not self.path or PurePath(self.path).is_absolute() or PureWindowsPath(self.path).is_absolute():

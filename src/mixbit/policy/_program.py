@@ -105,7 +105,7 @@ class Program:
 
     @property
     def orders(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of weights, and of inputs.
+        """The orders of weight bits, and of activation bits.
 
         >>> Program(order=("a", "b")).orders, Program(order=("a", "b"), activation_order=()).orders
         ((('a', 'b'), ('a', 'b')), (('a', 'b'), ()))

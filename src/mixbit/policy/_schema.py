@@ -59,7 +59,7 @@ LEGAL_PROGRAM = {
     "variables": f'a list of [layer, "weight" or "activation", bits {_BOTH}]',
     "matrix": "a list of rows of finite numbers, one row and one column a variable",
 }
-"""The same for the keys of `program` and of its `pairs`."""
+"""What is legal for the keys of `program` and of its `pairs`."""
 
 
 class Document(Strict):

@@ -119,7 +119,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """Read scores.
+        """Read scores from a JSON file.
 
         Raises:
             PolicyError: the file is missing, malformed, of another format, newer than this mixbit, or holds illegal

@@ -33,9 +33,9 @@ class Site:
     bank: Quantizer
     levels: Levels
     rows: Tensor | None = None
-    """Of a weight: its values `(C, n)`, as many rows as steps."""
+    """Values of a weight `(C, n)`, as many rows as steps."""
     sketch: Sketch = field(default_factory=Sketch)
-    """Of an input: what the float network puts into it."""
+    """What the float network puts into an input."""
 
     def step(self, p: float | None) -> Tensor:
         """The step of least Lp error `(C,)`; None for the one of which nothing is clipped."""
@@ -99,11 +99,11 @@ def observe(model: nn.Module, sites: Sequence[Site], images: Images) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of a model on some images."""
+    """Loss and metric of a model on some images."""
 
     loss: float
     accuracy: float
-    """Of the task's metric, by default top-1 accuracy."""
+    """Value of the task's metric, by default top-1 accuracy."""
 
 
 class Judge:

@@ -110,7 +110,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PTQResult:
-    """What `ptq` found.
+    """The model that `ptq` quantized, and what was tried on the way.
 
     Attributes:
         model: a quantized copy of the task's model, in evaluation mode.

@@ -292,7 +292,7 @@ def leave_fused_paths(model: nn.Module) -> None:
 
 
 def take_fused_paths(model: nn.Module) -> None:
-    """Undo `leave_fused_paths`."""
+    """Undo what `leave_fused_paths` did."""
     for module in model.modules():
         hook = module.__dict__.pop(_HOOK, None)
         if hook is not None:

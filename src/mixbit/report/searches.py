@@ -17,7 +17,7 @@ __all__ = ["search_summary", "search_tables"]
 
 
 def search_summary(method: str, found: Searched) -> str:
-    """In one line."""
+    """What a search ended in, in one line."""
     layers = len(found.network.layers)
     if isinstance(found.result, Scores):
         return f"{method} scored {len(found.result.layers)} of {layers} layers."

@@ -66,7 +66,7 @@ def hover(metric: MetricInfo) -> str:
 
 
 def seconds(value_s: float) -> str:
-    """A duration.
+    """A duration in seconds, minutes or hours.
 
     >>> seconds(0.00712), seconds(3.4), seconds(3725)
     ('7.1 ms', '3.4 s', '1 h 2 min')

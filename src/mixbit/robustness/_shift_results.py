@@ -30,7 +30,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShiftPoint:
-    """One evaluation."""
+    """One evaluation under one shift."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -56,7 +56,7 @@ class ShiftPoint:
 
     @classmethod
     def from_json(cls, values: object) -> ShiftPoint:
-        """What `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
             MixbitError: a key is missing or unknown, or a value is of another type.
@@ -127,7 +127,7 @@ class ShiftSweep:
 
     @classmethod
     def from_json(cls, values: object) -> ShiftSweep:
-        """What `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
             MixbitError: a key is missing or unknown, or a value is of another type.
@@ -142,7 +142,7 @@ class ShiftSummary:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     as_trained: float
-    """Nothing is shifted."""
+    """The point at which nothing is shifted."""
     step_mean: float
     """Mean over steps times 0.8, 0.9, 1, 1.1, 1.25 and 1.5."""
     step_worst: float
@@ -166,7 +166,7 @@ class ShiftSummary:
 
     @classmethod
     def from_json(cls, values: object) -> ShiftSummary:
-        """What `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
             MixbitError: a key is missing or unknown, or a value is of another type.

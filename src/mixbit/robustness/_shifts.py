@@ -21,7 +21,7 @@ Rows: TypeAlias = Tensor
 """The tensor behind a grid as `(C, elements)`, one row a step."""
 
 MIN_BITS, MAX_BITS = 2, 8
-"""Of a study of bits: on one signed bit most grids have no zero, which is another grid and not a coarser one."""
+"""The range of a study of bits: one signed bit has no zero on most grids, which is no coarser grid but another."""
 
 
 class Shift(Protocol):
@@ -66,7 +66,7 @@ class ScaledStep:
 
     @property
     def value(self) -> float | None:
-        """The factor."""
+        """The factor that steps are multiplied by."""
         return self.x
 
     def __call__(self, grid: Grid, rows: Rows | None) -> Grid:
@@ -191,7 +191,7 @@ class RoundBy:
         return None
 
     def __call__(self, grid: Grid, rows: Rows | None) -> Grid:
-        """The same grid, rounded to in another way."""
+        """Numbers on the same grid, rounded to in another way."""
         return replace(grid, rounding=self.rounding, seed=self.seed)
 
 
@@ -218,7 +218,7 @@ class Clipping:
 
     @property
     def label(self) -> str:
-        """The rule."""
+        """Name of the rule."""
         return self.rule
 
     @property

@@ -51,7 +51,7 @@ class BitUse:
     """Mean over the quantized layers."""
     activation_bits: float | None = None
     bitops: float | None = None
-    """Of one image."""
+    """BitOps of one image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,9 @@ class CorruptionReport:
     kinds: tuple[str, ...]
     severities: tuple[int, ...]
     seed: int
-    """Of the noise."""
+    """Seed of the noise."""
     scale: Scale
-    """Whose constants: those of CIFAR-10-C or of ImageNet-C."""
+    """Whose constants were taken: those of CIFAR-10-C or of ImageNet-C."""
     samples: int
     """Images behind every cell."""
     cells: tuple[CorruptionCell, ...] = ()

@@ -66,7 +66,7 @@ FACTORS = (0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 1.0, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0
 BITS = (2, 3, 4, 5, 6, 8, None)
 """Weight bits; None is float."""
 PTQ_SETTINGS = tuple(LayerBits(bits, None) for bits in (8, 6, 5, 4, 3, 2))
-"""Weights alone."""
+"""Settings of post-training quantization of weights alone."""
 ROUNDINGS: tuple[Rounding, ...] = ("half-away", "floor", "truncate", "stochastic")
 CLIPPINGS = ("minmax", "mse", "percentile 99.9", "sigma 2", "sigma 3", "sigma 4")
 
@@ -87,10 +87,10 @@ class Cache(TypingProtocol):
         """Whether the point is known."""
 
     def __getitem__(self, key: str, /) -> ShiftPoint:
-        """The point."""
+        """The point that was kept under a key."""
 
     def __setitem__(self, key: str, point: ShiftPoint, /) -> None:
-        """Keep a point."""
+        """Keep a point under a key."""
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -276,7 +276,7 @@ def rounding_sweep(
     bias_correction: bool = False,
     cache: Cache | None = None,
 ) -> ShiftSweep:
-    """The same grids, rounded to in other ways (ours).
+    """Accuracy on the same grids, rounded to in other ways (ours).
 
     Args:
         model: with quantizers on.
@@ -332,7 +332,7 @@ def ptq_bit_sweep(
     pins: Pins | None = None,
     cache: Cache | None = None,
 ) -> ShiftSweep:
-    """The same float model after post-training quantization at each of several bits (P4).
+    """Accuracy of one float model after post-training quantization at each of several bits (P4).
 
     Args:
         task: with the float model, which stays as it is; quantization reads `task.train` alone.

@@ -69,7 +69,7 @@ def begin(run: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read(run: Path) -> dict[str, Any]:
-    """What `begin` wrote.
+    """Read the facts that `begin` wrote.
 
     Raises:
         MixbitError: no run folder, or its `config.json` is not as a command writes it.

@@ -38,7 +38,7 @@ class Row:
     name: str
     """The method with its settings, as it was asked for, or the name of a policy from elsewhere."""
     seed: int
-    """Of calibration, order of training and augmentation."""
+    """Seed of calibration, order of training and augmentation."""
     outside: bool = False
     """Whether the policy came as a file."""
     reason: str = ""
@@ -56,12 +56,12 @@ class Row:
     """What the accuracies are values of, by default top-1 accuracy."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The row as plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Row:
-        """What `to_json` gave."""
+        """Read what `to_json` gave."""
         return _io.as_record(values, cls, where="The row", remedy="Give what to_json() gave.")
 
 
@@ -77,7 +77,7 @@ class Standing:
     costs: Costs | None
     slack: dict[str, float]
     calibrated: dict[int, float]
-    """Seed -> accuracy."""
+    """Metric after calibration, by seed."""
     tuned: dict[int, float]
     """Seed -> accuracy after fine-tuning."""
     effort: Effort | None
@@ -109,7 +109,7 @@ class Comparison:
     interrupted: tuple[str, ...]
     """Names of searches that were killed and continued: their effort is that of the last part only."""
     settings: dict[str, Any] | None
-    """Of the fine-tuning; None if there is none."""
+    """Settings of the fine-tuning; None if there is none."""
     folder: Path
     files: dict[Path, str]
     budget_efforts: dict[str, dict[str, Effort]] = field(default_factory=dict)
@@ -214,7 +214,7 @@ def slug(text: str) -> str:
 
 
 def measured(run: Path) -> Ledger:
-    """All that was measured in the folder of a comparison; opened anew it has what other processes put in.
+    """The ledger of a comparison's folder; opened anew it has what other processes put in.
 
     Raises:
         MixbitError: no folder of a comparison, or a malformed line.
@@ -228,12 +228,12 @@ def measured(run: Path) -> Ledger:
 
 
 def row_key(budget: str, name: str, seed: int) -> str:
-    """Of one row, in `measured`."""
+    """Key of one row, in `measured`."""
     return f"{_ROW}{slug(budget)}/{slug(name)}/seed-{seed}"
 
 
 def accuracies_key(bits: Mapping[str, LayerBits], seed: int) -> str:
-    """Of the accuracies of all policies of the same bits, in `measured`; the fine-tuning's folder has the same name."""
+    """Key of the accuracies at some bits, in `measured`; the folder of their fine-tuning has the same name."""
     return f"train/{bits_digest(bits)}-seed-{seed}"
 
 

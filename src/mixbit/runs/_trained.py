@@ -24,7 +24,7 @@ class TrainedRun:
     subject: Subject
     policy: Policy | None
     path: Path | None
-    """Of the policy file."""
+    """Path of the policy file."""
 
 
 def open_run(run: Path, *, data: str | None = None, seed: int | None = None) -> TrainedRun:

@@ -43,7 +43,7 @@ class Exported:
     graph: IntegerGraph
     file: Written
     verification: Agreement | None
-    """Of ONNX and QONNX a `Verification`, of the file itself; of other targets of what their Predictor gives."""
+    """How the file did. Of ONNX and QONNX the file itself is verified; of other targets what their Predictor gives."""
     files: dict[Path, str]
     note: str | None = None
     """That the policy was chosen with times of other files than this one."""
@@ -168,7 +168,7 @@ def _taken(task: Task, images: int | None, *, qonnx: bool) -> tuple[int, str | N
 
 
 def taken(task: Task, images: int | None, *, limit: int | None = None, slow: str = "") -> tuple[int, str | None]:
-    """The same under a limit of images that has the reason `slow`."""
+    """How many test images are run, and why fewer than were asked for, under a limit that has the reason `slow`."""
     held = len(task.test)
     asked = held if images is None else images
     most = held if limit is None else min(held, limit)

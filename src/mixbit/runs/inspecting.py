@@ -34,7 +34,7 @@ class Inspected:
     uniform: dict[str, Costs]
     float32: Costs
     input_shape: tuple[int, ...]
-    """Of one sample; empty where the model takes several tensors."""
+    """Shape of one sample; empty where the model takes several tensors."""
     own_data: bool = False
     """Whether it is a task that brings its own data."""
     unexportable: str | None = None

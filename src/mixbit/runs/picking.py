@@ -28,7 +28,7 @@ class Picked:
     limits: dict[str, int] = field(default_factory=dict)
     """The budget in whole numbers."""
     costs: Costs | None = None
-    """Of the policy."""
+    """What the policy uses."""
     pinned: tuple[str, ...] = ()
     """Layers of the policy that have the bits which the budget takes for pinned."""
     weights: Path | None = None

@@ -41,13 +41,13 @@ class Searched:
     files: dict[Path, str]
     subject: Subject
     budget: Budget | None = None
-    """Of a search under one."""
+    """The budget of a search under one."""
     limits: dict[str, int] = field(default_factory=dict)
     """The budget in whole numbers."""
     pinned: tuple[str, ...] = ()
     """Layers whose bits were fixed under the budget."""
     costs: Costs | None = None
-    """Of the policy that such a search ended in."""
+    """What the policy uses that such a search ended in."""
 
     @property
     def scores(self) -> Scores:

@@ -118,7 +118,7 @@ class Profile:
 
     @property
     def name(self) -> str:
-        """Of the run folder."""
+        """Name of the run folder."""
         return self.run.name
 
     @property

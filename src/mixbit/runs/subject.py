@@ -55,7 +55,7 @@ class Subject:
 
     @classmethod
     def from_json(cls, values: object) -> Subject:
-        """What `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
             MixbitError: a missing or unknown key, or a value of another type.
@@ -165,7 +165,7 @@ class Outcome:
     accuracy: float
     """Value of the metric, by default top-1 accuracy, 0 to 1."""
     costs: Costs
-    """Of one sample."""
+    """Costs of one sample."""
     metric: MetricInfo = ACCURACY.info
 
 

@@ -37,7 +37,7 @@ class Trained:
     notes: tuple[str, ...] = ()
     """Which layers KURE left out, and which epoch its stopping rule kept."""
     metrics: Metrics
-    """Of the last epoch, on the test split."""
+    """Metrics of the last epoch, on the test split."""
     further: tuple[str, ...] = ()
     """The task's other metrics with their units, for people."""
 

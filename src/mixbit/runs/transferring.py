@@ -48,7 +48,7 @@ class Reached:
     """What one policy reaches on the target's test data; accuracies are values of the task's metric."""
 
     name: str
-    """"transferred" or "own"."""
+    """Whose policy it is: "transferred" or "own"."""
     policy: Policy
     costs: Costs
     calibrated: float
@@ -65,10 +65,10 @@ class Agreement:
     """Rank correlation of the layers' harms; empty where a policy was transferred, which has none."""
     distance: PolicyDistance
     harm: float | None
-    """Of the transferred policy, by the target's own scores; None for bits that these do not have."""
+    """Harm of the transferred policy, by the target's own scores; None for bits that these do not have."""
     own_harm: float | None
-    """Of the target's own policy by the same scores; no policy within the budget has less. None where the method ends
-    in a policy or a front, and has no scores."""
+    """Harm of the target's own policy by the same scores; no policy within the budget has less. None where the method
+    ends in a policy or a front, and has no scores."""
 
     @property
     def regret(self) -> float | None:

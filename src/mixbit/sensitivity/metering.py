@@ -38,17 +38,17 @@ class Effort:
     """
 
     cpu_seconds: float | None = None
-    """Of the process, all threads together."""
+    """CPU seconds of the process, all threads together."""
     wall_seconds: float | None = None
     images: int | None = None
     """Training images that were read, repeats counted."""
     forward_images: float | None = None
     """MACs done in layers, over those of one image."""
     backward_images: float | None = None
-    """The same on the way back."""
+    """MACs done in layers on the way back, over those of one image."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The effort as plain values."""
         return asdict(self)
 
     @classmethod
@@ -67,7 +67,7 @@ class Effort:
 
 
 class Meter:
-    """Measures one search.
+    """Measures what one search takes.
 
     Attributes:
         task: the task to hand to the method: the same model, data and network, with a training split that counts.

@@ -36,7 +36,7 @@ class Work:
     passes: float = 0.0
     """What it would have been without a cache: images of all runs."""
     done: float = 0.0
-    """What it was."""
+    """What it was: images of the parts of runs that were made."""
 
     def __sub__(self, other: Work) -> Work:
         return Work(self.passes - other.passes, self.done - other.done)
@@ -146,7 +146,7 @@ class Suffix:
         return self._graphs.get(None) or self._graphs[size]
 
     def quantized_weight(self, layer: str, bits: int) -> Tensor:
-        """`Q_b(W)`, made once."""
+        """A layer's quantized weight `Q_b(W)`, made once."""
         if (layer, bits) not in self._weights:
             self._weights[layer, bits] = self._probe.quantized_weight(layer, bits)
         return self._weights[layer, bits]

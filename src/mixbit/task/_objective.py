@@ -50,7 +50,7 @@ class Objective:
 
     @property
     def info(self) -> MetricInfo:
-        """Of the metric that is compared and printed."""
+        """What is known of the metric that is compared and printed."""
         return self.metrics[0].info if self.metrics else LOSS
 
     def chosen(self, outputs: Any) -> Any:
@@ -58,13 +58,13 @@ class Objective:
         return outputs if self.output is None else self.output(outputs)
 
     def of_logits(self) -> Objective:
-        """The same for outputs of which the ones that count were chosen already."""
+        """The objective for outputs of which the ones that count were chosen already."""
         loss = copy.copy(self.loss)
         loss.output = None
         return replace(self, loss=loss, output=None)
 
     def settled(self, targets: Any) -> Objective:
-        """The same with metrics; where the user named none, they follow from the targets.
+        """The objective with metrics; where the user named none, they follow from the targets.
 
         Accuracy, where these are whole numbers in a tensor; else the loss.
         """

@@ -29,7 +29,7 @@ class ExporterCases(ABC):
 
     @abstractmethod
     def exporter(self) -> Exporter:
-        """A new one."""
+        """A new exporter to test."""
 
     @abstractmethod
     def graph(self, rounding: Any) -> IntegerGraph:

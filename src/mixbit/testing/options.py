@@ -76,7 +76,7 @@ def alike(first: Any, second: Any) -> bool:
 
 
 def unlike(first: Any, second: Any) -> bool:
-    """Whether anything differs."""
+    """Whether anything in the two differs."""
     return not alike(first, second)
 
 

@@ -68,7 +68,7 @@ class Brought:
             self.step.end_epoch(context, record)
 
     def zero_grad(self) -> None:
-        """No gradients."""
+        """Forget the gradients of what the step brought."""
         for _, optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 

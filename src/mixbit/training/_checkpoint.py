@@ -29,7 +29,7 @@ class Place:
     """Where a training was when it was saved, and what it was."""
 
     epoch: int
-    """Finished epochs."""
+    """Number of finished epochs."""
     batch: int
     """Steps taken in the epoch after them."""
     history: list[dict[str, Any]]

@@ -31,7 +31,7 @@ from mixbit.training.kurtosis import Combine, combined, kurtosis_gradient
 __all__ = ["KurtosisConfig", "KurtosisPenalty"]
 
 SMALLEST = 8  # elements; our completion
-SMALLEST_CHANNEL = 64  # the kurtosis of nine values says nothing (dossier, and docs/kure.md)
+SMALLEST_CHANNEL = 64  # the kurtosis of nine values says nothing (docs/kure.md)
 _DIVERGED = 100.0  # growth of a weight's standard deviation since the start
 
 

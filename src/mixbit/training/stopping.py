@@ -58,7 +58,7 @@ class KurtosisMonitor:
         self.kept = ""
 
     def after_epoch(self, model: nn.Module, record: dict[str, Any], history: list[dict[str, Any]]) -> bool:
-        """See `mixbit.training.Monitor`."""
+        """Record, and say whether to stop; see `mixbit.training.Monitor`."""
         self.penalty.check_growth(model)
         record["kurtosis"] = self.penalty.record(model)
         if self.held_out is None:

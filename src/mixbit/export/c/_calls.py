@@ -33,7 +33,7 @@ class Blob:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in flash."""
+        """Bytes that it takes in flash."""
         return int(self.values.nbytes)
 
 

@@ -32,7 +32,7 @@ class HandedOver:
     """What of a network CMSIS-NN computes."""
 
     path: str
-    """Of the checkout."""
+    """Folder of the checkout of CMSIS-NN."""
     rounding: str
     """`single` or `double`, of all layers that it computes."""
     layers: tuple[str, ...]

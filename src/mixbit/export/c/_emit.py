@@ -108,7 +108,7 @@ def weights_h(program: CProgram) -> str:
 
 
 def weights_c(program: CProgram) -> str:
-    """The arrays."""
+    """Text of `weights.c`: the constant arrays."""
     lines = [
         f"/* {_TITLE} */",
         '#include "weights.h"',
@@ -137,7 +137,7 @@ def _what(step: CStep, blob: Blob) -> str:
 
 
 def model_h(program: CProgram, plan: MemoryPlan) -> str:
-    """The interface."""
+    """Text of `model.h`: the interface of the network."""
     x, output = program.tensors[program.input], program.graph.tensors[program.last.output]
     weights = sum(blob.size_bytes for step in program.steps for blob in _blobs(step) if blob.role == "weights")
     lines = [
@@ -207,7 +207,7 @@ float model_output_scale(uint32_t channel);
 
 
 def model_c(program: CProgram, plan: MemoryPlan) -> str:
-    """The network."""
+    """Text of `model.c`: the calls, layer by layer."""
     lines = [
         f"/* {_TITLE} */",
         '#include "model.h"',

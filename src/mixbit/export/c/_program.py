@@ -29,7 +29,7 @@ class CStep:
     op: g.Op
     printed: Printed
     reads: tuple[str, ...]
-    """Stored tensors."""
+    """Names of the stored tensors that it reads."""
 
     @property
     def in_place(self) -> bool:

@@ -45,7 +45,7 @@ Layers
 
 
 def readme(program: CProgram, plan: MemoryPlan) -> str:
-    """The text."""
+    """Text of `README.txt`, for whoever gets the folder."""
     found: Footprint = counted(program, plan)
     return _TEXT.format(
         version=__version__,

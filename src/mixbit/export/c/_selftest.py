@@ -14,7 +14,7 @@ from mixbit.integer.executor import accumulate, trace
 
 
 def checksum(raw: bytes) -> int:
-    """FNV-1a, 32 bits.
+    """Checksum of some bytes: FNV-1a, 32 bits.
 
     >>> checksum(b"a")
     3826002220
@@ -62,7 +62,7 @@ def recorded(program: CProgram, samples: Array | None) -> Array:
 
 
 def vectors_h(program: CProgram, samples: Array) -> str:
-    """`selftest_vectors.h`."""
+    """Text of `selftest_vectors.h`: inputs, and checksums of what each layer writes."""
     inputs, layers = layer_bytes(program, samples)
     count = len(inputs)
     lines = ["#include <stdint.h>", "", '#include "model.h"', "", f"#define SELFTEST_VECTORS {count}", ""]

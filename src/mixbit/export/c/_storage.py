@@ -23,7 +23,7 @@ class Stored:
     shape: tuple[int, ...]
     grid: Grid
     bits: int
-    """Of the container: 16, 8, 4 or 2."""
+    """Bits of the container: 16, 8, 4 or 2."""
     order: Array
     """Element of the reference's tensor (channels first, C order) at each place in memory."""
 
@@ -44,7 +44,7 @@ class Stored:
 
     @property
     def high(self) -> int:
-        """The highest."""
+        """The highest integer that is stored."""
         return self.grid.qmax - self.offset
 
     def holds(self, value: int) -> bool:

@@ -54,17 +54,17 @@ class CVerification:
 
     samples: int
     layers: int
-    """Of the network, each compared for every sample; 0 if only outputs were."""
+    """Layers of the network, each compared for every sample; 0 if only outputs were."""
     identical_outputs: int
     """Samples with the same output bytes."""
     identical_layers: int
-    """Of `samples * layers`."""
+    """Layers with the same bytes, of `samples * layers`."""
     first_difference: str | None
     """Sample and layer that first differ."""
     compiler: str
     sanitized: bool
     seconds: float
-    """Of compiling and running."""
+    """Seconds of compiling and running."""
 
     @property
     def exact(self) -> bool:

@@ -12,7 +12,7 @@ from mixbit.integer.graph import IntegerGraph
 __all__ = ["ALIGNMENT", "Buffer", "MemoryPlan", "place", "plan_memory", "plan_program", "scratch_name"]
 
 ALIGNMENT = 4
-"""Of every buffer, bytes: kernels may read words."""
+"""Alignment of every buffer, in bytes: kernels may read words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

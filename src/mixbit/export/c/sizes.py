@@ -29,12 +29,12 @@ class CLayer:
     """C functions that it calls."""
     macs: int
     weights: int
-    """Number of weights."""
+    """Number of its weights."""
     weight_bits: int
     weight_bytes: int
     """0 where an earlier layer has the same weights: the array is there once."""
     padding_bytes: int
-    """Of `weight_bytes`, what rounding rows up to whole bytes or words adds."""
+    """Part of `weight_bytes` that rounding rows up to whole bytes or words adds."""
     factor_bytes: int
     """Biases, multipliers and exponents."""
     table_bytes: int
@@ -71,7 +71,7 @@ class Footprint:
 
     @property
     def data_bytes(self) -> int:
-        """Constants in flash."""
+        """Bytes of constants in flash."""
         return self.weight_bytes + self.factor_bytes + self.table_bytes + self.settings_bytes
 
     @property
@@ -103,7 +103,7 @@ def footprint(network: IntegerGraph | CProgram, *, options: COptions | None = No
 
 
 def counted(program: CProgram, plan: MemoryPlan) -> Footprint:
-    """The same of a program whose arena is planned already."""
+    """The footprint of a program whose arena is planned already."""
     found = layers(program)
     output = 4 * len(program.last.weight)  # scales of model_argmax, one a channel
     return Footprint(

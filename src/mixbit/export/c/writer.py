@@ -43,7 +43,7 @@ class CFolder:
     footprint: Footprint
     plan: MemoryPlan
     files: tuple[str, ...]
-    """Below `path`."""
+    """Names of the files below `path`."""
     cmsis_nn: HandedOver | None = None
     """Which layers call CMSIS-NN, and why the others do not; None where the options name no checkout."""
 

@@ -16,7 +16,7 @@ COMPILER = "arm-none-eabi-gcc"
 SIZE = "arm-none-eabi-size"
 EMULATOR = "qemu-system-arm"
 PACKAGES = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
-"""Of Debian and Ubuntu."""
+"""Packages of Debian and Ubuntu that the tools are in."""
 
 
 def missing_tools() -> list[str]:

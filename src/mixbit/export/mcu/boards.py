@@ -27,7 +27,7 @@ class Board:
     core: str
     """As compilers call it: `cortex-m4`."""
     flags: tuple[str, ...]
-    """Of the compiler and the linker."""
+    """Flags of the compiler and the linker for this core."""
     flash: Region
     ram: Region
     systick_hz: int

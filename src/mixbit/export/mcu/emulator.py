@@ -26,7 +26,7 @@ class Run:
     files: dict[str, bytes]
     """Files that the program wrote, by name."""
     log: str
-    """What it printed."""
+    """What the program printed."""
 
 
 def run(image: Image, inputs: Mapping[str, bytes] | None = None, *, timeout_s: float = 600.0) -> Run:

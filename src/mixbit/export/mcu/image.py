@@ -18,7 +18,7 @@ __all__ = ["FIRMWARE", "FLAGS", "Image", "Sizes", "build", "compile_sources", "s
 FIRMWARE = Path(__file__).parent / "firmware"
 """Startup code and the programs that run a model on a board."""
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-ffunction-sections", "-fdata-sections")
-"""Of the compiler, for every file."""
+"""Flags of the compiler for every file."""
 _FIRMWARE_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffunction-sections", "-fdata-sections")
 
 
@@ -32,7 +32,7 @@ class Sizes:
     """
 
     text: int
-    """Code."""
+    """Bytes of machine code."""
     rodata: int
     """Constants, among them the weights."""
     data: int
@@ -56,10 +56,10 @@ class Image:
     """A program for a board."""
 
     path: Path
-    """The ELF file."""
+    """Path of the ELF file."""
     board: Board
     model: Sizes
-    """Of the model's own files, as far as the program uses them."""
+    """Sizes of the model's own files, as far as the program uses them."""
     total: Sizes
     """With the startup code, the program around the model, and the C library."""
 

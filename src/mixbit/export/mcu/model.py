@@ -52,7 +52,7 @@ class Counts:
     board: str
     layers: tuple[LayerCount, ...]
     instructions: int
-    """Of the whole inference, without hooks: median over the samples."""
+    """Instructions of the whole inference, without hooks: median over the samples."""
     stack_bytes: int
     """Most stack in use, with the calls of the program around the network."""
     sizes: Sizes
@@ -73,11 +73,11 @@ class BoardVerification:
     core: str
     samples: int
     layers: int
-    """Of the network, each compared for every sample."""
+    """Layers of the network, each compared for every sample."""
     identical_outputs: int
     """Samples whose outputs have the reference's bytes."""
     identical_layers: int
-    """Of `samples * layers`."""
+    """Layers with the same bytes, of `samples * layers`."""
     first_difference: str | None
     """Sample and layer that first differ."""
     sizes: Sizes

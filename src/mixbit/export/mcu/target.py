@@ -33,7 +33,7 @@ class BoardTarget:
     """
 
     core: str = "cortex-m4"
-    """Of `mixbit.export.mcu.BOARDS`."""
+    """The core, one of `mixbit.export.mcu.BOARDS`."""
     options: COptions = field(default_factory=lambda: COptions(kernels="dsp"))
     """How the network is written as C."""
 
@@ -46,7 +46,7 @@ class BoardTarget:
     )
 
     def __post_init__(self) -> None:
-        """Check the core.
+        """Check that there is a board with this core.
 
         Raises:
             ExportError: there is no board with it.
@@ -55,17 +55,17 @@ class BoardTarget:
 
     @property
     def name(self) -> str:
-        """The core."""
+        """Name of the core."""
         return self.core
 
     @property
     def board(self) -> Board:
-        """The emulated machine."""
+        """The emulated board with this core."""
         return find_board(self.core)
 
     @property
     def runtime_version(self) -> str:
-        """Of mixbit, the compiler and the emulator: code and counts depend on all three.
+        """Versions of mixbit, the compiler and the emulator: code and counts depend on all three.
 
         Raises:
             ExportError: compiler or emulator are not installed.
@@ -78,7 +78,7 @@ class BoardTarget:
         return Device(cpu=f"{self.core} ({self.board.name} of QEMU)", cores=1)
 
     def profile(self, graphs: Mapping[str, IntegerGraph], repeats: int) -> dict[str, Measurement]:
-        """Every network once."""
+        """Instructions of every network, step by step, counted once."""
         return {name: self._measure(graph) for name, graph in graphs.items()}
 
     def time(self, networks: Mapping[str, IntegerGraph | FloatModel], repeats: int) -> dict[str, Timing]:
