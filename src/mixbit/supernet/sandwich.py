@@ -72,12 +72,12 @@ class SupernetConfig:
 
     @property
     def lowest(self) -> int:
-        """The fewest bits."""
+        """The fewest bits of a side."""
         return min(self.bits)
 
     @property
     def highest(self) -> int:
-        """The most bits."""
+        """The most bits of a side."""
         return max(self.bits)
 
     @property
