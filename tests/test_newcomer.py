@@ -169,7 +169,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         for name in [one for one in sys.modules if one.partition(".")[0] == "newcomer"]:
             del sys.modules[name]
         for name in methods.names("newcomer-*"):
-            del registry._METHODS[name]
+            registry._METHODS.leave(name)
         WEIGHTS.leave("newcomer-power")
         _EXPORTERS.leave("newcomer-list")
 

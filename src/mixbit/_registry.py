@@ -56,6 +56,12 @@ class Registry(Generic[T]):
         """Take one out again, as tests do."""
         self._entries.pop(name, None)
 
+    def copy(self) -> Registry[T]:
+        """Another one with the same entries: what is entered there is not entered here."""
+        other = Registry[T](self.kind, self._error)
+        other._entries = dict(self._entries)
+        return other
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 

@@ -111,7 +111,7 @@ def test_a_name_is_given_once() -> None:
 
 
 def test_names_are_in_the_order_of_the_alphabet_whenever_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_METHODS", registry._METHODS.copy())
     methods.register("aaa", "mine", source="ours", cost="none")(Limpq)
     assert methods.names()[0] == "aaa" and methods.names() == sorted(methods.names())
 

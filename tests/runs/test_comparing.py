@@ -46,7 +46,7 @@ class Calls(Counter[str]):
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Methods `test-a`, `test-b` (the same bits as a) and `test-error`, and a count of searches and trainings."""
     counted = Calls()
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_METHODS", registry._METHODS.copy())
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Fixed:

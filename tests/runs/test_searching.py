@@ -104,7 +104,7 @@ def test_all_that_a_method_is_made_of_reaches_it(tmp_path: Path, monkeypatch: py
             notes: dict[str, Any] = {"notes": ["one", "two"]}
             return Scores(fingerprint=task.network.fingerprint, method="t", layers=layers, settings=notes)
 
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_METHODS", registry._METHODS.copy())
     for name, cost in (("test-trains", "training"), ("test-looks", "forward")):
         registry.register(name, name, source="ours", cost=cost)(Seen)  # type: ignore[arg-type]
     subject, settings = replace(tiny.subject(), seed=3), {"step": 0.5, "kurtosis": 0.25}

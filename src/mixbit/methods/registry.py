@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, overload
 
 from mixbit import _settings
+from mixbit._registry import Registry
 from mixbit.cost import Budget
-from mixbit.errors import MixbitError, did_you_mean
+from mixbit.errors import MixbitError
 from mixbit.policy import Front, Policy, Scores, Terms
 from mixbit.task import Task
 
@@ -113,7 +113,7 @@ _ENDS: dict[str, str] = {
     "policy": "in a policy, of search(task, budget): every budget is a search",
     "front": "in a front, of search(task): Front.pick takes a policy from it for every budget",
 }
-_METHODS: dict[str, tuple[type[AnyMethod], Info]] = {}
+_METHODS = Registry[tuple[type[AnyMethod], Info]]("method")
 _M = TypeVar("_M", bound=type)
 
 
@@ -124,9 +124,7 @@ def register(name: str, summary: str, *, source: str, cost: CostClass, kind: Kin
             raise MixbitError(f"method {name!r}: {what} {value!r} is not legal. Legal: {', '.join(legal)}.")
 
     def enter(cls: _M) -> _M:
-        if name in _METHODS:
-            raise MixbitError(f"method {name!r} is registered already. Choose another name.")
-        _METHODS[name] = (cls, Info(name=name, summary=summary, source=source, cost=cost, kind=kind))
+        _METHODS.enter(name, (cls, Info(name=name, summary=summary, source=source, cost=cost, kind=kind)))
         return cls
 
     return enter
@@ -138,7 +136,7 @@ def names(pattern: str = "*", *, kind: Kind | None = None) -> list[str]:
     >>> names("limpq*"), names("limpq*", kind="front")
     (['limpq', 'limpq-init'], [])
     """
-    return sorted(n for n, (_, one) in _METHODS.items() if fnmatch(n, pattern) and kind in (None, one.kind))
+    return [name for name in _METHODS.names(pattern) if kind in (None, info(name).kind)]
 
 
 def info(name: str) -> Info:
@@ -147,7 +145,7 @@ def info(name: str) -> Info:
     >>> info("limpq-init").cost, info("limpq-init").kind
     ('forward', 'score')
     """
-    return _find(name)[1]
+    return _METHODS.find(name)[1]
 
 
 @overload
@@ -170,16 +168,10 @@ def make(name: str, settings: Mapping[str, Any] | None = None, *, kind: Kind | N
         MixbitError: an unknown name or setting, with the nearest legal one, a value that the setting does not take, or
             a method of another kind.
     """
-    cls, found = _find(name)
+    cls, found = _METHODS.find(name)
     if kind not in (None, found.kind):
         raise MixbitError(
             f"method {name!r} ends {_ENDS[found.kind]}. Here one is wanted that ends {_ENDS[str(kind)]}: "
             f"{', '.join(names(kind=kind)) or 'there is none'}."
         )
     return _settings.read(cls, settings or {}, room=f"method {name!r}")
-
-
-def _find(name: str) -> tuple[type[AnyMethod], Info]:
-    if name not in _METHODS:
-        raise MixbitError(f"method {name!r} is unknown.{did_you_mean(name, _METHODS)} Legal: {', '.join(names())}.")
-    return _METHODS[name]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import nn
 
+from mixbit._registry import Registry
 from mixbit.errors import MixbitError, did_you_mean
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ModelInfo", "build", "factory_parameters", "info", "names", "register"]
@@ -41,7 +41,7 @@ class ModelInfo:
     summary: str = ""
 
 
-_ZOO: dict[str, tuple[ModelInfo, Callable[..., nn.Module]]] = {}
+_ZOO = Registry[tuple[ModelInfo, Callable[..., nn.Module]]]("model")
 
 
 def register(metadata: ModelInfo) -> Callable[[Factory], Factory]:
@@ -52,9 +52,7 @@ def register(metadata: ModelInfo) -> Callable[[Factory], Factory]:
     """
 
     def enter(factory: Factory) -> Factory:
-        if metadata.name in _ZOO:
-            raise MixbitError(f"A model named {metadata.name!r} is registered already; choose another name.")
-        _ZOO[metadata.name] = (metadata, factory)
+        _ZOO.enter(metadata.name, (metadata, factory))
         return factory
 
     return enter
@@ -66,7 +64,7 @@ def names(pattern: str = "*") -> list[str]:
     >>> names("resnet?0")
     ['resnet20', 'resnet50']
     """
-    return sorted(name for name in _ZOO if fnmatchcase(name, pattern))
+    return _ZOO.names(pattern)
 
 
 def info(name: str) -> ModelInfo:
@@ -78,7 +76,7 @@ def info(name: str) -> ModelInfo:
     >>> info("resnet20").input_shape
     (3, 32, 32)
     """
-    return _entry(name)[0]
+    return _ZOO.find(name)[0]
 
 
 def build(name: str, **kwargs: object) -> nn.Module:
@@ -99,7 +97,7 @@ def build(name: str, **kwargs: object) -> nn.Module:
         if key not in parameters:
             legal = ", ".join(parameters)
             raise MixbitError(f"{name!r} takes no argument {key!r}; it takes: {legal}.{did_you_mean(key, parameters)}")
-    return _entry(name)[1](**kwargs)
+    return _ZOO.find(name)[1](**kwargs)
 
 
 def factory_parameters(name: str) -> tuple[str, ...]:
@@ -108,11 +106,4 @@ def factory_parameters(name: str) -> tuple[str, ...]:
     >>> factory_parameters("resnet20")
     ('num_classes', 'width', 'in_channels')
     """
-    return tuple(inspect.signature(_entry(name)[1]).parameters)
-
-
-def _entry(name: str) -> tuple[ModelInfo, Callable[..., nn.Module]]:
-    if name not in _ZOO:
-        legal = ", ".join(names())
-        raise MixbitError(f"No model named {name!r} in the zoo; there are: {legal}.{did_you_mean(name, _ZOO)}")
-    return _ZOO[name]
+    return tuple(inspect.signature(_ZOO.find(name)[1]).parameters)
