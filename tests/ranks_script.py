@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mixbit import _distributed
 from mixbit.errors import MixbitError, ProcessLost
-from mixbit.evaluation import evaluate
+from mixbit.evaluation import evaluate, reestimate_batch_norm
 from mixbit.ledger import Ledger
 from mixbit.methods import Limpq
 from mixbit.policy import Scores
+from mixbit.quantizers import BatchQuant
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
 from tests.nets import colours, numbered, quantized_net, small_net, tiny_split
@@ -226,6 +227,15 @@ def stopped() -> str:
     return ""
 
 
+def ranges() -> list[float]:
+    """The frozen range of a quantizer, of which each rank sees batches of its own, more on one than on the other."""
+    rank, bank = _distributed.rank(), BatchQuant([4], signed=True, batched=True)
+    batch = (1.0 + rank) * torch.tensor([[-1.0], [1.0]]).repeat(2 + 4 * rank, 1)
+    with torch.no_grad():
+        reestimate_batch_norm(bank, [batch])
+    return [bank.lows.item(), bank.highs.item()]
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """A ledger that only rank 0's disk has; each rank puts in what it measured."""
     path = folder / str(_distributed.rank()) / "kept.jsonl"
@@ -262,6 +272,7 @@ def main() -> None:
         "exchanged": exchanged(),
         "evaluated": evaluated(),
         "kept": kept(folder),
+        "ranges": ranges(),
     }
     searched(folder / "search").save(folder / f"scores-{rank}.json")
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))

@@ -14,6 +14,7 @@ from mixbit.data import InputSpace, TensorSplit, as_split, read_keys
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, try_out
 from mixbit.metric import MetricInfo, MetricLike, accuracy, mean_absolute_error
+from mixbit.quantizers import BatchQuant, find_rule
 from mixbit.task import Loss, objective_of
 from mixbit.training import TrainConfig, train
 from tests import ranks_script
@@ -239,6 +240,48 @@ def test_model_without_batch_norm_is_left_alone() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reestimate_batch_norm(model, [torch.ones(1, 2)])
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Ranged(nn.Module):
+    """A BatchQuant of two rows in front of a norm, which sees what is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank, self.norm = BatchQuant([8, 2], signed=True, batched=True), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.bank(x))
+        return y
+
+
+def test_ranges_of_quantizers_are_made_anew_in_the_same_pass_of_the_row_in_use() -> None:
+    """By samples, where norms count batches alike; the norm reads each batch on its own range."""
+    torch.manual_seed(0)
+    model, batches = Ranged().eval(), [torch.randn(6, 3), 5 * torch.randn(2, 3)]
+    model.bank.initialise(torch.tensor([-9.0, 9.0]), find_rule("lsq"))
+    model.bank.select(2)
+    reestimate_batch_norm(model, batches)
+    highs = [float(batch.amax(0).mean()) for batch in batches]
+    assert model.bank.highs.flatten().tolist() == pytest.approx([9.0, (6 * highs[0] + 2 * highs[1]) / 8])
+    alone = BatchQuant([2], signed=True, batched=True)
+    seen = [alone(batch).detach().mean(0) for batch in batches]
+    torch.testing.assert_close(model.norm.running_mean, (seen[0] + seen[1]) / 2)
+    assert not model.training and not model.bank.training
+
+
+def test_frozen_quantizers_keep_their_ranges_and_no_batches_lose_none() -> None:
+    model = Ranged().train()
+    model.bank.initialise(torch.tensor([-9.0, 9.0]), find_rule("lsq"))
+    with pytest.raises(MixbitError, match="no batches"):
+        reestimate_batch_norm(model, [])
+    model.bank.eval()
+    reestimate_batch_norm(model, [torch.randn(6, 3)])
+    assert model.bank.highs.flatten().tolist() == [9.0, 9.0]
+
+
+def test_two_processes_average_ranges_by_their_samples(two_processes: dict[str, Any]) -> None:
+    """4 samples up to 1 on one, 12 up to 2 on the other."""
+    assert [two_processes[rank]["ranges"] for rank in ("0", "1")] == [[-1.75, 1.75]] * 2
 
 
 class Auxiliary(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from mixbit.errors import MixbitError
 from mixbit.inference import Predictor
 from mixbit.metric import ACCURACY, LOSS, MetricInfo, MetricLike, Tally
 from mixbit.quantization import check_calibrated
+from mixbit.quantizers import Quantizer
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
 __all__ = ["Metrics", "evaluate", "reestimate_batch_norm", "try_out"]
@@ -293,16 +294,19 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     evaluation mode while the model is in training mode), and those that no batch reaches (of a head that is there in
     training alone, say), keep their statistics. Of norms with a row a bit-width those in use are made anew.
 
+    The same holds for quantizers with statistics, `mixbit.quantizers.BatchQuant`: in the same pass, they take the range
+    of each batch, and their frozen ranges become the mean by samples.
+
     Raises:
-        MixbitError: there are no batches.
+        MixbitError: there are no batches, or statistics of quantizers cannot come from these.
     """
-    norms = [
-        m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not is_frozen(model, m)
-    ]
-    if not norms:
+    parts = list(_anew(model))
+    if not parts:
         return
     seen = 0
-    with _cumulative(model, norms):
+    with in_evaluation(model), ExitStack() as stack:
+        for part in reversed(parts):  # left in their order: the first one speaks
+            stack.enter_context(part)
         for seen, x in enumerate(batches, start=1):  # noqa: B007
             _batch.call(model, x)
     if not seen:
@@ -310,21 +314,30 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     average_batch_norm(model)
 
 
+def _anew(model: nn.Module) -> Iterator[AbstractContextManager[None]]:
+    """For each part with statistics that the user did not freeze: inside, they are made anew of what runs."""
+    for name, module in model.named_modules():
+        if is_frozen(model, module):
+            continue
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            yield _norm_anew(module)
+        elif isinstance(module, Quantizer) and module.has_statistics:
+            yield module.statistics_anew(name)
+
+
 @contextmanager
-def _cumulative(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    momenta = [m.momentum for m in norms]
-    old = [[None if b is None else b.clone() for b in _statistics(m)] for m in norms]
-    with in_evaluation(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        try:
-            yield
-        finally:
-            for norm, momentum, before in zip(norms, momenta, old, strict=True):
-                norm.momentum = momentum
-                _put_back(norm, before)
+def _norm_anew(norm: _BatchNorm) -> Iterator[None]:
+    """In training mode, from nothing, each batch counting alike; the mode is the caller's to put back."""
+    momentum = norm.momentum
+    before = [None if b is None else b.clone() for b in _statistics(norm)]
+    norm.reset_running_stats()
+    norm.momentum = None
+    norm.train()
+    try:
+        yield
+    finally:
+        norm.momentum = momentum
+        _put_back(norm, before)
 
 
 def _statistics(norm: _BatchNorm) -> list[Tensor | None]:

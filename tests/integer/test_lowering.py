@@ -18,7 +18,7 @@ from mixbit.integer.graph import GraphRounding, IntegerGraph, Note
 from mixbit.integer.lowering import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantization import QuantizeConfig, attach, calibrate, quantize
+from mixbit.quantization import QuantizeConfig, attach, calibrate, fold_residuals, quantize, quantized_layers
 from tests.export.following import hold
 
 
@@ -773,6 +773,27 @@ def test_activations_of_other_kinds_lower_like_any(kind: str) -> None:
     model, network = chain_of(QuantizeConfig(activations=kind))  # type: ignore[arg-type]
     graph = lower(model, network, [X], rounding="float32")
     assert not graph.notes
+    with torch.no_grad():
+        assert distance(executor.run(graph, X.numpy()), model(X).numpy()) < 0.1
+
+
+def test_batch_quant_is_folded_first_and_lowers_with_its_zero_points() -> None:
+    """Padding of the signed input, too, is at the zero point, which is none of its ends."""
+    model, network = chain_of(QuantizeConfig(activations="batchquant"))
+    banks = [layer.input_quantizer for layer in quantized_layers(model).values()]
+    with torch.no_grad():
+        for bank, theta, delta in zip(banks, (0.3, -0.2, 0.5), (-1.3, 0.4, 2.2), strict=True):
+            bank.theta.fill_(theta)  # type: ignore[union-attr,operator]
+            bank.delta.fill_(delta)  # type: ignore[union-attr,operator]
+    with pytest.raises(
+        ExportError, match=r"0.input_quantizer: its zero point.*\(3 quantizers.*fold_residuals.*batch_norm"
+    ):
+        lower(model, network, [X])
+    fold_residuals(model)
+    graph = lower(model, network, [X], rounding="float32")
+    zeros = [float(layer.input_quantizer.zero_points) for layer in quantized_layers(model).values()]  # type: ignore[union-attr]
+    assert not graph.notes and -8 < zeros[0] < 7 and 0 < zeros[2] < 15
+    assert graph.grid(graph.weighted()[0].x).zero_point == zeros[0]
     with torch.no_grad():
         assert distance(executor.run(graph, X.numpy()), model(X).numpy()) < 0.1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -30,6 +31,7 @@ from mixbit.quantization import (
     calibrate,
     check_calibrated,
     detach,
+    fold_residuals,
     freeze,
     put_policy_on,
     quantize,
@@ -37,7 +39,7 @@ from mixbit.quantization import (
     quantizers,
 )
 from mixbit.quantization._layers import QuantizedLayer
-from mixbit.quantizers import ActivationKind, Quantizer, WeightKind
+from mixbit.quantizers import ActivationKind, BatchQuant, Quantizer, WeightKind, find_rule
 from mixbit.supernet import select
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
@@ -305,6 +307,7 @@ def test_per_tensor_option() -> None:
 
 KINDS = [QuantizeConfig(weights=w, per_channel=c) for w in ("lsq-clip", "midrise", "dorefa") for c in (True, False)]
 KINDS += [QuantizeConfig(activations="pact", clip=0.2), QuantizeConfig(activations="dorefa")]
+KINDS += [QuantizeConfig(activations="batchquant")]
 
 
 def named(config: QuantizeConfig) -> str:
@@ -332,13 +335,20 @@ def test_kinds_go_on_and_off_switch_and_are_saved(config: QuantizeConfig) -> Non
     assert torch.equal(model(X), expected)
 
 
+def learned_by(bank: Quantizer) -> Tensor:
+    """Steps, or the residuals of BatchQuant, of which nothing learns the steps."""
+    if isinstance(bank, BatchQuant):
+        return torch.cat([bank.theta, bank.delta]).detach()
+    return bank.steps.detach().clone()
+
+
 @pytest.mark.parametrize("config", KINDS, ids=named)
 def test_kinds_learn(config: QuantizeConfig) -> None:
     """SGD lowers the loss, and moves steps where there is something to learn."""
     model, network = small_net(), small_network()
     quantize(model, Policy.uniform(network, 4, 4, {}), network, config)
     calibrate(model, [X])
-    before = {name: q.steps.detach().clone() for name, q in quantizers(model).items()}
+    before = {name: learned_by(q) for name, q in quantizers(model).items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     losses = []
     for _ in range(40):
@@ -348,7 +358,7 @@ def test_kinds_learn(config: QuantizeConfig) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert min(losses[-5:]) < losses[0]
-    moved = {name for name, q in quantizers(model).items() if not torch.equal(q.steps, before[name])}
+    moved = {name for name, q in quantizers(model).items() if not torch.equal(learned_by(q), before[name])}
     assert moved == {name for name, q in quantizers(model).items() if q.learned}
 
 
@@ -358,6 +368,10 @@ def test_signed_inputs_are_not_clipped_at_zero() -> None:
         quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(activations=kind))  # type: ignore[arg-type]
         inputs = [layer.input_quantizer for layer in quantized_layers(model).values()]
         assert [type(q).__name__ == "Quantizer" for q in inputs] == [True, False, False]
+    banks = put_on_with(QuantizeConfig(activations="batchquant")).values()
+    assert [(type(one.input_quantizer), one.input_quantizer.signed) for one in banks] == [  # type: ignore[union-attr]
+        (BatchQuant, True), (BatchQuant, False), (BatchQuant, False)
+    ]  # fmt: skip
 
 
 def test_the_default_kinds_are_lsq() -> None:
@@ -378,7 +392,7 @@ def test_clip_and_decay_reach_the_quantizers() -> None:
     ("settings", "match"),
     [
         ({"weights": "dorfa"}, "Did you mean 'dorefa'"),
-        ({"activations": "relu"}, "Legal: dorefa, lsq, pact"),
+        ({"activations": "relu"}, "Legal: batchquant, dorefa, lsq, pact"),
         ({"clip": 1.0}, "PACT's"),
         ({"per_channel": 1}, "per_channel=1 is illegal. Legal: true or false"),
         ({"gradient_scale": "channels"}, "Legal: 'features', 'numel' or 'none'"),
@@ -387,6 +401,7 @@ def test_clip_and_decay_reach_the_quantizers() -> None:
         ({"weight_rule": {}}, "weight_rule={} is illegal"),
         ({"clip": float("nan"), "activations": "pact"}, "clip=nan"),
         ({"clip_decay": 1.0, "activations": "dorefa"}, "PACT's"),
+        ({"ignore_dead": True}, "ignore_dead is BatchQuant's, but activations='lsq'"),
     ],
 )
 def test_illegal_kinds(settings: dict[str, object], match: str) -> None:
@@ -582,6 +597,22 @@ def input_steps(**settings: Any) -> list[float]:
     return [float(layer.input_quantizer.steps.detach()) for layer in quantized_layers(model).values()]  # type: ignore[union-attr]
 
 
+def span(x: Tensor) -> float:
+    """Mean over channels of the largest, less that of the smallest."""
+    channels = list(x.unbind(dim=1))
+    return sum(float(one.max()) - float(one.min()) for one in channels) / len(channels)
+
+
+def step_of_half_dead(config: QuantizeConfig) -> float:
+    """Of an input of 0 to 6 in two of three channels, in training mode's grid of 15 steps."""
+    bank = put_on_with(config)["3"].input_quantizer
+    assert bank is not None
+    x = torch.zeros(2, 3, 2, 2)
+    x[:, :2, 0] = 6.0
+    bank.initialise(x, find_rule("minmax"))
+    return float(bank.steps)
+
+
 def decayed_clip(decay: float) -> float:
     """The clip after one update by SGD at rate 0.5 with no other gradient."""
     model, network = small_net(), small_network()
@@ -670,6 +701,17 @@ class TestQuantizeConfigOptions(OptionCases):
             holds=lambda a, b: a[0] == pytest.approx([0.2, 1.5]) and b == ([round(4 / 15, 4), 1.0], []),
         ),
         OptionRow(
+            "activations", ("lsq", "batchquant"), says="of inputs that can be negative too, the range that they have",
+            seen=lambda value: input_steps(activations=value, activation_rule="minmax")[0],
+            holds=lambda a, b: a == pytest.approx(max(float(X.max()) / 7, -float(X.min()) / 8), rel=1e-5)
+            and b == pytest.approx(span(X) / 15, rel=1e-5),
+        ),
+        OptionRow(
+            "ignore_dead", (False, True), says="a third of the channels is dead",
+            seen=lambda value: step_of_half_dead(QuantizeConfig(activations="batchquant", ignore_dead=value)),
+            holds=lambda a, b: (a, b) == pytest.approx((4 / 15, 6 / 15)),
+        ),
+        OptionRow(
             "clip", (6.0, 3.0),
             seen=lambda value: input_steps(activations="pact", clip=value)[1],
             holds=lambda a, b: (a, b) == pytest.approx((6 / 15, 3 / 15)),
@@ -693,8 +735,90 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert found == {
         "per_channel": True, "gradient_scale": "features", "weight_rule": "lsq+", "activation_rule": "lsq",
         "step_range": None, "weights": "lsq", "activations": "lsq", "clip": None, "clip_decay": 0.0,
+        "ignore_dead": False,
     }  # fmt: skip
     assert QuantizeConfig(step_range=(0.5, 0.5)).step_range == (0.5, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------- BatchQuant
+
+
+def batch_quantized(bits: tuple[int, ...] = (4,)) -> tuple[nn.Sequential, dict[str, BatchQuant]]:
+    """`small_net`, not calibrated, and its input quantizers by layer."""
+    model, network = small_net(), small_network()
+    attach(model, network, {one.name: (bits, bits) for one in network.layers}, QuantizeConfig(activations="batchquant"))
+    found = {name: layer.input_quantizer for name, layer in quantized_layers(model).items()}
+    return model, found  # type: ignore[return-value]
+
+
+def test_calibration_freezes_the_range_of_every_row_behind_quantized_layers() -> None:
+    """By samples over two batches; the second layer reads what the first one makes of its bits."""
+    model, banks = batch_quantized((8, 2))
+    batches = [X[:6], 3 * X[6:]]
+    calibrate(model, batches)
+    ranges = [(float(x.amin()), float(x.amax()), len(x)) for x in batches]  # of one channel
+    for at, wanted in enumerate(sum(one[side] * one[2] / 8 for one in ranges) for side in (0, 1)):
+        assert (banks["0"].lows, banks["0"].highs)[at].flatten().tolist() == pytest.approx([wanted] * 2, rel=1e-6)
+    assert not torch.equal(*banks["3"].highs)
+    assert all(bool(bank.ready.all()) and not bank.trained_on.any() for bank in banks.values())
+
+
+def test_the_features_of_a_linear_layer_are_its_channels() -> None:
+    _, banks = batch_quantized()
+    assert [bank.channel_axis for bank in banks.values()] == [1, 1, -1]
+
+
+def test_calibration_of_the_rows_in_use_leaves_others() -> None:
+    model, banks = batch_quantized((8, 2))
+    select(model, 2)
+    calibrate(model, [X], every_row=False)
+    assert all(bank.ready.tolist() == [False, True] for bank in banks.values())
+    select(model, 8)
+    with pytest.raises(MixbitError, match="3 quantizers were never calibrated: 0.input_quantizer"):
+        check_calibrated(model)
+
+
+def test_one_image_is_no_calibration_of_batch_quant() -> None:
+    model, _ = batch_quantized()
+    with pytest.raises(MixbitError, match="^0.input_quantizer: calibration by batches of one sample"):
+        calibrate(model, [X[:1]])
+
+
+def test_an_affine_grid_holds_negative_inputs_and_says_nothing() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 2, 3))
+    network = capture(model, X)
+    for kind, told in (("lsq", 1), ("batchquant", 0)):
+        one = copy.deepcopy(model)
+        quantize(one, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(activations=kind))  # type: ignore[arg-type]
+        one[0] = nn.Identity()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            calibrate(one, [X])
+        assert sum("below zero" in str(w.message) for w in caught) == told
+
+
+def test_residuals_are_folded_into_plain_quantizers_in_place() -> None:
+    model, banks = batch_quantized()
+    calibrate(model, [X])
+    with torch.no_grad():
+        for delta, bank in zip((0.25, -0.5, 1.0), banks.values(), strict=True):
+            bank.delta.fill_(delta)
+    wanted = model.eval()(X).detach()
+    moved = fold_residuals(model)
+    assert list(moved) == [f"{name}.input_quantizer" for name in banks]
+    assert list(moved.values()) == pytest.approx([0.25, 0.5, 0.0], abs=1e-6)
+    assert {type(one) for one in quantizers(model).values()} == {Quantizer} and fold_residuals(model) == {}
+    found = model(X).detach()
+    assert not torch.equal(found, wanted) and float((found - wanted).abs().max()) < float(wanted.std())
+
+
+def test_folding_names_the_quantizer_and_folds_none_where_one_cannot_be() -> None:
+    model, banks = batch_quantized((8, 2))
+    calibrate(model, [X])
+    banks["0"].keep_row()
+    with pytest.raises(MixbitError, match=r"^3.input_quantizer: .*\[8, 2\] bits"):
+        fold_residuals(model)
+    assert type(model[0].input_quantizer) is BatchQuant
 
 
 # -------------------------------------------------------------------------------------------- calibration, step by step

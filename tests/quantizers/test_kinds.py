@@ -9,6 +9,7 @@ from mixbit.errors import MixbitError
 from mixbit.quantizers import (
     ACTIVATIONS,
     WEIGHTS,
+    BatchQuant,
     DoReFaActivations,
     DoReFaWeights,
     LsqClip,
@@ -22,14 +23,15 @@ from mixbit.quantizers import (
 
 def test_what_the_names_stand_for() -> None:
     weights = {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights}
-    activations = {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations}
+    activations = {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations, "batchquant": BatchQuant}
     assert {name: find_kind(name, "weights") for name in WEIGHTS} == weights
     assert {name: find_kind(name, "activations") for name in ACTIVATIONS} == activations
 
 
 def test_only_signed_integer_grids_can_be_lowered() -> None:
     assert [name for name in WEIGHTS if find_kind(name, "weights").no_integers is None] == ["lsq"]
-    assert all(find_kind(name, "activations").no_integers is None for name in ACTIVATIONS)
+    lowered = [name for name in ACTIVATIONS if find_kind(name, "activations").no_integers is None]
+    assert lowered == ["lsq", "pact", "dorefa"]
 
 
 def test_unknown_kind_lists_the_legal_ones() -> None:

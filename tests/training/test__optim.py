@@ -44,6 +44,18 @@ def test_fixed_steps_are_never_learned() -> None:
     assert len(split_parameters(model)["steps"]) == 1
 
 
+def test_residuals_of_batchquant_neither_decay_nor_follow_the_rate_of_steps() -> None:
+    """They start at 0, where a rate in parts of the value would never move them."""
+    model = model_of(QuantizeConfig(activations="batchquant"))
+    parts = split_parameters(model)
+    named = {id(p): name for name, p in model.named_parameters()}
+    residuals = [name for name in named.values() if name.endswith(("theta", "delta"))]
+    assert len(residuals) == 6 and {named[id(p)] for p in parts["plain"]} >= set(residuals)
+    assert len(parts["steps"]) == 3  # of the weights
+    freeze(model)
+    assert not any(p.requires_grad for name, p in model.named_parameters() if name in residuals)
+
+
 @pytest.mark.parametrize("warmup", [0.1, 0.25, 0.3, 0.5, 1.0])
 def test_a_rate_held_for_an_epoch_is_the_mean_of_the_ramp(warmup: float) -> None:
     """Of four epochs, by a sum over many points; and it is above 0 from the first."""

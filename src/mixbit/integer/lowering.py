@@ -196,9 +196,15 @@ def _check(model: nn.Module) -> None:
         )
     without = [name for name, bank in banks.items() if bank.no_integers is not None]
     if without:
+        remedy = "Quantize with weights='lsq'."
+        if banks[without[0]].has_statistics:
+            remedy = (
+                "Call mixbit.quantization.fold_residuals(model), and make the statistics of batch norms anew then "
+                "(mixbit.evaluation.reestimate_batch_norm)."
+            )
         raise ExportError(
             f"{without[0]}: {banks[without[0]].no_integers}, so it has no integers of its bits ({len(without)} "
-            "quantizers are such). Quantize with weights='lsq'."
+            f"quantizers are such). {remedy}"
         )
     binary = [name for name, bank in banks.items() if bank.batched and bank.binary]
     if binary:

@@ -69,7 +69,8 @@ class Watch:
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
                 raise self._not_finite(place, x)
             layer, side = place
-            if side == "input" and low < 0 and not bank.signed and not bank.zero_points.any():
+            clips = not (bank.signed or bank.affine or bank.zero_points.any())
+            if side == "input" and low < 0 and clips:
                 self.lowest[layer] = min(low, self.lowest.get(layer, 0.0))
 
         return see

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from mixbit.quantization._calibration import Watch, far_from_float, seeded
 from mixbit.quantization._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
 from mixbit.quantizers import (
     ActivationKind,
+    BatchQuant,
     GradientScale,
     Pact,
     Quantizer,
@@ -40,6 +41,7 @@ __all__ = [
     "calibrate",
     "check_calibrated",
     "detach",
+    "fold_residuals",
     "freeze",
     "put_policy_on",
     "quantize",
@@ -63,10 +65,12 @@ class QuantizeConfig:
         step_range: clamp of the steps before use, or None.
         weights: kind of quantizer of the weights: "lsq", "lsq-clip" (KURE's authors' LSQ, which starts at `max |w|`),
             "midrise" (LSQ on a grid without a zero level) or "dorefa". All but "lsq" cannot be lowered to integers.
-        activations: "lsq", "pact" or "dorefa". The latter two clip at zero, so a tensor that can be negative gets
-            "lsq" in their place (our completion).
+        activations: "lsq", "pact", "dorefa" or "batchquant" (a range that follows each batch, see
+            `mixbit.quantizers.BatchQuant`). PACT and DoReFa clip at zero, so a tensor that can be negative gets "lsq"
+            in their place (our completion).
         clip: where PACT's learned clip starts; None leaves it to calibration.
         clip_decay: weight decay of PACT's clip.
+        ignore_dead: leave channels that are 0 in a whole batch out of BatchQuant's means (our completion).
 
     Raises:
         MixbitError: a kind of quantizer that there is not.
@@ -81,6 +85,7 @@ class QuantizeConfig:
     activations: ActivationKind = "lsq"
     clip: Positive | None = None
     clip_decay: NotNegative = 0.0
+    ignore_dead: bool = False
 
     def __post_init__(self) -> None:
         check(self, room="quantize")
@@ -92,6 +97,8 @@ class QuantizeConfig:
             )
         if self.activations != "pact" and (self.clip is not None or self.clip_decay):
             raise MixbitError(f"clip and clip_decay are PACT's, but activations={self.activations!r}. Leave them out.")
+        if self.ignore_dead and self.activations != "batchquant":
+            raise MixbitError(f"ignore_dead is BatchQuant's, but activations={self.activations!r}. Leave it out.")
 
 
 AS_SAID = "as the policy says"
@@ -187,8 +194,14 @@ def _weight_bank(weight: Tensor, bits: Sequence[int] | None, config: QuantizeCon
 def _input_bank(layer: Layer, weight: Tensor, bits: Sequence[int] | None, config: QuantizeConfig) -> Quantizer | None:
     if not bits:
         return None
-    kind = Quantizer if layer.input_signed else find_kind(config.activations, "activations")
-    own: dict[str, Any] = {"alpha": config.clip, "decay": config.clip_decay} if issubclass(kind, Pact) else {}
+    kind = find_kind(config.activations, "activations")
+    if layer.input_signed and not kind.signed_inputs:
+        kind = Quantizer
+    own: dict[str, Any] = {}
+    if issubclass(kind, Pact):
+        own = {"alpha": config.clip, "decay": config.clip_decay}
+    elif issubclass(kind, BatchQuant):  # a linear layer's features are last, whatever stands before them
+        own = {"ignore_dead": config.ignore_dead, "channel_axis": -1 if weight.dim() == 2 else 1}
     return kind(
         bits,
         signed=layer.input_signed,
@@ -237,9 +250,39 @@ def quantizers(model: nn.Module) -> dict[str, Quantizer]:
 
 
 def freeze(model: nn.Module, *, frozen: bool = True) -> None:
-    """Stop (or resume) the learning of all step sizes."""
+    """Stop (or resume) the learning of all step sizes, and of what kinds of quantizers have in their place."""
     for quantizer in quantizers(model).values():
-        quantizer.steps.requires_grad_(quantizer.learned and not frozen)
+        quantizer.learn(not frozen)
+
+
+def fold_residuals(model: nn.Module) -> dict[str, float]:
+    """Put plain quantizers in the place of all `BatchQuant`s, in place, on grids with whole zero points.
+
+    The network is then one of learned steps and zero points as any other: it is lowered, exported, stressed and trained
+    so. What rounding takes from the zero points moves what comes behind, so make the statistics of its batch norms anew
+    (`mixbit.evaluation.reestimate_batch_norm`), on batches of the size that was trained on.
+
+    Args:
+        model: calibrated, of one bit-width a layer (`mixbit.supernet.settle`).
+
+    Returns:
+        Name of the quantizer -> how far its zero point moved, in steps: 0 to 0.5, or more where the range of integers
+        ends. A model without any gives none.
+
+    Raises:
+        MixbitError: several bit-widths, or ranges that were never frozen. Nothing was folded then.
+    """
+    folded: dict[str, tuple[Quantizer, float]] = {}
+    for name, bank in quantizers(model).items():
+        if isinstance(bank, BatchQuant):
+            try:
+                folded[name] = bank.fold()
+            except MixbitError as error:
+                raise MixbitError(f"{name}: {error}") from error
+    for name, (plain, _) in folded.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, plain)
+    return {name: moved for name, (_, moved) in folded.items()}
 
 
 @torch.no_grad()
@@ -358,14 +401,19 @@ def _select_row(model: nn.Module, row: int) -> None:
 
 @contextmanager
 def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) -> Iterator[None]:
-    """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards."""
+    """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards.
+
+    Kinds with statistics of their own make these instead of what the rule says.
+    """
     buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
     rows = [(q, q.index.clone(), q.rows, q.mixture) for q in quantizers(model).values()]
     for quantizer in inputs:
         quantizer.rule = find_rule(rule)
         quantizer.forget()
     try:
-        with in_training(model):
+        with in_training(model), ExitStack() as stack:
+            for name, quantizer in reversed(quantizers(model).items()):  # left in their order: the first one speaks
+                stack.enter_context(quantizer.statistics_anew(name))
             yield
     finally:
         for quantizer in inputs:

@@ -1,6 +1,7 @@
 """How numbers become integers: the fake-quantize operator, calibration rules, and the bank of quantizers."""
 
 from mixbit._bits import integer_range
+from mixbit.quantizers.batch_quant import BatchQuant
 from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
 from mixbit.quantizers.kinds import ACTIVATIONS, WEIGHTS, ActivationKind, WeightKind, find_kind, register_kind
 from mixbit.quantizers.midrise import LsqClip, MidRise
@@ -16,6 +17,7 @@ __all__ = [
     "RULES",
     "WEIGHTS",
     "ActivationKind",
+    "BatchQuant",
     "DoReFaActivations",
     "DoReFaWeights",
     "GradientScale",

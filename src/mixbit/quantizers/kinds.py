@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from mixbit._registry import Registry
 from mixbit.errors import MixbitError
+from mixbit.quantizers.batch_quant import BatchQuant
 from mixbit.quantizers.dorefa import DoReFaActivations, DoReFaWeights
 from mixbit.quantizers.midrise import LsqClip, MidRise
 from mixbit.quantizers.pact import Pact
@@ -21,7 +22,7 @@ ActivationKind: TypeAlias = str
 WEIGHTS: Registry[type[Quantizer]] = Registry("weights", MixbitError)
 """Quantizers of weights; "lsq" is the usual one."""
 ACTIVATIONS: Registry[type[Quantizer]] = Registry("activations", MixbitError)
-"""Quantizers of activations; "lsq" is the usual one, and stands in where a tensor can be negative."""
+"""Quantizers of activations; "lsq" is the usual one, and stands in for most where a tensor can be negative."""
 
 _SIDES = {"weights": WEIGHTS, "activations": ACTIVATIONS}
 
@@ -54,5 +55,5 @@ def find_kind(name: str, side: Literal["weights", "activations"]) -> type[Quanti
 
 for _name, _kind in {"lsq": Quantizer, "lsq-clip": LsqClip, "midrise": MidRise, "dorefa": DoReFaWeights}.items():
     register_kind(_name, _kind, "weights")
-for _name, _kind in {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations}.items():
+for _name, _kind in {"lsq": Quantizer, "pact": Pact, "dorefa": DoReFaActivations, "batchquant": BatchQuant}.items():
     register_kind(_name, _kind, "activations")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -65,7 +66,13 @@ class Quantizer(nn.Module):
     """
 
     learned: ClassVar[bool] = True
-    """Whether training may move the steps."""
+    """Whether training may move what a row has learned: steps, or what a kind has in their place."""
+    signed_inputs: ClassVar[bool] = False
+    """Whether this kind is for inputs that can be negative too; LSQ, the usual kind, stands in for others there."""
+    has_statistics: ClassVar[bool] = False
+    """Whether evaluation uses statistics of batches, which `statistics_anew` makes, as batch norm's are made."""
+    affine: ClassVar[bool] = False
+    """Whether this kind finds a zero point by itself, so that an unsigned grid holds negative numbers too."""
     no_integers: ClassVar[str | None] = None
     """Why this kind of quantizer cannot be lowered to integers of its bits, or None."""
     per_sample: ClassVar[str | None] = None
@@ -159,6 +166,10 @@ class Quantizer(nn.Module):
         if self.batched and self.per_sample is not None:
             raise MixbitError(f"{type(self).__name__} has no bit-width a sample: {self.per_sample}.")
         self.mixture, self.rows = None, rows
+
+    def learn(self, flag: bool) -> None:
+        """Let training move what this kind learns, or hold it."""
+        self.steps.requires_grad_(self.learned and flag)
 
     @torch.no_grad()
     def keep_row(self) -> None:
@@ -341,6 +352,15 @@ class Quantizer(nn.Module):
         self.steps[row].copy_(step)
         self.zero_points[row].copy_(zero_point)
         self.ready[row] = True
+
+    @contextmanager
+    def statistics_anew(self, name: str = "") -> Iterator[None]:
+        """Where a kind has statistics, make them anew from the batches that run inside, of the rows in use alone.
+
+        Args:
+            name: of the quantizer, for errors.
+        """
+        yield
 
     def forget(self) -> None:
         """Start calibration anew: the batches seen so far no longer count."""

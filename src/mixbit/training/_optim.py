@@ -16,20 +16,21 @@ from mixbit.quantizers import Quantizer
 def split_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Learnable parameters as "steps" (of quantizers), "decay" (two dimensions and more) and "plain" (BN, biases).
 
-    Batch norm never decays, also where it has a row a bit-width.
+    Batch norm never decays, also where it has a row a bit-width, nor do BatchQuant's residuals, which start at 0.
     """
-    norms = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
+    kinds = (_BatchNorm, Quantizer)
+    never = {id(p) for m in model.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False)}
     steps = {id(m.steps) for m in model.modules() if isinstance(m, Quantizer)}
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "steps": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            kind = "steps" if id(parameter) in steps else "decay" if _decays(parameter, norms) else "plain"
+            kind = "steps" if id(parameter) in steps else "decay" if _decays(parameter, never) else "plain"
             groups[kind].append(parameter)
     return groups
 
 
-def _decays(parameter: nn.Parameter, norms: Collection[int]) -> bool:
-    return parameter.dim() > 1 and id(parameter) not in norms
+def _decays(parameter: nn.Parameter, never: Collection[int]) -> bool:
+    return parameter.dim() > 1 and id(parameter) not in never
 
 
 def make_optimizer(
