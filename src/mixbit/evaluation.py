@@ -23,7 +23,7 @@ from mixbit.quantization import check_calibrated
 from mixbit.quantizers import Quantizer
 from mixbit.task import Loss, Objective, Output, cross_entropy, objective_of
 
-__all__ = ["Metrics", "evaluate", "reestimate_batch_norm", "try_out"]
+__all__ = ["Metrics", "evaluate", "reestimate_batch_norm", "statistics_of", "try_out"]
 
 _TRIAL = 32
 """Samples of a trial."""
@@ -314,6 +314,24 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     average_batch_norm(model)
 
 
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    """Full name -> what `reestimate_batch_norm` makes anew, of norms and of quantizers; the model's own tensors.
+
+    >>> list(statistics_of(nn.Sequential(nn.BatchNorm1d(2))))
+    ['0.running_mean', '0.running_var', '0.num_batches_tracked']
+    """
+    found: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        names: tuple[str, ...] = ()
+        if isinstance(module, _BatchNorm):
+            names = ("running_mean", "running_var", "num_batches_tracked")
+        elif isinstance(module, Quantizer):
+            names = module.statistics
+        own = {f"{path}.{name}".removeprefix("."): getattr(module, name) for name in names}
+        found |= {name: tensor.detach() for name, tensor in own.items() if tensor is not None}
+    return found
+
+
 def _anew(model: nn.Module) -> Iterator[AbstractContextManager[None]]:
     """For each part with statistics that the user did not freeze: inside, they are made anew of what runs."""
     for name, module in model.named_modules():
@@ -321,7 +339,7 @@ def _anew(model: nn.Module) -> Iterator[AbstractContextManager[None]]:
             continue
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             yield _norm_anew(module)
-        elif isinstance(module, Quantizer) and module.has_statistics:
+        elif isinstance(module, Quantizer) and module.statistics:
             yield module.statistics_anew(name)
 
 

@@ -21,13 +21,14 @@ def judge(**settings: Any) -> SubnetJudge:
     return SubnetJudge(model, [x for x, _ in task.train.batches(16)], task.test, task.objective, batch_size=8)
 
 
-@pytest.mark.parametrize("norms", ["shared", "bits"])
-def test_what_it_says_is_what_the_settled_network_gives(norms: str) -> None:
-    ours = judge(norms=norms)
+@pytest.mark.parametrize(("norms", "kind"), [("shared", "lsq"), ("bits", "lsq"), ("bits", "batchquant")])
+def test_what_it_says_is_what_the_settled_network_gives(norms: str, kind: str) -> None:
+    ours = judge(norms=norms, activations=kind)
     layers = {"left": LayerBits(4, 2), "right": LayerBits(8, 2)}
     found = ours(layers)
     task = nets.task()
-    other = build_supernet(task, SupernetConfig(bits=(8, 4, 2), calibration_images=16, norms=norms))  # type: ignore[arg-type]
+    settings: Any = {"norms": norms, "activations": kind}
+    other = build_supernet(task, SupernetConfig(bits=(8, 4, 2), calibration_images=16, **settings))
     select(other, layers)
     settle(other)
     reestimate_batch_norm(other, [x for x, _ in task.train.batches(16)])
@@ -37,8 +38,10 @@ def test_what_it_says_is_what_the_settled_network_gives(norms: str) -> None:
     assert (chosen.weight_quantizer.selected, chosen.input_quantizer.selected) == (4, 2)  # type: ignore[union-attr]
 
 
-def test_statistics_are_made_once_for_the_same_bits_and_again_after_the_weights_changed() -> None:
-    ours = judge()
+@pytest.mark.parametrize("kind", ["lsq", "batchquant"])
+def test_statistics_are_made_once_for_the_same_bits_and_again_after_the_weights_changed(kind: str) -> None:
+    """Of quantizers too: the last layer has one row, whose range follows from the bits before."""
+    ours = judge(activations=kind)
     seen: list[int] = []
     real = judging.reestimate_batch_norm
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +54,7 @@ def test_statistics_are_made_once_for_the_same_bits_and_again_after_the_weights_
         ours.forget()
         third = ours(Uniform(4))
     assert len(seen) == 3
-    fresh = judge()
+    fresh = judge(activations=kind)
     with torch.no_grad():
         fresh.model.left.weight.mul_(2.0)
     assert third == fresh(Uniform(4)), "no statistics of the weights before"

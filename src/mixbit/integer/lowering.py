@@ -197,7 +197,7 @@ def _check(model: nn.Module) -> None:
     without = [name for name, bank in banks.items() if bank.no_integers is not None]
     if without:
         remedy = "Quantize with weights='lsq'."
-        if banks[without[0]].has_statistics:
+        if banks[without[0]].statistics:
             remedy = (
                 "Call mixbit.quantization.fold_residuals(model), and make the statistics of batch norms anew then "
                 "(mixbit.evaluation.reestimate_batch_norm)."

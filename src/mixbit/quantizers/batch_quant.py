@@ -63,7 +63,7 @@ class BatchQuant(Quantizer):
     per_sample: ClassVar[str | None] = None
     no_integers: ClassVar[str | None] = "its zero point is learned and no whole number"
     signed_inputs: ClassVar[bool] = True
-    has_statistics: ClassVar[bool] = True
+    statistics: ClassVar[tuple[str, ...]] = ("lows", "highs", "steps", "zero_points", "ready")
     affine: ClassVar[bool] = True
     theta: nn.Parameter
     delta: nn.Parameter

@@ -69,8 +69,8 @@ class Quantizer(nn.Module):
     """Whether training may move what a row has learned: steps, or what a kind has in their place."""
     signed_inputs: ClassVar[bool] = False
     """Whether this kind is for inputs that can be negative too; LSQ, the usual kind, stands in for others there."""
-    has_statistics: ClassVar[bool] = False
-    """Whether evaluation uses statistics of batches, which `statistics_anew` makes, as batch norm's are made."""
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Tensors that evaluation uses and that `statistics_anew` makes from batches, as batch norm's are made."""
     affine: ClassVar[bool] = False
     """Whether this kind finds a zero point by itself, so that an unsigned grid holds negative numbers too."""
     no_integers: ClassVar[str | None] = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixbit import _batch
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError
-from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm
+from mixbit.evaluation import Metrics, evaluate, reestimate_batch_norm, statistics_of
 from mixbit.supernet.selection import PerLayer, Selection, select
 from mixbit.task import Objective
 
@@ -23,7 +23,7 @@ _KEPT = 64
 
 
 class SubnetJudge:
-    """Selects a sub-network, makes the statistics of its norms anew from training batches, and measures it.
+    """Selects a sub-network, makes the statistics of norms and quantizers anew from training batches, and measures it.
 
     Statistics of a training at many bit-widths are a mean of all of them and fit none, so they are never used. Those of
     a sub-network are remembered by its bits.
@@ -68,7 +68,7 @@ class SubnetJudge:
             return evaluate(self.model, self.held_out, batch_size=self.batch_size, loss=self.objective)
 
     def recalibrate(self, selection: Selection | Mapping[str, LayerBits]) -> None:
-        """Select a sub-network and give its norms statistics of their own."""
+        """Select a sub-network and give its norms and quantizers statistics of their own."""
         select(self.model, PerLayer(selection) if isinstance(selection, Mapping) else selection)
         key = self._bits()
         if key in self._known:
@@ -78,7 +78,7 @@ class SubnetJudge:
             reestimate_batch_norm(self.model, (self._moved(x) for x in self.batches))
         if len(self._known) >= _KEPT:
             self._known.pop(next(iter(self._known)))
-        self._known[key] = {name: buffer.clone() for name, buffer in self._statistics()}
+        self._known[key] = {name: tensor.clone() for name, tensor in statistics_of(self.model).items()}
 
     def forget(self) -> None:
         """After the weights have changed: statistics that are remembered are not theirs."""
@@ -93,17 +93,10 @@ class SubnetJudge:
 
         return " ".join(str(bank.selected) for bank in quantizers(self.model).values())
 
-    def _statistics(self) -> list[tuple[str, Tensor]]:
-        return [
-            (name, buffer)
-            for name, buffer in self.model.named_buffers()
-            if name.endswith(("running_mean", "running_var", "num_batches_tracked"))
-        ]
-
     @torch.no_grad()
     def _put(self, known: Mapping[str, Tensor]) -> None:
-        for name, buffer in self._statistics():
-            buffer.copy_(known[name])
+        for name, tensor in statistics_of(self.model).items():
+            tensor.copy_(known[name])
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "float32":
