@@ -28,7 +28,7 @@ from mixbit import methods, report, runs
 from mixbit.cost import Budget
 from mixbit.data import Part
 from mixbit.policy import Policy
-from mixbit.runs import _standings
+from mixbit.runs import _comparison
 from mixbit.runs._lock import Busy, hold
 from mixbit.task import Task
 
@@ -174,7 +174,7 @@ class Arena:
 
     def _put(self, row: runs.Row) -> None:
         """Write a row as soon as it is there, by the process that made it."""
-        print(report.arena_line(row), flush=True)
+        print(report.comparison_line(row), flush=True)
         found = row.to_json()
         if row.reason and (self.results.smoke or "traceback in" in row.reason):  # an error of ours is no result
             self.failed.append(row.reason)
@@ -187,13 +187,13 @@ class Arena:
         """What an earlier run left of rows that the file does not have: they are made anew. Killed work is no row."""
         if not (self.run / "config.json").exists():
             return
-        gone, measured = dict[Path, None](), _standings.measured(self.run)
+        gone, measured = dict[Path, None](), _comparison.measured(self.run)
         for of in missing:
-            key = _standings.row_key(of["budget"], of["name"], of["seed"])
-            search = self.run / _standings.SEARCH / _standings.slug(of["name"])
-            policy = self.policies.get(of["name"], search / "policies" / f"{_standings.slug(of['budget'])}.json")
+            key = _comparison.row_key(of["budget"], of["name"], of["seed"])
+            search = self.run / _comparison.SEARCH / _comparison.slug(of["name"])
+            policy = self.policies.get(of["name"], search / "policies" / f"{_comparison.slug(of['budget'])}.json")
             if key in measured and policy.exists():
-                trained = _standings.accuracies_key(Policy.load(policy).layers, of["seed"])
+                trained = _comparison.accuracies_key(Policy.load(policy).layers, of["seed"])
                 gone[self.run / trained] = None
             if key in measured and self.results.fresh:
                 gone[search] = None

@@ -30,7 +30,7 @@ from tests.allocation.by_hand import ENDS, NETWORK, SCORES
 from tests.cli import tiny
 from tests.cli.typed import exactly, gives, handed, next_of, typed, written
 from tests.needs import need
-from tests.report.arenas import comparison
+from tests.report.compared import comparison
 from tests.support import best_by_enumeration, latency_table
 
 COMMANDS: Any = typer.main.get_command(cli.app)

@@ -15,7 +15,7 @@ from mixbit.errors import MissingExtra
 from mixbit.metric import mean_absolute_error
 from mixbit.report import pareto_front, pareto_plot
 from tests.needs import need
-from tests.report.arenas import comparison
+from tests.report.compared import comparison
 
 
 def test_the_front_is_what_nothing_beats() -> None:

@@ -19,7 +19,7 @@ from mixbit.report import (
     after_train,
 )
 from mixbit.runs import Profile
-from tests.report.arenas import comparison
+from tests.report.compared import comparison
 from tests.support import chain, latency_table
 
 

@@ -16,11 +16,11 @@ from mixbit.report import (
     allocation_summary,
     bits_table,
     budget_table,
-    comparison_table,
     costs_table,
     floats_table,
     joins_table,
     layers_table,
+    outcome_table,
     skipped_table,
 )
 from mixbit.runs import Outcome
@@ -136,7 +136,7 @@ def test_comparison_has_one_row_a_network() -> None:
         Outcome(name="float32", accuracy=0.975, costs=full),
         Outcome(name="limpq", accuracy=0.9612, costs=small),
     ]
-    table = comparison_table(rows, full, title="Digits", notes=["seed 0"])
+    table = outcome_table(rows, full, title="Digits", notes=["seed 0"])
     assert table.columns[1] == ">accuracy"
     assert table.rows == (
         ("float32", "97.50 %", "1.024 k", "400 B", "1.00x", "64 B"),
@@ -148,7 +148,7 @@ def test_comparison_has_one_row_a_network() -> None:
 def test_comparison_is_of_the_metric_of_its_task() -> None:
     used = Costs(bitops=12, weight_bits=320, activation_bytes=8, peak_step="fc")
     row = Outcome(name="float32", accuracy=0.12345678, costs=used, metric=mean_absolute_error(unit="mm").info)
-    table = comparison_table([row], used)
+    table = outcome_table([row], used)
     assert table.columns[1] == ">mean absolute error" and table.rows[0][1] == "0.1235 mm"
 
 

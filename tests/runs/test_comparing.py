@@ -113,7 +113,7 @@ def test_every_method_budget_and_seed_has_a_row(calls: Calls, arena: Any, tmp_pa
     found = arena(["test-b", "test-a?step=3"], [LOW, HIGH], seeds=(0, 1), tell=told.append)
     assert found.budgets == (LOW, HIGH) and len(found.rows) == 8
     assert [row.name for row in told[:2]] == ["test-a?step=3"] * 2  # the cheaper search first
-    for one in found.standings(LOW):
+    for one in found.results(LOW):
         assert set(one.tuned) == set(one.calibrated) == {0, 1}
         assert one.accuracy == pytest.approx(sum(one.tuned.values()) / 2)
         assert one.spread == pytest.approx(abs(one.tuned[0] - one.tuned[1]) / 2**0.5)
@@ -127,7 +127,7 @@ def test_every_method_budget_and_seed_has_a_row(calls: Calls, arena: Any, tmp_pa
 def test_same_bits_share_one_training_and_say_so(calls: Calls, arena: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = arena(["test-a", "test-b"], quiet=False)
     assert f"compare: part 2 of 2: test-b, {LOW}, seed 0\n" in capsys.readouterr().err
-    one, two = found.standings(LOW)
+    one, two = found.results(LOW)
     assert (calls["search"], calls["train"]) == (2, 1)
     assert one.tuned == two.tuned and (one.twins, two.twins) == (("test-b",), ("test-a",))
 
@@ -164,7 +164,7 @@ def test_more_methods_budgets_and_seeds_may_come_later(calls: Calls, arena: Any)
 def test_a_method_that_fails_is_a_row_with_the_reason(calls: Calls, arena: Any, tmp_path: Path) -> None:
     calls.error = ValueError("no such thing")
     found = arena(["test-error", "test-a"], [LOW, HIGH], seeds=(0, 1))
-    good, bad = found.standings(LOW)
+    good, bad = found.results(LOW)
     assert (good.name, good.reason, bad.name) == ("test-a", "", "test-error")
     assert bad.accuracy is None and bad.reason.startswith("ValueError: no such thing (traceback in errors/test-error")
     assert "in search" in (tmp_path / "arena" / "errors" / "test-error.txt").read_text()
@@ -175,8 +175,8 @@ def test_a_method_that_fails_is_a_row_with_the_reason(calls: Calls, arena: Any, 
 
 def test_a_budget_that_nothing_meets_is_a_row_with_the_reason(calls: Calls, arena: Any) -> None:
     found = arena(["test-a"], [LOW, "bitops=10"])
-    assert "cannot be met" in found.standings("bitops=10")[0].reason
-    assert not found.standings(LOW)[0].reason and calls["search"] == 1
+    assert "cannot be met" in found.results("bitops=10")[0].reason
+    assert not found.results(LOW)[0].reason and calls["search"] == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,7 @@ def test_a_uniform_network_is_left_where_the_repair_leaves_nothing(calls: Calls,
 
 
 def test_calibration_alone(calls: Calls, arena: Any) -> None:
-    (one,) = arena(["test-a"], fine_tune=False).standings(LOW)
+    (one,) = arena(["test-a"], fine_tune=False).results(LOW)
     assert one.tuned == {} and one.accuracy == one.calibrated[0] and one.spread is None
     assert calls["train"] == 0
 
@@ -291,7 +291,7 @@ def test_rows_are_in_the_metric_of_the_task(calls: Calls, regression: Subject, t
 
 
 def test_several_limits_in_one_budget(calls: Calls, arena: Any) -> None:
-    (one,) = arena(["test-a"], ["bitops=6x6,weight-bytes=9x"], fine_tune=False).standings("bitops=6x6,weight-bytes=9x")
+    (one,) = arena(["test-a"], ["bitops=6x6,weight-bytes=9x"], fine_tune=False).results("bitops=6x6,weight-bytes=9x")
     assert set(one.slack) == {"bitops", "weight-bytes"} and min(one.slack.values()) >= 0
 
 
@@ -304,8 +304,8 @@ def test_policies_from_elsewhere(calls: Calls, arena: Any, task: Task, tmp_path:
     narrow.save(tmp_path / "narrow.json")
     files = {"wide": tmp_path / "wide.json", "narrow": tmp_path / "narrow.json", "gone": tmp_path / "gone.json"}
     found = arena(["test-a"], [LOW, HIGH], policies=files, efforts={"wide": Effort(cpu_seconds=7.0)})
-    low = {one.name: one for one in found.standings(LOW)}
-    high = {one.name: one for one in found.standings(HIGH)}
+    low = {one.name: one for one in found.results(LOW)}
+    high = {one.name: one for one in found.results(HIGH)}
     assert set(low) == {"test-a", "wide", "narrow", "gone"} and set(high) == {"test-a", "wide", "gone"}
     assert "too much" in low["wide"].reason and not high["wide"].reason and not low["narrow"].reason
     assert "No file" in low["gone"].reason
@@ -467,7 +467,7 @@ def test_a_search_under_a_budget_that_fails_is_not_tried_for_every_seed(
     assert sorted(tried) == ["3x3", "6x6"]
     reasons = {row.budget: row.reason for row in found.rows if row.name == "random-search"}
     assert reasons[LOW].startswith("ValueError: no luck") and reasons[HIGH].startswith("KeyError")
-    assert found.standings(LOW)[0].name == "test-a"
+    assert found.results(LOW)[0].name == "test-a"
 
 
 def test_a_budget_that_no_policy_of_a_front_meets_is_a_row_with_the_reason(calls: Calls, arena: Any) -> None:

@@ -269,10 +269,10 @@ def compare(
         policies=words.once("--policy", map(words.named_file, policy or ())),
         baselines=baselines,
         repair=repair,
-        tell=lambda row: screen.say(report.arena_line(row)),
+        tell=lambda row: screen.say(report.comparison_line(row)),
     )
     note_weights(weights)
-    for table in report.arena_tables(done):
+    for table in report.comparison_tables(done):
         screen.show(table)
     files = dict(done.files)
     try:

@@ -46,7 +46,7 @@ def demo(run: Run = Path("runs/demo")) -> None:
     from mixbit import report, runs
 
     done = runs.demo(run)
-    screen.show(report.comparison_table(done.outcomes, done.float32, title="Digits", notes=done.notes))
+    screen.show(report.outcome_table(done.outcomes, done.float32, title="Digits", notes=done.notes))
     screen.files(done.files)
     screen.next(report.after_demo(run))
 

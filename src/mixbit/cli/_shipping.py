@@ -13,7 +13,7 @@ from mixbit.errors import MixbitError
 
 if TYPE_CHECKING:
     from mixbit.export.verify import Agreement
-    from mixbit.runs.firmware import Checked
+    from mixbit.runs.exporting_c import Checked
 
 
 @app.command()

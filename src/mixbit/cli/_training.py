@@ -52,7 +52,7 @@ def train(
     done = runs.train(subject, policy, words.settings(given, settings), run)
     if policy is not None:
         note_weights(weights)
-    screen.show(report.comparison_table([done.outcome], done.float32))
+    screen.show(report.outcome_table([done.outcome], done.float32))
     if done.further:
         _say_metrics(done)
     for note in done.notes:
@@ -82,7 +82,7 @@ def evaluate(
     done = runs.evaluate(target, data=data, policy=policy, weights=weights, seed=seed)
     if done.run is None:
         note_weights(weights)
-    screen.show(report.comparison_table([done.outcome], done.float32))
+    screen.show(report.outcome_table([done.outcome], done.float32))
     _say_metrics(done)
     screen.next(report.after_evaluate(done.subject, policy=done.policy, run=done.run))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mixbit.report.arena import arena_line, arena_table, arena_tables
+from mixbit.report.comparisons import comparison_line, comparison_table, comparison_tables
 from mixbit.report.entropy import entropy_table
 from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
-from mixbit.report.firmware import c_tables, c_verification_table, footprint_summary, instructions_table
+from mixbit.report.exports_c import c_tables, c_verification_table, footprint_summary, instructions_table
 from mixbit.report.fronts import front_plot, front_table
 from mixbit.report.latencies import latency_checks_table, latency_table
 from mixbit.report.listings import listing
@@ -33,11 +33,11 @@ from mixbit.report.tables import (
     allocation_summary,
     bits_table,
     budget_table,
-    comparison_table,
     costs_table,
     floats_table,
     joins_table,
     layers_table,
+    outcome_table,
     skipped_table,
 )
 from mixbit.report.transfers import agreement_table, transfer_notes, transfer_table
@@ -59,14 +59,13 @@ __all__ = [
     "after_train",
     "agreement_table",
     "allocation_summary",
-    "arena_line",
-    "arena_table",
-    "arena_tables",
     "bits_table",
     "budget_table",
     "c_tables",
     "c_verification_table",
+    "comparison_line",
     "comparison_table",
+    "comparison_tables",
     "corruption_plot",
     "corruption_table",
     "costs_table",
@@ -85,6 +84,7 @@ __all__ = [
     "layers_table",
     "listing",
     "lowering_notes_table",
+    "outcome_table",
     "pareto_front",
     "pareto_plot",
     "percent",

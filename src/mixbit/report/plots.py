@@ -12,7 +12,7 @@ from mixbit.report.units import hover
 
 if TYPE_CHECKING:
     from mixbit.metric import MetricInfo
-    from mixbit.runs import Comparison, Standing
+    from mixbit.runs import Comparison, PolicyResult
 
 __all__ = ["pareto_front", "pareto_plot"]
 
@@ -60,15 +60,15 @@ def pareto_plot(found: Comparison, path: Path) -> Path:
         raise MissingExtra("The plot needs plotly: pip install 'mixbit[report]'.") from cause
     metric = found.metric
     figure = make_subplots(rows=1, cols=2, subplot_titles=[f"{metric.title} against {title}" for _, title, _ in _AXES])
-    standings = [one for budget in found.budgets for one in found.standings(budget) if one.accuracy is not None]
-    for number, name in enumerate(sorted({one.name for one in standings})):
-        mine = [one for one in standings if one.name == name]
+    results = [one for budget in found.budgets for one in found.results(budget) if one.accuracy is not None]
+    for number, name in enumerate(sorted({one.name for one in results})):
+        mine = [one for one in results if one.name == name]
         colour = qualitative.Dark24[number % len(qualitative.Dark24)]
         for column, title, key in _AXES:
             figure.add_trace(_dots(mine, key, title, colour, metric, legend=column == 1), row=1, col=column)
     for column, title, key in _AXES:
         if metric.larger_is_better is not None:  # without a direction nothing beats anything
-            figure.add_trace(_front(standings, key, metric), row=1, col=column)
+            figure.add_trace(_front(results, key, metric), row=1, col=column)
         figure.update_xaxes(title_text=title, row=1, col=column)
     figure.add_hline(
         y=metric.scaled(found.float32.accuracy), line_dash="dash", line_color="#888888", annotation_text="float32"
@@ -81,7 +81,7 @@ def pareto_plot(found: Comparison, path: Path) -> Path:
     return path
 
 
-def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, metric: MetricInfo, *, legend: bool) -> Any:
+def _dots(mine: Sequence[PolicyResult], key: str, title: str, colour: str, metric: MetricInfo, *, legend: bool) -> Any:
     from plotly import graph_objects
 
     return graph_objects.Scatter(
@@ -98,10 +98,10 @@ def _dots(mine: Sequence[Standing], key: str, title: str, colour: str, metric: M
     )
 
 
-def _front(standings: Sequence[Standing], key: str, metric: MetricInfo) -> Any:
+def _front(results: Sequence[PolicyResult], key: str, metric: MetricInfo) -> Any:
     from plotly import graph_objects
 
-    points = [(getattr(one.costs, key), metric.scaled(one.accuracy or 0.0)) for one in standings]
+    points = [(getattr(one.costs, key), metric.scaled(one.accuracy or 0.0)) for one in results]
     front = pareto_front(points, larger_is_better=bool(metric.larger_is_better))
     x, y = [cost for cost, _ in front], [value for _, value in front]
     line = {"color": "#888888", "dash": "dot"}

@@ -121,7 +121,7 @@ def after_stress(profiles: Sequence[Profile]) -> list[str]:
 def after_compare(found: Comparison) -> list[str]:
     """Allocate with the most accurate method of the first budget that has one, as it was done in the comparison."""
     for budget in found.budgets:
-        for one in found.standings(budget):
+        for one in found.results(budget):
             if one.accuracy is not None and not one.outside:
                 limits = [word for limit in budget.split(",") for word in ("--budget", limit)]
                 out = str(found.folder / "policy.json")

@@ -18,11 +18,11 @@ __all__ = [
     "allocation_summary",
     "bits_table",
     "budget_table",
-    "comparison_table",
     "costs_table",
     "floats_table",
     "joins_table",
     "layers_table",
+    "outcome_table",
     "skipped_table",
 ]
 
@@ -148,7 +148,7 @@ def bits_table(layers: Mapping[str, LayerBits], *, pinned: Collection[str] = ())
     return Table(title="Policy", columns=("layer", ">weight bits", ">activation bits", ""), rows=rows)
 
 
-def comparison_table(
+def outcome_table(
     outcomes: Sequence[Outcome], float32: Costs, *, title: str = "Result", notes: Sequence[str] = ()
 ) -> Table:
     """The task's metric, BitOps and theoretical bytes of several networks.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mixbit.runs.allocating import Allocated, allocate
-from mixbit.runs.comparing import Comparison, Effort, Entry, Row, Standing, compare, read_comparison
+from mixbit.runs.comparing import Comparison, Effort, Entry, PolicyResult, Row, compare, read_comparison
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
 from mixbit.runs.exporting import Exported, Verified, export, export_targets, verify
-from mixbit.runs.firmware import ExportedC, VerifiedC, export_c, is_c_folder, verify_c_folder
+from mixbit.runs.exporting_c import ExportedC, VerifiedC, export_c, is_c_folder, verify_c_folder
 from mixbit.runs.inspecting import Inspected, inspect
 from mixbit.runs.latency import LATENCY_TARGETS, BuiltLatency, build_latency
 from mixbit.runs.picking import Picked, pick
@@ -32,11 +32,11 @@ __all__ = [
     "Inspected",
     "Outcome",
     "Picked",
+    "PolicyResult",
     "Profile",
     "Reached",
     "Row",
     "Searched",
-    "Standing",
     "StressSettings",
     "Subject",
     "Trained",

@@ -27,11 +27,11 @@ from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Front, Policy, Scores, resolve_pins
 from mixbit.quantization import QuantizeConfig, put_policy_on
-from mixbit.runs import _folder, _standings
+from mixbit.runs import _comparison, _folder
+from mixbit.runs._comparison import Comparison, PolicyResult, Row, read_comparison
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import ENDS
-from mixbit.runs._standings import Comparison, Row, Standing, read_comparison
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Subject, metric_facts
 from mixbit.runs.training import train
@@ -39,7 +39,7 @@ from mixbit.sensitivity.metering import Effort, Meter
 from mixbit.task import Task
 from mixbit.training import CHECKPOINT
 
-__all__ = ["BASELINES", "Comparison", "Effort", "Entry", "Row", "Standing", "compare", "read_comparison"]
+__all__ = ["BASELINES", "Comparison", "Effort", "Entry", "PolicyResult", "Row", "compare", "read_comparison"]
 
 BASELINES = ("uniform", "random")
 """What every search must beat; they take part unless they are asked not to."""
@@ -130,9 +130,9 @@ def compare(
     chosen = [Entry.parse(one) if isinstance(one, str) else one for one in entries]
     if baselines:
         chosen += [Entry.parse(name) for name in BASELINES if name not in {one.method for one in chosen}]
-    entrants = _entrants(chosen, policies or {}, subject.seed)
+    participants = _participants(chosen, policies or {}, subject.seed)
     limits = {text: Budget.parse(text.split(",")) for text in budgets}
-    if not limits or not seeds or not entrants:
+    if not limits or not seeds or not participants:
         raise MixbitError("There is nothing to compare. Give at least one method, one budget and one seed.")
     plain = _plain_settings(settings, fine_tune)
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
@@ -145,13 +145,15 @@ def compare(
         facts[QUANTIZE] = (settings or {})[QUANTIZE]
     _folder.begin(run, facts if repair == "forbid" else {**facts, "repair": repair})
     config = quantize_config(settings or {})
-    arena = _Arena(subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet)
-    arena.evaluate_float()
-    arena.warm_up()
+    worker = _Worker(subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet)
+    worker.evaluate_float()
+    worker.warm_up()
     for name, effort in (efforts or {}).items():
-        _standings.write_effort(run, name, effort)
-    arena.work([(one, text, limit, seed) for seed in seeds for one in entrants for text, limit in limits.items()], tell)
-    _standings.write_tables(run)
+        _comparison.write_effort(run, name, effort)
+    worker.work(
+        [(one, text, limit, seed) for seed in seeds for one in participants for text, limit in limits.items()], tell
+    )
+    _comparison.write_tables(run)
     return read_comparison(run)
 
 
@@ -172,11 +174,11 @@ def _plain_settings(settings: Mapping[str, Any] | None, fine_tune: bool) -> dict
     return values if fine_tune else None
 
 
-# ---------------------------------------------------------------------------------------------------- entrants
+# ---------------------------------------------------------------------------------------------------- participants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entrant:
+class _Participant:
     """A method, or a policy file."""
 
     name: str
@@ -184,15 +186,15 @@ class _Entrant:
     path: Path | None = None
 
 
-def _entrants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int) -> list[_Entrant]:
+def _participants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int) -> list[_Participant]:
     """Those with the cheapest search first, so that most of a table is there early; policies of others last."""
     order = get_args(CostClass)
     for one in entries:
         methods.make(one.method, {"seed": seed, **one.settings})  # a typo ends here, before any work
     ordered = sorted(entries, key=lambda one: order.index(methods.info(one.method).cost))
-    found = [_Entrant(name=one.name, entry=one) for one in ordered]
-    found += [_Entrant(name=name, path=path) for name, path in policies.items()]
-    folders = [_standings.slug(one.name) for one in found]
+    found = [_Participant(name=one.name, entry=one) for one in ordered]
+    found += [_Participant(name=name, path=path) for name, path in policies.items()]
+    folders = [_comparison.slug(one.name) for one in found]
     twice = sorted({one.name for one, folder in zip(found, folders, strict=True) if folders.count(folder) > 1})
     if twice:
         raise MixbitError(f"{', '.join(map(repr, twice))} would be two rows of one name. Give each a name of its own.")
@@ -201,11 +203,11 @@ def _entrants(entries: Sequence[Entry], policies: Mapping[str, Path], seed: int)
 
 # -------------------------------------------------------------------------------------------------------- work
 
-_Part = tuple[_Entrant, str, Budget, int]
+_Part = tuple[_Participant, str, Budget, int]
 
 
 @dataclass(kw_only=True)
-class _Arena:
+class _Worker:
     """One process at work on the folder of a comparison."""
 
     subject: Subject
@@ -224,11 +226,11 @@ class _Arena:
 
     def evaluate_float(self) -> None:
         """Accuracy and costs of the network as it came."""
-        measured = _standings.measured(self.run)
-        if _standings.FLOAT not in measured:
+        measured = _comparison.measured(self.run)
+        if _comparison.FLOAT not in measured:
             found = self._evaluated(self.task.model)
             kept = {"accuracy": found.value, "metric": found.info.to_json()}
-            measured.put(_standings.FLOAT, {**kept, "costs": asdict(float_costs(self.task.network))})
+            measured.put(_comparison.FLOAT, {**kept, "costs": asdict(float_costs(self.task.network))})
 
     def warm_up(self) -> None:
         """One pass there and back, so that what a process does once is not put down to its first search."""
@@ -256,35 +258,37 @@ class _Arena:
 
     def _row(self, part: _Part, wait: bool) -> Row | None:
         """The row, if it is new."""
-        entrant, text, budget, seed = part
-        blank = Row(budget=text, name=entrant.name, seed=seed, outside=entrant.path is not None, metric=self.task.info)
+        participant, text, budget, seed = part
+        blank = Row(
+            budget=text, name=participant.name, seed=seed, outside=participant.path is not None, metric=self.task.info
+        )
         try:
-            row = self._filled(blank, entrant, budget, wait)
+            row = self._filled(blank, participant, budget, wait)
         except Busy:
             raise
         except Exception as error:  # one method's failure must not end the others' work
-            row = replace(blank, reason=self._reason(error, entrant.name))
-        if row is None or row == _standings.read_row(self.run, text, entrant.name, seed):
+            row = replace(blank, reason=self._reason(error, participant.name))
+        if row is None or row == _comparison.read_row(self.run, text, participant.name, seed):
             return None
-        _standings.write_row(self.run, row)
-        _standings.write_tables(self.run)
+        _comparison.write_row(self.run, row)
+        _comparison.write_tables(self.run)
         return row
 
     def _reason(self, error: Exception, name: str) -> str:
         """The message of an error that we raise on purpose; of any other one the traceback is kept as well."""
         if isinstance(error, MixbitError):
             return str(error)
-        path = self.run / "errors" / f"{_standings.slug(name)}.txt"
+        path = self.run / "errors" / f"{_comparison.slug(name)}.txt"
         _io.write_text(path, "".join(traceback.format_exception(error)))
         return f"{type(error).__name__}: {error} (traceback in {path.relative_to(self.run)})"
 
-    def _filled(self, blank: Row, entrant: _Entrant, budget: Budget, wait: bool) -> Row | None:
+    def _filled(self, blank: Row, participant: _Participant, budget: Budget, wait: bool) -> Row | None:
         """The row with everything in it; None for a policy that belongs to another budget."""
-        policy = self._policy(entrant, blank.budget, budget, wait)
+        policy = self._policy(participant, blank.budget, budget, wait)
         if policy is None:
             return None
         bits = {name: [b.weight_bits, b.activation_bits] for name, b in policy.layers.items()}
-        old = _standings.read_row(self.run, blank.budget, blank.name, blank.seed)
+        old = _comparison.read_row(self.run, blank.budget, blank.name, blank.seed)
         if old is not None and not old.reason and old.bits == bits:
             return old
         used = costs(self.task.network, policy.layers)
@@ -302,16 +306,16 @@ class _Arena:
 
     # -- policies
 
-    def _policy(self, entrant: _Entrant, text: str, budget: Budget, wait: bool) -> Policy | None:
-        if entrant.path is not None:
-            policy = Policy.load(entrant.path).check(self.task.network)
+    def _policy(self, participant: _Participant, text: str, budget: Budget, wait: bool) -> Policy | None:
+        if participant.path is not None:
+            policy = Policy.load(participant.path).check(self.task.network)
             return policy if policy.budget in ({}, budget.texts) else None
-        assert entrant.entry is not None
-        folder = self.run / _standings.SEARCH / _standings.slug(entrant.name)
+        assert participant.entry is not None
+        folder = self.run / _comparison.SEARCH / _comparison.slug(participant.name)
         with hold(folder, wait=wait):
-            path = folder / "policies" / f"{_standings.slug(text)}.json"
+            path = folder / "policies" / f"{_comparison.slug(text)}.json"
             if not path.exists():
-                self._chosen(entrant.entry, folder, text, budget).save(path)
+                self._chosen(participant.entry, folder, text, budget).save(path)
         return Policy.load(path).check(self.task.network)
 
     def _chosen(self, entry: Entry, folder: Path, text: str, budget: Budget) -> Policy:
@@ -321,7 +325,7 @@ class _Arena:
         if key in self.failed:
             raise MixbitError(self.failed[key])
         try:
-            found = self._metered(entry, folder if under is None else folder / _standings.slug(under), under)
+            found = self._metered(entry, folder if under is None else folder / _comparison.slug(under), under)
         except Exception as error:
             self.failed[key] = self._reason(error, entry.name)
             raise
@@ -341,17 +345,17 @@ class _Arena:
                 self.subject, entry.method, entry.settings, folder, budget=under, task=task, quiet=self.quiet
             ).result
         if not done:
-            _standings.write_effort(self.run, entry.name, meter.effort, interrupted=begun, budget=text)
+            _comparison.write_effort(self.run, entry.name, meter.effort, interrupted=begun, budget=text)
         return found
 
     # -- accuracies
 
     def _accuracies(self, policy: Policy, seed: int, wait: bool) -> _Accuracies:
         """After calibration and after fine-tuning; policies of the same bits share them."""
-        key = _standings.accuracies_key(policy.layers, seed)
+        key = _comparison.accuracies_key(policy.layers, seed)
         folder = self.run / key
         with hold(folder, wait=wait):
-            known = _standings.measured(self.run)  # as it is now: another process may have held the folder
+            known = _comparison.measured(self.run)  # as it is now: another process may have held the folder
             if key not in known:
                 known.put(key, dict(self._measured(policy, seed, folder)))
             return known.read(key, _Accuracies)

@@ -29,9 +29,9 @@ from mixbit.policy import (
 )
 from mixbit.quantization import QuantizeConfig, put_policy_on
 from mixbit.runs import _folder
+from mixbit.runs._comparison import bits_digest
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import read_network, result_of
-from mixbit.runs._standings import bits_digest
 from mixbit.runs.allocating import allocate
 from mixbit.runs.searching import search
 from mixbit.runs.subject import Outcome, Subject, metric_facts

@@ -10,9 +10,9 @@ from mixbit.report.table import Table
 from mixbit.report.units import count, seconds, size
 
 if TYPE_CHECKING:
-    from mixbit.runs import Comparison, Effort, Row, Standing
+    from mixbit.runs import Comparison, Effort, PolicyResult, Row
 
-__all__ = ["arena_line", "arena_table", "arena_tables"]
+__all__ = ["comparison_line", "comparison_table", "comparison_tables"]
 
 _COLUMNS = (
     "method",
@@ -29,12 +29,12 @@ _COLUMNS = (
 )
 
 
-def arena_tables(found: Comparison) -> list[Table]:
+def comparison_tables(found: Comparison) -> list[Table]:
     """One table for every budget of a comparison, finished or not."""
-    return [arena_table(found, budget) for budget in found.budgets]
+    return [comparison_table(found, budget) for budget in found.budgets]
 
 
-def arena_line(row: Row) -> str:
+def comparison_line(row: Row) -> str:
     """One row as a line of a log, while a comparison runs."""
     if row.reason:
         return f"{row.budget}  {row.name}  seed {row.seed}: {row.reason}"
@@ -43,14 +43,14 @@ def arena_line(row: Row) -> str:
     return f"{row.budget}  {row.name}  seed {row.seed}: {found}"
 
 
-def arena_table(found: Comparison, budget: str) -> Table:
+def comparison_table(found: Comparison, budget: str) -> Table:
     """The rows of one budget, the best first, under the float network.
 
     Values of the metric are means over the seeds, with the sample standard deviation where there are several. The
     effort of a search is that of one search, whatever the number of budgets: training images read, and images passed
     through the whole network in each direction, where a pass through a part counts as that part.
     """
-    standings = found.standings(budget)
+    results = found.results(budget)
     start = found.float32
     head = (
         "float32",
@@ -60,11 +60,11 @@ def arena_table(found: Comparison, budget: str) -> Table:
         count(start.costs.bitops),
         size(start.costs.weight_bytes),
     )
-    rows = [(*head, *[""] * 5), *(_row(one, found.metric) for one in standings)]
-    return Table(title=f"Within {budget}", columns=_COLUMNS, rows=tuple(rows), notes=tuple(_notes(found, standings)))
+    rows = [(*head, *[""] * 5), *(_row(one, found.metric) for one in results)]
+    return Table(title=f"Within {budget}", columns=_COLUMNS, rows=tuple(rows), notes=tuple(_notes(found, results)))
 
 
-def _row(one: Standing, metric: MetricInfo) -> tuple[str, ...]:
+def _row(one: PolicyResult, metric: MetricInfo) -> tuple[str, ...]:
     if one.costs is None:
         costs = ("-", "-", "-")
     else:
@@ -80,7 +80,7 @@ def _row(one: Standing, metric: MetricInfo) -> tuple[str, ...]:
     )
 
 
-def _mean(one: Standing, metric: MetricInfo) -> str:
+def _mean(one: PolicyResult, metric: MetricInfo) -> str:
     """With its spread before the unit.
 
     >>> from types import SimpleNamespace
@@ -106,20 +106,20 @@ def _effort(effort: Effort | None) -> tuple[str, ...]:
     return time, *("-" if value is None else count(round(value)) for value in numbers)
 
 
-def _notes(found: Comparison, standings: tuple[Standing, ...]) -> Iterator[str]:
+def _notes(found: Comparison, results: tuple[PolicyResult, ...]) -> Iterator[str]:
     if found.metric != ACCURACY.info:
         yield f"fine-tuned, calibrated: {found.metric.name}{_better(found.metric)}."
     yield "±: sample standard deviation over the seeds. images: of training, read by the search."
     yield "forward, backward: images through the whole network; a pass through a part counts as that part."
     told: set[str] = set()
-    for one in standings:
+    for one in results:
         if one.twins and one.name not in told:
             told |= {one.name, *one.twins}
             yield f"Same bits, one result: {', '.join(sorted((one.name, *one.twins)))}."
-    cut = [one.name for one in standings if found.was_interrupted(one.name, one.budget)]
+    cut = [one.name for one in results if found.was_interrupted(one.name, one.budget)]
     if cut:
         yield f"Killed and continued, so the effort is that of the last part alone: {', '.join(cut)}."
-    for one in standings:
+    for one in results:
         if one.reason:
             yield f"{one.name}: {one.reason}"
 

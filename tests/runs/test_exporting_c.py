@@ -17,8 +17,8 @@ from mixbit.errors import BudgetError, ExportError
 from mixbit.export.c import COptions, CVerification, _program
 from mixbit.integer import GraphRounding
 from mixbit.policy import Policy
-from mixbit.runs import firmware
-from mixbit.runs.firmware import _rounding
+from mixbit.runs import exporting_c
+from mixbit.runs.exporting_c import _rounding
 from tests.cli import tiny
 from tests.needs import need, needs
 from tests.runs.conftest import DIGITS, SHORT
@@ -56,7 +56,7 @@ def test_the_compiler_that_is_named_checks_the_c(tmp_path: Path, monkeypatch: py
     compiler.touch(mode=0o755)
     given: list[tuple[int, str]] = []
     monkeypatch.setattr(
-        "mixbit.runs.firmware.verify_c", lambda _graph, x, **how: given.append((len(x), how["compiler"]))
+        "mixbit.runs.exporting_c.verify_c", lambda _graph, x, **how: given.append((len(x), how["compiler"]))
     )
     runs.export_c(tiny.quantized_run(), tmp_path / "c", images=3, compiler=str(compiler))
     assert given == [(3, str(compiler))]
@@ -88,8 +88,8 @@ def test_fewer_images_than_were_asked_for_are_told(
         given.append(len(x))
         return done
 
-    monkeypatch.setattr("mixbit.runs.firmware.verify_board", board)
-    monkeypatch.setattr("mixbit.runs.firmware.count", lambda *_args, **_how: None)
+    monkeypatch.setattr("mixbit.runs.exporting_c.verify_board", board)
+    monkeypatch.setattr("mixbit.runs.exporting_c.count", lambda *_args, **_how: None)
     runs.export_c(mixed_run, tmp_path / "c", images=0)
     with pytest.raises(SystemExit):
         main(["verify", str(tmp_path / "c"), "--run", str(mixed_run), "--target", "cortex-m4", "--images", "9"])
@@ -192,7 +192,7 @@ def test_a_limit_holds_to_the_byte(tmp_path: Path) -> None:
 def test_the_c_that_is_checked_is_the_c_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options, images, strictness and the core reach all that is made of them."""
     options, seen = COptions(kernels="plain", vectors=3), dict[str, Any]()
-    write, lowered = firmware.write_c, firmware.lowered
+    write, lowered = exporting_c.write_c, exporting_c.lowered
 
     def written(program: Any, *given: Any, **named: Any) -> Any:
         seen["write"] = {"options": program.options, **named}
@@ -205,11 +205,11 @@ def test_the_c_that_is_checked_is_the_c_that_is_written(tmp_path: Path, monkeypa
     def noted(what: str) -> Any:
         return lambda program, x=None, **named: seen.update({what: {"x": x, "options": program.options, **named}})
 
-    monkeypatch.setattr(firmware, "write_c", written)
-    monkeypatch.setattr(firmware, "lowered", lower)
-    monkeypatch.setattr(firmware.shutil, "which", lambda _name: "/bin/cc")
+    monkeypatch.setattr(exporting_c, "write_c", written)
+    monkeypatch.setattr(exporting_c, "lowered", lower)
+    monkeypatch.setattr(exporting_c.shutil, "which", lambda _name: "/bin/cc")
     for what in ("verify_c", "verify_board", "count"):
-        monkeypatch.setattr(firmware, what, noted(what))
+        monkeypatch.setattr(exporting_c, what, noted(what))
     images = next(tiny.task().test.batches(4))[0].numpy()
     runs.export_c(tiny.quantized_run(), tmp_path / "c", options=options, strict=True, images=4)
     assert seen["lower"] == {"strict": True, "rounding": "single"}

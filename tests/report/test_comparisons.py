@@ -6,17 +6,17 @@ import json
 from dataclasses import replace
 
 from mixbit.metric import mean_absolute_error
-from mixbit.report import arena_line, arena_table, arena_tables
+from mixbit.report import comparison_line, comparison_table, comparison_tables
 from mixbit.runs import Row
-from tests.report.arenas import comparison
+from tests.report.compared import comparison
 
 
 def test_one_table_a_budget() -> None:
-    assert [table.title for table in arena_tables(comparison())] == ["Within bitops=3x3", "Within bitops=6x6"]
+    assert [table.title for table in comparison_tables(comparison())] == ["Within bitops=3x3", "Within bitops=6x6"]
 
 
 def test_rows_stand_by_accuracy_under_the_float_network() -> None:
-    table = arena_table(comparison(), "bitops=3x3")
+    table = comparison_table(comparison(), "bitops=3x3")
     assert [row[0] for row in table.rows] == ["float32", "fit", "sqnr", "mct (policy file)", "clado"]
     cells = [dict(zip(table.headings, row, strict=True)) for row in table.rows]
     assert cells[0]["calibrated"] == "97.00 %" and cells[0]["BitOps"] == "1.024 M"
@@ -42,31 +42,31 @@ def test_slack_has_the_unit_of_its_limit() -> None:
     found = comparison()
     slack = {"bitops": 1500.0, "weight-bytes": 2048.0, "activation-bytes": 64.0}
     found = replace(found, rows=tuple(replace(row, slack=slack) for row in found.rows))
-    table = arena_table(found, "bitops=3x3")
+    table = comparison_table(found, "bitops=3x3")
     assert table.rows[1][table.headings.index("slack")] == "1.500 k, 2.000 KiB, 64 B"
 
 
 def test_notes_tell_what_the_numbers_hide() -> None:
-    notes = arena_table(comparison(), "bitops=3x3").notes
+    notes = comparison_table(comparison(), "bitops=3x3").notes
     assert "Same bits, one result: fit, sqnr." in notes
     assert any("last part alone: fit" in note for note in notes)
     assert "clado: ValueError: no such thing" in notes
-    assert not any("Same bits" in note for note in arena_table(comparison(), "bitops=6x6").notes)
+    assert not any("Same bits" in note for note in comparison_table(comparison(), "bitops=6x6").notes)
 
 
 def test_without_fine_tuning_there_is_no_fine_tuned_accuracy() -> None:
     found = comparison()
     bare = replace(found, rows=tuple(replace(row, tuned=None) for row in found.rows if not row.outside))
-    table = arena_table(bare, "bitops=3x3")
+    table = comparison_table(bare, "bitops=3x3")
     assert table.rows[1][:4] == ("fit", "-", "2", "30.00 %")
 
 
 def test_lines_of_a_log() -> None:
     row = comparison().rows[0]
-    assert arena_line(row) == "bitops=3x3  fit  seed 0: calibrated 25.00 %, fine-tuned 90.00 %"
-    assert arena_line(replace(row, tuned=None)).endswith("seed 0: calibrated 25.00 %")
+    assert comparison_line(row) == "bitops=3x3  fit  seed 0: calibrated 25.00 %, fine-tuned 90.00 %"
+    assert comparison_line(replace(row, tuned=None)).endswith("seed 0: calibrated 25.00 %")
     failed = Row(budget="bitops=1", name="fit", seed=2, reason="cannot be met")
-    assert arena_line(failed) == "bitops=1  fit  seed 2: cannot be met"
+    assert comparison_line(failed) == "bitops=1  fit  seed 2: cannot be met"
 
 
 def test_where_less_is_better_the_least_stands_first_and_the_tables_say_of_what() -> None:
@@ -74,12 +74,12 @@ def test_where_less_is_better_the_least_stands_first_and_the_tables_say_of_what(
     found = comparison()
     rows = tuple(replace(row, metric=metric) for row in found.rows)
     found = replace(found, float32=replace(found.float32, metric=metric), rows=rows)
-    names = [one.name for one in found.standings("bitops=3x3")]
+    names = [one.name for one in found.results("bitops=3x3")]
     assert names == ["mct", "sqnr", "fit", "clado"]  # 0.88, 0.90, 0.91, and none
-    table = arena_table(found, "bitops=3x3")
+    table = comparison_table(found, "bitops=3x3")
     assert table.notes[0] == "fine-tuned, calibrated: mean absolute error, less is better."
     assert table.rows[0][3] == "0.97 mm" and table.rows[3][1] == "0.91 \u00b1 0.01414 mm"
-    assert arena_line(rows[0]) == "bitops=3x3  fit  seed 0: calibrated 0.25 mm, fine-tuned 0.9 mm"
+    assert comparison_line(rows[0]) == "bitops=3x3  fit  seed 0: calibrated 0.25 mm, fine-tuned 0.9 mm"
     unknown = replace(found, float32=replace(found.float32, metric=replace(metric, larger_is_better=None)))
-    assert [one.name for one in unknown.standings("bitops=3x3")] == ["fit", "mct", "sqnr", "clado"]
+    assert [one.name for one in unknown.results("bitops=3x3")] == ["fit", "mct", "sqnr", "clado"]
     assert Row.from_json(json.loads(json.dumps(rows[0].to_json()))) == rows[0]

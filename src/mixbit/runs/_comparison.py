@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class PolicyResult:
     """One policy within one budget over all its seeds."""
 
     budget: str
@@ -136,18 +136,18 @@ class Comparison:
         """Whether that search was killed and continued, so that its effort is that of the last part only."""
         return name in self.interrupted or (name, budget) in self.budget_interrupted
 
-    def standings(self, budget: str) -> tuple[Standing, ...]:
+    def results(self, budget: str) -> tuple[PolicyResult, ...]:
         """Rows of one budget, seeds together, the best first; what has no result stands last."""
         groups: dict[str, list[Row]] = {}
         for row in self.rows:
             if row.budget == budget:
                 groups.setdefault(row.name, []).append(row)
-        found = [self._standing(rows) for rows in groups.values()]
+        found = [self._result(rows) for rows in groups.values()]
         bits = {name: next((row.bits for row in rows if row.bits), None) for name, rows in groups.items()}
         found = [replace(one, twins=_twins(one.name, bits)) for one in found]
         return tuple(sorted(found, key=self._place))
 
-    def _place(self, one: Standing) -> tuple[bool, float, str]:
+    def _place(self, one: PolicyResult) -> tuple[bool, float, str]:
         """The best first; a metric of no known direction leaves them in the order of their names."""
         known = one.accuracy is not None and self.metric.larger_is_better is not None
         return one.accuracy is None, self.metric.gain(0.0, one.accuracy or 0.0) if known else 0.0, one.name
@@ -157,10 +157,10 @@ class Comparison:
         """What all accuracies are values of, by default top-1 accuracy."""
         return self.float32.metric
 
-    def _standing(self, rows: list[Row]) -> Standing:
+    def _result(self, rows: list[Row]) -> PolicyResult:
         done = [row for row in rows if not row.reason]
         first = (done or rows)[0]
-        return Standing(
+        return PolicyResult(
             budget=first.budget,
             name=first.name,
             outside=first.outside,

@@ -10,7 +10,7 @@ from mixbit.report.units import count, percent, size
 if TYPE_CHECKING:
     from mixbit.export.c import CFolder, Footprint, HandedOver
     from mixbit.export.mcu import Counts
-    from mixbit.runs.firmware import Checked
+    from mixbit.runs.exporting_c import Checked
 
 __all__ = ["c_tables", "c_verification_table", "footprint_summary", "instructions_table"]
 
