@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mixbit.cost import cost_table
 from mixbit.errors import BudgetError, PolicyError
 from mixbit.network import FloatParameter, Network
-from mixbit.policy import LayerBits, LayerScores, Pairs, Policy, Program, Scores, resolve_pins
+from mixbit.policy import LayerBits, LayerScores, Pairs, Policy, Program, Scores, bits_digest, resolve_pins
 from tests.support import chain, layer, network, random_latency, random_network, random_scores
 
 HOSTILE = Path(__file__).parent / "adversarial_files"
@@ -582,3 +582,10 @@ def test_expressions_that_disagree() -> None:
 def test_pins_that_match_nothing(pattern: str, message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         resolve_pins(named("stem", "block.1", "fc"), {pattern: EIGHT})
+
+
+def test_policies_of_the_same_bits_have_one_digest_whatever_their_order() -> None:
+    """Written out once, since folders and ledgers of comparisons are named after it."""
+    a, b = LayerBits(3, 4), LayerBits(8, None)
+    assert bits_digest({"a": a, "b": b}) == bits_digest({"b": b, "a": a}) == "3ecef31e1569"
+    assert bits_digest({"a": b, "b": a}) != bits_digest({"a": a, "b": b})

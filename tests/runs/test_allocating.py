@@ -11,7 +11,7 @@ import pytest
 
 from mixbit import runs
 from mixbit.allocation import AllocationSettings, decide
-from mixbit.cost import LayerBits
+from mixbit.cost import Budget, LayerBits, _costs
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
@@ -20,6 +20,7 @@ from mixbit.policy import Policy, Scores
 from mixbit.runs import Subject, allocating
 from mixbit.runs.inspecting import open_model
 from tests.cli import tiny
+from tests.cli.typed import typed
 
 
 def test_policy_meets_the_budget_and_is_written(searched: tuple[Subject, Path], tmp_path: Path) -> None:
@@ -206,3 +207,19 @@ def test_options_that_choose_from_scores_are_refused_without_scores(given: dict[
     with pytest.raises(BudgetError, match=f"{next(iter(given))}: no effect on .*policy.json, which holds no scores"):
         runs.allocate(folder, ["bitops=5x5"], tmp_path / "p.json", AllocationSettings(**given))
     runs.allocate(tiny.scores(), ["bitops=5x5"], tmp_path / "p.json", AllocationSettings(**given))
+
+
+def test_a_budget_is_resolved_and_its_policy_costed_once_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line down to the solver and back; `3x3` is what the uniform network costs, which is another."""
+    resolved: list[Budget] = []
+    costed: list[dict[str, LayerBits]] = []
+    resolve, peak = Budget.resolve, _costs._peak
+    monkeypatch.setattr(Budget, "resolve", lambda one, *given: (resolved.append(one), resolve(one, *given))[1])
+    monkeypatch.setattr(_costs, "_peak", lambda net, layers: (costed.append(dict(layers)), peak(net, layers))[1])
+    typed("allocate", tiny.scores(), "--budget", "bitops=5x5", "--out", tmp_path / "p.json")
+    policy = Policy.load(tmp_path / "p.json")
+    uniform = Policy.uniform(tiny.task().network, 5, 5).layers
+    assert resolved == [Budget.parse(["bitops=5x5"])] and policy.layers != uniform
+    assert costed.count(dict(policy.layers)) == 1

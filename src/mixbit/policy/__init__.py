@@ -5,7 +5,7 @@ from mixbit.policy._agreement import PolicyDistance, policy_distance, rank_corre
 from mixbit.policy._files import JSON
 from mixbit.policy._front import Front, FrontPoint, Measured, WeightsFile
 from mixbit.policy._pins import resolve_pins
-from mixbit.policy._policy import Policy, pin_note, uncounted_notes
+from mixbit.policy._policy import Policy, bits_digest, pin_note, uncounted_notes
 from mixbit.policy._program import Pairs, Program, Side
 from mixbit.policy._scores import LayerScores, Scores
 from mixbit.policy._terms import Terms
@@ -27,6 +27,7 @@ __all__ = [
     "Side",
     "Terms",
     "WeightsFile",
+    "bits_digest",
     "pin_note",
     "policy_distance",
     "rank_correlation",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +18,7 @@ from mixbit.policy._pins import resolve_pins
 if TYPE_CHECKING:
     from mixbit.network import Network
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "bits_digest"]
 
 _NAMED = 5
 """Parameters in float32 that a note names."""
@@ -194,3 +196,13 @@ def pin_note(pins: Pins) -> str:
     'pinned: conv1 W8A8, fc W8A32'
     """
     return "pinned: " + ", ".join(f"{name} {bits}" for name, bits in pins.items())
+
+
+def bits_digest(layers: Mapping[str, LayerBits]) -> str:
+    """What policies of the same bits have in common, whatever else they say: 12 hex digits.
+
+    >>> bits_digest({"fc": LayerBits(3, 4)}) == bits_digest({"fc": LayerBits(4, 3)})
+    False
+    """
+    plain = {name: [one.weight_bits, one.activation_bits] for name, one in layers.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

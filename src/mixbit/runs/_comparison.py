@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping
@@ -18,6 +16,7 @@ from mixbit.cost import Costs, LayerBits
 from mixbit.errors import MixbitError
 from mixbit.ledger import Ledger
 from mixbit.metric import ACCURACY, MetricInfo
+from mixbit.policy import bits_digest
 from mixbit.runs import _folder
 from mixbit.runs.subject import Outcome
 from mixbit.sensitivity.metering import Effort
@@ -235,12 +234,6 @@ def row_key(budget: str, name: str, seed: int) -> str:
 def accuracies_key(bits: Mapping[str, LayerBits], seed: int) -> str:
     """Key of the accuracies at some bits, in `measured`; the folder of their fine-tuning has the same name."""
     return f"train/{bits_digest(bits)}-seed-{seed}"
-
-
-def bits_digest(bits: Mapping[str, LayerBits]) -> str:
-    """Policies of the same bits have the same one, whatever else they say."""
-    plain = {name: [one.weight_bits, one.activation_bits] for name, one in bits.items()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_row(run: Path, budget: str, name: str, seed: int) -> Row | None:

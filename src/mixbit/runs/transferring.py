@@ -21,6 +21,7 @@ from mixbit.policy import (
     PolicyDistance,
     Scores,
     Side,
+    bits_digest,
     policy_distance,
     rank_correlation,
     resolve_pins,
@@ -29,7 +30,6 @@ from mixbit.policy import (
 )
 from mixbit.quantization import QuantizeConfig, put_policy_on
 from mixbit.runs import _folder
-from mixbit.runs._comparison import bits_digest
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import read_network, result_of
 from mixbit.runs.allocating import allocate
