@@ -307,6 +307,20 @@ SPEED: dict[str, Entry] = {
         cost="20 minutes of one core",
     ),
     **_entry(
+        ["selection"],
+        ["selection.py --rounds 20 --batch 128"],
+        makes=["results/selection.json"],
+        needs=["quiet"],
+        cost="3 minutes of one core",
+    ),
+    **_entry(
+        ["against"],
+        [("against.py --base 02457fc --rounds 5", "against.py --smoke")],
+        makes=["results/against.json"],
+        needs=["quiet", "emulator"],
+        cost="15 minutes of one core",
+    ),
+    **_entry(
         ["capture"],
         ["capture.py --runs 5"],
         makes=["results/capture.json"],

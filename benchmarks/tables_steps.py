@@ -54,4 +54,42 @@ def peers_qat_step() -> str:
     return markdown(COLUMNS, _rows(found["steps"])) + "\n" + note
 
 
-TABLES: dict[str, Callable[[], str]] = {"peers_qat_step": peers_qat_step, "qat": qat}
+def selection() -> str:
+    """Steps with one bit-width in the batch and with two, norms shared and a row a bit-width."""
+    found = result("selection")
+    if not found.get("mixing"):
+        return "Not run yet.\n"
+    words = {"shared": "norms shared", "bits": "a norm a bit-width"}
+    rows = [
+        (f"{row[0]}, {words[norms]}", *row[1:])
+        for norms, steps in sorted(found["mixing"].items(), reverse=True)
+        for row in _rows(steps)
+    ]
+    switches = [
+        (f"switch of ResNet-50, {words[norms]}, {kind}", "", f"{one['ms']:.2f} ms", "", "")
+        for norms, kinds in sorted(found.get("switching", {}).items(), reverse=True)
+        for kind, one in kinds.items()
+    ]
+    where = ran_on(found, (path for path in found["made_by"] if path.startswith(("mixing", "switching"))))
+    return markdown(COLUMNS, [*rows, *switches]) + f"\n{where}.\n"
+
+
+def against() -> str:
+    """The same work in this tree and in an older commit."""
+    found = result("against")
+    if not found.get("rows"):
+        return "Not run yet.\n"
+    columns = ("work", ">rounds", ">ratio", ">least and most")
+    rows = [
+        (one["workload"], str(one["rounds"]), f"{one['ratio']:.3f}", f"{one['least']:.3f} to {one['most']:.3f}")
+        for one in found["rows"]
+    ]
+    return markdown(columns, rows) + f"\n{ran_on(found, found['rows'])}.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "against": against,
+    "peers_qat_step": peers_qat_step,
+    "qat": qat,
+    "selection": selection,
+}

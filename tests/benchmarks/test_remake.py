@@ -197,7 +197,7 @@ def test_litert_has_the_networks_and_inputs_of_its_command() -> None:
 
 
 def test_an_unknown_table_is_told_with_the_legal_ones() -> None:
-    with pytest.raises(SystemExit, match=r"no table 'cifar'\. Legal: allocation, arena.*bench-cifar10"):
+    with pytest.raises(SystemExit, match=r"no table 'cifar'\. Legal: against, allocation, arena.*bench-cifar10"):
         remake.entries(["cifar"])
 
 
