@@ -10,7 +10,7 @@ from torch import nn
 from mixbit.data import TensorSplit
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
-from mixbit.quantization import calibrate, quantize
+from mixbit.quantization import QuantizeConfig, calibrate, quantize
 
 
 def tiny_split(count: int = 96) -> TensorSplit:
@@ -32,9 +32,9 @@ def tiny_network() -> Network:
     return capture(tiny_net(), next(tiny_split().batches(32))[0])
 
 
-def quantized_net() -> nn.Sequential:
+def quantized_net(activations: str = "lsq") -> nn.Sequential:
     model, x, network = tiny_net(), next(tiny_split().batches(32))[0], tiny_network()
-    quantize(model, Policy.uniform(network, 4, 4, {}), network)
+    quantize(model, Policy.uniform(network, 4, 4, {}), network, QuantizeConfig(activations=activations))
     calibrate(model, [x])
     return model
 

@@ -16,11 +16,12 @@ from mixbit.cli import main
 from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
 from mixbit.export.onnx import OnnxFile
+from mixbit.models import read_weights, write_weights
 from mixbit.policy import Policy
 from mixbit.runs.exporting import lowered, taken
 from mixbit.task import Task
 from tests.cli import tiny
-from tests.needs import why
+from tests.needs import need, why
 from tests.runs.conftest import DIGITS, SHORT
 
 pytest.importorskip("onnxruntime", reason=why("onnx"))
@@ -177,6 +178,38 @@ def test_qonnx_is_verified_by_its_own_executor(trained: Path) -> None:
     assert found.right and not found.timings
     again = runs.verify(trained / "model.qonnx.onnx", trained, images=4)
     assert again.content is None and again.verification.right
+
+
+@pytest.fixture(scope="module")
+def ranged(float_run: runs.Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with ranges that follow the batch, and residuals that have moved far from nothing."""
+    run = tmp_path_factory.mktemp("exporting") / "ranged"
+    policy = Policy.uniform(DIGITS.task()[0].network, 4, 4)
+    settings = {**SHORT, "quantize": {"activations": "batchquant"}}
+    runs.train(float_run.trained, policy, settings, run, quiet=True)
+    state = read_weights(run / "model.safetensors")
+    for number, name in enumerate(name for name in state if name.endswith("delta")):
+        state[name] += 0.37 * (-1) ** number
+        state[name.replace("delta", "theta")] += 0.1
+    write_weights(run / "model.safetensors", state)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["onnx", "qonnx"])
+def test_ranges_that_follow_the_batch_ship_folded(ranged: Path, kind: str) -> None:
+    """The file is right, twice the same, and about as good as the network that was not folded."""
+    done = runs.export(ranged, kind, images=64 if kind == "onnx" else 8, compare_float=False)
+    found = done.verification
+    assert found is not None and found.right and found.identical is not None and found.identical >= 0.99
+    if kind == "onnx":
+        assert found.accuracy == pytest.approx(runs.evaluate(str(ranged)).outcome.accuracy, abs=0.15)
+        assert runs.verify(ranged / "model.onnx", ranged, images=8).content is not None
+
+
+def test_the_c_of_folded_ranges_is_exact(ranged: Path, tmp_path: Path) -> None:
+    need("gcc")
+    done = runs.export_c(ranged, images=20)
+    assert done.checked is not None and done.checked.exact and done.checked.samples == 20
 
 
 def test_a_float_run_and_other_folders_are_refused(float_run: runs.Trained, trained: Path, tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from torch.utils.data import TensorDataset
 
 from mixbit.data import LoaderSplit
 from mixbit.errors import MixbitError, StaleRun, TrainingDiverged
-from mixbit.evaluation import evaluate
+from mixbit.evaluation import evaluate, reestimate_batch_norm, statistics_of
 from mixbit.metric import mean_absolute_error
 from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize, quantizers
-from mixbit.quantizers import Quantizer
+from mixbit.quantizers import BatchQuant, Quantizer
 from mixbit.testing.options import alike, fields_of
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
 from tests import training_script
@@ -141,15 +141,43 @@ def run_until(model: nn.Module, folder: Path, stop_at: int | None, config: Train
     train(model, tiny_split(), tiny_split(), config, run=folder, step=step, quiet=True)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"optimizer": "adamw"}])
-def test_broken_run_ends_with_the_same_numbers(tmp_path: Path, extra: dict[str, object]) -> None:
+@pytest.mark.parametrize("tested", [True, False])
+def test_ranges_are_those_of_the_final_weights(tested: bool) -> None:
+    """With a test split and without: made of the training's first batches, which are of its own size."""
+    model, split, config = quantized_net("batchquant"), tiny_split(), replace(CONFIG, batch_size=48, bn_samples=96)
+    before = {name: one.clone() for name, one in statistics_of(model).items()}
+    result = train(model, split, split if tested else None, config, quiet=True)
+    banks = [bank for bank in quantizers(model).values() if isinstance(bank, BatchQuant)]
+    assert [bank.trained_on.item() for bank in banks] == [48] * 3
+    assert all(bool(bank.theta != 0) for bank in banks)
+    found = {name: one.clone() for name, one in statistics_of(model).items()}
+    reestimate_batch_norm(model, [x for x, _ in split.batches(48, epoch=0, seed=0, shuffle=True)])
+    assert all(torch.allclose(one, found[name], rtol=1e-5) for name, one in statistics_of(model).items())
+    assert not torch.allclose(found["3.input_quantizer.highs"], before["3.input_quantizer.highs"], rtol=1e-3)
+    assert (result.metrics is not None) == tested
+    if tested:
+        assert result.metrics == evaluate(model, split, batch_size=96, channels_last=True)
+
+
+def test_ranges_need_samples_before_they_are_evaluated() -> None:
+    config = replace(CONFIG, bn_samples=0, epochs=1)
+    with pytest.raises(MixbitError, match=r"bn_samples=0, and 3 quantizers.*\(0.input_quantizer\)"):
+        train(quantized_net("batchquant"), tiny_split(), tiny_split(), config, quiet=True)
+    train(quantized_net("batchquant"), tiny_split(), None, config, quiet=True)
+    train(quantized_net(), tiny_split(), tiny_split(), config, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"), [({}, "lsq"), ({"ema": 0.9}, "lsq"), ({"optimizer": "adamw"}, "lsq"), ({}, "batchquant")]
+)
+def test_broken_run_ends_with_the_same_numbers(tmp_path: Path, extra: dict[str, object], kind: str) -> None:
     """Stopped in the middle of the second epoch, with a checkpoint at every step."""
     config = TrainConfig(**{"epochs": 3, "batch_size": 16, "checkpoint_seconds": 0.0, **extra})  # type: ignore[arg-type]
-    whole, broken = quantized_net(), quantized_net()
+    whole, broken = quantized_net(kind), quantized_net(kind)
     run_until(whole, tmp_path / "whole", None, config)
     with pytest.raises(KeyboardInterrupt):
         run_until(broken, tmp_path / "broken", 9, config)
-    again = quantized_net()
+    again = quantized_net(kind)
     run_until(again, tmp_path / "broken", None, config)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mixbit import models
 from mixbit.errors import MixbitError
+from mixbit.evaluation import reestimate_batch_norm
 from mixbit.policy import Policy
-from mixbit.quantization import quantize
+from mixbit.quantization import fold_residuals, quantize
 from mixbit.runs import _folder
-from mixbit.runs._options import quantize_config
+from mixbit.runs._options import quantize_config, read_options
 from mixbit.runs.subject import Subject
 from mixbit.task import Task
+from mixbit.training import statistics_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,25 @@ class TrainedRun:
     policy: Policy | None
     path: Path | None
     """Path of the policy file."""
+    trained_on: Subject
+    """Subject of the training itself, with its own data and seed."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the training."""
+
+    def fold(self) -> dict[str, float]:
+        """Put plain quantizers in the place of BatchQuant's, with norms' statistics of the training's own samples.
+
+        Returns:
+            As `mixbit.quantization.fold_residuals`; a run without such quantizers is left as it is.
+        """
+        model, config = self.task.model, read_options(self.settings, self.trained_on.seed).training
+        moved = fold_residuals(model)
+        if moved and config.bn_samples:
+            own = (self.subject.data, self.subject.seed) == (self.trained_on.data, self.trained_on.seed)
+            task = self.task if own else self.trained_on.task()[0]
+            device = next(iter(model.parameters())).device
+            reestimate_batch_norm(model, statistics_batches(task.train, config, device))
+        return moved
 
 
 def open_run(run: Path, *, data: str | None = None, seed: int | None = None) -> TrainedRun:
@@ -59,4 +82,5 @@ def open_run(run: Path, *, data: str | None = None, seed: int | None = None) -> 
         weights=run / _folder.WEIGHTS if path is None else found.weights,
         seed=base.seed,
     )
-    return TrainedRun(task=task, subject=subject, policy=policy, path=path)
+    settings, own = facts.get("settings", {}), Subject(model=found.model, data=found.data, seed=found.seed)
+    return TrainedRun(task=task, subject=subject, policy=policy, path=path, trained_on=own, settings=settings)

@@ -210,6 +210,7 @@ def integer_network(opened: TrainedRun, run: Path, rounding: GraphRounding, *, s
     """The network of a run that is open already."""
     if opened.policy is None:
         raise ExportError(f"{run} was trained in float32. Train under a policy first: mixbit train --policy.")
+    opened.fold()
     task = opened.task
     return lower(task.model.cpu(), task.network, [_calibration(opened)], rounding=rounding, strict=strict)
 

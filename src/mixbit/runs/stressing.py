@@ -156,6 +156,7 @@ def stress(
     """
     settings = StressSettings() if settings is None else settings
     opened = open_run(run, data=data)
+    opened.fold()  # it is what ships
     folder = run / FOLDER if out is None else out
     known = _known(opened, settings, run)
     _folder.begin(folder, {"command": "stress", "subject": replace(opened.subject, weights=None).to_json(), **known})

@@ -5,7 +5,7 @@ from mixbit.training.distillation import distilled_loss
 from mixbit.training.groups import ParameterGroup
 from mixbit.training.kure import KurtosisConfig, KurtosisPenalty
 from mixbit.training.kurtosis import kurtosis_gradient, kurtosis_loss
-from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, train
+from mixbit.training.loop import CHECKPOINT, METRICS, TrainResult, statistics_batches, train
 from mixbit.training.monitor import Monitor
 from mixbit.training.step import StatefulStep, Step, StepContext, supervised_step
 from mixbit.training.stopping import KurtosisMonitor, monitored, regularised
@@ -28,6 +28,7 @@ __all__ = [
     "kurtosis_loss",
     "monitored",
     "regularised",
+    "statistics_batches",
     "supervised_step",
     "train",
 ]

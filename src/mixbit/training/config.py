@@ -47,7 +47,8 @@ class TrainConfig:
         drop_zero_gradients: parameters whose whole gradient is 0 skip momentum and decay (LIMPQ's code).
         ema: decay of an exponential moving average of the weights and of batch norm's statistics, or None. The average
             is what is evaluated in every epoch, given to a monitor, and saved; at the start the decay is lower.
-        bn_samples: training samples from which batch-norm statistics are made anew before evaluation; 0 for none.
+        bn_samples: training samples from which batch-norm statistics, and ranges of BatchQuant, are made anew before
+            evaluation; 0 for none.
         fraction: part of the training samples that is used, always the same part.
         augment: random crops and flips as the data set defines them.
         precision: "float32", or "bf16" autocast (quantizer arithmetic stays float32).

@@ -29,7 +29,7 @@ from mixbit.evaluation import (
     try_out,
 )
 from mixbit.metric import MetricInfo, MetricLike
-from mixbit.quantization import check_calibrated
+from mixbit.quantization import check_calibrated, quantizers
 from mixbit.quantizers import PositiveSteps
 from mixbit.task import Distill, Loss, Objective, Output, Penalty, cross_entropy, objective_of
 from mixbit.training import _checkpoint
@@ -43,7 +43,7 @@ from mixbit.training.config import TrainConfig
 from mixbit.training.monitor import Monitor
 from mixbit.training.step import Step, StepContext, supervised_step
 
-__all__ = ["CHECKPOINT", "METRICS", "TrainResult", "train"]
+__all__ = ["CHECKPOINT", "METRICS", "TrainResult", "statistics_batches", "train"]
 
 CHECKPOINT = "checkpoint.safetensors"
 """File of a run's folder: all that a training goes on from."""
@@ -98,7 +98,7 @@ def train(
 
     Raises:
         MixbitError: a loss that does not depend on the parameters.
-        MixbitError: quantizers that were never calibrated.
+        MixbitError: quantizers that were never calibrated, or whose ranges would be of weights that are gone.
         TrainingDiverged: the loss became NaN or infinite; the last checkpoint is kept.
         MixbitError: a step brings a parameter that the model has, or one twice.
         StaleRun: the run folder was begun with other settings, or another step.
@@ -108,9 +108,39 @@ def train(
     objective = objective_of(loss, metric, output=output, class_axis=class_axis, distill=distill)
     first, second = as_split(train_split, read), None if test_split is None else as_split(test_split, read)
     if second is not None:
+        _check_ranges(model, config)
         try_out(model, second, objective, label_smoothing=config.label_smoothing)
     loop = _Loop(model, first, second, config, run, teacher, objective, step, penalty, monitor, quiet, label)
     return loop.run()
+
+
+def _check_ranges(model: nn.Module, config: TrainConfig) -> None:
+    """That ranges of quantizers which training does not move are made before they are evaluated."""
+    found = _ranged(model)
+    if found and not config.bn_samples:
+        raise MixbitError(
+            f"bn_samples=0, and {len(found)} quantizers have ranges that are made from as many training samples before "
+            f"each evaluation ({found[0]}). Give bn_samples=6000, the default, or leave the test split out."
+        )
+
+
+def _ranged(model: nn.Module) -> list[str]:
+    return [name for name, bank in quantizers(model).items() if bank.statistics]
+
+
+def _batches(split: Split, config: TrainConfig, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
+    """This process's part of an epoch."""
+    yield from split.batches(
+        config.batch_size, epoch=epoch, seed=config.seed, shuffle=True, augment=config.augment, start=start,
+        drop_last=True, rank=_distributed.rank(), world=_distributed.world_size(), fraction=config.fraction,
+    )  # fmt: skip
+
+
+def statistics_batches(split: Split, config: TrainConfig, device: torch.device) -> Iterator[Any]:
+    """Inputs of the first `bn_samples` samples of a training, from which it makes statistics before evaluations."""
+    count = -(-config.bn_samples // config.batch_size)
+    for (x, _), _ in zip(_batches(split, config, 0, 0), range(count), strict=False):
+        yield _batch.move(x, device, channels_last=config.channels_last)
 
 
 class _Loop:
@@ -209,7 +239,7 @@ class _Loop:
         self._set_clock()
         if not self.batch:
             self.brought.begin_epoch(self.context)
-        for x, y in self._batches(self.epoch, self.batch):
+        for x, y in _batches(self.train_split, self.config, self.epoch, self.batch):
             loss, due = self._take_step(x, y)
             self.batch += 1
             advance(1, f"epoch {self.epoch + 1}/{self.config.epochs}  loss {loss:.3f}")
@@ -218,13 +248,6 @@ class _Loop:
                 self._save()
                 self.saved = time.perf_counter()
         self._end_epoch(time.perf_counter() - began)
-
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Any, Any]]:
-        c = self.config
-        yield from self.train_split.batches(
-            c.batch_size, epoch=epoch, seed=c.seed, shuffle=True, augment=c.augment, start=start, drop_last=True,
-            rank=_distributed.rank(), world=_distributed.world_size(), fraction=c.fraction,
-        )  # fmt: skip
 
     def _take_step(self, x: Any, y: Any) -> tuple[float, bool]:
         """The loss over all processes, and whether a checkpoint is due."""
@@ -301,6 +324,8 @@ class _Loop:
             self.monitor.at_end(self.model)
         if self.test_split is not None and (last or (every and self.epoch % every == 0)):
             record["test"] = self._validate(self.test_split).to_json()
+        elif last and _ranged(self.model):  # what is saved has no ranges of weights that are gone
+            self._make_statistics()
         if self.average is not None and not last:
             self.average.take_out(self.model)
         self.history.append(record)
@@ -308,14 +333,14 @@ class _Loop:
 
     def _validate(self, split: Split) -> Metrics:
         c = self.config
-        if c.bn_samples:
-            count = -(-c.bn_samples // c.batch_size)
-            first = (x for (x, _), _ in zip(self._batches(0, 0), range(count), strict=False))
-            moved = (_batch.move(x, self.device, channels_last=c.channels_last) for x in first)
-            reestimate_batch_norm(self.model, moved)
+        self._make_statistics()
         return evaluate(
             self.model, split, batch_size=2 * c.batch_size, loss=self.objective, channels_last=c.channels_last
         )
+
+    def _make_statistics(self) -> None:
+        if self.config.bn_samples:
+            reestimate_batch_norm(self.model, statistics_batches(self.train_split, self.config, self.device))
 
     def _settings(self) -> dict[str, Any]:
         return {k: v for k, v in asdict(self.config).items() if k not in ("checkpoint_seconds", "validate_every")}
