@@ -5,6 +5,7 @@ from __future__ import annotations
 from mixbit.models.digits import digits_resnet
 from mixbit.models.loading import load_model, load_object, source_file
 from mixbit.models.mlperf_tiny import autoencoder, dscnn, mobilenetv1
+from mixbit.models.mobilenet_cifar import mobilenetv1_cifar
 from mixbit.models.mobilenet_v2 import mobilenetv2
 from mixbit.models.registry import ModelInfo, build, info, names, register
 from mixbit.models.resnet import resnet18, resnet50
@@ -23,6 +24,7 @@ __all__ = [
     "load_object",
     "load_weights",
     "mobilenetv1",
+    "mobilenetv1_cifar",
     "mobilenetv2",
     "names",
     "read_weights",
