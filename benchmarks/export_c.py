@@ -231,7 +231,9 @@ def code() -> None:
     old = json.loads(path.read_text())
     weights = {str(bits): found - bare for bits, found in rows.items()}
     extra = {name: found for name, found in away.items() if found}
+    unpack = _kernel("mixbit_rows", {"MIXBIT_UNPACK_1"}) - bare
     new = old | {"kernels": kernels, "away": extra, "weights": weights, "model": model, "call": call, "wide": wide}
+    new |= {"unpack_1": unpack}
     path.write_text(json.dumps(new, indent=1) + "\n")
     print(path)
 

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 import records
+from mixbit._bits import WEIGHT_BITS
 from mixbit.export import c
 from mixbit.export.c import COptions
-from mixbit.export.c._emit import config_text
+from mixbit.export.c._emit import WIDE, config_text
 from mixbit.export.c._program import build_program
 from mixbit.export.mcu import count, find_board, verify_board
 from mixbit.export.mcu._tools import COMPILER, EMULATOR, version_of
@@ -139,20 +140,24 @@ def plan() -> list[tuple[str, Any, str, int]]:
 def code() -> None:
     """Measure the part `dsp` of `code_bytes.json`; what is there of other kernels stays."""
     files = ("mixbit_conv_dsp", "mixbit_depthwise_dsp", "mixbit_linear_dsp", "mixbit_rows_dsp")
-    kernels = {}
-    for double, packed in itertools.product((0, 1), (0, 1)):
-        chosen = {"MIXBIT_ROUNDING_DOUBLE"} if double else set()
-        chosen |= {"MIXBIT_PACKED_ACTIVATIONS"} if packed else set()
-        row = {name: _code_bytes(name, chosen) for name in files}
-        # Of the plain file, what the others use; the plain kernels themselves are not compiled.
-        row["mixbit_rows"] = _code_bytes("mixbit_rows", chosen, functions=("unpack", "trim"))
-        kernels[f"double={double} packed={packed}"] = dict.fromkeys(PLAIN, 0) | row
+
+    def row(*switches: str) -> dict[str, int]:
+        """Of the plain files, what the others use: the plain kernels themselves are not compiled."""
+        rest = _code_bytes("mixbit_rows", set(switches), functions=("unpack", "trim"))
+        own = {name: _code_bytes(name, set(switches)) for name in files}
+        return dict.fromkeys(PLAIN, 0) | own | {"mixbit_rows": rest}
+
+    packing, twice = ((), ("MIXBIT_PACKED_ACTIVATIONS",)), ((), ("MIXBIT_ROUNDING_DOUBLE",))
+    kernels = {
+        f"double={double} packed={packed}": row(*twice[double], *packing[packed])
+        for double, packed in itertools.product((0, 1), (0, 1))
+    }
+    wide = {f"packed={packed}": row(WIDE, *packing[packed]) for packed in (0, 1)}
     bare = _code_bytes("mixbit_rows_dsp", set())
-    widths = {str(bits): _code_bytes("mixbit_rows_dsp", {f"MIXBIT_WEIGHTS_{bits}"}) - bare for bits in range(2, 9)}
+    widths = {str(bits): _code_bytes("mixbit_rows_dsp", {f"MIXBIT_WEIGHTS_{bits}"}) - bare for bits in WEIGHT_BITS}
     path = KERNELS.parent / "code_bytes.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"dsp": {"kernels": kernels, "weights": widths}}, indent=1) + "\n"
-    )
+    found = {"kernels": kernels, "weights": widths, "wide": wide}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dsp": found}, indent=1) + "\n")
     print(path)
 
 

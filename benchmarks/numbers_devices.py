@@ -48,10 +48,15 @@ def sized(packed: bool) -> dict[str, Any]:
     return row(result("export_c")["sizes"], network="W4A4-single", packed_activations=packed)
 
 
+def code_table() -> dict[str, Any]:
+    """Measured bytes of code."""
+    found: dict[str, Any] = json.loads((ROOT / "src" / "mixbit" / "export" / "c" / "code_bytes.json").read_text())
+    return found
+
+
 def width_code() -> list[int]:
     """Bytes of code of each width of weights, with dsp kernels."""
-    table = json.loads((ROOT / "src" / "mixbit" / "export" / "c" / "code_bytes.json").read_text())
-    return [int(size) for size in table["dsp"]["weights"].values()]
+    return [int(size) for size in code_table()["dsp"]["weights"].values()]
 
 
 def lapq(stage: str) -> int:
@@ -111,6 +116,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "c.packed_ram": lambda: f"{sized(True)['ram_bytes']:,}",
     "c.packed_flash": lambda: f"{sized(True)['flash_bytes']:,}",
     "c.budget": lambda: f"{sized(False)['budget_activation_bytes']:,}",
+    "c.unpack": lambda: f"{code_table()['unpack_1']}",
     "c.width_code": lambda: f"{min(width_code()) / 1e3:.1f} to {max(width_code()) / 1e3:.1f}",
     "litert.c_inputs": lambda: joined(
         *(f"{row(result('litert')['networks'], network=one)['c']['samples']}" for one in LITERT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import cycle
 from typing import Any
 
@@ -142,6 +142,19 @@ def folded(b: Builder) -> str:
     return b.add(b.linear(x, 10, weight_bits=8, bits=8), y, bits=8)
 
 
+def binary(b: Builder) -> str:
+    """Weights of 1 bit: whole groups of 16, few and many bits behind them, odd numbers of rows and places."""
+    windows: tuple[dict[str, Any], ...] = (
+        {"kernel": (3, 2), "stride": (1, 2), "padding": ((2, 1), (0, 2)), "channels": 7},
+        {"kernel": 1, "channels": 16},
+        {"kernel": (2, 1), "channels": 9},
+        {"kernel": (3, 3), "padding": ((1, 2), (0, 1)), "channels": 18, "groups": 9},
+        {"kernel": (1, 3), "padding": ((0, 0), (1, 1)), "channels": 6, "groups": 2, "shift": 1},
+    )
+    x = b.linear(_each(b, windows, (1,)), 5, weight_bits=1, bits=8)
+    return b.linear(b.flatten(x), 11, weight_bits=1, bits=8)
+
+
 def _as(b: Builder, name: str) -> dict[str, Any]:
     """The grid of a tensor, for another."""
     grid = b.tensors[name].grid
@@ -149,10 +162,10 @@ def _as(b: Builder, name: str) -> dict[str, Any]:
     return {"bits": grid.bits, "signed": grid.qmin < 0, "zero_point": grid.zero_point, "scale": grid.scale}
 
 
-def _each(b: Builder, windows: tuple[dict[str, Any], ...]) -> str:
-    """A chain with weights of 2 to 8 bits."""
+def _each(b: Builder, windows: tuple[dict[str, Any], ...], widths: Iterable[int] = range(2, 9)) -> str:
+    """A chain with weights of all these bits, one after the other."""
     x = b.first
-    for weight_bits, window, of in zip(cycle(range(2, 9)), windows, cycle(_RESULTS), strict=False):
+    for weight_bits, window, of in zip(cycle(widths), windows, cycle(_RESULTS), strict=False):
         x = b.conv(x, weight_bits=weight_bits, **({"padding": 0} | window), **of)
     return x
 
@@ -180,7 +193,7 @@ def others(b: Builder) -> str:
 
 
 NETWORKS: dict[str, Callable[[Builder], str]] = {
-    one.__name__: one for one in (regular, depthwise, grouped, pointwise, folded, others)
+    one.__name__: one for one in (regular, depthwise, grouped, pointwise, folded, others, binary)
 }
 
 

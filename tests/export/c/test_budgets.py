@@ -15,9 +15,10 @@ from mixbit import models
 from mixbit.cost import LayerBits, costs
 from mixbit.errors import BudgetError
 from mixbit.export.c import COptions, footprint, memory_table
+from mixbit.export.c._options import KERNELS
 from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
-from mixbit.export.c.sizes import width_code
+from mixbit.export.c.sizes import unpacking_code, width_code
 from mixbit.integer import IntegerGraph, lower, lower_at
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
@@ -91,21 +92,24 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
 
 
 def test_weights_of_one_bit_are_in_the_table(keywords: Lowering) -> None:
-    """Exact where no depthwise layer has 1 bit: each of those counts the code that all of them share."""
-    table, named = memory_table(keywords.network, keywords), keywords.network.layers
-    for depthwise in (8, 1):
+    """Exact up to one depthwise layer of 1 bit: each of those counts the code that all of them share."""
+    tables = {one: memory_table(keywords.network, keywords, options=COptions(kernels=one)) for one in KERNELS}
+    named = keywords.network.layers
+    several = sum(one.groups > 1 for one in named) - 1
+    for depthwise, counted in ((8, 0), (1, several)):
         layers = {one.name: LayerBits(depthwise if one.groups > 1 else 1, 8) for one in named}
-        found = footprint(keywords(layers))
-        count = sum(one.groups > 1 for one in named) if depthwise == 1 else 0
-        assert table.flash(layers) == found.flash_bytes + count * table.code[1]
-        assert table.ram(keywords.network, layers) == found.ram_bytes
+        graph = keywords(layers)
+        for kernels in KERNELS:
+            table, found = tables[kernels], footprint(graph, options=COptions(kernels=kernels))
+            assert table.flash(layers) == found.flash_bytes + counted * unpacking_code()
+            assert table.ram(keywords.network, layers) == found.ram_bytes
 
 
 def test_what_the_table_does_not_hold_is_told(digits: Lowering) -> None:
-    """No 1-bit weights among the `dsp` kernels, and no tensors of more than 8 bits, packed or not."""
+    """No weights in float, and no tensors of more than 8 bits, packed or not."""
     table = memory_table(digits.network, digits, options=COptions(kernels="dsp"))
-    with pytest.raises(BudgetError, match="at 1 bits has no form on the device.*Legal: 2, 3, 4, 5, 6, 7, 8 bits"):
-        table.flash({one.name: LayerBits(1, 8) for one in digits.network.layers})
+    with pytest.raises(BudgetError, match="at 32 bits has no form on the device.*Legal: 1, 2, 3, 4, 5, 6, 7, 8 bits"):
+        table.flash({one.name: LayerBits(None, 8) for one in digits.network.layers})
     for used in (table.flash, partial(table.ram, digits.network)):
         with pytest.raises(BudgetError, match="reads 9 bits. Memory tables are of inputs of up to 8.*give it 8"):
             used({one.name: LayerBits(8, 9) for one in digits.network.layers})

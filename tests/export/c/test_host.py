@@ -124,15 +124,6 @@ def test_outputs_beyond_int32_are_refused_with_the_remedy() -> None:
         verify_c(graph, inputs(graph))
 
 
-def test_one_bit_has_no_kernel_with_two_products_an_instruction() -> None:
-    b = Builder((3, 5, 5), seed=1)
-    graph = rounded(b.finish(b.linear(b.flatten(b.conv(b.first, 4, weight_bits=1)), 2, bits=None)), "single")
-    with pytest.raises(
-        ExportError, match="op1: weights of 1 bit have no kernel of the kind 'dsp'. Use kernels='plain'"
-    ):
-        verify_c(graph, inputs(graph), options=COptions(kernels="dsp"))
-
-
 def drawn_wide(seed: int) -> tuple[IntegerGraph, COptions]:
     """A random network with weights of 1 bit and tensors of 1 and of 9 to 16 bits among others."""
     graph = random_graph(seed, steps=5 + seed % 4, spatial=1 + int(seed % 3 > 0), wide=True)

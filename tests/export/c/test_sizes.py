@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mixbit.export.c import COptions, footprint, write_c
-from mixbit.export.c._emit import WIDE, config_text
+from mixbit.export.c._emit import WIDE, config_h, config_text, kernel_files
+from mixbit.export.c._options import KERNELS, Kernels
 from mixbit.export.c._program import build_program
 from mixbit.export.c.sizes import Footprint, struct_bytes
 from mixbit.export.c.sizes import layers as program_layers
@@ -98,6 +100,7 @@ def test_what_is_predicted_is_what_a_compiler_lays_out(name: str, tmp_path: Path
         ("depthwise", COptions(kernels="dsp", pack_activations=True)),
         ("folded", COptions()),
         ("others", COptions(pack_activations=True)),
+        ("binary", COptions(kernels="dsp")),
     ],
 )
 @pytest.mark.parametrize("rounding", ["double", "away"])
@@ -127,6 +130,21 @@ def wide_network(*, weight_bits: int = 1) -> IntegerGraph:
     return rounded(b.finish(b.linear(b.flatten(b.average_pool(y, 2, bits=16)), 4, bits=None)), "single")
 
 
+def test_what_unpacks_one_bit_is_there_for_depthwise_layers_and_inputs_of_16_bits() -> None:
+    """And what multiplies rows of 1 bit for the others alone, whichever kernels there are."""
+    for kernels, (groups, bits) in itertools.product(KERNELS, ((1, 8), (6, 8), (1, 16))):
+        b = Builder((6, 4, 4), bits=bits, seed=0)
+        x = b.conv(b.first, 6, groups=groups, weight_bits=1, bits=bits)
+        program = build_program(
+            rounded(b.finish(b.linear(b.flatten(x), 2, bits=None)), "single"), COptions(kernels=kernels)
+        )
+        second = kernels == "dsp" and bits == 8
+        assert ("mixbit_rows_dsp.c" in kernel_files(program)) == second
+        on = set(re.findall(r"#define MIXBIT_(\w+) 1", config_h(program)))
+        others = {"WEIGHTS_4", *({"WIDE_ACTIVATIONS"} if bits == 16 else ())} | ({"DSP"} if kernels == "dsp" else set())
+        assert on - others == ({"WEIGHTS_1"} if (groups, bits) == (1, 8) else {"UNPACK_1"})
+
+
 @needs("gcc")
 def test_tensors_of_16_bits_take_twice_the_ram(tmp_path: Path) -> None:
     """To the byte of what a compiler lays out; the input of 108 elements and each result beside it."""
@@ -141,8 +159,9 @@ def test_tensors_of_16_bits_take_twice_the_ram(tmp_path: Path) -> None:
 
 
 @needs("arm")
-def test_settings_and_code_of_a_wide_network_on_a_cortex_m4(tmp_path: Path) -> None:
-    found = write_c(wide_network(), tmp_path / "net")
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_settings_and_code_of_a_wide_network_on_a_cortex_m4(kernels: Kernels, tmp_path: Path) -> None:
+    found = write_c(wide_network(), tmp_path / "net", options=COptions(kernels=kernels))
     cpu = ("-mcpu=cortex-m4", "-mthumb")
     sizes = symbols(tmp_path / "net", tools="arm-none-eabi-", flags=cpu)
     settings = sum(size for symbol, size in sizes.items() if re.fullmatch(r"layer_\d+(_\d+)?", symbol))

@@ -58,12 +58,12 @@ def test_packed_activations_have_them_too() -> None:
 @needs("board")
 @pytest.mark.parametrize("options", [COptions(), COptions(kernels="dsp")], ids=["plain", "dsp"])
 def test_weights_of_one_bit_and_tensors_of_sixteen_have_them_too(options: COptions) -> None:
-    """One bit has plain kernels alone; tensors of 16 bits go beside those of both kinds."""
-    b, bits = Builder((3, 6, 5), bits=16, seed=4), 1 if options == COptions() else 3
-    x = b.conv(b.conv(b.first, 8, weight_bits=bits, bits=8), 8, weight_bits=bits, bits=16)
+    """Layers that read 16 bits have the same kernels beside both kinds."""
+    b = Builder((3, 6, 5), bits=16, seed=4)
+    x = b.conv(b.conv(b.conv(b.first, 8, weight_bits=1, bits=8), 7, weight_bits=1), 8, weight_bits=1, bits=16)
     x = b.add(b.conv(x, 8, 3, weight_bits=1, groups=8, bits=16), b.requantize(x, bits=12), bits=16)
     x = b.linear(b.flatten(b.average_pool(x, 2, bits=9)), 7, weight_bits=5, bits=8)
-    graph = rounded(b.finish(b.linear(x, 4, weight_bits=bits, bits=None)), "single")
+    graph = rounded(b.finish(b.linear(x, 4, weight_bits=1, bits=None)), "single")
     found = verify_board(graph, samples_of(graph), options=options)
     assert found.first_difference is None and found.exact
 

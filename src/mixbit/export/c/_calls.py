@@ -265,11 +265,6 @@ def _rows(
 ) -> tuple[dict[str, Any], tuple[Blob, ...]]:
     """The `mixbit_rows` of a layer: packed weights, biases with the zero point folded in, fixed-point factors."""
     alignment = context.options.row_alignment
-    if op.weight_bits == 1 and context.options.kernels == "dsp" and not stream and x.bits != 16:
-        raise ExportError(
-            f"{op.name}: weights of 1 bit have no kernel of the kind 'dsp'. Use kernels='plain', or give the layer "
-            "2 bits."
-        )
     try:
         packed = (
             pack_fields(weight, op.weight_bits)

@@ -33,6 +33,7 @@ ALL_SWITCHES = (
     "MIXBIT_PACKED_ACTIVATIONS",
     "MIXBIT_ROUNDING_AWAY",
     "MIXBIT_ROUNDING_DOUBLE",
+    "MIXBIT_UNPACK_1",
     *(f"MIXBIT_WEIGHTS_{bits}" for bits in WEIGHT_BITS),
 )
 """Variants that are there beside each other: kernels with all of them serve many networks."""
@@ -45,8 +46,8 @@ def kernel_files(program: CProgram) -> tuple[str, ...]:
     called = _called(program) - set(cmsis_files(program))
     names = {_FILE_OF.get(name, name) for name in called}
     names |= {"mixbit_rows"}
-    if program.options.kernels == "dsp":
-        names |= {f"{name}_dsp" for name in names & _WITH_DSP}
+    if program.options.kernels == "dsp" and (columns := names & _WITH_DSP):
+        names |= {f"{name}_dsp" for name in (*columns, "mixbit_rows")}
     return tuple(sorted(f"{name}.c" for name in names))
 
 
@@ -63,21 +64,21 @@ _FILE_OF = {"mixbit_fill": "mixbit_move", "mixbit_reshape": "mixbit_move", "mixb
     f"mixbit_{name}_wide": "mixbit_wide" for name in ("conv", "linear", "lookup")
 }
 """Functions that share a file."""
-_WITH_DSP = {"mixbit_conv", "mixbit_depthwise", "mixbit_linear", "mixbit_rows"}
-"""Files of which there is a second one for cores with the DSP extension."""
+_WITH_DSP = {"mixbit_conv", "mixbit_depthwise", "mixbit_linear"}
+"""Files of which there is a second one for cores with the DSP extension, and with them one of `mixbit_rows`."""
 _DSP = ("#ifdef __ARM_FEATURE_DSP", "#define MIXBIT_DSP 1", "#else", "#define MIXBIT_DSP 0", "#endif")
 
 
 def config_h(program: CProgram) -> str:
     """Which variants the kernels are compiled with."""
-    columns = [step.op for step in program.steps if _has_rows(step)]
-    bits = {op.weight_bits for op in columns if isinstance(op, g.Weighted)}
-    # Those that are unpacked first need no code of their width, but for the meaning of one bit.
-    bits |= {1} & {op.weight_bits for op in program.graph.weighted()}
+    weighted = [(_has_rows(step), step.op.weight_bits) for step in program.steps if isinstance(step.op, g.Weighted)]
+    bits = {width for columns, width in weighted if columns}
     roundings = {getattr(step.op, "rounding", "single") for step in program.steps}
     packed = any(one.bits < 8 for one in program.tensors.values())
     chosen = {f"MIXBIT_WEIGHTS_{width}" for width in bits}
     chosen |= {"MIXBIT_PACKED_ACTIVATIONS"} if packed else set()
+    # Weights that are unpacked one by one need no code of their width, but for the meaning of one bit.
+    chosen |= {"MIXBIT_UNPACK_1"} if (False, 1) in weighted else set()
     chosen |= {WIDE} if is_wide(program) else set()
     chosen |= {f"MIXBIT_ROUNDING_{rounding.upper()}" for rounding in roundings - {"single"}}
     return config_text(chosen, dsp=program.options.kernels == "dsp")

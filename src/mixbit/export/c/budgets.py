@@ -12,7 +12,7 @@ from mixbit.export.c._program import CProgram, build_program, root
 from mixbit.export.c._storage import container_bits
 from mixbit.export.c.memory import ALIGNMENT, Buffer, plan_program
 from mixbit.export.c.packing import row_bytes
-from mixbit.export.c.sizes import counted, width_code
+from mixbit.export.c.sizes import counted, unpacking_code, width_code
 from mixbit.integer import graph as g
 from mixbit.integer.graph import IntegerGraph
 
@@ -53,8 +53,7 @@ def memory_table(
     programs = [_uniform(network, lower_at, activation_bits, options) for activation_bits in _UNIFORM]
     named = {layer.name for layer in network.layers}
     chosen = [op for op in programs[0].graph.weighted() if op.name in named]
-    binary = width_code(programs[0]).get(1)
-    weights = {op.name: _weight_bytes(op, options, binary) for op in chosen}
+    weights = {op.name: _weight_bytes(op, options) for op in chosen}
     return MemoryTable(
         fingerprint=network.fingerprint,
         target=f"C, {options.kernels} kernels{', packed activations' if options.pack_activations else ''}",
@@ -76,19 +75,17 @@ def _uniform(
     return build_program(lower_at({layer.name: bits for layer in network.layers}), options)
 
 
-def _weight_bytes(op: g.Weighted, options: COptions, binary: int | None) -> dict[int, int]:
+def _weight_bytes(op: g.Weighted, options: COptions) -> dict[int, int]:
     """Bytes of a layer's weights at all bits: depthwise a stream, others row by row.
 
-    `binary` is the code of 1 bit, None where the kernels have none. Depthwise layers need it as well, and no other.
+    Depthwise layers of 1 bit share the code that unpacks it. Each of them counts it: a table has no more, never less.
     """
     stream = _is_depthwise(op)
     rows = 1 if stream else len(op.weight)
     alignment = 1 if stream else options.row_alignment
     found = {bits: rows * row_bytes(op.weight.size // rows, bits, alignment) for bits in WEIGHT_BITS}
-    if binary is None:
-        del found[1]
-    elif stream:
-        found[1] += binary
+    if stream:
+        found[1] += unpacking_code()
     return found
 
 

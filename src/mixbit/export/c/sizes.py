@@ -208,6 +208,11 @@ def width_code(program: CProgram) -> dict[int, int]:
     return {int(bits): size for bits, size in _kernel_table(program)["weights"].items()}
 
 
+def unpacking_code() -> int:
+    """Estimated `.text` of unpacking weights of 1 bit, once if any layer with 1 bit is depthwise or reads 16 bits."""
+    return int(_code_table()["unpack_1"])
+
+
 def _kernel_table(program: CProgram) -> dict[str, Any]:
     table = _code_table()
     return table | table["dsp"] if program.options.kernels == "dsp" else table
@@ -221,9 +226,10 @@ def code_bytes(program: CProgram) -> int:
     variant = f"double={double} packed={packed}"
     kernels = _code_table()["kernels"][variant] | table["kernels"][variant]
     if _emit.is_wide(program):
-        kernels |= _code_table()["wide"][f"packed={packed}"]
+        kernels |= _code_table()["wide"][f"packed={packed}"] | table["wide"][f"packed={packed}"]
     code = sum(kernels[name.removesuffix(".c")] for name in _emit.kernel_files(program))
     code += sum(size for bits, size in width_code(program).items() if switches[f"MIXBIT_WEIGHTS_{bits}"] == "1")
+    code += unpacking_code() if switches["MIXBIT_UNPACK_1"] == "1" else 0
     if switches["MIXBIT_ROUNDING_AWAY"] == "1":
         code += sum(_code_table()["away"].get(name.removesuffix(".c"), 0) for name in _emit.kernel_files(program))
     code += sum(table["cmsis_nn"][name] for name in _emit.cmsis_files(program))

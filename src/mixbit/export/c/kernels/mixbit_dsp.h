@@ -1,13 +1,13 @@
 /* Two 16-bit products at once: what the kernels for Cortex-M4, M7 and M33 share (the DSP extension of Armv7E-M).
  *
  * A column of inputs is expanded once, from int8_t to pairs of int16_t, and then multiplied with every row of weights.
- * Weights of 4 and 2 bits are not sign-extended one by one. A word with its sign bits turned over holds w + 2^(bits - 1),
- * and one AND with a shifted operand takes two of them out, 16 bits apart. What was added to the weights costs
- * 2^(bits - 1) times the sum of the column, which the accumulators start from. So the pairs of a column are in the order
- * in which its width of weights comes out of a word:
+ * Weights of 4, 2 and 1 bits are not sign-extended one by one. A word with its sign bits turned over holds
+ * w + 2^(bits - 1), and one AND with a shifted operand takes two of them out, 16 bits apart. What was added to the
+ * weights costs 2^(bits - 1) times the sum of the column, which the accumulators start from. So the pairs of a column are
+ * in the order in which its width of weights comes out of a word:
  *   8 bits: (0, 2) (1, 3)              as SXTB16 takes a word apart
  *   4 bits: (0, 4) (1, 5) (2, 6) (3, 7)
- *   2 bits: (0, 8) (1, 9) ... (7, 15)
+ *   2 bits: (0, 8) (1, 9) ... (7, 15)  and 1 bit, whose two bytes go to the halves of a word
  *   other:  (0, 2) (1, 3)              weights are taken out by SBFX and put together by PKHBT
  */
 #ifndef MIXBIT_DSP_H

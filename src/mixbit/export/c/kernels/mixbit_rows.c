@@ -142,7 +142,7 @@ void mixbit_rows_times(const mixbit_rows *rows, uint32_t first, uint32_t count, 
 void mixbit_unpack(const uint8_t *packed, uint32_t first, uint32_t count, uint32_t bits, int8_t *y)
 {
     uint32_t bit = first * bits, i;
-#if MIXBIT_WEIGHTS_1
+#if MIXBIT_UNPACK_1
     if (bits == 1u) {
         for (i = first; i < first + count; i++) {
             *y++ = (int8_t)(1 - 2 * (int32_t)((uint32_t)packed[i >> 3] >> (i & 7u) & 1u));

@@ -59,7 +59,7 @@ EXPAND_NEAR(expand_near_2, 2)
 EXPAND_FAR(expand_4_1, 1, 1, 2)
 EXPAND_FAR(expand_4_2, 2, 1, 2)
 #endif
-#if MIXBIT_WEIGHTS_2
+#if MIXBIT_WEIGHTS_1 || MIXBIT_WEIGHTS_2
 EXPAND_FAR(expand_2_1, 1, 2, 1)
 EXPAND_FAR(expand_2_2, 2, 2, 1)
 #endif
@@ -73,8 +73,8 @@ static expander expander_of(uint32_t bits, uint32_t count)
         return count == 1u ? expand_4_1 : expand_4_2;
     }
 #endif
-#if MIXBIT_WEIGHTS_2
-    if (bits == 2u) {
+#if MIXBIT_WEIGHTS_1 || MIXBIT_WEIGHTS_2
+    if (bits <= 2u) {
         return count == 1u ? expand_2_1 : expand_2_2;
     }
 #endif
@@ -152,6 +152,16 @@ void mixbit_expand(mixbit_columns *columns, const int8_t *inputs, uint32_t count
     PAIR_2(TIMES, 8) PAIR_2(TIMES, 10) PAIR_2(TIMES, 12) PAIR_2(TIMES, 14)
 #define MASK_2 0x00030003u
 
+/* 1 bit: 16 fields, the lower eight spread to the bits from 1 on and the upper eight to those from 17 on, turned over. A
+ * field of 0, which is the weight 1, so becomes 2 under the mask, and one of 1, which is -1, becomes 0: w + 1. */
+#define SPREAD(BYTES) (((uint32_t)(BYTES)[0] << 1 | (uint32_t)(BYTES)[1] << 17) ^ 0x01FE01FEu)
+#define GROUP_1(TIMES)                                                                                                 \
+    v = SPREAD(first);                                                                                                 \
+    w = SPREAD(second);                                                                                                \
+    PAIR_2(TIMES, 0) PAIR_2(TIMES, 1) PAIR_2(TIMES, 2) PAIR_2(TIMES, 3)                                                \
+    PAIR_2(TIMES, 4) PAIR_2(TIMES, 5) PAIR_2(TIMES, 6) PAIR_2(TIMES, 7)
+#define MASK_1 0x00020002u
+
 /* Other widths: two fields, each sign-extended; m is free. Four fields from bit BIT of a group on lie in one word, since
  * they are at most 4 + 28 bits, and no word reaches beyond its group. */
 #define SIGNED(WORD)                                                                                                   \
@@ -212,6 +222,9 @@ static inline void copy_rest(const uint8_t *row, uint32_t length, uint32_t bits,
 
 #define BLOCKS(BITS) BLOCK(block_##BITS##_1, BITS, TIMES_1) BLOCK(block_##BITS##_2, BITS, TIMES_2)
 
+#if MIXBIT_WEIGHTS_1
+BLOCKS(1)
+#endif
 #if MIXBIT_WEIGHTS_2
 BLOCKS(2)
 #endif
@@ -238,6 +251,9 @@ mixbit_block mixbit_block_of(uint32_t bits, uint32_t count)
 {
     (void)count;
     switch (bits) {
+#if MIXBIT_WEIGHTS_1
+    case 1: return count == 1u ? block_1_1 : block_1_2;
+#endif
 #if MIXBIT_WEIGHTS_2
     case 2: return count == 1u ? block_2_1 : block_2_2;
 #endif
