@@ -133,6 +133,22 @@ def test_values_and_gradients_are_those_of_the_formula(bits: int, signed: bool, 
     torch.testing.assert_close(quantizer.delta.grad.double().flatten(), delta.grad, rtol=2e-4, atol=1e-4)
 
 
+def test_second_derivatives_are_those_of_the_formula() -> None:
+    """As a gradient penalty needs them."""
+    quantizer, x = batch_quant(3, theta=0.2, delta=0.1, signed=True), normal(8, 3).requires_grad_()
+    theta, delta = (torch.tensor([value], requires_grad=True) for value in (0.2, 0.1))
+    found = []
+    sides = (
+        (quantizer(x), (x, quantizer.theta, quantizer.delta)),
+        (formula(x, theta, delta, -4, 3), (x, theta, delta)),
+    )
+    for y, unknowns in sides:
+        firsts = torch.autograd.grad(y.square().sum(), unknowns, create_graph=True)
+        found.append(torch.autograd.grad(sum(one.sum() for one in firsts), unknowns))  # type: ignore[arg-type]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.flatten(), other.flatten(), rtol=1e-4, atol=1e-4)
+
+
 def test_an_element_on_a_bound_is_inside() -> None:
     """Zeros behind a ReLU lie there until delta moves; were they outside, they would all pull at delta."""
     quantizer = batch_quant(2)

@@ -10,8 +10,7 @@ import torch
 from mixbit.errors import MixbitError
 from mixbit.evaluation import reestimate_batch_norm, statistics_of
 from mixbit.policy import Policy
-from mixbit.quantization import QuantizeConfig, fold_residuals, put_policy_on, quantized_layers, quantizers
-from mixbit.quantizers import BatchQuant
+from mixbit.quantization import QuantizeConfig, fold_residuals, put_policy_on, quantized_layers
 from mixbit.runs import _folder, training
 from mixbit.runs._trained import open_run
 from tests.cli import tiny
@@ -35,16 +34,7 @@ def test_a_run_is_opened_with_the_quantizers_that_its_settings_say(tmp_path: Pat
 
 
 def test_folding_takes_the_training_s_own_samples_whatever_the_data(tmp_path: Path) -> None:
-    own, config = tiny.subject().task()[0], QuantizeConfig(activations="batchquant")
-    policy = Policy.load(tiny.policy()).check(own.network)
-    put_policy_on(own.model, policy, own, seed=0, config=config)
-    for bank in quantizers(own.model).values():
-        if isinstance(bank, BatchQuant):
-            bank.delta.data.fill_(0.4)
-    bits = {name: [one.weight_bits, one.activation_bits] for name, one in policy.layers.items()}
-    settings = {"quantize": {"activations": "batchquant"}, "batch_size": 32, "bn_samples": 64, "augment": False}
-    _folder.begin(tmp_path, {"command": "train", **tiny.subject().facts(), "settings": settings, "bits": bits})
-    training._write(tmp_path, own.model, own, policy)
+    own = tiny.ranged_run(tmp_path)
     plain, other = open_run(tmp_path), open_run(tmp_path, data="digits?seed=1", seed=4)
     moved = plain.fold()
     assert moved == other.fold() and moved and plain.fold() == {}

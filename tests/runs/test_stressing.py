@@ -18,7 +18,8 @@ from mixbit import runs
 from mixbit.errors import DataError, MixbitError, StaleRun
 from mixbit.policy import Policy
 from mixbit.ptq import PTQConfig
-from mixbit.quantization import quantized_layers
+from mixbit.quantization import quantized_layers, quantizers
+from mixbit.quantizers import Quantizer
 from mixbit.robustness import ShiftPoint
 from mixbit.runs import Profile, StressSettings, stressing
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
@@ -123,6 +124,14 @@ def test_corruption_is_measured_on_what_ships(tmp_path: Path) -> None:
     assert sum(str(key).startswith("corruption on executor/") for key in keys) == 2
     with mock.patch("mixbit.robustness.corruption.evaluate", side_effect=AssertionError("measured again")):
         assert runs.stress(tiny.quantized_run(), settings, out=tmp_path).corruption == plain
+
+
+def test_ranges_that_follow_the_batch_are_folded_first(tmp_path: Path) -> None:
+    """So that steps of inputs can be changed, as in what ships."""
+    tiny.ranged_run(tmp_path)
+    with mock.patch.object(stressing, "step_sweep", side_effect=RuntimeError) as sweep, pytest.raises(RuntimeError):
+        measured(tmp_path, parts=("steps",))
+    assert {type(one) for one in quantizers(sweep.call_args.args[0]).values()} == {Quantizer}
 
 
 def test_what_ships_must_be_there(tmp_path: Path) -> None:
