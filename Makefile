@@ -57,8 +57,8 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 	    { $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES); }; \
 	fi
 
-# What tests compare with: homology packages, other runtimes, a second emulator. Without them those tests are not run.
-setup-oracles: .venv/.dev  ## packages that tests compare with (310 MB)
+# What tests compare with: homology packages, other runtimes, a second emulator, another NSGA-II. Without them those tests are not run.
+setup-oracles: .venv/.dev  ## packages that tests compare with (340 MB)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]' unicorn
 
 # `make pytest ISA=avx2` runs the tests as on a processor without AVX-512, `ISA=default` without PyTorch's vector kernels;

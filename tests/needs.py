@@ -84,6 +84,7 @@ NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "peers": ("the environment of other toolkits: make bench-peers", (ROOT / ".venv-peers" / "bin" / "python").exists),
     "pillow": ("pillow: extra data", _packages("PIL")),
     "plotly": ("plotly: extra report", _packages("plotly")),
+    "pymoo": ("pymoo: make setup-oracles", _packages("pymoo")),
     "qemu-user": ("qemu-x86_64: apt-get install qemu-user", _programs("qemu-x86_64")),
     "qonnx": ("qonnx: extra export", _packages("qonnx")),
     "ripser": ("ripser: make setup-oracles", _packages("ripser")),

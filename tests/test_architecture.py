@@ -241,17 +241,18 @@ def test_no_module_imports_the_public_face() -> None:
     assert [source for source, target in all_edges() if target == "mixbit"] == []
 
 
-@pytest.mark.parametrize("name", ["models", "data", "quantizers", "topology"])
+@pytest.mark.parametrize("name", ["models", "data", "quantizers", "topology", "search"])
 def test_rooms_that_know_of_nothing_else(name: str) -> None:
-    """Models, data, quantizers and topology are of use without the rest: they import the ground floor alone."""
+    """These are of use without the rest: they import the ground floor alone."""
     edges = [(source, target) for source, target in all_edges() if room(source) == name]
     assert [edge for edge in edges if room(edge[1]) not in {name, *BASE}] == []
 
 
-def test_allocation_sees_arrays() -> None:
+@pytest.mark.parametrize("name", ["allocation", "search"])
+def test_rooms_that_see_arrays(name: str) -> None:
     heavy = [
         f"{path.name}: {target}"
-        for path in (SRC / "allocation").glob("*.py")
+        for path in (SRC / name).glob("*.py")
         for target in imports(TREES[path], module_name(path))
         if target.split(".")[0] == "torch"
     ]

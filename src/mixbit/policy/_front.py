@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mixbit import _io
+from mixbit._pareto import non_dominated
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Limit, check_layer_names, float_costs, show_amount
 from mixbit.errors import InfeasibleBudget, PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
@@ -227,8 +228,7 @@ class Front:
         """
         names = ["bitops", self.measured.info.name] if objectives is None else list(objectives)
         values = np.array([[self._to_lower(name, point) for name in names] for point in self.points])
-        kept = [at for at in range(len(values)) if not _beaten(values, at)]
-        kept.sort(key=lambda at: tuple(values[at]))
+        kept = sorted(non_dominated(values).tolist(), key=lambda at: tuple(values[at]))
         return replace(self, points=tuple(self.points[at] for at in kept))
 
     def _to_lower(self, name: str, point: FrontPoint) -> float:
@@ -342,13 +342,6 @@ class Front:
 
 def _names(front: Front) -> list[str]:
     return [metric.name for metric in front.measured.metrics]
-
-
-def _beaten(values: np.ndarray[Any, np.dtype[np.float64]], at: int) -> bool:
-    """Whether another row is no larger anywhere and smaller somewhere, or the same and before it."""
-    no_worse = (values <= values[at]).all(axis=1)
-    better = (values < values[at]).any(axis=1)
-    return bool((no_worse & (better | (np.arange(len(values)) < at))).any())
 
 
 # -------------------------------------------------------------------------------------------------- within a budget

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbit import _io
+from mixbit._pareto import non_dominated
 from mixbit.errors import MissingExtra
 from mixbit.report.units import hover
 
@@ -32,12 +33,8 @@ def pareto_front(points: Sequence[tuple[float, float]], *, larger_is_better: boo
     >>> pareto_front([(3, 0.9), (1, 0.5), (2, 0.4), (3, 0.8)], larger_is_better=False)
     [(1, 0.5), (2, 0.4)]
     """
-    sign = 1 if larger_is_better else -1
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -sign * point[1])):
-        if not front or sign * value > sign * front[-1][1]:
-            front.append((cost, value))
-    return front
+    sign = -1 if larger_is_better else 1
+    return sorted(points[at] for at in non_dominated([(cost, sign * value) for cost, value in points]))
 
 
 def pareto_plot(found: Comparison, path: Path) -> Path:
