@@ -435,7 +435,7 @@ def _random_conv(b: Builder, x: str, random: np.random.Generator) -> str:
     before = [int(random.integers(0, total + 1)) if random.random() < 0.5 else total // 2 for total in reach]
     padding = tuple((one, total - one) for one, total in zip(before, reach, strict=True))
     bits = _random_bits(random, b.wide)
-    shift = int(random.integers(0, 9 - bits)) if random.random() < 0.5 else 0
+    shift = int(random.integers(0, 9 - max(bits, 2))) if random.random() < 0.5 else 0
     of = _random_grid(random, b.wide)
     settings: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "shift": shift}
     settings["weight_bits"] = bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from mixbit.export import onnxruntime_target
 from mixbit.export.onnxruntime_target import _fastest, _measurement, _Node
 from mixbit.latency.tables import OVERHEAD
 from mixbit.latency.timing import interleave
-from tests.export.graphs import random_graph
+from tests.export.graphs import Builder, random_graph
 from tests.needs import need
 
 
@@ -37,6 +38,17 @@ def test_turns_are_long_enough_for_the_clock_in_both_measurements(monkeypatch: p
     target.time({"net": graph}, 7)
     target.profile({"net": graph}, 9)
     assert given == [{"rounds": 7, "least_ms": 2.0}, {"rounds": 9, "least_ms": 2.0}]
+
+
+def test_a_layer_that_reads_two_bytes_owns_both_products_and_what_joins_them() -> None:
+    need("onnx")
+    b = Builder((2, 5, 5), bits=16)
+    y = b.conv(b.first, 3, bits=16)
+    graph = b.finish(b.linear(b.flatten(b.add(y, y, bits=8)), 2, bits=None))
+    found = onnxruntime_target.OnnxRuntimeTarget().profile({"net": graph}, 1)["net"]
+    owners = Counter((step.owner, step.kind) for step in found.steps)
+    assert owners["op1", "ConvInteger"] == 2 and owners["op1", "Add"] == 2
+    assert owners["op4", "QGemm"] == 1 and owners[None, "Add"] == 1, "the sum of tensors is nobody's"
 
 
 def test_nothing_seen_is_all_overhead() -> None:

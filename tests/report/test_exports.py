@@ -92,9 +92,11 @@ def test_notes_of_lowering() -> None:
 
 
 def test_why_a_layer_is_not_as_the_policy_has_it() -> None:
-    layers = [replace(LAYER, **{field: field}) for field in ("widened", "narrowed", "unsigned", "needs_vnni")]
-    table, _ = file_tables(replace(FILE, layers=(*layers, LAYER), cpu="vnni"))
-    assert [row[-1] for row in table.rows] == ["widened", "narrowed", "unsigned", "needs_vnni", ""]
+    fields = ("widened", "narrowed", "unsigned", "needs_vnni", "apart")
+    layers = [replace(LAYER, **{field: field}) for field in fields]
+    both = replace(LAYER, unsigned="uint8", apart="two bytes")
+    table, _ = file_tables(replace(FILE, layers=(*layers, both, LAYER), cpu="vnni"))
+    assert [row[-1] for row in table.rows] == [*fields, "uint8; two bytes", ""]
     assert table.notes[0].startswith("Processors: vnni, the policy's integers on processors with VNNI")
 
 

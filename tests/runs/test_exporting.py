@@ -92,6 +92,45 @@ def test_a_regression_is_judged_by_its_loss_and_has_no_classes(regression: Path)
     assert found.accuracy == pytest.approx(found.reference_accuracy, rel=1e-4)
 
 
+RESIDUAL = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from mixbit import Task
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.depth, self.head = nn.Conv2d(6, 6, 3, groups=6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.depth(x + self.body(x)))
+        return self.head(x.mean((2, 3)))
+
+def task():
+    x = torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(x, x.mean((1, 2, 3)).sign().long() + 1)
+    return Task(model=Net(), train=data, test=data)
+"""
+
+
+def test_layers_that_read_16_and_12_bits_are_exact_in_the_file(tmp_path: Path) -> None:
+    """A trained convolutional network with a residual sum, of which some layers read two bytes."""
+    (tmp_path / "net.py").write_text(RESIDUAL)
+    subject, run = runs.Subject(model=f"{tmp_path / 'net.py'}:task"), tmp_path / "run"
+    layers = {"stem": LayerBits(8, 16), "body": LayerBits(4, 12), "depth": LayerBits(3, 8), "head": LayerBits(8, 16)}
+    policy = replace(Policy.uniform(subject.task()[0].network, 8, 8), layers=layers)
+    runs.train(subject, policy, {"epochs": 1, "batch_size": 12, "lr": 0.01, "bn_samples": 0}, run, quiet=True)
+    done = runs.export(run, images=48, compare_float=False)
+    assert isinstance(done.file, OnnxFile) and done.verification is not None
+    assert done.verification.right and done.verification.identical == 1.0
+    assert done.file.policy_bytes == done.file.weight_bytes
+    assert [layer.name for layer in done.file.layers if layer.apart] == ["stem", "body", "head"]
+    assert runs.verify(run / "model.onnx", run, images=48, compare_float=False).verification.right
+
+
 def test_tensors_without_quantizers_are_calibrated_on_inputs_of_the_runs_seed(
     regression: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

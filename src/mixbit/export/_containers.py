@@ -2,6 +2,9 @@
 
 An activation `q` is stored as the uint8 `q - base`. Its base is `qmin`, so that a signed 4-bit tensor is stored as 0 to
 15 with zero point 8. Where it saves a clamp it is `qmax - 255`: then the upper bound is that of uint8 itself.
+
+What takes more than a byte, up to two, is the whole number `q - qmin` in float32: that type goes through every operator
+of a runtime. Layers multiply its high and its low byte apart.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from mixbit.integer.graph import IntegerGraph
 __all__ = ["Container", "Rescaling", "container", "rescaling"]
 
 _LARGEST = 255
+_LARGEST_WIDE = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """A tensor as uint8: `stored = q - base`.
+    """A tensor as uint8, or as float32 where it is wide: `stored = q - base`.
 
     >>> Container(grid=Grid(scale=0.5, zero_point=0, qmin=-8, qmax=7), base=-8).zero_point
     8
@@ -43,6 +47,25 @@ class Container:
         return max(self.grid.qmax, self.grid.zero_point) - self.base
 
     @property
+    def wide(self) -> bool:
+        """Whether it takes two bytes.
+
+        >>> [Container(grid=Grid(scale=1.0, zero_point=0, qmin=0, qmax=end), base=0).wide for end in (255, 256)]
+        [False, True]
+        """
+        return self.largest > _LARGEST
+
+    @property
+    def largest_byte(self) -> int:
+        """The largest number that a weight is multiplied with: of a wide tensor one of its bytes."""
+        return min(self.largest, _LARGEST)
+
+    @property
+    def zero_bytes(self) -> tuple[int, int]:
+        """The high and the low byte of the stored zero."""
+        return divmod(self.zero_point, 256)
+
+    @property
     def stored(self) -> Grid:
         """Scale and zero point of the stored integers, with all that uint8 holds as range."""
         return Grid(scale=self.grid.scale, zero_point=self.zero_point, qmin=0, qmax=_LARGEST)
@@ -57,17 +80,17 @@ def container(name: str, grid: Grid) -> Container:
     """The container of a tensor.
 
     Raises:
-        ExportError: its integers do not fit into 8 bits.
+        ExportError: its integers do not fit into 16 bits.
 
     >>> container("x", Grid(scale=0.5, zero_point=-3, qmin=-128, qmax=127)).zero_point
     125
     """
     found = Container(grid=grid, base=grid.base)
-    if found.largest > _LARGEST:
+    if found.largest > _LARGEST_WIDE:
         raise ExportError(
             f"{name}: integers from {grid.qmin} to {grid.qmax} with zero point {grid.zero_point} do not fit into "
-            "uint8. Legal: activations of 8 bits or fewer: QLinearConv and QGemm take no wider integers. Export C or "
-            "QONNX, or give the layers that read it 8 bits."
+            "two bytes. Legal: activations of 16 bits or fewer, with a zero point among their integers. Export QONNX, "
+            "or give the layers that read it 16 bits or fewer."
         )
     return found
 

@@ -34,6 +34,28 @@ _CONVOLVED = f"""{_DEQUANTIZED}
     c = Conv <{_WINDOW}> (d, e, f)
     y = QuantizeLinear (c, ys, yz)"""
 _BIAS_SCALE = "bs = Mul (xs, ws)"
+_SCALED = """
+    a = Add (c, b)
+    f = Cast <to = 1> (a)
+    y = Mul (f, s)"""
+# Whole numbers of two bytes: casts of floats cut what is behind the point, those of integers what is above.
+_BYTES = """
+    k = Constant <value_float = 0.00390625> ()
+    f = Mul (x, k)
+    h = Cast <to = 2> (f)
+    i = Cast <to = 6> (x)
+    l = Cast <to = 2> (i)"""
+# In float64, which holds 256 times an int32: `256 c + d + b` is exact, and rounded once.
+_JOINED = """
+    m = Cast <to = 11> (c)
+    n = Constant <value = double {256.0}> ()
+    o = Mul (m, n)
+    p = Cast <to = 11> (d)
+    q = Add (o, p)
+    r = Cast <to = 11> (b)
+    t = Add (q, r)
+    u = Cast <to = 1> (t)
+    y = Mul (u, s)"""
 
 _BODIES = {
     "Conv": f"""
@@ -58,10 +80,42 @@ _BODIES = {
     "FloatConv": f"""
         FloatConv <strides, pads, dilations, group> (x, xz, w, wz, b, s) => (y) {{
             c = ConvInteger <{_WINDOW}> (x, w, xz, wz)
-            a = Add (c, b)
-            f = Cast <to = 1> (a)
-            y = Mul (f, s)
+            {_SCALED}
         }}""",
+    "FloatLinear": f"""
+        FloatLinear (x, xz, w, wz, b, s) => (y) {{
+            v = Transpose <perm = [1, 0]> (w)
+            c = MatMulInteger (x, v, xz, wz)
+            {_SCALED}
+        }}""",
+    "WideConv": f"""
+        WideConv <strides, pads, dilations, group> (x, hz, lz, w, wz, b, s) => (y) {{
+            {_BYTES}
+            c = ConvInteger <{_WINDOW}> (h, w, hz, wz)
+            d = ConvInteger <{_WINDOW}> (l, w, lz, wz)
+            {_JOINED}
+        }}""",
+    "WideLinear": f"""
+        WideLinear (x, hz, lz, w, wz, b, s) => (y) {{
+            {_BYTES}
+            v = Transpose <perm = [1, 0]> (w)
+            c = MatMulInteger (h, v, hz, wz)
+            d = MatMulInteger (l, v, lz, wz)
+            {_JOINED}
+        }}""",
+    # What the fused addition of 8-bit tensors computes: r is a ratio of scales, z all zero points in one number.
+    "WideAdd": """
+        WideAdd (x, xr, v, vr, z) => (y) {
+            d = Cast <to = 11> (v)
+            e = Mul (d, vr)
+            f = Add (e, z)
+            g = Cast <to = 1> (f)
+            h = Cast <to = 11> (g)
+            i = Cast <to = 11> (x)
+            j = Mul (i, xr)
+            k = Add (j, h)
+            y = Cast <to = 1> (k)
+        }""",
     "Add": """
         Add (x, xs, xz, v, vs, vz, ys, yz) => (y) {
             d = DequantizeLinear (x, xs, xz)
@@ -105,6 +159,11 @@ _BODIES = {
             e = DequantizeLinear (w, s, z)
             c = Conv <strides: ints = @strides, pads: ints = @pads, group: int = @group> (d, e)
             y = QuantizeLinear (c, ys, yz)
+        }""",
+    "Ones": """
+        Ones <shape> () => (w) {
+            h = Constant <value_ints: ints = @shape> ()
+            w = ConstantOfShape <value = uint8[1] {1}> (h)
         }""",
     # Gather copies single elements through memcpy; GatherElements has a typed loop.
     "Lookup": """

@@ -17,7 +17,7 @@ from mixbit.export._onnx_statement import METADATA_KEY, Statement
 from mixbit.export._packing import PACKED_BITS, fields, offset, pack
 from mixbit.export._processors import Cpu, saturates
 from mixbit.integer import graph as g
-from mixbit.integer.arithmetic import Array
+from mixbit.integer.arithmetic import Array, sum_terms
 from mixbit.integer.graph import IntegerGraph
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class PrintedLayer:
     """int8 with products that can saturate without VNNI."""
     packed: bool
     largest_input: int
-    """Largest stored integer of its input."""
+    """Largest stored integer of its input, or of a byte of it."""
+    wide_input: int | None
+    """Largest stored integer of an input of two bytes, which are multiplied apart; None of one that a byte holds."""
     weight_bytes: int
     """Without what the file holds already: the weights of a layer that is called again."""
     scale_vectors: int
@@ -90,7 +92,7 @@ class _Printer:
         """The model, once every operation is printed."""
         graph, output = self.graph, self.values[self.graph.output]
         if graph.tensors[graph.output].grid is not None:
-            output = self.sheet.node("DequantizeLinear", *self._quantized(graph.output))
+            output = self._real(graph.output)
         shapes = graph.tensors[graph.input].shape, graph.tensors[graph.output].shape
         model = self.sheet.model(output, shapes, {METADATA_KEY: self._statement().to_json()})
         if not self.packed:
@@ -119,46 +121,91 @@ class _Printer:
     def _scale(self, name: str) -> tuple[str, str]:
         """Scale and zero point of a quantized tensor."""
         held = self._container(name)
-        return self.sheet.number(held.grid.scale, np.float32), self.sheet.number(held.zero_point, np.uint8)
+        dtype = np.float32 if held.wide else np.uint8
+        return self.sheet.number(held.grid.scale, np.float32), self.sheet.number(held.zero_point, dtype)
 
     def _quantized(self, name: str) -> tuple[str, str, str]:
         """The tensor itself, its scale and its zero point."""
         return self.values[name], *self._scale(name)
 
+    def _is_wide(self, op: g.Op) -> bool:
+        """Whether any quantized tensor of an operation takes two bytes."""
+        names = (*op.inputs, op.output)
+        return any(self._container(name).wide for name in names if self.graph.tensors[name].grid is not None)
+
+    def _whole(self, name: str) -> str:
+        """The stored integers in float32."""
+        value = self.values[name]
+        return value if self._container(name).wide else self.sheet.node("Cast", value, to=_FLOAT)
+
+    def _real(self, name: str) -> str:
+        """A quantized tensor as real numbers."""
+        value, scale, zero = self._quantized(name)
+        if not self._container(name).wide:
+            return self.sheet.node("DequantizeLinear", value, scale, zero)
+        return self.sheet.node("Mul", self.sheet.node("Sub", value, zero), scale)
+
+    def _rounded(self, value: str, op: g.Op | g.Weighted, *, scale: float = 1.0, zero_point: int | None = None) -> str:
+        """`clamp(round(value / scale) + zero_point)` of float32 as stored integers.
+
+        Args:
+            value: the result of `op` before it is rounded.
+            op: the operation.
+            scale: the step of the result; 1 of a value that is counted in its steps.
+            zero_point: that of the result, unless the value has it in it.
+        """
+        held = self._container(op.output)
+        zero_point = held.zero_point if zero_point is None else zero_point
+        zero = self.sheet.number(zero_point, np.uint16 if held.wide else np.uint8)
+        value = self.sheet.node("QuantizeLinear", value, self.sheet.number(scale, np.float32), zero)
+        return self._clip(self.sheet.node("Cast", value, to=_FLOAT) if held.wide else value, op)
+
     def _clip(self, value: str, op: Any) -> str:
-        """The clamp of stored integers, where that of uint8 is not enough."""
-        low, high = self._container(op.output).bounds(getattr(op, "clamp", None))
-        if (low, high) == (0, 255):
+        """The clamp of stored integers, where that of uint8 (or of two bytes) is not enough."""
+        held = self._container(op.output)
+        (low, high), dtype = held.bounds(getattr(op, "clamp", None)), np.float32 if held.wide else np.uint8
+        if (low, high) == (0, 65535 if held.wide else 255):
             return value
         # An integer Clip: one on float32 before the quantization would keep runtimes from fusing it.
-        return self.sheet.node("Clip", value, self.sheet.number(low, np.uint8), self.sheet.number(high, np.uint8))
+        return self.sheet.node("Clip", value, self.sheet.number(low, dtype), self.sheet.number(high, dtype))
 
     def quantize_input(self, op: g.QuantizeInput) -> str:
         """Float input to integers."""
-        return self._clip(self.sheet.node("QuantizeLinear", self.values[op.x], *self._scale(op.output)), op)
+        return self._rounded(self.values[op.x], op, scale=self._container(op.output).grid.scale)
 
     # ------------------------------------------------------------------------------------------------- layers
 
     def conv(self, op: g.Conv) -> str:
         """A convolution, quantized or with a float32 result."""
         window = _window(op, (op.dilation, op.groups))
-        if self.graph.tensors[op.output].grid is None:
-            return self._float_conv(op, window)
+        if self.graph.tensors[op.output].grid is None or self._is_wide(op):
+            return self._in_float(op, "Conv", (-1, *[1] * len(op.stride)), window)
         name, function = str(len(self.layers)), "Conv" if self.packed else "QConv"
         operands = (*self._quantized(op.x), *self._operands(op), *self._scale(op.output))
         return self._clip(self.sheet.call(function, *operands, name=name, **window), op)
 
-    def _float_conv(self, op: g.Conv, window: dict[str, Any]) -> str:
-        name, along = str(len(self.layers)), (-1, *[1] * len(op.stride))
-        x, _, zero_point = self._quantized(op.x)
+    def _in_float(self, op: g.Weighted, kind: str, along: tuple[int, ...], window: dict[str, Any]) -> str:
+        """Exact sums, which are scaled in float32: what no runtime fuses."""
+        name, result = str(len(self.layers)), self.graph.tensors[op.output].grid
         weights = self._weights(op, scale_vectors=1)
         zero = self.sheet.constant(self._zero_point(op), "grids")
         factors = np.float32(self._container(op.x).grid.scale) * _weight_scale(op)
+        factors = factors if result is None else factors / np.float32(result.scale)
         ends = self._bias(op, along), self.sheet.constant(factors.reshape(along), "scales")
-        return self.sheet.call("FloatConv", x, zero_point, weights, zero, *ends, name=name, **window)
+        value = self._sums(op.x, kind, (weights, zero, *ends), {**window, "name": name})
+        return value if result is None else self._rounded(value, op)
+
+    def _sums(self, name: str, kind: str, operands: tuple[str, ...], attributes: dict[str, Any]) -> str:
+        """Scaled sums of products: at once, or of each byte of a wide tensor apart."""
+        held = self._container(name)
+        function, parts = (f"Wide{kind}", held.zero_bytes) if held.wide else (f"Float{kind}", (held.zero_point,))
+        zeros = (self.sheet.number(part, np.uint8) for part in parts)
+        return self.sheet.call(function, self.values[name], *zeros, *operands, **attributes)
 
     def linear(self, op: g.Linear) -> str:
         """A linear layer; runtimes want matrices."""
+        if self._is_wide(op):
+            return self._in_float(op, "Linear", (-1,), {})
         name, function = str(len(self.layers)), "Linear" if self.packed else "QLinear"
         x, scale, zero_point = self._quantized(op.x)
         shape = self.graph.tensors[op.output].shape
@@ -193,7 +240,10 @@ class _Printer:
         """Weights as int8 or uint8."""
         if op.weight_bits != 8 and op.weight_bits not in PACKED_BITS:
             raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 1 to 8 bits.")
-        largest = self._container(op.x).largest
+        held = self._container(op.x)
+        largest = held.largest_byte
+        if held.wide:
+            _check_sums(op)
         heavy, packed = saturates(op, largest), self.packed and op.weight_bits in PACKED_BITS
         signed = not heavy or self.cpu == "vnni"
         blobs = self._blobs(op, signed=signed, packed=packed)
@@ -205,6 +255,7 @@ class _Printer:
             needs_vnni=heavy and signed,
             packed=packed,
             largest_input=largest,
+            wide_input=held.largest if held.wide else None,
             weight_bytes=sum(blob.nbytes for blob, name in zip(blobs, stored, strict=True) if name not in known),
             scale_vectors=scale_vectors,
         )
@@ -232,16 +283,35 @@ class _Printer:
 
     def add(self, op: g.Add) -> str:
         """Sum of two tensors."""
+        if self._is_wide(op):
+            return self._wide_add(op)
         first, second = op.inputs
         operands = (*self._quantized(first), *self._quantized(second), *self._scale(op.output))
         return self._clip(self.sheet.call("Add", *operands), op)
 
+    def _wide_add(self, op: g.Add) -> str:
+        """As the reference: the ratios of scales are float32, the products of whole numbers with them float64."""
+        first, second = op.inputs
+        *ratios, constant = sum_terms(*(self._container(name).grid for name in (first, second, op.output)))
+        by_first, by_second, rest = (self.sheet.number(float(one), np.float64) for one in (*ratios, constant))
+        operands = self._whole(first), by_first, self._whole(second), by_second, rest
+        return self._rounded(self.sheet.call("WideAdd", *operands), op, zero_point=0)
+
     def requantize(self, op: g.Requantize) -> str:
         """Another grid, in the fastest form that is exact."""
+        if self._is_wide(op):
+            return self._wide_requantize(op)
         found = rescaling(self.graph, op, self._container(op.x), top=self._may_reach_255(op.output))
         self._containers[op.output] = found.result
         value = self.sheet.call(found.function, *self._quantized(op.x), *self._scale(op.output))
         return self._clip(value, op) if found.clip else value
+
+    def _wide_requantize(self, op: g.Requantize) -> str:
+        """Through real numbers; a pair of nodes that runtimes know would be merged with others."""
+        source = self._container(op.x)
+        scale, zero = (self.sheet.number(one, np.float32) for one in (source.grid.scale, source.zero_point))
+        real = self.sheet.node("Mul", self.sheet.node("Sub", self._whole(op.x), zero), scale)
+        return self._rounded(real, op, scale=self._container(op.output).grid.scale)
 
     def _may_reach_255(self, name: str) -> bool:
         """Whether its readers stay exact if the tensor is stored up to 255, and do not care that it is."""
@@ -252,6 +322,8 @@ class _Printer:
 
     def average_pool(self, op: g.AveragePool) -> str:
         """A global pool, or a depthwise convolution with weights of 1."""
+        if self._is_wide(op):
+            return self._wide_pool(op)
         shape = self.graph.tensors[op.x].shape
         operands, result = self._quantized(op.x), self._scale(op.output)
         factor = self.graph.grid(op.x).scale / (self.graph.grid(op.output).scale * math.prod(op.kernel))
@@ -261,6 +333,18 @@ class _Printer:
         window = {**_window(op, None), "group": shape[0], "shape": (shape[0], 1, *op.kernel)}
         value = self.sheet.call("Pool", *operands, share, *result, **window)
         return self._clip(value, op)
+
+    def _wide_pool(self, op: g.AveragePool) -> str:
+        """A depthwise convolution of integers, with weights of 1."""
+        channels, taps = self.graph.tensors[op.x].shape[0], np.float32(math.prod(op.kernel))
+        scale, result = (np.float32(self._container(name).grid.scale) for name in (op.x, op.output))
+        operands = (
+            self.sheet.call("Ones", shape=(channels, 1, *op.kernel)),
+            self.sheet.number(0, np.uint8),
+            self.sheet.number(0, np.int32),
+            self.sheet.number(float(scale / np.float32(result * taps)), np.float32),
+        )
+        return self._rounded(self._sums(op.x, "Conv", operands, {**_window(op, None), "group": channels}), op)
 
     def _share(self, op: g.AveragePool) -> np.float32:
         """One over the number of taps, or a neighbour with which the runtime's factor is that of the reference."""
@@ -274,10 +358,11 @@ class _Printer:
     def lookup(self, op: g.Lookup) -> str:
         """A table of stored integers."""
         source, result = self._container(op.x), self._container(op.output)
-        table = np.zeros(source.grid.qmax - source.base + 1, np.uint8)
+        table = np.zeros(source.grid.qmax - source.base + 1, np.uint16 if result.wide else np.uint8)
         table[source.grid.qmin - source.base :] = op.table - result.base
         shape = self.sheet.shape(-1, *self.graph.tensors[op.x].shape)
-        return self.sheet.call("Lookup", self.values[op.x], self.sheet.constant(table, "tables"), shape)
+        value = self.sheet.call("Lookup", self.values[op.x], self.sheet.constant(table, "tables"), shape)
+        return self.sheet.node("Cast", value, to=_FLOAT) if result.wide else value
 
     # ------------------------------------------------------------------------------------------ data movement
 
@@ -331,6 +416,24 @@ class _Printer:
     def softmax(self, op: g.Softmax) -> str:
         """Of float32."""
         return self.sheet.node("Softmax", self.values[op.x], axis=-1)
+
+
+_FLOAT = 1
+"""Number of float32 among ONNX's types."""
+
+
+def _check_sums(op: g.Weighted) -> None:
+    """Sums of products with a byte are int32 in every runtime.
+
+    Raises:
+        ExportError: one can be beyond.
+    """
+    reach = 255 * int((np.abs(op.weight.astype(np.int64)).reshape(len(op.weight), -1).sum(axis=1) << op.shift).max())
+    if reach >= 2**31:
+        raise ExportError(
+            f"{op.name}: sums of products of its weights and a byte of its input can reach {reach}. Legal: below 2^31. "
+            "Export C, or give its weights fewer bits."
+        )
 
 
 _POOLS = (2.0**-32, 2.0**8)

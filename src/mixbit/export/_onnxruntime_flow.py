@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Flow", "tagged"]
 
 _TAG = re.compile(r"layer\.(\d+)")
-_PRODUCTS = ("Conv", "Gemm", "ConvInteger", "MatMul")
+_PRODUCTS = ("Conv", "Gemm", "ConvInteger", "MatMul", "MatMulInteger")
+_SCALING = ("Add", "Cast", "Mul")
 # With one input that a sample decides; an addition is then a change of scale, a product that of a float32 result.
 _ELEMENTWISE = frozenset(
     [
@@ -27,6 +28,7 @@ _ELEMENTWISE = frozenset(
         "QLinearAdd",
         "Add",
         "Mul",
+        "Sub",
         "Reshape",
         "Squeeze",
     ]
@@ -38,22 +40,35 @@ _DECISIVE = frozenset(["channels_last", "dilations", "group", "kernel_shape", "p
 def tagged(model: ModelProto, layers: int) -> ModelProto:
     """The model with all functions written out and every node named; those that hold a layer's weights by number.
 
-    The runtime keeps the names of nodes when it fuses them, so its optimized network tells which node was which.
+    The runtime keeps the names of nodes when it fuses them, so its optimized network tells which node was which. A
+    layer whose input takes two bytes has two products, one right after the other; what adds and scales exact sums is
+    its own.
     """
     from onnx import inliner
 
     plain = inliner.inline_local_functions(model)
     makers = {output: node for node in plain.graph.node for output in node.output}
     stored = {tensor.name for tensor in plain.graph.initializer}
-    count = 0
+    count, before, tags = 0, None, dict[str, str]()
     for at, node in enumerate(plain.graph.node):
-        node.name = f"node.{at}"
+        tag = None
         if node.op_type in _PRODUCTS and _root(node.input[1], makers) in stored:
-            node.name = f"layer.{count}"
-            count += 1
+            count += before is None or _operands(before) != _operands(node)
+            tag = f"layer.{count - 1}"
+        elif node.op_type in _SCALING:
+            moving = {tags.get(name) for name in node.input if _root(name, makers) == plain.graph.input[0].name}
+            tag = moving.pop() if len(moving) == 1 else None
+        node.name = f"node.{at}" if tag is None else f"{tag}.{at}"
+        tags |= {} if tag is None else dict.fromkeys(node.output, tag)
+        before = node
     if count != layers:
         raise ExportError(f"{count} products with weights were written for {layers} layers. Please report it.")
     return plain
+
+
+def _operands(node: NodeProto) -> tuple[str, list[str]]:
+    """What is done, and with which weights."""
+    return node.op_type, list(node.input[1:2])
 
 
 def _root(name: str, makers: Mapping[str, NodeProto]) -> str:

@@ -137,7 +137,8 @@ def adapted(graph: IntegerGraph, cpu: Cpu, *, strict: bool = False) -> Adapted:
 
     For `any`, 8-bit layers that could saturate are narrowed: the fast kernels then are exact on every processor. Layers
     stay as they are, and are multiplied as uint8, where that would change their weights by more than `NARROWED_ERROR`,
-    and where there is little to gain: the smallest, up to 2 % of the network's products together.
+    where their inputs have more than 8 bits, and where there is little to gain: the smallest, up to 2 % of the
+    network's products together.
 
     Args:
         graph: the integer graph.
@@ -151,8 +152,11 @@ def adapted(graph: IntegerGraph, cpu: Cpu, *, strict: bool = False) -> Adapted:
         return Adapted(graph, {}, kept)
     spared, kept, found = _smallest(graph, heavy), {}, {}
     for name, ops in heavy.items():
+        wide = any(container(op.x, graph.grid(op.x)).wide for op in ops)
         for op in ops:
-            if op.weight_bits != 8:
+            if wide:
+                kept[op.name] = "weights beside inputs of more than 8 bits are not rounded again"
+            elif op.weight_bits != 8:
                 kept[op.name] = f"weights of {op.weight_bits} bits are not rounded again"
             elif name in spared:
                 kept[op.name] = "it is one of the smallest layers, and wider steps would gain little"
@@ -201,7 +205,7 @@ def _calls(graph: IntegerGraph) -> dict[str, list[g.Weighted]]:
 
 def _largest(graph: IntegerGraph, ops: list[g.Weighted]) -> int:
     """Largest stored integer of any of their inputs."""
-    return max(container(op.x, graph.grid(op.x)).largest for op in ops)
+    return max(container(op.x, graph.grid(op.x)).largest_byte for op in ops)
 
 
 def _smallest(graph: IntegerGraph, layers: dict[str, list[g.Weighted]]) -> set[str]:

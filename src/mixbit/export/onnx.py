@@ -71,6 +71,8 @@ class OnnxLayer:
     """Why and by how much the weights differ from those of the network; None if they do not."""
     needs_vnni: str | None = None
     """Why the layer can go wrong on processors without VNNI; None if it cannot."""
+    apart: str | None = None
+    """Why the two bytes of its input are multiplied apart, which takes twice the time; None of an input of a byte."""
     again: str | None = None
     """The earlier layer whose weights these are, where a layer is called again; the file holds them once."""
 
@@ -248,6 +250,7 @@ def _layer(layer: PrintedLayer, held: Adapted, again: str | None) -> OnnxLayer:
         unsigned=None if layer.signed else _why_saturating(layer) + (f"; {kept}" if kept else ""),
         narrowed=None if narrowed is None else _why_narrowed(narrowed),
         needs_vnni=_why_saturating(layer) if layer.needs_vnni else None,
+        apart=None if layer.wide_input is None else _why_apart(layer.wide_input),
         again=again,
     )
 
@@ -259,6 +262,10 @@ def _why_saturating(layer: PrintedLayer) -> str:
         f"two products of one channel can reach {worst} * {layer.largest_input}, and as int8 their sum saturates at 16 "
         "bits on x86 processors without VNNI"
     )
+
+
+def _why_apart(largest: int) -> str:
+    return f"its input reaches {largest}, so its high and its low byte are multiplied apart, and all sums are exact"
 
 
 def _why_narrowed(found: Narrowed) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "mean_factor",
     "quantize",
     "saturate",
+    "sum_terms",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -248,14 +249,24 @@ def _add_float32(a: Array, b: Array, grids: tuple[Grid, Grid, Grid]) -> Array:
     """As the x86-64 build of ONNX Runtime has it, on the integers of its unsigned containers.
 
     `a r_a + (b r_b + c)` with `c = y_zero - (r_a a_zero + r_b b_zero)`. All sums but that with `y_zero` are fused
-    multiply-adds, which round once: here in float64, which holds the product of a 24-bit factor and an 8-bit integer.
+    multiply-adds, which round once: here in float64, which holds the product of a 24-bit factor and a 16-bit integer.
     """
-    ratio_a, ratio_b = (np.float32(grid.scale) / np.float32(grids[2].scale) for grid in grids[:2])
-    zero_a, zero_b, zero = (np.float32(grid.zero_point - grid.base) for grid in grids)
-    constant = zero - _fused(zero_a, ratio_a, zero_b * ratio_b)
+    ratio_a, ratio_b, constant = sum_terms(*grids)
     total = _fused(a - grids[0].base, ratio_a, _fused(b - grids[1].base, ratio_b, constant))
-    found: Array = np.rint(total).astype(np.int64) - int(zero)
+    found: Array = np.rint(total).astype(np.int64) - (grids[2].zero_point - grids[2].base)
     return found
+
+
+def sum_terms(first: Grid, second: Grid, result: Grid) -> tuple[np.float32, np.float32, np.float32]:
+    """`r_a`, `r_b` and `c` of the `float32` sum `a r_a + (b r_b + c)` of stored integers.
+
+    >>> grid = Grid(scale=0.5, zero_point=0, qmin=-8, qmax=7)
+    >>> [float(one) for one in sum_terms(grid, grid, Grid(scale=1.0, zero_point=0, qmin=0, qmax=15))]
+    [0.5, 0.5, -8.0]
+    """
+    ratio_a, ratio_b = (np.float32(grid.scale) / np.float32(result.scale) for grid in (first, second))
+    zero_a, zero_b, zero = (np.float32(grid.zero_point - grid.base) for grid in (first, second, result))
+    return ratio_a, ratio_b, np.float32(zero - _fused(zero_a, ratio_a, zero_b * ratio_b))
 
 
 def _fused(integers: Any, ratio: Any, rest: Any) -> Any:

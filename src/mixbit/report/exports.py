@@ -76,8 +76,8 @@ def _layers_table(file: OnnxFile) -> Table:
 
 def _why(layer: OnnxLayer) -> str:
     """Why a layer is not held or multiplied as the policy alone would have it."""
-    reasons = (layer.widened, layer.narrowed, layer.unsigned, layer.needs_vnni)
-    return next((reason for reason in reasons if reason), "")
+    reasons = (layer.widened, layer.narrowed, layer.unsigned, layer.needs_vnni, layer.apart)
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _bytes_table(file: OnnxFile) -> Table:
