@@ -266,12 +266,13 @@ class BatchQuant(Quantizer):
         Raises:
             MixbitError: several bit-widths, or no statistics.
 
+        >>> from mixbit.quantizers import find_rule
         >>> quantizer = BatchQuant([3], signed=False, batched=True)
-        >>> quantizer.initialise(torch.tensor([[[-1.0, 5.0]], [[-3.0, 3.0]]]).transpose(0, 1), None)
-        >>> _ = quantizer.theta.data.fill_(0.7), quantizer.delta.data.fill_(-0.3)
+        >>> quantizer.initialise(torch.tensor([[[-1.0, 5.0]], [[-3.0, 3.0]]]).transpose(0, 1), find_rule("lsq"))
+        >>> _ = quantizer.theta.data.fill_(0.7), quantizer.delta.data.fill_(-0.25)
         >>> plain, moved = quantizer.fold()
         >>> plain.steps.item(), plain.zero_points.item(), moved
-        (0.6157..., 2.0, 0.3000...)
+        (0.6157..., 2.0, 0.25)
         """
         if len(self.bits) > 1:
             raise MixbitError(
