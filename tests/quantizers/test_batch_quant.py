@@ -271,7 +271,7 @@ def test_batches_of_one_sample_are_refused() -> None:
         observed(batch_quant(4), X, X)
 
 
-@pytest.mark.parametrize(("samples", "told"), [(2, True), (5, False), (16, False), (32, True)])
+@pytest.mark.parametrize(("samples", "told"), [(2, True), (5, False), (16, False), (20, True), (32, True)])
 def test_batches_far_from_those_of_training_are_warned_of(samples: int, told: bool) -> None:
     quantizer = batch_quant(4)
     for size in (8, 3):  # a shorter last one is none
@@ -282,6 +282,29 @@ def test_batches_far_from_those_of_training_are_warned_of(samples: int, told: bo
         observed(quantizer, normal(samples, 3), normal(1, 3))  # one sample of many makes no small batch
     found = [str(one.message) for one in caught]
     assert bool(found) == told and all("trained on batches of 8" in text for text in found)
+
+
+def test_ranks_add_their_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one saw 6 samples from -4 to 8."""
+    other = torch.tensor([[-24.0, 48.0, 6.0, 36.0]], dtype=torch.float64)
+    monkeypatch.setattr("mixbit._distributed.sum_", lambda tensors: [one.add_(other) for one in tensors])
+    quantizer = observed(batch_quant(4), X.expand(2, 2, 1, 4))
+    assert (quantizer.lows.item(), quantizer.highs.item()) == pytest.approx((-3.5, 7.0))
+
+
+def test_it_takes_negative_inputs_and_numbers_without_a_batch() -> None:
+    assert BatchQuant.signed_inputs and BatchQuant.affine
+    quantizer = batch_quant(4)
+    assert quantizer(torch.tensor(-3.0)).item() == pytest.approx(-3.0) and quantizer.trained_on.tolist() == [1]
+
+
+def test_all_is_float32_whatever_the_default_is() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        state = batch_quant(4).double().state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
 
 
 def test_a_look_without_gradients_is_no_training() -> None:
@@ -387,14 +410,15 @@ def test_one_range_a_tensor() -> None:
 @pytest.mark.parametrize(("bits", "delta"), [(1, 0.1), (3, -0.3), (8, 0.45)])
 def test_the_folded_form_is_plain_and_affine(bits: int, delta: float, signed: bool) -> None:
     """By hand: `s / gamma` and the rounded zero point."""
-    quantizer = with_range(batch_quant(bits, theta=0.7, delta=delta, signed=signed), -2.0, 4.0)
-    plain, moved = quantizer.fold()
+    quantizer = batch_quant(bits, theta=0.7, delta=delta, signed=signed, gradient_scale="numel")
+    plain, moved = with_range(quantizer, -2.0, 4.0).fold()
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed and bits > 1 else (0, 2**bits - 1)
     s, gamma = 6 / (high - low), 1.392045
     zero = low - round(-2 / s)
     assert type(plain) is Quantizer and plain.steps.item() == pytest.approx(s / gamma, rel=1e-6)
     assert plain.zero_points.item() == min(max(round(zero + delta), low), high) == zero
     assert moved == pytest.approx(abs(delta), abs=1e-5) and plain.fault() is None and not plain.training
+    assert plain.batched and plain.gradient_scale == "numel"
     x = normal(4, 3)
     by_hand = ((x / plain.steps.detach()).round() + zero).clamp(low, high).sub(zero) * plain.steps.detach()
     torch.testing.assert_close(plain(x).detach(), by_hand)
