@@ -50,6 +50,15 @@ def test_other_ways_to_write_it(rounding: Rounding, packed: bool) -> None:
     assert torch.equal(found.logits(x), ExecutorPredictor(graph, SPACE).logits(x))
 
 
+def test_weights_of_one_bit_are_predicted_with_as_they_are_exported_by_default() -> None:
+    b = Builder((3, 5, 4), seed=2)
+    x = b.conv(b.conv(b.first, 5, weight_bits=1), 10, groups=5, weight_bits=1)
+    graph = rounded(b.finish(b.linear(b.flatten(x), 3, weight_bits=1, bits=None)), "single")
+    inputs = torch.from_numpy(b.samples)
+    found = CPredictor(graph, options=COptions(kernels="dsp"), flags=("-O0",))
+    assert torch.equal(found.logits(inputs), ExecutorPredictor(graph).logits(inputs))
+
+
 @pytest.mark.parametrize("last", ["convolution", "linear"])
 def test_outputs_of_several_dimensions_come_back_in_the_order_of_the_reference(last: str) -> None:
     """A device has the channels of its last layer innermost."""
