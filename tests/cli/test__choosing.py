@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import typer
 
-from mixbit import cli, report
+from mixbit import cli, report, runs
 from mixbit.allocation import AllocationSettings
 from mixbit.cost import Budget, LatencyTable, LayerBits
 from mixbit.export.c import COptions, footprint
@@ -178,6 +178,13 @@ def picked(*words: str | Path) -> str:
     return str(Policy.load(tiny.place() / "picked.json").layers["left"])
 
 
+def taken_to(words: list[str]) -> Path | None:
+    """Where the picked network is written to."""
+    with mock.patch.object(runs, "take", return_value={}) as take:
+        typed("front", front(), "--budget", "bitops=4x4", *words)
+    return take.call_args.args[1] if take.called else None
+
+
 def of_front(key: str) -> Any:
     return lambda words: handed("pick", "front", "f", *words)[key]
 
@@ -186,6 +193,7 @@ class TestFrontOptions(OptionCases):
     owner = "mixbit front"
     options = flags_of(COMMANDS.commands["front"])
     rows = (
+        OptionRow("--take", ([], ["--take", "r"]), taken_to, lambda a, b: (a, b) == (None, Path("r"))),
         OptionRow("source", ("f", "g/front.json"), lambda v: handed("pick", "front", v)["source"],
                   exactly(Path("f"), Path("g/front.json"))),
         OptionRow("--budget", ("bitops=2x2", "bitops=8x8"), lambda v: picked("--budget", v), exactly("W2A2", "W4A4")),

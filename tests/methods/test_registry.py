@@ -40,12 +40,12 @@ COSTS = {
     },
     "gradient": {"fit", "mpq-co"},
     "curvature": {"hawq-v2", "hawq-v3"},
-    "training": {"limpq"},
+    "training": {"limpq", "qfa"},
 }
 
 
 def test_every_method_says_what_it_ends_in() -> None:
-    assert methods.names(kind="policy") == ["random-search"] and methods.names(kind="front") == ["uniform-front"]
+    assert methods.names(kind="policy") == ["random-search"] and methods.names(kind="front") == ["qfa", "uniform-front"]
     assert {*methods.names()} == {one for kind in ("score", "policy", "front") for one in methods.names(kind=kind)}
     assert methods.names("random*", kind="score") == ["random"] and methods.info("random-search").kind == "policy"
 

@@ -167,6 +167,9 @@ def front(
         Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="HTML", help="the front as a plot, for a browser")] = None,
+    take: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="the picked network with the front's weights, as a run folder")
+    ] = None,
 ) -> None:
     """Show a front of policies, and pick the best within a budget."""
     from mixbit import report, runs
@@ -181,8 +184,10 @@ def front(
         screen.show(report.budget_table(done.budget, done.costs, done.limits))
     if plot is not None:
         files[report.front_plot(done.front, plot, done.policy)] = "the metric against costs, for a browser"
+    if take is not None:
+        files |= runs.take(done, take)
     screen.files(files)
-    screen.next(report.after_front(source, done))
+    screen.next(report.after_front(source, done) if take is None else ["mixbit", "export", str(take)])
 
 
 latency_app = typer.Typer(help="Measured times of a network's layers, for budgets in time.", no_args_is_help=True)

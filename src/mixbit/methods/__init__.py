@@ -7,6 +7,7 @@ from mixbit.methods.limpq import Limpq, LimpqInit
 from mixbit.methods.map_size import MapSize
 from mixbit.methods.mpq_co import MpqCo
 from mixbit.methods.one_at_a_time import OneAtATime
+from mixbit.methods.qfa import Qfa
 from mixbit.methods.random_scores import RandomScores
 from mixbit.methods.random_search import RandomSearch
 from mixbit.methods.registry import (
@@ -46,6 +47,7 @@ __all__ = [
     "MpqCo",
     "OneAtATime",
     "PolicyMethod",
+    "Qfa",
     "RandomScores",
     "RandomSearch",
     "ScoreMethod",

@@ -14,6 +14,7 @@ from mixbit.runs.picking import Picked, pick
 from mixbit.runs.searching import Searched, search
 from mixbit.runs.stressing import Profile, StressSettings, stress
 from mixbit.runs.subject import Outcome, Subject
+from mixbit.runs.taking import take
 from mixbit.runs.training import Trained, train
 from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
 
@@ -57,6 +58,7 @@ __all__ = [
     "read_comparison",
     "search",
     "stress",
+    "take",
     "train",
     "transfer",
     "verify",

@@ -67,8 +67,13 @@ class SupernetConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        self.quantizers()
         if len(self.bits) < 2 or len(set(self.bits)) != len(self.bits):
             raise MixbitError(f"bits={list(self.bits)} of a supernet. Legal: at least two bit-widths, none twice.")
+
+    def quantizers(self) -> QuantizeConfig:
+        """How layers are quantized."""
+        return QuantizeConfig(per_channel=self.per_channel, activations=self.activations)
 
     @property
     def lowest(self) -> int:
@@ -99,7 +104,7 @@ def build_supernet(task: Task, config: SupernetConfig) -> nn.Module:
         MixbitError: no layer is left to be elastic, or a norm that has no copies.
     """
     model = copy.deepcopy(task.model)
-    attach(model, task.network, _options(task.network, config), _quantizers(config))
+    attach(model, task.network, _options(task.network, config), config.quantizers())
     if not elastic_layers(model):
         raise MixbitError("no layer of the network has a choice of bits. Set first_last=True.")
     make_switchable(model, task.example(), config.norms)
@@ -111,10 +116,6 @@ def _options(network: Network, config: SupernetConfig) -> dict[str, tuple[Sequen
     pinned = {} if config.first_last else resolve_pins(network)
     ends = {name: ([bits.weight_bits or 8], [bits.activation_bits or 8]) for name, bits in pinned.items()}
     return {layer.name: ends.get(layer.name, (config.bits, config.bits)) for layer in network.layers}
-
-
-def _quantizers(config: SupernetConfig) -> QuantizeConfig:
-    return QuantizeConfig(per_channel=config.per_channel, activations=config.activations)
 
 
 def elastic_layers(model: nn.Module) -> list[str]:

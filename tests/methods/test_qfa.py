@@ -1,0 +1,244 @@
+"""Evolution in a network that was trained at all bit-widths: genes, limits, quality, and the weights of the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from mixbit.allocation import project
+from mixbit.cost import Budget, LayerBits
+from mixbit.errors import DataError, InfeasibleBudget, MixbitError
+from mixbit.evaluation import evaluate
+from mixbit.methods import FrontMethod, Qfa, qfa
+from mixbit.methods.qfa import _Genes
+from mixbit.policy import Front, Terms
+from mixbit.quantization import quantizers
+from mixbit.supernet import SubnetJudge, build_supernet, select
+from mixbit.task import Task
+from mixbit.testing.methods import FrontMethodCases
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from tests.supernet import nets
+from tests.tasks import tiny_task
+
+SHORT = {"bits": (8, 4, 2), "epochs": 1, "batch_size": 16, "passes": 2, "population": 4, "generations": 2,
+         "calibration_images": 16, "statistics_images": 32, "distill": 0.0}  # fmt: skip
+
+
+def short(**more: Any) -> Qfa:
+    return Qfa(**{**SHORT, **more})
+
+
+def untrained(**more: Any) -> Front:
+    """The evolution alone, in the network as it was built."""
+    with mock.patch.object(qfa, "train"):
+        return short(**more).search(tiny_task(), quiet=True)
+
+
+class TestContract(FrontMethodCases):
+    def method(self, seed: int) -> FrontMethod:
+        return short(seed=seed, held_out=0.4, population=8, generations=3)
+
+    def task(self) -> Task:
+        return tiny_task()
+
+
+def test_genes_are_weights_of_layers_and_tensors_and_come_back() -> None:
+    network = tiny_task().network
+    genes = _Genes(network, short(bits=(8, 2, 4)))
+    tensors = {layer.input_tensor for layer in genes.free}
+    assert genes.options == (3,) * (len(genes.free) + len(tensors)) and genes.bits == [2, 4, 8]
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        genome = random.integers(0, 3, len(genes.options))
+        layers = genes.layers(genome)
+        assert list(layers) == [layer.name for layer in network.layers]
+        assert np.array_equal(genes.genome(layers), genome)
+        assert all(layers[name] == bits for name, bits in genes.pins.items())
+    start = [genes.layers(row) for row in genes.uniform()]
+    free = [layer.name for layer in genes.free]
+    assert [start[at][free[0]] for at in (0, 1, 8)] == [LayerBits(2, 2), LayerBits(2, 4), LayerBits(8, 8)]
+    assert len(start) == 9 and all(len({one[name] for name in free}) == 1 for one in start)
+
+
+def test_a_genome_beyond_the_limits_becomes_the_nearest_within_and_others_stay() -> None:
+    network = tiny_task().network
+    genes = _Genes(network, short(limits=("bitops=4x4",)))
+    budget = Budget.parse(["bitops=4x4"])
+    limit = Terms().limits(network, budget)["bitops"]
+    most, least = np.full(len(genes.options), 2), np.zeros(len(genes.options), dtype=np.int64)
+    assert genes.repair(least) is least
+    repaired = genes.layers(genes.repair(most))
+    assert Terms().costs(network, repaired).bitops <= limit < Terms().costs(network, genes.layers(most)).bitops
+    wished = {layer.name: (8.0, 8.0) for layer in genes.free}
+    assert repaired == project(network, wished, budget, bits=[2, 4, 8]).layers
+
+
+def test_the_front_is_not_to_be_beaten_and_its_quality_is_the_judges() -> None:
+    more = {"held_out": 0.4, "population": 8, "generations": 3}
+    front = untrained(**more)
+    losses = [point.quality["loss"] for point in front.points]
+    costs = [point.costs["bitops"] for point in front.points]
+    assert costs == sorted(costs) and losses == sorted(losses, reverse=True) and len(set(losses)) == len(losses) > 1
+    task, method = tiny_task(), short(**more)
+    part, held = method.parts(task)
+    model = build_supernet(part, method.supernet())
+    judge = method.judge(model, part, held)
+    for point in (front.points[0], front.points[-1]):
+        assert judge(point.layers).loss == pytest.approx(point.quality["loss"], rel=1e-5)
+    assert front.measured.on == f"{len(held)} training images that trained nothing (seed 0)"
+
+
+def test_limits_hold_for_all_that_is_evaluated() -> None:
+    network, seen_bits = tiny_task().network, []
+    call = SubnetJudge.__call__
+
+    def spy(self: SubnetJudge, layers: Any) -> Any:
+        seen_bits.append(layers)
+        return call(self, layers)
+
+    with mock.patch.object(SubnetJudge, "__call__", spy):
+        untrained(limits=("bitops=4x4",), generations=3)
+    limit = Terms().limits(network, Budget.parse(["bitops=4x4"]))["bitops"]
+    used = [Terms().costs(network, layers).bitops for layers in seen_bits]
+    assert len(used) > 4 and max(used) <= limit
+
+
+def test_the_weights_of_the_front_are_in_the_folder_and_give_its_numbers(tmp_path: Path) -> None:
+    task, method = tiny_task(), short()
+    front = method.search(task, run=tmp_path, quiet=True)
+    assert front.weights is not None and front.weights.path == qfa.WEIGHTS
+    model = build_supernet(task, method.supernet())
+    model.load_state_dict(load_file(tmp_path / qfa.WEIGHTS))
+    part, held = method.parts(task)
+    judge = method.judge(model, part, held)
+    point = front.points[-1]
+    select(model, point.layers)
+    assert judge(point.layers).loss == pytest.approx(point.quality["loss"], rel=1e-4)
+
+
+def test_a_sub_network_is_an_ordinary_one_with_the_quality_of_its_point(tmp_path: Path) -> None:
+    task, method = tiny_task(), short(held_out=0.4, population=8, norms="bits")
+    front = method.search(task, run=tmp_path, quiet=True)
+    held = method.parts(task)[1]
+    for point in (front.points[0], front.points[-1]):
+        model = qfa.subnet(task, front, tmp_path / qfa.WEIGHTS, point.layers)
+        assert evaluate(model, held, loss=task.objective).loss == pytest.approx(point.quality["loss"], rel=1e-4)
+        assert all(len(bank.bits) == 1 for bank in quantizers(model).values())
+    with pytest.raises(MixbitError, match="layer 'conv1' has no 3 bits. Legal: 8, 4, 2"):
+        qfa.subnet(task, front, tmp_path / qfa.WEIGHTS, {**point.layers, "conv1": LayerBits(3, 4)})
+    with pytest.raises(MixbitError, match="of 'uniform-front'. Legal: one of mixbit search qfa"):
+        qfa.settings_of(replace(front, method="uniform-front"))
+
+
+def test_a_killed_evolution_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+    whole = untrained()
+    call, done = SubnetJudge.__call__, []
+
+    def killed(self: SubnetJudge, layers: Any) -> Any:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(str(layers))
+        return call(self, layers)
+
+    with mock.patch.object(qfa, "train"):
+        with mock.patch.object(SubnetJudge, "__call__", killed), pytest.raises(KeyboardInterrupt):
+            short().search(tiny_task(), run=tmp_path, quiet=True)
+        again: list[str] = []
+        with mock.patch.object(SubnetJudge, "__call__", lambda s, bits: (again.append(str(bits)), call(s, bits))[1]):
+            found = short().search(tiny_task(), run=tmp_path, quiet=True)
+    assert found.points == whole.points and not set(done) & set(again)
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    for wrong, told in (
+        ({"costs": ()}, "Legal: one or two of bitops"),
+        ({"costs": ("bitops", "bitops")}, "Legal: one or two of bitops"),
+        ({"held_out": 1.0}, "leaves nothing to train on"),
+        ({"bits": (4,)}, "at least two bit-widths"),
+        ({"limits": ("bitop=3",)}, "Did you mean"),
+    ):
+        with pytest.raises(MixbitError, match=told):
+            short(**wrong)
+    with pytest.raises(InfeasibleBudget), mock.patch.object(qfa, "train", side_effect=AssertionError("trained")):
+        short(limits=("bitops=1",)).search(tiny_task(), quiet=True)
+    with pytest.raises(DataError):
+        short().search(nets.task(), quiet=True)
+
+
+def of_training(name: str) -> Callable[[Any], Any]:
+    return lambda value: getattr(short(**{name: value}).training(), name)
+
+
+def of_supernet(name: str) -> Callable[[Any], Any]:
+    return lambda value: getattr(short(**{name: value}).supernet(), name)
+
+
+def asked(**more: Any) -> Any:
+    """The evolution that is asked for."""
+
+    class Enough(Exception):
+        pass
+
+    found: list[Any] = []
+
+    def stop(self: Any, *args: Any, **named: Any) -> None:
+        found.append((self, named))
+        raise Enough
+
+    with mock.patch.object(qfa.Evolution, "run", stop), pytest.raises(Enough):
+        untrained(**more)
+    return found[0]
+
+
+def seeds(seed: int) -> tuple[int, int, int]:
+    """Of the evolution, the training and the supernet."""
+    return asked(seed=seed)[0].seed, short(seed=seed).training().seed, short(seed=seed).supernet().seed
+
+
+def taken(first: Any, second: Any) -> Callable[[Any, Any], bool]:
+    return lambda a, b: (a, b) == (first, second)
+
+
+SUPERNET = {"first_last": (False, True), "passes": (2, 6), "float_share": (0.0, 0.5), "norms": ("shared", "pair"),
+            "per_channel": (True, False), "activations": ("lsq", "pact"), "calibration_images": (16, 32)}  # fmt: skip
+TRAINING = {"epochs": (1, 3), "batch_size": (16, 8), "lr": (0.01, 0.1), "step_lr": (None, 0.1),
+            "weight_decay": (0.0, 0.1), "label_smoothing": (0.0, 0.1), "distill": (0.0, 0.5), "fraction": (1.0, 0.5),
+            "precision": ("float32", "bf16")}  # fmt: skip
+
+
+class TestQfaOptions(OptionCases):
+    """What the supernet and its training do with theirs is in their own tables."""
+
+    owner = Qfa
+    options = fields_of(Qfa)
+    rows = (
+        *(OptionRow(name, values, of_supernet(name), taken(*values)) for name, values in SUPERNET.items()),
+        *(OptionRow(name, values, of_training(name), taken(*values)) for name, values in TRAINING.items()),
+        OptionRow("bits", ((8, 2), (8, 4, 3)), lambda v: asked(bits=v)[0].options[0], taken(2, 3)),
+        OptionRow("costs", (("bitops",), ("weight_bytes", "activation_bytes")),
+                  lambda v: len(asked(costs=v)[0].objectives), taken(2, 3)),
+        OptionRow("costs", (("bitops",), ("weight_bytes",)),
+                  lambda v: [p.costs[v[0]] for p in untrained(costs=v).points],
+                  lambda a, b: a == sorted(a) and b == sorted(b)),
+        OptionRow("limits", ((), ("bitops=4x4",)), lambda v: asked(limits=v)[1]["repair"] is None, taken(True, False)),
+        OptionRow("by", ("loss", "metric"), lambda v: asked(by=v)[0].objectives[0], taken("min", "max")),
+        OptionRow("population", (4, 6), lambda v: asked(population=v)[0].population, taken(4, 6)),
+        OptionRow("generations", (2, 3), lambda v: asked(generations=v)[0].generations, taken(2, 3)),
+        OptionRow("held_out", (0.1, 0.5), lambda v: untrained(held_out=v, generations=1).measured.on.split()[0],
+                  lambda a, b: abs(int(b) - 5 * int(a)) <= 5),
+        OptionRow("statistics_images", (16, 48), lambda v: statistics(v), taken(1, 3)),
+        OptionRow("seed", (0, 1), seeds, taken((0, 0, 0), (1, 1, 1))),
+    )  # fmt: skip
+
+
+def statistics(images: int) -> int:
+    """Batches for the statistics of norms."""
+    task, method = tiny_task(), short(statistics_images=images)
+    return len(method.judge(build_supernet(task, method.supernet()), task, task.train).batches)
