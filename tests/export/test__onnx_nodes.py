@@ -164,6 +164,26 @@ def test_changes_of_scale_equal_the_reference_for_all_integers(before: int, afte
         np.testing.assert_array_equal(in_runtime(graph, x), reference(graph, x))
 
 
+@pytest.mark.parametrize("kind", ["conv", "add", "pool"])
+def test_tens_of_thousands_of_results_of_16_bits_are_right_to_the_last(kind: str) -> None:
+    """A factor whose last digit is another, or a sum that is rounded once less, moves some in a thousand of them."""
+    of: dict[str, Any] = {"bits": 16, "signed": True, "zero_point": 0}
+    b = Builder((3, 80, 80), **of)
+    b.least_scale = 1e-9  # for results that fill their range
+    x = b.conv(b.first, 3, (1, 5), weight_bits=8, **of)
+    if kind == "conv":
+        y = b.conv(x, 3, 1, weight_bits=8, **of)
+    elif kind == "add":
+        y = b.add(x, b.conv(x, 3, weight_bits=8, **of), **of)
+    else:
+        grid = b.tensors[x].grid
+        assert grid is not None
+        y = b.average_pool(x, (3, 7), stride=1, scale=0.7 * grid.scale, **of)
+    graph = b.finish(y)
+    assert len(np.unique(trace(graph, images(graph))[y])) > 20_000
+    hold(graph)
+
+
 def test_infinities_and_nan_have_the_integers_of_the_reference() -> None:
     b = Builder((40,), bits=12, zero_point=5)
     x = np.resize(np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.1], np.float32), (2, 40))
@@ -181,6 +201,8 @@ def test_weights_stay_packed_and_run_in_integer_kernels(weight_bits: int, tmp_pa
     assert [one.apart for one in found.layers] == [
         "its input reaches 65535, so its high and its low byte are multiplied apart, and all sums are exact"
     ] * 2
+    assert weight_bits == 8 or all(one.container == f"packed {weight_bits} bit" for one in found.layers)
+    assert weight_bits == 8 or all(one.unsigned is None for one in found.layers), "no product with a byte saturates"
     path = str(tmp_path / "optimized.onnx")
     load_session(build_onnx(graph).SerializeToString(), attributes={"optimized_model_filepath": path})
     import onnx

@@ -44,11 +44,14 @@ def test_a_layer_that_reads_two_bytes_owns_both_products_and_what_joins_them() -
     need("onnx")
     b = Builder((2, 5, 5), bits=16)
     y = b.conv(b.first, 3, bits=16)
-    graph = b.finish(b.linear(b.flatten(b.add(y, y, bits=8)), 2, bits=None))
+    y = b.requantize(b.add(y, y, bits=16, zero_point=9), bits=8)
+    graph = b.finish(b.linear(b.flatten(y), 2, bits=None))
     found = onnxruntime_target.OnnxRuntimeTarget().profile({"net": graph}, 1)["net"]
     owners = Counter((step.owner, step.kind) for step in found.steps)
-    assert owners["op1", "ConvInteger"] == 2 and owners["op1", "Add"] == 2
-    assert owners["op4", "QGemm"] == 1 and owners[None, "Add"] == 1, "the sum of tensors is nobody's"
+    assert owners["op1", "ConvInteger"] == 2
+    assert owners["op1", "Add"] == 3, "of both products, of the bias, and of the zero points, which leads elsewhere"
+    assert owners["op5", "QGemm"] == owners["op5", "Sub"] == 1, "a change of scale is of the layer that it leads to"
+    assert owners[None, "Add"] == 1, "the sum of tensors is nobody's"
 
 
 def test_nothing_seen_is_all_overhead() -> None:
