@@ -297,7 +297,8 @@ def test_how_many_are_given_at_once_changes_nothing_else(at_once: int | None) ->
         ({"seed": 1}, {}, "seed=0, now seed=1"),
         ({"population": 6}, {}, "population=5, now population=6"),
         ({}, {"start": [[0] * 6]}, "start="),
-        ({}, {"depends": {"limit": 9}}, "limit=8, now limit=9"),
+        ({"seed": 1}, {"depends": {"limit": 8, "seed": 0}}, "depends.seed=None, now depends.seed=0"),
+        ({}, {"depends": {"limit": 9}}, "depends.limit=8, now depends.limit=9"),
     ],
 )
 def test_a_ledger_of_another_search_is_refused(tmp_path: Path, changes: Any, more: Any, says: str) -> None:
@@ -313,7 +314,7 @@ def test_the_ledger_is_one_of_genomes_and_generations(tmp_path: Path) -> None:
     found = asked.run(weighed(0, 6, 3), ledger=path)
     settings = {
         "options": [3] * 6, "objectives": ["min", "min"], "population": 4, "crossover": 0.9, "mutation": None,
-        "seed": 0, "start": "blake2b:e4a6a0577479b2b4",
+        "seed": 0, "start": "blake2b:e4a6a0577479b2b4", "depends": {},
     }  # fmt: skip
     kept = Ledger(path, "an evolution", settings)
     assert kept["generation 1"] == found.genomes[4:].tolist()
@@ -522,6 +523,10 @@ class TestEvolution(OptionCases):
         OptionRow("mutation", (None, 0.25), new_genes, lambda a, b: a <= 2 and 8 <= b <= 12),
         OptionRow("seed", (0, 1), lambda v: found_with(seed=v).genomes, unlike),
     )  # fmt: skip
+
+
+def test_lists_are_taken_as_tuples() -> None:
+    assert Evolution(options=[3, 3], objectives=["min"]) == Evolution(options=(3, 3), objectives=("min",))  # type: ignore[arg-type]
 
 
 def test_the_same_seed_finds_the_same() -> None:

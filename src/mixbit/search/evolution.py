@@ -24,7 +24,7 @@ Genome = NDArray[np.int64]
 """`(genes,)`."""
 
 _TRIES = 10
-"""So many times a generation draws children for what it has no room filled with, and then strangers."""
+"""So often a generation draws children for the room that is left, and then as often strangers."""
 _MARGIN = 0.1
 """Of the first generation's range, by which the reference lies beyond its worst values, so that the ends count."""
 
@@ -96,7 +96,10 @@ class Evolution:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        """Check types and ranges."""
+        """Check types and ranges; lists are taken as tuples."""
+        for name in ("options", "objectives"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
         check(self, room="evolution")
         if not any(count > 1 for count in self.options):
             raise MixbitError(
@@ -135,10 +138,12 @@ class Evolution:
         Raises:
             MixbitError: the start, a repaired genome or values are not as they should be.
             StaleRun: the ledger was begun with another seed, start, or other settings; only `generations` may differ.
+
+        Several processes that search together each evaluate all genomes, and must get the same values.
         """
         check_value("at_once", at_once, Count | None, room="evolution")
         first = np.zeros((0, len(self.options)), dtype=np.int64) if start is None else self._checked(start, "The start")
-        kept = Ledger(ledger, "an evolution", {**self._settings(first), **(depends or {})})
+        kept = Ledger(ledger, "an evolution", {**self._settings(first), "depends": dict(depends or {})})
         search = _Search(self, evaluate, repair, at_once, kept)
         for found in search.generations(first):
             if on_generation is not None:
