@@ -23,7 +23,7 @@ def non_dominated(points: ArrayLike) -> NDArray[np.int64]:
     table: NDArray[Any] = np.asarray(points)
     if not len(table):
         return np.arange(0)
-    order = np.lexsort(table.T[::-1])  # what beats a row comes before it, and of equal rows the first
+    order = np.lexsort(table.T)  # what beats a row comes before it, and of equal rows the first
     ordered, alive = table[order], np.ones(len(table), dtype=bool)
     for row in range(len(ordered)):
         if alive[row]:

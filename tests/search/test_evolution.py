@@ -127,6 +127,16 @@ def test_rows_that_live_on_and_their_history() -> None:
     assert [*found.history] == sorted(found.history)
 
 
+def test_what_is_told_is_a_copy() -> None:
+    def spoil(found: Found) -> None:
+        for rows in (found.genomes, found.values, found.population):
+            rows[:] = 0
+
+    kept = found_with()
+    asked = Evolution(**{**SMALL, "population": 10, "generations": 4})
+    assert asked.run(weighed(0, 6, 3), on_generation=spoil).history == kept.history
+
+
 def test_objectives_that_are_all_equal() -> None:
     found = Evolution(**SMALL).run(lambda genomes: np.ones((len(genomes), 2)))
     assert found.front.tolist() == [0] and {*found.history} == {0.0}
@@ -421,6 +431,18 @@ def test_crowding_is_that_of_deb() -> None:
     assert crowding(np.ones((2, 2))).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_equal_values_the_earlier_row_is_the_nearer_end(seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 9, (60, 2)).astype(float)
+    wanted = np.zeros(60)
+    for column in values.T:
+        order = sorted(range(60), key=column.__getitem__)
+        for before, at, after in zip(order, order[1:], order[2:], strict=False):
+            wanted[at] += (column[after] - column[before]) / (max(column) - min(column))
+        wanted[[order[0], order[-1]]] = np.inf
+    assert crowding(values) == pytest.approx(wanted)
+
+
 def test_of_a_front_equal_rows_go_first_and_the_ends_stay() -> None:
     values = np.array([[0.0, 9], [0, 9], [1, 8], [2, 7], [5, 4], [9, 0]])
     assert thinned(values, 5).tolist() == [0, 2, 3, 4, 5]
@@ -441,6 +463,12 @@ def test_parents_win_against_who_was_drawn_beside_them() -> None:
     won = np.bincount(parents(values, 10_000, np.random.default_rng(0)), minlength=5) / 10_000
     assert won[4] == pytest.approx(1 / 25, abs=0.01)  # against itself alone
     assert won[0] == pytest.approx(won[3], abs=0.02) and won[0] > won[2] > won[4]
+
+
+def test_of_one_front_the_ends_win_all_but_among_themselves() -> None:
+    values = np.array([[at, 9.0 - at] for at in range(10)])
+    won = np.bincount(parents(values, 10_000, np.random.default_rng(0)), minlength=10) / 10_000
+    assert won[0] + won[9] == pytest.approx(1 - 0.8**2, abs=0.02)
 
 
 def test_children_have_genes_of_both_in_the_share_that_is_asked_for() -> None:

@@ -58,6 +58,12 @@ def test_points_may_be_below_zero() -> None:
     assert hypervolume([[-3, -1], [-1, -2]], [0, 0]) == 3 + 1
 
 
+def test_a_volume_is_a_float_and_does_not_overflow() -> None:
+    found = hypervolume([[0, 0, 0]], [4_000_000] * 3)
+    assert type(found) is float and found == 6.4e19
+    assert type(hypervolume([], [1])) is float
+
+
 @needs("pymoo")
 @pytest.mark.parametrize("objectives", [2, 3])
 def test_a_volume_is_that_of_pymoo(objectives: int) -> None:
@@ -76,6 +82,8 @@ def test_a_volume_is_that_of_pymoo(objectives: int) -> None:
         ([[1, 2, 3, 4]], [5] * 4, r"reference has the shape \(4,\). Legal: one number an objective, 1 to 3"),
         ([[1, 2]], 3, r"reference has the shape \(\)"),
         ([[1, 2], [1, np.nan]], [3, 3], r"No volume can be told of \[1.0, nan\]. Legal: finite"),
+        ([[1, 2], [3]], [3, 3], "no table of numbers: .*Legal: numbers"),
+        ([[1, 2]], ["a", 3], "no table of numbers: could not convert"),
         ([[1, 2]], [3, np.inf], r"No volume can be told of \[3.0, inf\]"),
     ],
 )

@@ -228,7 +228,7 @@ class _Search:
                 genomes=self.genomes.copy(),
                 values=self.values.copy(),
                 front=front,
-                population=population,
+                population=population.copy(),
                 history=history,
                 reference=tuple((reference * self.signs).tolist()),
             )

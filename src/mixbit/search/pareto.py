@@ -24,15 +24,17 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
         reference: `(m,)`.
 
     Raises:
-        MixbitError: another shape, or numbers that are not finite.
+        MixbitError: another shape, or what is no finite number.
 
     >>> hypervolume([[1, 3], [2, 1], [3, 3]], [4, 4])           # 1 x 1 and 2 x 3
     7.0
     >>> hypervolume([[0, 0, 1], [1, 1, 0]], [2, 2, 2])          # 2 x 2 x 1 and 1 x 1 x 2, with 1 in common
     5.0
     """
-    corner = np.asarray(reference, dtype=np.float64)
-    table = np.asarray(points, dtype=np.float64)
+    try:
+        corner, table = np.asarray(reference, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as cause:
+        raise MixbitError(f"The points or their reference are no table of numbers: {cause}. Legal: numbers.") from cause
     if corner.ndim != 1 or not 1 <= len(corner) <= MOST_OBJECTIVES:
         raise MixbitError(
             f"The reference has the shape {corner.shape}. Legal: one number an objective, 1 to {MOST_OBJECTIVES}."
