@@ -72,7 +72,7 @@ def survivors(values: Values, room: int) -> Indices:
     >>> survivors(np.array([[3.0, 3], [1, 2], [2, 1], [2, 2]]), 3).tolist()
     [1, 2, 3]
     """
-    rank, found = ranks(values), np.arange(0)
+    rank, found = ranks(values), np.zeros(0, dtype=np.int64)
     for front in range(int(rank.max()) + 1):
         members = np.flatnonzero(rank == front)
         if len(found) + len(members) > room:

@@ -268,7 +268,7 @@ class _Search:
         """Add those that are new, before and after repair."""
         for genome in genomes:
             if self.repair is not None and genome.tobytes() not in self.known:
-                repaired = np.asarray(self.repair(genome.copy()))
+                repaired = np.asarray(self.repair(genome))
                 genome = self.asked._checked(repaired[None], "A repaired genome")[0]
             if genome.tobytes() not in self.known:
                 found.setdefault(genome.tobytes(), genome)
