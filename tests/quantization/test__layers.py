@@ -408,3 +408,23 @@ def test_weights_are_put_back_where_a_forward_of_ones_own_fails() -> None:
     with pytest.raises(RuntimeError):
         layer(torch.randn(2, 7, 5, 5))
     assert layer.weight is weight and layer.bias is bias
+
+
+def test_attention_takes_samples_of_other_activation_bits_but_one_bit_width_of_weights() -> None:
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(3, 4, 8)
+    banks = [Quantizer([8, 2], signed=True, channels=24), Quantizer([8, 2], signed=True, batched=True)]
+    for bank, tensor in zip(banks, (attention.in_proj_weight, x), strict=True):
+        bank.initialise(tensor, find_rule("lsq"))
+    put_on(attention, *banks)
+    wanted = []
+    for at, row in enumerate((0, 1, 1)):
+        banks[0].use_row(1)
+        banks[1].use_row(row)
+        wanted.append(attention(x[at : at + 1], x[at : at + 1], x[at : at + 1])[0])
+    banks[0].select_samples(torch.tensor([1, 1, 1]))
+    banks[1].select_samples(torch.tensor([0, 1, 1]))
+    torch.testing.assert_close(attention(x, x, x)[0], torch.cat(wanted))
+    banks[0].select_samples(torch.tensor([1, 0, 1]))
+    with pytest.raises(MixbitError, match="give the weight of this layer the same bits in all samples"):
+        attention(x, x, x)

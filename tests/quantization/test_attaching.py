@@ -40,7 +40,7 @@ from mixbit.quantization import (
 )
 from mixbit.quantization._layers import QuantizedLayer
 from mixbit.quantizers import ActivationKind, BatchQuant, Quantizer, WeightKind, find_rule
-from mixbit.supernet import select
+from mixbit.supernet import Mixture, PerSample, make_switchable, select
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from mixbit.training import TrainConfig, train
 from mixbit.training._optim import make_optimizer
@@ -150,6 +150,23 @@ def test_calibration_leaves_batch_norm_and_mode_alone() -> None:
     before = model[1].running_mean.clone()
     calibrate(model, [X, X + 1])
     assert torch.equal(model[1].running_mean, before) and not model.training
+
+
+def test_calibration_sets_aside_the_bits_of_each_sample_and_puts_them_back() -> None:
+    model, network = small_net().eval(), small_network()
+    attach(model, network, dict.fromkeys(("0", "7"), ((4, 2), (4, 2))))
+    make_switchable(model, X)
+    calibrate(model, [X[:5]])
+    wanted = {name: bank.steps.clone() for name, bank in quantizers(model).items()}
+    each, half = torch.tensor([[4, 2], [2, 4], [4, 4]]), torch.tensor([0.5, 0.5])
+    for again in (PerSample(["0", "7"], each), Mixture({"7": (half, half)})):
+        select(model, again)
+        expected = model(X[:3])
+        with pytest.raises(MixbitError, match="several bits in use at once"):
+            calibrate(model, [X[:5]], every_row=False)
+        calibrate(model, [X[:5]])
+        assert torch.equal(model(X[:3]), expected)
+        assert all(torch.equal(bank.steps, wanted[name]) for name, bank in quantizers(model).items())
 
 
 def test_several_batches_are_averaged() -> None:

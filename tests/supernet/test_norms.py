@@ -14,7 +14,7 @@ from mixbit.evaluation import reestimate_batch_norm
 from mixbit.network import capture
 from mixbit.quantization import attach, calibrate
 from mixbit.quantizers import SampleRows
-from mixbit.supernet import select
+from mixbit.supernet import select, settle
 from mixbit.supernet.norms import SwitchableBatchNorm, make_switchable
 
 X = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -181,3 +181,34 @@ def test_norms_within_parents_are_replaced_where_they_are() -> None:
     attach(model, network, {"0.0": ((8, 2), (8, 2))})
     assert make_switchable(model, X) == {"0.1": "0.0", "1": "0.0"}
     assert isinstance(model[0][1], SwitchableBatchNorm)  # type: ignore[index]
+
+
+def test_a_norm_of_two_names_is_one_norm() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.first = self.second = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.two(self.first(self.one(x))))  # type: ignore[no-any-return]
+
+    model = Twice().eval()
+    attach(model, capture(model, X), {name: ([8, 4], [8, 4]) for name in ("one", "two")})
+    make_switchable(model, X)
+    assert isinstance(model.second, SwitchableBatchNorm) and model.first is model.second
+    calibrate(model, [X])
+    settle(model)
+    assert type(model.second) is nn.BatchNorm2d and model.first is model.second
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_sample_alone_at_its_bits_has_no_variance_to_train_with(training: bool) -> None:
+    norm = SwitchableBatchNorm(nn.BatchNorm1d(3), "fc", [(8,), (4,)]).train(training)
+    norm.select_samples(SampleRows.of(torch.tensor([0, 0, 1])))
+    if training:
+        with pytest.raises(MixbitError, match=r"behind layer 'fc' sees one sample alone with bits \(4,\)"):
+            norm(X[:3, :, 0, 0])
+    else:
+        assert norm(X[:3, :, 0, 0]).shape == (3, 3)
+    assert norm(X[:3]).shape == X[:3].shape

@@ -198,6 +198,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a sample's bits": (PerSample(("conv1",), torch.tensor([[4], [6]])), "layer 'conv1' has no 6 bits"),
     "a mixture over norms": (Mixture({"conv1": (torch.ones(3), None)}), "layer 'conv1' has norms a bit-width"),
     "a mixture's shape": (Mixture({"head": (torch.ones(2), None)}), r"shape \(2,\). Legal: \(3,\)"),
+    "a sample's layer twice": (PerSample(("head", "head"), torch.full((6, 2), 4)), "layer 'head' is named twice"),
+    "a list for a tensor": (PerSample(("head",), [[4]]), "bits of list for 1 layers"),  # type: ignore[arg-type]
+    "truth values for bits": (PerSample(("head",), torch.ones(6, 1, dtype=torch.bool)), "dtype torch.bool for 1"),
+    "bits without their class": ({"head": (4, 4)}, r"layer 'head': \(4, 4\) are no bits. Legal: LayerBits"),
+    "a mixture's list": (Mixture({"head": ([1.0, 0, 0], None)}), "Legal: a pair of tensors"),  # type: ignore[dict-item]
+    "one side of a mixture": (Mixture({"head": torch.ones(3)}), "Legal: a pair of tensors"),  # type: ignore[dict-item]
     "no selection": ("4", "str is no selection. Legal: Uniform"),
 }
 
@@ -248,3 +254,67 @@ def test_a_copy_has_banks_of_its_own() -> None:
     twin = copy.deepcopy(model)
     select(twin, 2)
     assert bits_of(model) == [(4, 4)] * 3 and bits_of(twin) == [(2, 2)] * 3
+
+
+@pytest.mark.parametrize("around", [nn.Sequential, nn.DataParallel], ids=["a part", "data parallel"])
+def test_norms_move_too_where_the_model_is_a_part_of_another(around: Callable[[nn.Module], nn.Module]) -> None:
+    model, _ = made()
+    select(model, 2)
+    wanted = model(X)
+    select(model, 8)
+    select(around(model), 2)
+    assert [int(model.bn1.row), int(model.bn2.row)] == [2, 2] and torch.equal(model(X), wanted)
+
+
+def test_a_part_that_has_norms_without_their_layers_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)))
+    attach(model, capture(model, X), {"0": ([8, 4], [8, 4]), "1.2": ([8, 4], [8, 4])})
+    make_switchable(model, X)
+    with pytest.raises(MixbitError, match="the norm '0' stands behind layer '0', which carries no quantizers here"):
+        select(model[1], 4)
+
+
+@pytest.mark.parametrize("before", ["a sample", "mixed"])
+def test_a_uniform_selection_also_ends_what_a_layer_without_a_choice_had(before: str) -> None:
+    model, _ = made("shared", head=(8,))
+    select(model, 4)
+    wanted = model(X[:2])
+    pinned = torch.full((6, 1), 8)
+    half = Mixture({"head": (torch.tensor([0.5]), torch.tensor([0.5]))})
+    select(model, PerSample(("head",), pinned) if before == "a sample" else half)
+    select(model, 4)
+    assert torch.equal(model(X[:2]), wanted)
+    settle(model)
+
+
+def test_a_side_that_stays_at_several_bits_leaves_the_norm_without_a_row() -> None:
+    model, _ = made()
+    select(model, PerSample(("conv1",), torch.tensor([[2], [4]])))
+    with pytest.raises(MixbitError, match="layer 'conv1' has several bits in use at once on the side that is to stay"):
+        select(model, {"conv1": LayerBits(8, None)})
+
+
+def test_a_copy_of_a_mixture_has_its_numbers() -> None:
+    model, _ = made("shared")
+    weights = torch.tensor([0.5, 1.0, 0.0], requires_grad=True)
+    select(model, Mixture(dict.fromkeys(ALL, (weights.softmax(0), weights.softmax(0)))))
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(X), model(X))
+    twin(X).sum().backward()
+    assert weights.grad is None
+    model(X).sum().backward()
+    assert weights.grad is not None
+
+
+def test_an_exported_program_has_the_bits_of_each_sample() -> None:
+    model, _ = made()
+    select(model, PerSample(ALL, torch.tensor([2, 8, 2, 8, 4, 2])[:, None].expand(-1, 3)))
+    program = torch.export.export(model, (X,)).module()
+    torch.testing.assert_close(program(X), model(X))
+
+
+@pytest.mark.parametrize("norms", ["shared", "bits"])
+def test_an_empty_batch_has_no_outputs(norms: str) -> None:
+    model, _ = made(norms)
+    select(model, 4)
+    assert model(X[:0]).shape == (0, 3)

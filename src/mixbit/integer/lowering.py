@@ -192,7 +192,7 @@ def _check(model: nn.Module) -> None:
     if several:
         raise ExportError(
             f"{len(several)} quantizers hold several bit-widths ({several[0]}: {list(banks[several[0]].bits)}). "
-            "Quantize with a policy, which gives every layer one."
+            "Quantize with a policy, which gives every layer one, or settle what is selected (mixbit.supernet.settle)."
         )
     without = [name for name, bank in banks.items() if bank.no_integers is not None]
     if without:

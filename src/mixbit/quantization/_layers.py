@@ -56,13 +56,15 @@ class QuantizedLayer(nn.Module):
 
     def quantize_weight(self, weight: Tensor) -> Tensor:
         """The weight as the layer uses it."""
-        if self.weight_rows() is not None:
+        bank, rows = self.weight_quantizer, self.weight_rows()
+        if rows is None or bank is None:
+            return self._shifted(weight if bank is None else bank(weight))
+        if len(rows.found) > 1:
             raise MixbitError(
                 f"{type(self).__name__} cannot have a weight bit-width a sample. Legal: convolutions and linear layers "
-                "with PyTorch's own forward; give all samples of this layer the same bits."
+                "with PyTorch's own forward; give the weight of this layer the same bits in all samples."
             )
-        quantized: Tensor = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
-        return self._shifted(quantized)
+        return self._shifted(bank.with_row(weight, rows.found[0]))
 
     def weight_rows(self) -> SampleRows | None:
         """The row of every sample, where the weight has a bit-width a sample."""

@@ -28,6 +28,7 @@ from mixbit.quantizers import (
     Pact,
     Quantizer,
     RuleName,
+    SampleRows,
     WeightKind,
     find_kind,
     find_rule,
@@ -300,7 +301,7 @@ def calibrate(
 
     Banks are calibrated at every one of their bit-widths, or only at those in use. The model runs in training mode,
     as in the first training step, with batch norms that the user froze still frozen; all statistics and modes are left
-    as they were. Several batches are averaged, and so are ranks.
+    as they were, and so is what is selected a sample or mixed. Several batches are averaged, and so are ranks.
 
     At the end the model runs once more on the first batch, in evaluation mode. Every quantizer must be called both
     times: what is attached is used. Warnings tell of inputs below zero that an unsigned quantizer clips, and of a
@@ -317,7 +318,8 @@ def calibrate(
         seed: of what the model draws meanwhile, such as dropout; the generators are then put back.
 
     Raises:
-        MixbitError: no batch, or one that is empty or that the model cannot take; numbers that are not finite; a
+        MixbitError: no batch, or one that is empty or that the model cannot take; several bits in use at once, of
+            which `every_row=False` is to take one; numbers that are not finite; a
             quantizer that was never called. The message names the layer.
     """
     layers = quantized_layers(model)
@@ -326,7 +328,7 @@ def calibrate(
     device = next(iter(model.parameters()), torch.empty(0)).device
     rounds, count = max((len(q.bits) for q in inputs), default=0) if every_row else 1, 0
     first: Any = None
-    with seeded(device, seed), Watch(model, layers) as watch:
+    with seeded(device, seed), _one_for_all(model, every_row), Watch(model, layers) as watch:
         with _calibrating(model, inputs, rule):
             for batch in inputs_of(batches, model, read):
                 watch.batch = _batch.move(batch, device)
@@ -400,13 +402,36 @@ def _select_row(model: nn.Module, row: int) -> None:
 
 
 @contextmanager
+def _one_for_all(model: nn.Module, every_row: bool) -> Iterator[None]:
+    """Set aside which bits each sample has, in banks and in norms, and what is mixed: batches here are other ones."""
+    samples = [(m, rows) for m in model.modules() if isinstance(rows := getattr(m, "rows", None), SampleRows)]
+    mixed = [(q, q.mixture) for q in quantizers(model).values() if q.mixture is not None]
+    if (samples or mixed) and not every_row:
+        raise MixbitError(
+            "calibration with every_row=False of a model that has several bits in use at once, a sample or mixed. "
+            "Select one bit-width a layer first, or calibrate every row."
+        )
+    try:
+        for module, _ in samples:
+            module.rows = None  # type: ignore[assignment]
+        for quantizer, _ in mixed:
+            quantizer.mixture = None
+        yield
+    finally:
+        for module, rows in samples:
+            module.rows = rows  # type: ignore[assignment]
+        for quantizer, mixture in mixed:
+            quantizer.mixture = mixture
+
+
+@contextmanager
 def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) -> Iterator[None]:
     """Observe in training mode; batch-norm buffers, modes and selected rows are put back afterwards.
 
     Kinds with statistics of their own make these instead of what the rule says.
     """
     buffers = {n: b.clone() for n, b in model.named_buffers() if "running_" in n or n.endswith("num_batches_tracked")}
-    rows = [(q, q.index.clone(), q.rows, q.mixture) for q in quantizers(model).values()]
+    rows = [(q, q.index.clone()) for q in quantizers(model).values()]
     for quantizer in inputs:
         quantizer.rule = find_rule(rule)
         quantizer.forget()
@@ -418,8 +443,7 @@ def _calibrating(model: nn.Module, inputs: Sequence[Quantizer], rule: RuleName) 
     finally:
         for quantizer in inputs:
             quantizer.rule = None
-        for quantizer, index, samples, mixture in rows:
+        for quantizer, index in rows:
             quantizer.index.copy_(index)
-            quantizer.rows, quantizer.mixture = samples, mixture
         for name, saved in buffers.items():
             model.get_buffer(name).copy_(saved)

@@ -319,7 +319,7 @@ class Quantizer(nn.Module):
         if self.gradient_scale == "none":
             return 0
         if self.gradient_scale == "features" and self.batched:
-            return x.numel() // x.shape[0]
+            return math.prod(x.shape[1:])  # not by division: a batch may be empty
         count = x.numel() // self.channels
         return count * _distributed.world_size() if self.batched else count  # a rank has its part of the batch
 
@@ -367,6 +367,11 @@ class Quantizer(nn.Module):
         self._seen = [0] * len(self.bits)
 
     # -- state and places
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files: a mixture's numbers go along, and what they were computed from does not."""
+        mixture = self.mixture
+        return {**self.__dict__, "mixture": mixture if mixture is None or mixture.is_leaf else mixture.detach()}
 
     def misfit(self, state: Mapping[str, Any], prefix: str = "") -> str | None:
         """Why a saved state is not one of this bank, in words, or None; one without ranges cannot be told.

@@ -73,6 +73,9 @@ class SampleRows:
             parts = torch.split(x, list(self.counts))
             return torch.cat([run(part, row) for part, row in zip(parts, self.found, strict=True)])
         apart = tuple(one.to(x.device) for one in self.apart)
+        if torch.compiler.is_exporting():  # a graph holds operators, and none that writes into memory of its own
+            done = [run(x.index_select(0, at), row) for at, row in zip(apart, self.found, strict=True)]
+            return torch.cat(done).index_select(0, torch.argsort(torch.cat(apart)))
         parts = _TakeApart.apply(x, *apart)  # type: ignore[no-untyped-call]
         done = [run(part, row) for part, row in zip(parts, self.found, strict=True)]
         return _PutBack.apply(apart, *done)  # type: ignore[no-any-return, no-untyped-call]

@@ -103,7 +103,15 @@ class SwitchableBatchNorm(_BatchNorm):
         """Normalise with the row in use, each group of samples of one row by itself."""
         if self.rows is None:
             return self._normalise(x, self.row)
-        return self.rows.each(x, lambda part, row: self._normalise(part, torch.full_like(self.row, row)))
+        return self.rows.each(x, self._of_row)
+
+    def _of_row(self, part: Tensor, row: int) -> Tensor:
+        if part.numel() == part.shape[1] and (self.training or self.running_mean is None):
+            raise MixbitError(
+                f"the norm behind layer {self.layer!r} sees one sample alone with bits {self.keys[row]}, of which "
+                "there is no variance to train with. Legal: two samples or more of the same bits, or share norms."
+            )
+        return self._normalise(part, torch.full_like(self.row, row))
 
     def _normalise(self, x: Tensor, row: Tensor) -> Tensor:
         mean, var, weight, bias = (
@@ -187,12 +195,19 @@ def make_switchable(model: nn.Module, example: Any, norms: NormRows = "bits") ->
     for name, layer in norms_after_layers(model, example).items():
         keys = _keys(layers[layer], norms)
         if len(keys) > 1:
-            parent, _, child = name.rpartition(".")
             norm = model.get_submodule(name)
             assert isinstance(norm, _BatchNorm)
-            setattr(model.get_submodule(parent), child, SwitchableBatchNorm(norm, layer, keys))
+            put_in_place(model, norm, SwitchableBatchNorm(norm, layer, keys))
             replaced[name] = layer
     return replaced
+
+
+def put_in_place(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in the place of another, under all of the names that it has."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
 
 
 def _keys(layer: QuantizedLayer, norms: NormRows) -> list[Key]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mixbit.cost import LayerBits
-from mixbit.errors import MixbitError, did_you_mean
+from mixbit.errors import MixbitError, did_you_mean, shown
 from mixbit.quantization import quantized_layers
 from mixbit.quantizers import Quantizer, SampleRows
-from mixbit.supernet.norms import SwitchableBatchNorm
+from mixbit.supernet.norms import SwitchableBatchNorm, put_in_place
 
 __all__ = ["Mixture", "PerLayer", "PerSample", "Selection", "Uniform", "select", "settle"]
 
@@ -122,8 +122,19 @@ class _Place:
             if bits is not None:
                 yield self.bank(bank), self.row(bank, bits)
         if self.norms:
-            now = (_now(self.weight, weight_bits), _now(self.inputs, activation_bits))
+            now = (self.now(self.weight, weight_bits), self.now(self.inputs, activation_bits))
             yield from ((norm, norm.row_of(*now)) for norm in self.norms)
+
+    def now(self, bank: Quantizer | None, bits: int | None) -> int | None:
+        """The bits that a side will have, for the norms."""
+        if bits is not None or bank is None:
+            return bits
+        if bank.rows is not None or bank.mixture is not None:
+            raise MixbitError(
+                f"layer {self.name!r} has several bits in use at once on the side that is to stay, and norms behind it "
+                "that need to know one. Give both sides their bits."
+            )
+        return bank.selected
 
     def bank(self, bank: Quantizer | None) -> Quantizer:
         if bank is None:
@@ -140,29 +151,37 @@ class _Place:
 _Part: TypeAlias = Quantizer | SwitchableBatchNorm
 
 
-def _now(bank: Quantizer | None, bits: int | None) -> int | None:
-    """The bits that a side will have."""
-    return bits if bits is not None or bank is None else bank.selected
-
-
 def _places(model: nn.Module) -> dict[str, _Place]:
     """Layer -> its banks and norms; found once a model, since a walk over all modules costs more than the switch."""
     known = _KNOWN.get(model)
     if known is not None and known.stands():
         return known.places
-    norms: dict[str, list[SwitchableBatchNorm]] = {}
-    for module in model.modules():
-        if isinstance(module, SwitchableBatchNorm):
-            norms.setdefault(module.layer, []).append(module)
     layers = quantized_layers(model)
     if not layers:
         raise MixbitError("the model carries no quantizers. Call mixbit.quantize, or attach banks, first.")
+    norms: dict[str, list[SwitchableBatchNorm]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, SwitchableBatchNorm):
+            norms.setdefault(_layer_before(path, module, layers), []).append(module)
     places = {
         name: _Place(name, layer.weight_quantizer, layer.input_quantizer, tuple(norms.get(name, ())))
         for name, layer in layers.items()
     }
     _KNOWN[model] = _Found(places, tuple(_children(model)))
     return places
+
+
+def _layer_before(path: str, norm: SwitchableBatchNorm, layers: Mapping[str, object]) -> str:
+    """The layer of a norm, which knows its name in the model of `make_switchable`; that may be a part of this one."""
+    parts = path.split(".")
+    for length in range(len(parts)):
+        name = ".".join([*parts[:length], norm.layer])
+        if name in layers:
+            return name
+    raise MixbitError(
+        f"the norm {path!r} stands behind layer {norm.layer!r}, which carries no quantizers here. Legal: the model "
+        "that was given to make_switchable, or one around it; a part of it has norms without their layers."
+    )
 
 
 _Child: TypeAlias = tuple[Mapping[str, nn.Module | None], str, nn.Module | None, type]
@@ -198,13 +217,15 @@ def _uniform(places: Mapping[str, _Place], wanted: Uniform) -> Iterator[tuple[_P
 
 
 def _choice(bank: Quantizer | None, bits: int) -> int | None:
-    """The bits for a bank that has a choice; None for one that has not."""
-    return bits if bank is not None and len(bank.bits) > 1 else None
+    """The bits for a bank that has a choice, and the only ones of another: no samples of an older batch stay in it."""
+    return None if bank is None else bits if len(bank.bits) > 1 else bank.bits[0]
 
 
 def _per_layer(places: Mapping[str, _Place], wanted: PerLayer) -> Iterator[tuple[_Part, int]]:
     _check_names(places, wanted.bits)
     for name, bits in wanted.bits.items():
+        if not isinstance(bits, LayerBits):
+            raise MixbitError(f"layer {name!r}: {bits!r} are no bits. Legal: LayerBits(weight_bits, activation_bits).")
         yield from places[name].moves(bits.weight_bits, bits.activation_bits)
 
 
@@ -217,12 +238,7 @@ def _check_names(places: Mapping[str, _Place], names: Mapping[str, object] | Seq
 
 def _select_samples(places: Mapping[str, _Place], wanted: PerSample) -> None:
     _check_names(places, wanted.layers)
-    bits = wanted.bits if wanted.bits.dim() == 3 else wanted.bits.unsqueeze(-1).expand(*wanted.bits.shape, 2)
-    if bits.dim() != 3 or bits.shape[1:] != (len(wanted.layers), 2) or not len(bits) or bits.is_floating_point():
-        raise MixbitError(
-            f"bits of shape {tuple(wanted.bits.shape)} and dtype {wanted.bits.dtype} for {len(wanted.layers)} layers. "
-            f"Legal: whole numbers (N, {len(wanted.layers)}) or (N, {len(wanted.layers)}, 2), N at least 1."
-        )
+    bits = _each_side(wanted)
     known: dict[tuple[int, ...], SampleRows] = {}  # layers of equal bits share what is found of them
     moves = [
         move
@@ -231,6 +247,24 @@ def _select_samples(places: Mapping[str, _Place], wanted: PerSample) -> None:
     ]
     for part, rows in moves:
         part.select_samples(rows)
+
+
+def _each_side(wanted: PerSample) -> Tensor:
+    """`(N, L, 2)`: weight bits, activation bits."""
+    given, count = wanted.bits, len(wanted.layers)
+    twice = [name for at, name in enumerate(wanted.layers) if name in wanted.layers[:at]]
+    if twice:
+        raise MixbitError(f"layer {twice[0]!r} is named twice. Legal: each layer once.")
+    if isinstance(given, Tensor):
+        bits = given if given.dim() == 3 else given.unsqueeze(-1).expand(*given.shape, 2)
+        whole = not (bits.is_floating_point() or bits.is_complex() or bits.dtype is torch.bool)
+        if bits.dim() == 3 and bits.shape[1:] == (count, 2) and len(bits) and whole:
+            return bits
+    what = f"shape {tuple(given.shape)} and dtype {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
+    raise MixbitError(
+        f"bits of {what} for {count} layers. "
+        f"Legal: whole numbers (N, {count}) or (N, {count}, 2) in a tensor, N at least 1."
+    )
 
 
 def _sample_moves(
@@ -260,6 +294,11 @@ def _mix(places: Mapping[str, _Place], wanted: Mixture) -> None:
                 f"layer {name!r} has norms a bit-width behind it, of which no mixture is made. Share the norms: "
                 'make_switchable(..., norms="shared").'
             )
+        if not isinstance(sides, tuple) or len(sides) != 2 or not all(isinstance(p, Tensor | None) for p in sides):
+            raise MixbitError(
+                f"layer {name!r}: {shown(sides)} are no probabilities. Legal: a pair of tensors, for the weight's "
+                "bit-widths and the activation's, or None in the place of one that stays."
+            )
         for bank, probabilities in zip((place.weight, place.inputs), sides, strict=True):
             if probabilities is not None:
                 own = place.bank(bank)
@@ -286,10 +325,9 @@ def settle(model: nn.Module) -> None:
         banks = [b for b in (place.weight, place.inputs) if b is not None]
         if any(bank.rows is not None or bank.mixture is not None for bank in banks):
             raise MixbitError(f"layer {place.name!r} has several bits in use at once. Select one a layer first.")
-    for path, module in list(model.named_modules()):
+    for module in list(model.modules()):
         if isinstance(module, SwitchableBatchNorm):
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.plain())
+            put_in_place(model, module, module.plain())
     for place in places.values():
         for bank in (place.weight, place.inputs):
             if bank is not None:
