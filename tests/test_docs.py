@@ -246,7 +246,7 @@ def test_pages_share_what_the_same_commands_make() -> None:
     assert not one & other  # the same search, of other weights
     assert [[page.stem for page in pages] for pages in page_groups() if len(pages) > 1] == [
         ["README", "quickstart"],
-        ["kure", "stress"],
+        ["kure", "qfa", "stress"],
     ]
 
 

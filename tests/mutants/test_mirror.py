@@ -15,7 +15,8 @@ def names(source: str) -> set[str]:
 
 
 def test_a_public_module_has_its_file_and_its_doctest() -> None:
-    assert names("training/loop.py") == {"tests/training/test_loop.py", "src/mixbit/training/loop.py"}
+    assert names("training/groups.py") == {"tests/training/test_groups.py", "src/mixbit/training/groups.py"}
+    assert names("training/loop.py") == {"tests/training/test_loop.py"}  # no doctest of its own
     assert own_tests(SRC / "methods" / "limpq.py") == [TESTS / "methods" / "test_limpq.py"]
 
 
