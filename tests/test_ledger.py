@@ -73,6 +73,25 @@ def test_the_run_that_puts_a_value_in_sees_it_as_a_later_one_does(path: Path) ->
     assert ledger.put("a", {"shape": (1, 2), 3: "x"}) == {"shape": [1, 2], "3": "x"} == ledger["a"] == opened(path)["a"]
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_caller_that_changes_what_it_got_changes_nothing_here(path: Path, on_disk: bool) -> None:
+    """Neither what is known now nor what a file that is written anew gets of it."""
+    mine: dict[str, Any] = {"loss": [0.5, [math.inf]], "of": {"images": 8}}
+    as_it_was = json.loads(json.dumps(mine))
+    ledger = opened(path if on_disk else None)
+    got = [ledger.put("a", mine), ledger["a"], ledger.get("a"), *ledger.values(), dict(ledger.items())["a"]]
+    for one in (mine, *got):
+        one["loss"][1].append(0)
+        one["loss"].append(1)
+        one["of"]["images"] = 9
+        assert ledger["a"] == as_it_was
+    assert "a" in ledger and "b" not in ledger and 1 not in ledger
+    if on_disk:
+        path.unlink()
+        ledger.put("b", 1)
+        assert dict(opened(path)) == {"a": as_it_was, "b": 1}
+
+
 @pytest.mark.parametrize("key", ["", "ключ/層", "a\nb", '"quoted"', "\udcff", "$float"])
 def test_any_text_is_a_key(path: Path, key: str) -> None:
     opened(path).put(key, 1)

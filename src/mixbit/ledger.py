@@ -47,7 +47,8 @@ class Ledger(Mapping[str, Any]):
     """Key to value, in the order in which the keys came; what is put in is in the file when `put` returns.
 
     Values are what JSON has, and come back as JSON has them, also in the run that put them in: tuples are lists, and
-    keys of objects are text. Numbers come back exactly, NaN and infinities too.
+    keys of objects are text. Numbers come back exactly, NaN and infinities too. Whoever gets a value gets a copy: to
+    change it changes nothing here.
 
     Several processes may write to one file at a time; each sees what was there when it opened it, and what it put in
     itself. The processes of one distributed run open and fill a ledger together: the first one's file counts for all,
@@ -91,7 +92,10 @@ class Ledger(Mapping[str, Any]):
             self._known = self._entries(_distributed.bytes_of_first(lambda: self._content(path, before)))
 
     def __getitem__(self, key: str) -> Any:
-        return self._known[key]
+        return _copied(self._known[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._known  # the mapping's own would copy the value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
@@ -128,7 +132,7 @@ class Ledger(Mapping[str, Any]):
             if self.path is not None and _distributed.rank() == 0:
                 self._append(self.path, line)
             self._known[key] = value
-        return value
+        return _copied(value)
 
     def forget(self, key: str) -> None:
         """Take a piece out, so that it is measured again; what is not there may be forgotten too."""
@@ -343,6 +347,13 @@ def _decoded(line: bytes, where: str) -> Any:
     except MixbitError as cause:
         raise MixbitError(f"{cause} {_AGAIN}") from None
     return _numbers(value) if _FLOAT.encode() in line else value
+
+
+def _copied(value: Any) -> Any:
+    """A value as JSON has it, with lists and objects of its own."""
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
 def _numbers(value: Any) -> Any:
