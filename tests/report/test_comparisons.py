@@ -8,7 +8,7 @@ from dataclasses import replace
 from mixbit.metric import mean_absolute_error
 from mixbit.report import comparison_line, comparison_table, comparison_tables
 from mixbit.runs import Row
-from tests.report.compared import comparison
+from tests.report.compared import comparison, judged_comparison
 
 
 def test_one_table_a_budget() -> None:
@@ -83,3 +83,35 @@ def test_where_less_is_better_the_least_stands_first_and_the_tables_say_of_what(
     unknown = replace(found, float32=replace(found.float32, metric=replace(metric, larger_is_better=None)))
     assert [one.name for one in unknown.results("bitops=3x3")] == ["fit", "mct", "sqnr", "clado"]
     assert Row.from_json(json.loads(json.dumps(rows[0].to_json()))) == rows[0]
+
+
+def test_a_supernets_judgement_has_its_columns_and_its_rank() -> None:
+    table = comparison_table(judged_comparison(), "bitops=3x3")
+    assert table.headings[:4] == ("method", "rank", "judged loss", "judged")
+    assert [row[:5] for row in table.rows] == [
+        ("float32", "", "0.0625", "97.00 %", "1.024 M"),
+        ("mct (policy file)", "1", "0.125", "90.00 %", "2.000 k"),
+        ("fit", "2", "0.25", "93.75 %", "3.000 k"),
+        ("sqnr", "2", "0.25", "93.75 %", "3.000 k"),
+        ("clado", "-", "-", "-", "-"),
+    ]
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+    told = "judged: in a trained supernet (blake2b:00ff), on 180 training images; rank by the loss. "
+    assert table.notes[0].startswith(told) and "±" not in " ".join(table.notes)
+    row = judged_comparison().rows[0]
+    assert comparison_line(row) == "bitops=3x3  fit  seed 0: judged loss 0.25, judged 93.75 %"
+
+
+def test_a_judgement_stands_beside_fine_tuning() -> None:
+    found = judged_comparison()
+    rows = tuple(replace(row, calibrated=0.5, tuned=0.75) for row in found.rows)
+    trained = replace(found, settings={"epochs": 1}, rows=rows)
+    table = comparison_table(trained, "bitops=3x3")
+    cells = [dict(zip(table.headings, row, strict=True)) for row in table.rows]
+    wanted = {"fine-tuned": "75.00 %", "calibrated": "50.00 %", "rank": "1", "judged": "90.00 %"}
+    mct = next(one for one in cells if one["method"].startswith("mct"))
+    assert wanted.items() <= mct.items() and cells[0]["calibrated"] == cells[0]["judged"] == "97.00 %"
+    assert "±" in table.notes[1]
+    metric = mean_absolute_error(unit="mm").info
+    other = replace(found, float32=replace(found.float32, metric=metric))
+    assert comparison_table(other, "bitops=3x3").notes[0] == "judged: mean absolute error, less is better."

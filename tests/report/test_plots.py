@@ -15,7 +15,7 @@ from mixbit.errors import MissingExtra
 from mixbit.metric import mean_absolute_error
 from mixbit.report import pareto_front, pareto_plot
 from tests.needs import need
-from tests.report.compared import comparison
+from tests.report.compared import comparison, judged_comparison
 
 
 def test_the_front_is_what_nothing_beats() -> None:
@@ -63,6 +63,13 @@ def test_every_point_stands_at_its_costs_and_its_mean_with_its_spread(tmp_path: 
     assert fronts["x"]["x"] == [2000, 3000, 6000] and fronts["x2"]["x"] == [250, 300, 600]
     assert fronts["x"]["y"] == fronts["x2"]["y"] == pytest.approx([88.0, 91.0, 95.0])
     assert '"y0":97.0' in (tmp_path / "compare.html").read_text().replace(" ", "")  # the float network
+
+
+def test_what_a_supernet_alone_judged_stands_at_the_metric_there(tmp_path: Path) -> None:
+    need("plotly")
+    found = traces(pareto_plot(judged_comparison(), tmp_path / "compare.html"))
+    (mct,) = (one for one in found if one["mode"] == "markers" and (one["name"], one["xaxis"]) == ("mct", "x"))
+    assert mct["y"] == pytest.approx([90.0]) and mct["text"] == ["within bitops=3x3, judged in a supernet"]
 
 
 def test_the_front_of_a_metric_goes_the_way_that_is_better(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mixbit import _io
 from mixbit.cost import LayerBits
 from mixbit.metric import MetricInfo
-from mixbit.runs import Comparison, Effort, Row, Subject, _comparison, _folder
+from mixbit.runs import Comparison, Effort, Judged, Row, Subject, _comparison, _folder
 from tests.report.compared import comparison, costs
 
 ROW = Row(
@@ -68,12 +68,27 @@ def test_the_best_stands_first_by_the_metrics_direction(larger_is_better: bool |
     assert [one.name for one in found.results("b")] == wanted
 
 
+def test_the_least_loss_in_the_supernet_ranks_first_and_orders_what_was_not_trained() -> None:
+    """Equal losses share the better place; what was fine-tuned stands by that, and keeps its rank."""
+    losses = {"c": 0.5, "a": 0.5, "b": 0.25, "d": 0.75}
+    untrained = replace(ROW, calibrated=None, tuned=None)
+    rows = [replace(untrained, name=name, judged=Judged(loss=loss, value=loss)) for name, loss in losses.items()]
+    none = replace(untrained, name="0", reason="none")
+    found = of(none, *rows).results("b")
+    assert [(one.name, one.rank) for one in found] == [("b", 1), ("a", 2), ("c", 2), ("d", 4), ("0", None)]
+    assert [one.accuracy for one in found] == [0.25, 0.5, 0.5, 0.75, None] and found[0].spread is None
+    tuned = [replace(row, tuned=losses[row.name]) for row in rows]
+    assert [(one.name, one.rank) for one in of(*tuned).results("b")] == [("d", 4), ("a", 2), ("c", 2), ("b", 1)]
+
+
 def test_one_line_a_row() -> None:
     effort = Effort(cpu_seconds=2.5, wall_seconds=3.0, images=64, forward_images=65.5, backward_images=0.0)
+    row = replace(ROW, judged=Judged(loss=0.25, value=0.875))
     failed = Row(budget="b", name="x, y", seed=2, outside=True, reason='said "no"')
-    first, second = csv.DictReader(io.StringIO(_comparison.as_csv(replace(of(ROW, failed), efforts={"fit": effort}))))
+    first, second = csv.DictReader(io.StringIO(_comparison.as_csv(replace(of(row, failed), efforts={"fit": effort}))))
     assert first == {
         "budget": "b", "name": "fit", "seed": "0", "outside": "False", "calibrated": "0.5", "tuned": "0.75",
+        "judged": "0.875", "judged_loss": "0.25",
         "bitops": "3000", "weight_bytes": "300", "activation_bytes": "64", "search_cpu_seconds": "2.5",
         "search_wall_seconds": "3.0", "search_images": "64", "search_forward_images": "65.5",
         "search_backward_images": "0.0", "reason": "",

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from mixbit import runs
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import MixbitError, StaleRun
-from mixbit.methods import RandomSearch, registry
+from mixbit.evaluation import evaluate
+from mixbit.methods import Qfa, RandomSearch, registry
 from mixbit.metric import average
+from mixbit.models import write_weights
 from mixbit.policy import Front, LayerScores, Policy, Scores
 from mixbit.quantization import QuantizeConfig
-from mixbit.runs import Comparison, Effort, Entry, Row, Subject, compare, comparing, read_comparison
+from mixbit.runs import Comparison, Effort, Entry, Judged, Row, Subject, compare, comparing, read_comparison
 from mixbit.runs._lock import Busy, hold
+from mixbit.supernet import SubnetJudge
 from mixbit.task import Task
 from tests.runs.conftest import squared_error
 
@@ -474,3 +480,157 @@ def test_a_budget_that_no_policy_of_a_front_meets_is_a_row_with_the_reason(calls
     found = arena([f"uniform-front?bits=[6,3]&{SMALL}", f"random-search?{SMALL}"], ["bitops=10"], fine_tune=False)
     reasons = sorted(row.reason for row in found.rows)
     assert reasons[0].startswith("None of the front's 2 policies meets") and "cannot be met" in reasons[1]
+
+
+# ---------------------------------------------------------------------------------------------------- a judge
+
+SUPERNET = {"bits": [8, 4, 2], "epochs": 1, "fraction": 0.1, "passes": 2, "batch_size": 64, "population": 9,
+            "generations": 1, "statistics_images": 64, "calibration_images": 32}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def supernet(subject: Subject, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of `mixbit search qfa` on the small network."""
+    folder = tmp_path_factory.mktemp("runs") / "supernet"
+    runs.search(subject, "qfa", SUPERNET, folder, task=task, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def judged(arena: Any, supernet: Path) -> Any:
+    def call(entries: list[str], budgets: list[str] | None = None, **named: Any) -> Comparison:
+        return arena(entries, budgets, **{"judge": supernet, "settings": None, **named})
+
+    return call
+
+
+def unread(split: Any) -> Any:
+    """A test split of which a few inputs are an example of what the network is given, and nothing more is read."""
+
+    def batches(size: int, *given: Any, **named: Any) -> Any:
+        assert size <= 16, "test images were read"
+        return split.batches(size, *given, **named)
+
+    found = copy.copy(split)
+    found.batches = batches
+    return found
+
+
+def test_a_supernet_ranks_all_policies_on_images_that_trained_nothing(
+    calls: Calls, judged: Any, task: Task, supernet: Path, tmp_path: Path
+) -> None:
+    uniform = {"wide": Policy.uniform(task.network, 4, 4), "narrow": Policy.uniform(task.network, 2, 2)}
+    for name, policy in uniform.items():
+        policy.save(tmp_path / f"{name}.json")
+    files = {name: tmp_path / f"{name}.json" for name in uniform}
+    found = judged(["test-a"], [HIGH], policies=files, task=replace(task, test=unread(task.test)))
+    assert calls["train"] == 0 and all(row.calibrated is row.tuned is None and not row.reason for row in found.rows)
+    # the search in the supernet measured the uniform ones by the same weights and images
+    front = Front.load(supernet / "front.json")
+    known = [json.loads(line) for line in (supernet / "sub-networks.jsonl").read_text().splitlines()[1:]]
+    measured = {one["key"]: one["value"] for one in known}
+    for row in found.rows:
+        bits = " ".join(str(LayerBits(*pair)) for pair in row.bits.values())
+        if bits in measured:
+            assert row.judged is not None and row.judged.loss == pytest.approx(measured[bits]["loss"], rel=1e-5)
+            assert row.judged.value == pytest.approx(measured[bits]["accuracy"], abs=1e-6)
+    results = found.results(HIGH)
+    losses = [one.judged.loss for one in results if one.judged]
+    assert losses == sorted(losses) and len(losses) == 3 and [one.rank for one in results] == [1, 2, 3]
+    assert found.judge is not None and found.judge.on == front.measured.on
+    held = Qfa(**{**SUPERNET, "bits": (8, 4, 2)}).parts(task)[1]  # type: ignore[arg-type]
+    of_float = evaluate(task.model, held, loss=task.objective)
+    assert found.judge.float32 == Judged(loss=pytest.approx(of_float.loss), value=pytest.approx(of_float.value))
+    assert found.float32.accuracy == found.judge.float32.value
+
+
+def test_what_a_supernet_said_is_kept_and_shared_by_equal_bits(calls: Calls, judged: Any, subject: Subject) -> None:
+    with mock.patch.object(SubnetJudge, "__call__", autospec=True, side_effect=SubnetJudge.__call__) as asked:
+        first = judged(["test-a", "test-b"], [LOW, HIGH])
+        assert asked.call_count == 2
+        low = first.results(LOW)
+        assert [one.rank for one in low] == [1, 1] and low[0].judged == low[1].judged
+        told: list[Row] = []
+        assert judged(["test-a", "test-b"], [LOW, HIGH], tell=told.append) == first and told == []
+        assert asked.call_count == 2
+    assert Row.from_json(first.rows[0].to_json()) == first.rows[0]
+
+
+def test_a_policy_of_other_bits_than_the_supernets_is_a_row_with_the_reason(
+    calls: Calls, judged: Any, task: Task, tmp_path: Path
+) -> None:
+    in_float = Policy.uniform(task.network, 4, 4)
+    in_float = replace(in_float, layers=in_float.layers | {"2": LayerBits(4, None)})
+    replace(in_float, costs={}).save(tmp_path / "float.json")
+    Policy.uniform(task.network, 3, 4).save(tmp_path / "three.json")
+    files = {"float": tmp_path / "float.json", "three": tmp_path / "three.json"}
+    found = judged(["test-a"], ["weight-bytes=6x6"], policies=files)
+    reasons = {row.name: row.reason for row in found.rows}
+    assert reasons["test-a"] == "" and "not trained at these bits: 2 W3A4 (it has 8, 4, 2)" in reasons["three"]
+    assert "2 W4A32 (it has 8, 4, 2)" in reasons["float"] and "METHOD?bits=[2, 4, 8]" in reasons["float"]
+
+
+def test_methods_leave_out_bits_that_the_supernet_has_not(
+    calls: Calls, judged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    search = comparing.search
+
+    def spy(subject: Subject, method: str, settings: Any, *given: Any, **named: Any) -> Any:
+        asked[method] = settings.get("bits")
+        return search(subject, method, settings, *given, **named)
+
+    monkeypatch.setattr(comparing, "search", spy)
+    judged(["random", "uniform?bits=[6,3]", "test-a", "map-size", "limpq-init"])
+    assert asked == {
+        "random": [8, 4, 2],
+        "uniform": [6, 3],
+        "test-a": None,
+        "map-size": [8, 4, 2],
+        "limpq-init": [4, 2],
+    }
+
+
+def test_a_judgement_stands_beside_a_fine_tuning_that_is_asked_for(calls: Calls, judged: Any) -> None:
+    (one,) = judged(["test-a"], settings=SETTINGS, fine_tune=True).results(LOW)
+    assert one.tuned and one.calibrated and one.judged is not None and one.rank == 1
+    assert one.accuracy == one.tuned[0] and calls["train"] == 1
+
+
+def test_a_judge_of_another_model_or_of_other_data_claims_no_folder(
+    calls: Calls, judged: Any, arena: Any, supernet: Path, subject: Subject, task: Task, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(NET.replace("12)", "14)").replace("12,", "14,"))
+    elsewhere = Subject(model=f"{other}:build", data="digits")
+    named = {"settings": None, "judge": supernet, "quiet": True}
+    with pytest.raises(MixbitError, match="is a supernet of another network"):
+        compare(elsewhere, ["test-a"], [LOW], tmp_path / "arena", **named)  # type: ignore[arg-type]
+    reseeded = replace(subject, data="digits?seed=3")
+    with pytest.raises(MixbitError, match="is a supernet of other data: 'digits'"):
+        compare(reseeded, ["test-a"], [LOW], tmp_path / "arena", **named)  # type: ignore[arg-type]
+    write_weights(tmp_path / "w.safetensors", task.model.state_dict())
+    loaded = replace(subject, weights=tmp_path / "w.safetensors")
+    with pytest.raises(MixbitError, match="is a supernet of other weights: 'None'"):
+        compare(loaded, ["test-a"], [LOW], tmp_path / "arena", task=task, **named)  # type: ignore[arg-type]
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(MixbitError, match="no run folder"):
+            judged(["test-a"], judge=folder)
+    with pytest.raises(MixbitError, match="epochs, .*seeds: no effect on a supernet's judgement.*Leave them out"):
+        judged(["test-a"], settings=SETTINGS, seeds=(0, 1))
+    assert not (tmp_path / "arena").exists()
+    arena(["test-a"], fine_tune=False)
+    with pytest.raises(MixbitError, match="holds no trained supernet"):
+        judged(["test-a"], judge=tmp_path / "arena" / "search" / "test-a")
+    with pytest.raises(StaleRun, match="judge"):
+        judged(["test-a"])
+
+
+def test_a_supernet_whose_weights_were_changed_judges_nothing(
+    calls: Calls, judged: Any, supernet: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(supernet, tmp_path / "changed")
+    with (changed / "supernet.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(MixbitError, match="measured with other weights"):
+        judged(["test-a"], judge=changed)

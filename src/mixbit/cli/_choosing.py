@@ -247,7 +247,14 @@ def compare(
     weights: Weights = None,
     seed: Annotated[int, typer.Option(min=0, help="of the searches that set none")] = 0,
     seeds: Annotated[str, typer.Option(metavar="S,S,...", help="of calibration and fine-tuning")] = "0",
-    epochs: Annotated[int, typer.Option(min=0, help="of fine-tuning; 0 stops after calibration")] = 1,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="of fine-tuning; 0 stops after calibration; default: 1, and with --judge none"),
+    ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="rank by a trained supernet in seconds a policy; its run folder"),
+    ] = None,
     policy: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="a policy from elsewhere that takes part")
     ] = None,
@@ -262,12 +269,14 @@ def compare(
     from mixbit import report, runs
 
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
+    epochs = (1 if judge is None else 0) if epochs is None else epochs
     tuning = words.settings({"epochs": epochs or None}, settings)
     done = runs.compare(
         subject,
         words.names(methods),
         budget,
         run,
+        judge=judge,
         settings=tuning,
         fine_tune=epochs > 0,
         seeds=words.seeds(seeds),

@@ -10,23 +10,14 @@ from mixbit.report.table import Table
 from mixbit.report.units import count, seconds, size
 
 if TYPE_CHECKING:
-    from mixbit.runs import Comparison, Effort, PolicyResult, Row
+    from mixbit.runs import Comparison, Effort, Judged, PolicyResult, Row
 
 __all__ = ["comparison_line", "comparison_table", "comparison_tables"]
 
-_COLUMNS = (
-    "method",
-    ">fine-tuned",
-    ">seeds",
-    ">calibrated",
-    ">BitOps",
-    ">weight bytes",
-    ">slack",
-    ">search CPU",
-    ">images",
-    ">forward",
-    ">backward",
-)
+_TUNED = (">fine-tuned", ">seeds", ">calibrated")
+_JUDGED = (">rank", ">judged loss", ">judged")
+_COSTS = (">BitOps", ">weight bytes", ">slack")
+_EFFORT = (">search CPU", ">images", ">forward", ">backward")
 
 
 def comparison_tables(found: Comparison) -> list[Table]:
@@ -38,8 +29,9 @@ def comparison_line(row: Row) -> str:
     """One row as a line of a log, while a comparison runs."""
     if row.reason:
         return f"{row.budget}  {row.name}  seed {row.seed}: {row.reason}"
-    known = {"calibrated": row.calibrated, "fine-tuned": row.tuned}
-    found = ", ".join(f"{key} {row.metric.text(value)}" for key, value in known.items() if value is not None)
+    known = {"judged": row.judged.value if row.judged else None, "calibrated": row.calibrated, "fine-tuned": row.tuned}
+    texts = [f"{key} {row.metric.text(value)}" for key, value in known.items() if value is not None]
+    found = ", ".join([f"judged loss {row.judged.loss:.4g}", *texts] if row.judged else texts)
     return f"{row.budget}  {row.name}  seed {row.seed}: {found}"
 
 
@@ -49,35 +41,52 @@ def comparison_table(found: Comparison, budget: str) -> Table:
     Values of the metric are means over the seeds, with the sample standard deviation where there are several. The
     effort of a search is that of one search, whatever the number of budgets: training images read, and images passed
     through the whole network in each direction, where a pass through a part counts as that part.
+
+    Where a supernet judges, its loss, the metric in it and the rank by that loss have columns of their own; those of
+    calibration and fine-tuning are left out where there was neither.
     """
-    results = found.results(budget)
-    start = found.float32
-    head = (
+    results, judge, start = found.results(budget), found.judge, found.float32
+    trained = judge is None or found.settings is not None
+    info = found.metric
+    head = [
         "float32",
-        "",
-        "",
-        found.metric.text(start.accuracy),
+        *(("", "", info.text(start.accuracy)) if trained else ()),
+        *(("", *_judged(judge.float32, info)) if judge else ()),
         count(start.costs.bitops),
         size(start.costs.weight_bytes),
+    ]
+    columns = ("method", *(_TUNED if trained else ()), *(_JUDGED if judge else ()), *_COSTS, *_EFFORT)
+    rows = (
+        (*head, *[""] * (len(columns) - len(head))),
+        *(_row(one, info, trained=trained, judged=judge is not None) for one in results),
     )
-    rows = [(*head, *[""] * 5), *(_row(one, found.metric) for one in results)]
-    return Table(title=f"Within {budget}", columns=_COLUMNS, rows=tuple(rows), notes=tuple(_notes(found, results)))
+    return Table(title=f"Within {budget}", columns=columns, rows=rows, notes=tuple(_notes(found, results)))
 
 
-def _row(one: PolicyResult, metric: MetricInfo) -> tuple[str, ...]:
-    if one.costs is None:
-        costs = ("-", "-", "-")
-    else:
+def _row(one: PolicyResult, metric: MetricInfo, *, trained: bool, judged: bool) -> tuple[str, ...]:
+    costs = ("-", "-", "-")
+    if one.costs is not None:
         costs = (count(one.costs.bitops), size(one.costs.weight_bytes), _slack(one.slack))
-    calibrated = list(one.calibrated.values())
     return (
         one.name + (" (policy file)" if one.outside else ""),
-        _mean(one, metric) if one.tuned else "-",
-        str(len(one.calibrated)) if one.calibrated else "-",
-        metric.text(sum(calibrated) / len(calibrated)) if calibrated else "-",
+        *(_tuned(one, metric) if trained else ()),
+        *(("-" if one.rank is None else str(one.rank), *_judged(one.judged, metric)) if judged else ()),
         *costs,
         *_effort(one.effort),
     )
+
+
+def _tuned(one: PolicyResult, metric: MetricInfo) -> tuple[str, str, str]:
+    calibrated = list(one.calibrated.values())
+    return (
+        _mean(one, metric) if one.tuned else "-",
+        str(len(calibrated)) if calibrated else "-",
+        metric.text(sum(calibrated) / len(calibrated)) if calibrated else "-",
+    )
+
+
+def _judged(found: Judged | None, metric: MetricInfo) -> tuple[str, str]:
+    return ("-", "-") if found is None else (f"{found.loss:.4g}", metric.text(found.value))
 
 
 def _mean(one: PolicyResult, metric: MetricInfo) -> str:
@@ -107,9 +116,18 @@ def _effort(effort: Effort | None) -> tuple[str, ...]:
 
 
 def _notes(found: Comparison, results: tuple[PolicyResult, ...]) -> Iterator[str]:
+    judged_alone = found.judge is not None and found.settings is None
     if found.metric != ACCURACY.info:
-        yield f"fine-tuned, calibrated: {found.metric.name}{_better(found.metric)}."
-    yield "±: sample standard deviation over the seeds. images: of training, read by the search."
+        what = "judged" if judged_alone else "fine-tuned, calibrated"
+        yield f"{what}: {found.metric.name}{_better(found.metric)}."
+    if found.judge is not None:
+        yield (
+            f"judged: in a trained supernet ({found.judge.weights}), on {found.judge.on}; rank by the loss. Its "
+            "training is in no effort."
+        )
+    yield ("" if judged_alone else "±: sample standard deviation over the seeds. ") + (
+        "images: of training, read by the search."
+    )
     yield "forward, backward: images through the whole network; a pass through a part counts as that part."
     told: set[str] = set()
     for one in results:

@@ -40,8 +40,8 @@ def pareto_front(points: Sequence[tuple[float, float]], *, larger_is_better: boo
 def pareto_plot(found: Comparison, path: Path) -> Path:
     """The metric against BitOps and against weight bytes: one colour a method, bars of one standard deviation.
 
-    It is that after fine-tuning, or after calibration where there was none. A dotted line joins what nothing else
-    beats; a dashed one is the float network.
+    It is that after fine-tuning, or after calibration where there was none, or where a supernet alone judged, in that.
+    A dotted line joins what nothing else beats; a dashed one is the float network.
 
     Args:
         found: a comparison, finished or not.
@@ -85,7 +85,7 @@ def _dots(mine: Sequence[PolicyResult], key: str, title: str, colour: str, metri
         x=[getattr(one.costs, key) for one in mine],
         y=[metric.scaled(one.accuracy or 0.0) for one in mine],
         error_y={"type": "data", "array": [metric.scaled(one.spread or 0.0) for one in mine]},
-        text=[f"within {one.budget}, {len(one.tuned or one.calibrated)} seeds" for one in mine],
+        text=[f"within {one.budget}, {_behind(one)}" for one in mine],
         hovertemplate="%{text}<br>" + title + " %{x}<br>" + hover(metric),
         name=mine[0].name,
         legendgroup=mine[0].name,
@@ -93,6 +93,12 @@ def _dots(mine: Sequence[PolicyResult], key: str, title: str, colour: str, metri
         mode="markers",
         marker={"color": colour, "size": 10, "symbol": "diamond" if mine[0].outside else "circle"},
     )
+
+
+def _behind(one: PolicyResult) -> str:
+    """What a point stands for: seeds, or the judgement of a supernet."""
+    seeds = len(one.tuned or one.calibrated)
+    return f"{seeds} seeds" if seeds else "judged in a supernet"
 
 
 def _front(results: Sequence[PolicyResult], key: str, metric: MetricInfo) -> Any:

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from mixbit.runs.allocating import Allocated, allocate
-from mixbit.runs.comparing import Comparison, Effort, Entry, PolicyResult, Row, compare, read_comparison
+from mixbit.runs.comparing import (
+    Comparison,
+    Effort,
+    Entry,
+    Judge,
+    Judged,
+    PolicyResult,
+    Row,
+    compare,
+    read_comparison,
+)
 from mixbit.runs.demonstrating import Demo, demo
 from mixbit.runs.evaluating import Evaluated, evaluate
 from mixbit.runs.exporting import Exported, Verified, export, export_targets, verify
@@ -31,6 +41,8 @@ __all__ = [
     "Exported",
     "ExportedC",
     "Inspected",
+    "Judge",
+    "Judged",
     "Outcome",
     "Picked",
     "PolicyResult",

@@ -23,8 +23,19 @@ from mixbit.sensitivity.metering import Effort
 
 MEASURED, SEARCH = "measured.jsonl", "search"
 TABLE, LINES = "compare.json", "compare.csv"
-FLOAT, _EFFORT, _ROW = "float32", "effort/", "row/"
+JUDGE = "judge"
+"""Key of `config.json` that says which supernet ranks the policies."""
+FLOAT, JUDGED_FLOAT, _EFFORT, _ROW = "float32", "judged/float32", "effort/", "row/"
 """Keys of the ledger, or how they begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a trained supernet says of a policy, on training images that are held out; or of the float network there."""
+
+    loss: float
+    value: float
+    """Of the metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,8 @@ class Row:
     """Accuracy (0 to 1) of the float weights under the policy, activations calibrated."""
     tuned: float | None = None
     """Accuracy after fine-tuning; None if there was none."""
+    judged: Judged | None = None
+    """What the supernet says of it; None where none was asked."""
     metric: MetricInfo = ACCURACY.info
     """What the accuracies are values of, by default top-1 accuracy."""
 
@@ -82,12 +95,18 @@ class PolicyResult:
     effort: Effort | None
     twins: tuple[str, ...] = ()
     """Other rows of this budget with the same bits: they share their results."""
+    judged: Judged | None = None
+    """What the supernet says of it, whatever the seed."""
+    rank: int | None = None
+    """Its place within the budget by the loss in the supernet, from 1; equal losses share the better place."""
 
     @property
     def accuracy(self) -> float | None:
-        """Mean over the seeds: after fine-tuning, or where there was none, after calibration."""
+        """Mean over the seeds: after fine-tuning, or where there was none, after calibration; else as it was judged."""
         values = list((self.tuned or self.calibrated).values())
-        return statistics.fmean(values) if values else None
+        if not values:
+            return None if self.judged is None else self.judged.value
+        return statistics.fmean(values)
 
     @property
     def spread(self) -> float | None:
@@ -97,11 +116,23 @@ class PolicyResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """The supernet that ranks the policies of a comparison."""
+
+    weights: str
+    """Digest of its file."""
+    on: str
+    """What it is measured on, in words."""
+    float32: Judged | None = None
+    """The float network on the same images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Methods side by side: same network, data, budgets, fine-tuning and seeds."""
 
     float32: Outcome
-    """The network as it came."""
+    """The network as it came; with a judge alone, on the judge's images in the place of the test images."""
     rows: tuple[Row, ...]
     efforts: dict[str, Effort]
     """Name -> what the search took, as far as it is known."""
@@ -115,6 +146,8 @@ class Comparison:
     """Name -> budget -> what the search under it took, of methods that search once a budget."""
     budget_interrupted: tuple[tuple[str, str], ...] = ()
     """Name and budget of such searches that were killed and continued."""
+    judge: Judge | None = None
+    """What ranks the policies, where that is a supernet."""
 
     @property
     def budgets(self) -> tuple[str, ...]:
@@ -136,18 +169,24 @@ class Comparison:
         return name in self.interrupted or (name, budget) in self.budget_interrupted
 
     def results(self, budget: str) -> tuple[PolicyResult, ...]:
-        """Rows of one budget, seeds together, the best first; what has no result stands last."""
+        """Rows of one budget, seeds together, the best first; what has no result stands last.
+
+        The best by fine-tuning; by calibration where there was none; by the judge's rank where that is all.
+        """
         groups: dict[str, list[Row]] = {}
         for row in self.rows:
             if row.budget == budget:
                 groups.setdefault(row.name, []).append(row)
         found = [self._result(rows) for rows in groups.values()]
         bits = {name: next((row.bits for row in rows if row.bits), None) for name, rows in groups.items()}
-        found = [replace(one, twins=_twins(one.name, bits)) for one in found]
+        losses = [one.judged.loss for one in found if one.judged is not None]
+        found = [replace(one, twins=_twins(one.name, bits), rank=_rank(one.judged, losses)) for one in found]
         return tuple(sorted(found, key=self._place))
 
     def _place(self, one: PolicyResult) -> tuple[bool, float, str]:
         """The best first; a metric of no known direction leaves them in the order of their names."""
+        if one.rank is not None and not one.tuned and not one.calibrated:
+            return False, one.rank, one.name
         known = one.accuracy is not None and self.metric.larger_is_better is not None
         return one.accuracy is None, self.metric.gain(0.0, one.accuracy or 0.0) if known else 0.0, one.name
 
@@ -169,7 +208,12 @@ class Comparison:
             calibrated={row.seed: row.calibrated for row in done if row.calibrated is not None},
             tuned={row.seed: row.tuned for row in done if row.tuned is not None},
             effort=self.effort(first.name, first.budget),
+            judged=first.judged,
         )
+
+
+def _rank(judged: Judged | None, losses: list[float]) -> int | None:
+    return None if judged is None else 1 + sum(loss < judged.loss for loss in losses)
 
 
 def _twins(name: str, bits: dict[str, dict[str, list[int | None]] | None]) -> tuple[str, ...]:
@@ -236,6 +280,11 @@ def accuracies_key(bits: Mapping[str, LayerBits], seed: int) -> str:
     return f"train/{bits_digest(bits)}-seed-{seed}"
 
 
+def judged_key(bits: Mapping[str, LayerBits]) -> str:
+    """Key of what the supernet says of some bits, in `measured`; what holds it meanwhile has the same name."""
+    return f"judged/{bits_digest(bits)}"
+
+
 def read_row(run: Path, budget: str, name: str, seed: int) -> Row | None:
     """A row, if it is there."""
     found, key = measured(run), row_key(budget, name, seed)
@@ -276,7 +325,17 @@ def read_comparison(run: Path) -> Comparison:
         files={run / TABLE: "all rows", run / LINES: "the same, one line a row"},
         budget_efforts=_by_budget(efforts),
         budget_interrupted=tuple((one.name, one.budget) for one in efforts if one.interrupted and one.budget),
+        judge=_judge(run, found),
     )
+
+
+def _judge(run: Path, found: Ledger) -> Judge | None:
+    """The supernet that the folder was begun with, if there is one."""
+    facts = _folder.read(run).get(JUDGE)
+    if facts is None:
+        return None
+    known = found.read(JUDGED_FLOAT, Judged) if JUDGED_FLOAT in found else None
+    return Judge(weights=facts["weights"], on=facts["on"], float32=known)
 
 
 def _by_budget(efforts: Iterable[_SearchEffort]) -> dict[str, dict[str, Effort]]:
@@ -302,6 +361,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "metric": found.metric.to_json(),
         "float": {"accuracy": found.float32.accuracy, "costs": asdict(found.float32.costs)},
         "settings": found.settings,
+        **({} if found.judge is None else {JUDGE: asdict(found.judge)}),
         "efforts": {name: effort.to_json() for name, effort in found.efforts.items()},
         "interrupted": list(found.interrupted),
         **_under_budgets(found),
@@ -328,6 +388,8 @@ def as_csv(found: Comparison) -> str:
 def _line(row: Row, effort: Effort) -> dict[str, object]:
     return {
         **{key: getattr(row, key) for key in ("budget", "name", "seed", "outside", "calibrated", "tuned")},
+        "judged": row.judged.value if row.judged else None,
+        "judged_loss": row.judged.loss if row.judged else None,
         "bitops": row.costs.bitops if row.costs else None,
         "weight_bytes": row.costs.weight_bytes if row.costs else None,
         "activation_bytes": row.costs.activation_bytes if row.costs else None,

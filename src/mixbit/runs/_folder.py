@@ -45,8 +45,15 @@ class _SearchFacts(_Facts):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _JudgeFacts:
+    weights: str
+    on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _CompareFacts(_Facts):
     settings: dict[str, Any] | None
+    judge: _JudgeFacts | None = None
 
 
 _KINDS: dict[str, type[_Facts]] = {"train": _TrainFacts, "search": _SearchFacts, "compare": _CompareFacts}

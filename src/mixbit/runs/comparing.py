@@ -28,7 +28,8 @@ from mixbit.methods import CostClass
 from mixbit.policy import Front, Policy, Scores, resolve_pins
 from mixbit.quantization import QuantizeConfig, put_policy_on
 from mixbit.runs import _comparison, _folder
-from mixbit.runs._comparison import Comparison, PolicyResult, Row, read_comparison
+from mixbit.runs._comparison import Comparison, Judge, Judged, PolicyResult, Row, read_comparison
+from mixbit.runs._judge import PolicyJudge
 from mixbit.runs._lock import Busy, hold
 from mixbit.runs._options import QUANTIZE, quantize_config, read_options
 from mixbit.runs._sources import ENDS
@@ -39,7 +40,18 @@ from mixbit.sensitivity.metering import Effort, Meter
 from mixbit.task import Task
 from mixbit.training import CHECKPOINT
 
-__all__ = ["BASELINES", "Comparison", "Effort", "Entry", "PolicyResult", "Row", "compare", "read_comparison"]
+__all__ = [
+    "BASELINES",
+    "Comparison",
+    "Effort",
+    "Entry",
+    "Judge",
+    "Judged",
+    "PolicyResult",
+    "Row",
+    "compare",
+    "read_comparison",
+]
 
 BASELINES = ("uniform", "random")
 """What every search must beat; they take part unless they are asked not to."""
@@ -49,7 +61,8 @@ BASELINES = ("uniform", "random")
 class _Accuracies:
     """Of some bits and one seed."""
 
-    calibrated: float
+    calibrated: float | None = None
+    """None with a judge alone."""
     tuned: float | None = None
     """None if there was no fine-tuning."""
 
@@ -85,8 +98,9 @@ def compare(
     budgets: Sequence[str],
     run: Path,
     *,
+    judge: Path | None = None,
     settings: Mapping[str, Any] | None = None,
-    fine_tune: bool = True,
+    fine_tune: bool | None = None,
     seeds: Sequence[int] = (0,),
     policies: Mapping[str, Path] | None = None,
     efforts: Mapping[str, Effort] | None = None,
@@ -96,21 +110,28 @@ def compare(
     quiet: bool = False,
     tell: Callable[[Row], None] | None = None,
 ) -> Comparison:
-    """Search with every method, take a policy for every budget, calibrate and fine-tune with every seed.
+    """Search with every method, take a policy for every budget, calibrate and fine-tune with every seed; or judge.
 
     A method that ends in scores or in a front searches once; from these a policy is allocated, or picked, for every
     budget. One that ends in a policy searches once a budget. Rows with the same bits and seed share one training. A
     method that fails, or that has no policy within a budget, gets a row with the reason; it is tried again by the next
-    call. Methods, budgets and seeds may be added by later calls on the same folder; the subject and the settings of
-    fine-tuning may not change.
+    call. Methods, budgets and seeds may be added by later calls on the same folder; the subject, the judge and the
+    settings of fine-tuning may not change.
+
+    With a judge, a trained supernet says what each policy is worth, in seconds, on training images that are held out;
+    nothing is calibrated or fine-tuned then, unless that is asked for as well, and no test image is read. A policy of
+    bits that the supernet was not trained at gets a row with the reason.
 
     Args:
         subject: model, weights and data; its seed is that of searches which set none.
         entries: methods, as `Entry` or as its text.
         budgets: each one limit (`bitops=3x3`) or several with commas between (`bitops=3x3,weight-bytes=10x`).
         run: folder of this comparison.
+        judge: run folder of a supernet of this network, of `mixbit search qfa`, that ranks the policies. Methods whose
+            settings name no bits leave out those that it was not trained at.
         settings: of the fine-tuning, as for `mixbit.runs.train`; not its seed. `quantize` is that of calibration too.
-        fine_tune: False stops after calibration.
+        fine_tune: False stops after calibration, or with a judge after its judgement; None is True without a judge
+            and False with one.
         seeds: of calibration and fine-tuning.
         policies: name -> policy file from elsewhere; it takes part in the budget that it names, or if it names none, in
             all. A policy over the budget gets a row that says so.
@@ -123,10 +144,12 @@ def compare(
         tell: called with every row that this call made or renewed.
 
     Raises:
-        MixbitError: an unknown method or setting, an entry twice, no budget or seed, several processes under torchrun.
+        MixbitError: an unknown method or setting, an entry twice, no budget or seed, several processes under torchrun;
+            a judge of another model, or settings and seeds that have no effect beside it.
         StaleRun: the folder belongs to another comparison.
     """
     _check_alone()
+    tunes = judge is None if fine_tune is None else fine_tune
     chosen = [Entry.parse(one) if isinstance(one, str) else one for one in entries]
     if baselines:
         chosen += [Entry.parse(name) for name in BASELINES if name not in {one.method for one in chosen}]
@@ -134,18 +157,25 @@ def compare(
     limits = {text: Budget.parse(text.split(",")) for text in budgets}
     if not limits or not seeds or not participants:
         raise MixbitError("There is nothing to compare. Give at least one method, one budget and one seed.")
-    plain = _plain_settings(settings, fine_tune)
+    if judge is not None and not tunes:
+        _check_judged_alone(settings, seeds)
+    plain = _plain_settings(settings, tunes)
     task = subject.task()[0] if task is None else task  # before the folder is begun: a typo must not claim it
     task.info.directed()
-    try_out(task.model, task.test, task.objective, label_smoothing=(settings or {}).get("label_smoothing", 0.0))
+    smoothing = (settings or {}).get("label_smoothing", 0.0)
+    try_out(task.model, task.test if judge is None or tunes else task.train, task.objective, label_smoothing=smoothing)
     for limit in limits.values():
         limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
+    supernet = None if judge is None else PolicyJudge.open(judge, subject, task)
     facts: dict[str, Any] = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)
     if plain is None and QUANTIZE in (settings or {}):  # of the fine-tuning nothing counts but what calibration has too
         facts[QUANTIZE] = (settings or {})[QUANTIZE]
+    facts |= {} if supernet is None else {_comparison.JUDGE: supernet.facts}
     _folder.begin(run, facts if repair == "forbid" else {**facts, "repair": repair})
     config = quantize_config(settings or {})
-    worker = _Worker(subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet)
+    worker = _Worker(
+        subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet, judge=supernet
+    )
     worker.evaluate_float()
     worker.warm_up()
     for name, effort in (efforts or {}).items():
@@ -163,6 +193,20 @@ def _check_alone() -> None:
         raise MixbitError(
             "A comparison does not run under torchrun. Start the same command several times on one folder instead: "
             "each process takes what no other one works on."
+        )
+
+
+def _check_judged_alone(settings: Mapping[str, Any] | None, seeds: Sequence[int]) -> None:
+    """What has no effect on a judgement is not taken in silence.
+
+    Raises:
+        MixbitError: settings of a fine-tuning, or seeds.
+    """
+    given = [*(settings or {}), *([] if tuple(seeds) == (0,) else ["seeds"])]
+    if given:
+        raise MixbitError(
+            f"{', '.join(given)}: no effect on a supernet's judgement, which neither calibrates nor trains. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out; or fine-tune as well: --epochs 1 (in Python, fine_tune=True)."
         )
 
 
@@ -217,6 +261,7 @@ class _Worker:
     quantize: QuantizeConfig
     repair: RepairHow
     quiet: bool
+    judge: PolicyJudge | None = None
     failed: dict[str, str] = field(default_factory=dict)
     """Name (and budget, of one under it) -> reason of a search that failed in this call: it is not tried again."""
 
@@ -224,12 +269,23 @@ class _Worker:
         label = None if self.quiet else "evaluate"
         return evaluate(model, self.task.test, loss=self.task.objective, channels_last=True, label=label)
 
+    @property
+    def judges_alone(self) -> bool:
+        """Whether nothing is calibrated or fine-tuned, and no test image is read."""
+        return self.judge is not None and self.settings is None
+
     def evaluate_float(self) -> None:
         """Accuracy and costs of the network as it came."""
         measured = _comparison.measured(self.run)
+        if self.judge is not None and _comparison.JUDGED_FLOAT not in measured:
+            measured.put(_comparison.JUDGED_FLOAT, asdict(self.judge.float32()))
         if _comparison.FLOAT not in measured:
-            found = self._evaluated(self.task.model)
-            kept = {"accuracy": found.value, "metric": found.info.to_json()}
+            if self.judges_alone:
+                value, info = measured.read(_comparison.JUDGED_FLOAT, Judged).value, self.task.info
+            else:
+                found = self._evaluated(self.task.model)
+                value, info = found.value, found.info
+            kept = {"accuracy": value, "metric": info.to_json()}
             measured.put(_comparison.FLOAT, {**kept, "costs": asdict(float_costs(self.task.network))})
 
     def warm_up(self) -> None:
@@ -294,7 +350,8 @@ class _Worker:
         used = costs(self.task.network, policy.layers)
         limits = budget.resolve(self.task.network, resolve_pins(self.task.network))
         budget.check(used, limits)
-        found = self._accuracies(policy, blank.seed, wait)
+        judged = None if self.judge is None else self._judged(self.judge, policy, wait)
+        found = _Accuracies() if self.judges_alone else self._accuracies(policy, blank.seed, wait)
         return replace(
             blank,
             bits=bits,
@@ -302,6 +359,7 @@ class _Worker:
             slack=budget.slack(used, limits),
             calibrated=found.calibrated,
             tuned=found.tuned,
+            judged=judged,
         )
 
     # -- policies
@@ -339,16 +397,26 @@ class _Worker:
     def _metered(self, entry: Entry, folder: Path, text: str | None = None) -> Scores | Policy | Front:
         """What the method ends in, under a budget if there is one, with what its search took."""
         done, begun = (folder / ENDS[methods.info(entry.method).kind]).exists(), _has_state(folder)
+        settings = entry.settings if self.judge is None else self.judge.candidates(entry.method, entry.settings)
         meter, under = Meter(self.task), () if text is None else text.split(",")
         with meter.running() as task:
             found = search(
-                self.subject, entry.method, entry.settings, folder, budget=under, task=task, quiet=self.quiet
+                self.subject, entry.method, settings, folder, budget=under, task=task, quiet=self.quiet
             ).result
         if not done:
             _comparison.write_effort(self.run, entry.name, meter.effort, interrupted=begun, budget=text)
         return found
 
-    # -- accuracies
+    # -- quality
+
+    def _judged(self, judge: PolicyJudge, policy: Policy, wait: bool) -> Judged:
+        """What the supernet says; policies of the same bits share it."""
+        key = _comparison.judged_key(policy.layers)
+        with hold(self.run / key, wait=wait):
+            known = _comparison.measured(self.run)
+            if key not in known:
+                known.put(key, asdict(judge(policy)))
+            return known.read(key, Judged)
 
     def _accuracies(self, policy: Policy, seed: int, wait: bool) -> _Accuracies:
         """After calibration and after fine-tuning; policies of the same bits share them."""
