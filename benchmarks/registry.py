@@ -142,6 +142,13 @@ TRAINING: dict[str, Entry] = {
         cost="10 hours of one core with bf16 arithmetic, several times as many without",
     ),
     **_entry(
+        ["supernet_uniform", "supernet_judge", "supernet_equal"],
+        ["supernet.py --networks mobilenetv1-cifar resnet20 --seeds 0 1 2 --threads 1"],
+        makes=["results/supernet.json"],
+        needs=["data"],
+        cost="a day of one core",
+    ),
+    **_entry(
         ["arena"],
         [("arena.py --threads 1 --epochs 0", "arena.py --epochs 0 --smoke")],
         makes=["results/arena.json"],

@@ -25,6 +25,7 @@ import tables_mcu
 import tables_ptq
 import tables_remake
 import tables_steps
+import tables_supernet
 import tables_topology
 import tables_transfer
 from common import RESULTS, ROOT, markdown, ran_on, result, when_run
@@ -468,6 +469,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_ptq.TABLES,
     **tables_remake.TABLES,
     **tables_steps.TABLES,
+    **tables_supernet.TABLES,
     **tables_topology.TABLES,
     **tables_transfer.TABLES,
 }

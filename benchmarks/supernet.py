@@ -1,0 +1,368 @@
+"""Supernets for real: sub-networks against dedicated training, the supernet as a judge, and what its search is worth.
+
+    python benchmarks/supernet.py [--networks mobilenetv1-cifar resnet20] [--seeds 0] [--parts supernets dedicated ...]
+
+Float weights, supernets and dedicated networks have never seen the 5,000 training images that judge: those that are
+held out with seed 0, whatever the seed of the training. Nothing is chosen by the test images. Parts:
+
+    supernets  one set of weights for all bits, by LSQ and by BatchQuant activations, and what its uniform members give
+    dedicated  uniform bits, trained alone for as many epochs
+    ranked     policies of one budget, judged by the supernets and by scores, and each trained by itself for a while
+    equal      policies of two budgets, trained for as many epochs in all as a supernet and what follows it
+
+Rows that the result file has are reused. A killed training goes on where it was, and several processes share the work:
+each takes what no other one holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import records
+from common import ROOT, cifar10, cifar10_folder, shared_data
+from mixbit import data, methods, models
+from mixbit.allocation import allocate
+from mixbit.allocation.random_policy import random_policy
+from mixbit.cost import Budget, LayerBits, costs
+from mixbit.data import Part, Split, hold_out
+from mixbit.errors import TrainingDiverged
+from mixbit.evaluation import Metrics, evaluate
+from mixbit.models import write_weights
+from mixbit.network import capture
+from mixbit.policy import Policy, Scores
+from mixbit.quantization import put_policy_on
+from mixbit.runs._lock import Busy, hold
+from mixbit.supernet import SandwichStep, SubnetJudge, SupernetConfig, Uniform, build_supernet
+from mixbit.task import Task
+from mixbit.training import CHECKPOINT, TrainConfig, train
+
+WEIGHTS = {
+    "mobilenetv1-cifar": "cifar10_mobilenetv1_050.safetensors",
+    "resnet20": "cifar10_resnet20_clean.safetensors",
+}
+BITS = (8, 6, 5, 4, 3, 2)
+UNIFORM = (2, 3, 4, 8)
+BUDGET = "bitops=3x3"
+SCORES = ("fit", "hawq-v2", "limpq-init", "limpq")
+JUDGES = 2_000
+"""Held-out images of which a judgement is made; all of them where a table reports."""
+STATISTICS = 1_280
+PARTS = ("supernets", "dedicated", "ranked", "equal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long everything is trained: settings of all rows."""
+
+    supernet: int = 6
+    ranked: int = 2
+    after: int = 2
+    """Epochs after a supernet, for a policy that starts from its weights; all others have as many in all."""
+    random: int = 6
+    near: int = 5
+
+
+QUICK = Effort(supernet=1, ranked=1, after=1, random=1, near=1)
+
+
+def supernet_training(network: str, effort: Effort, seed: int) -> TrainConfig:
+    """Of a supernet; its gradients are sums over four passes."""
+    return TrainConfig(
+        epochs=effort.supernet, lr=RATES["supernet"], step_lr=RATES["steps"], weight_decay=3e-5, distill=0.5,
+        precision=PRECISION[network], seed=seed, bn_samples=0,
+    )  # fmt: skip
+
+
+def alone(network: str, epochs: int, seed: int) -> TrainConfig:
+    """Of a network of one policy."""
+    return TrainConfig(
+        epochs=epochs, lr=RATES["alone"], step_lr=RATES["steps"], weight_decay=3e-5, distill=0.5,
+        precision=PRECISION[network], seed=seed, validate_every=0,
+    )  # fmt: skip
+
+
+RATES = {"supernet": 0.01, "alone": 0.02, "steps": 0.001}
+"""Chosen on held-out images by short runs, see docs/results.md."""
+PRECISION = {"mobilenetv1-cifar": "float32", "resnet20": "bf16"}
+
+
+class Study:
+    """One network and one seed of everything."""
+
+    def __init__(self, network: str, seed: int, effort: Effort, *, fresh: bool = False, smoke: bool = False) -> None:
+        self.name, self.seed, self.effort, self.fresh, self.smoke = network, seed, effort, fresh, smoke
+        runs = records.SMOKE if smoke else ROOT / "runs"
+        self.folder = runs / "supernet" / f"{network}-s{seed}"
+        self.of = {"network": network, "seed": seed}
+
+    @cached_property
+    def task(self) -> Task:
+        """The float network that saw all but the held-out images, with those it saw to train on."""
+        dataset, model = data.load(cifar10()), models.build(self.name)
+        models.load_weights(model, shared_data() / "weights" / WEIGHTS[self.name])
+        network = capture(model, next(dataset.test.batches(2))[0])
+        rest, _ = self.parts(dataset.train)
+        test: Split = dataset.test
+        if self.smoke:
+            rest, test = Part(rest, torch.arange(256)), Part(test, torch.arange(128))
+        return Task(model=model, train=rest, test=test, network=network)
+
+    def parts(self, split: Split) -> tuple[Split, Split]:
+        """What trains, and what judges; the seed is that of the float network's own split."""
+        return hold_out(split, 0.1, seed=0)
+
+    @cached_property
+    def held(self) -> Split:
+        """All held-out images."""
+        return self.parts(data.load(cifar10()).train)[1]
+
+    @cached_property
+    def judging(self) -> Split:
+        """Those of which a judgement is made, drawn from all classes."""
+        count = min(JUDGES, len(self.held) // 2)
+        return Part(self.held, torch.randperm(len(self.held), generator=torch.Generator().manual_seed(0))[:count])
+
+    def results(self, part: str, **settings: Any) -> records.Results:
+        """Rows of a part; what they depend on beside the files."""
+        return records.Results(
+            "supernet",
+            table=part,
+            settings={"precision": PRECISION[self.name], "rates": RATES, **settings},
+            inputs={"weights": shared_data() / "weights" / WEIGHTS[self.name], "data": cifar10_folder()},
+            fresh=self.fresh,
+            smoke=self.smoke,
+        )
+
+    # ------------------------------------------------------------------------------------------------- supernets
+
+    def config(self, activations: str) -> SupernetConfig:
+        """Of a supernet."""
+        return SupernetConfig(bits=BITS, activations=activations, seed=self.seed)  # type: ignore[arg-type]
+
+    def judge(self, model: nn.Module, held: Split) -> SubnetJudge:
+        """By held-out images, with statistics from batches of the training's own size."""
+        batches = self.task.train.batches(128, seed=self.seed, shuffle=True, augment=True, drop_last=True)
+        count = max(1, min(STATISTICS, len(self.task.train)) // 128)
+        few = [x for (x, _), _ in zip(batches, range(count), strict=False)]
+        return SubnetJudge(model, few, held, self.task.objective, precision="float32")
+
+    def supernet_folder(self, activations: str) -> Path:
+        """Of other settings, another one."""
+        return self.folder / f"supernet-{activations}-e{self.effort.supernet}"
+
+    def supernet(self, activations: str) -> tuple[nn.Module, dict[str, Any]]:
+        """Trained, from its folder if it is there, with its history."""
+        folder = self.supernet_folder(activations)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config(activations)
+        model = build_supernet(self.task, config)
+        judge = self.judge(model, self.judging)
+
+        def validate(bits: Uniform) -> Metrics:
+            judge.forget()
+            return judge(bits)
+
+        step = SandwichStep(model, self.task.network, config, validate)
+        began, what = time.process_time(), {"diverged": None}
+        settings = supernet_training(self.name, self.effort, self.seed)
+        try:
+            found = train(
+                model, self.task.train, None, settings, run=folder, teacher=self.task.model,
+                loss=self.task.objective, step=step, label=f"{self.name} {activations} s{self.seed}",
+            )  # fmt: skip
+            what |= {"history": found.history, "cpu_seconds": round(time.process_time() - began, 1)}
+        except TrainingDiverged as error:
+            what |= {"diverged": str(error).split(";")[0]}
+        write_weights(folder / "supernet.safetensors", model.state_dict())
+        return model, what
+
+    def trained(self, activations: str) -> nn.Module:
+        """A supernet of which there is a row."""
+        model = build_supernet(self.task, self.config(activations))
+        model.load_state_dict(load_file(self.supernet_folder(activations) / "supernet.safetensors"))
+        return model
+
+    def supernets(self) -> Iterator[Job]:
+        """Of each kind of activations, at all of its uniform bits."""
+        results = self.results("supernets", bits=list(BITS), epochs=self.effort.supernet)
+        for activations in ("batchquant", "lsq"):
+
+            def make(activations: str = activations) -> dict[str, Any]:
+                model, what = self.supernet(activations)
+                return {**what, "uniform": {} if what["diverged"] else self.members(model)}
+
+            yield Job(results, {**self.of, "activations": activations}, make, self.supernet_folder(activations))
+
+    def members(self, model: nn.Module) -> dict[str, Any]:
+        """Uniform sub-networks, without any training of their own."""
+        held, test = self.judge(model, self.held), self.judge(model, self.task.test)
+        return {str(b): {"held_out": _said(held(Uniform(b))), "test": _said(test(Uniform(b)))} for b in sorted(BITS)}
+
+    # ------------------------------------------------------------------------------------------ one policy at a time
+
+    def fit(self, policy: Policy, epochs: int, folder: Path, start: nn.Module | None = None) -> dict[str, Any]:
+        """A policy trained by itself, from the float weights or from those of a supernet."""
+        model = start
+        if model is None:
+            model = copy.deepcopy(self.task.model)
+            put_policy_on(model, policy, self.task, seed=self.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.process_time()
+        found = train(
+            model, self.task.train, self.task.test, alone(self.name, epochs, self.seed), run=folder,
+            teacher=self.task.model, loss=self.task.objective, label=folder.name,
+        )  # fmt: skip
+        assert found.metrics is not None
+        took = round(time.process_time() - began, 1)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        held = evaluate(model, self.held, loss=self.task.objective)
+        return {"test": _said(found.metrics), "held_out": _said(held), "cpu_seconds": took, "epochs": epochs}
+
+    def dedicated(self) -> Iterator[Job]:
+        """Uniform bits, for as many epochs as the supernets."""
+        results = self.results("dedicated", epochs=self.effort.supernet)
+        for bits in (3, 2, 4, 8):
+            policy, folder = (
+                Policy.uniform(self.task.network, bits, bits),
+                self.folder / f"alone-{bits}-e{self.effort.supernet}",
+            )
+            of = {**self.of, "bits": bits}
+            yield Job(results, of, lambda p=policy, f=folder: self.fit(p, self.effort.supernet, f), folder)  # type: ignore[misc]
+
+    # -------------------------------------------------------------------------------------------------- policies
+
+    def scores(self, name: str) -> Scores:
+        """Of a method, made once, with the seed of the study."""
+        path = self.folder / f"scores-{name}.json"
+        if not path.exists():
+            settings = {"seed": self.seed, "bits": sorted(BITS)}
+            run = self.folder / f"search-{name}"
+            run.mkdir(parents=True, exist_ok=True)
+            methods.make(name, settings).search(self.task, run=run).save(path)
+        return Scores.load(path)
+
+    def budgets(self) -> dict[str, Budget]:
+        """That of BitOps, and that of bytes: what uniform 3 bits take, of weights and of activations at their peak."""
+        used = costs(self.task.network, Policy.uniform(self.task.network, 3, 3).layers)
+        both = [f"weight-bytes={used.weight_bytes}", f"activation-bytes={used.activation_bytes}"]
+        return {BUDGET: Budget.parse([BUDGET]), "bytes=3x3": Budget.parse(both)}
+
+    def policies(self, budget: str) -> Iterator[tuple[str, Policy]]:
+        """Row name -> policy within a budget: uniform, of scores, random, and random near uniform."""
+        limit, network = self.budgets()[budget], self.task.network
+        yield "uniform", Policy.uniform(network, 3, 3)
+        for name in SCORES[:1] if self.smoke else SCORES:
+            yield name, allocate(network, self.scores(name), limit)[0]
+        for draw in range(self.effort.random):
+            yield f"random-{draw}", random_policy(network, limit, bits=BITS, seed=100 * self.seed + draw)
+        for draw in range(self.effort.near):
+            yield f"near-{draw}", random_policy(network, limit, bits=(2, 3, 4), seed=100 * self.seed + draw)
+
+    def ranked(self) -> Iterator[Job]:
+        """Each policy of one budget: judged, scored, and trained by itself."""
+        results = self.results("ranked", epochs=self.effort.ranked, judged_on=JUDGES, supernet=self.effort.supernet)
+        for name, policy in self.policies(BUDGET):
+            yield self._ranked(results, name, policy)
+
+    def _ranked(self, results: records.Results, name: str, policy: Policy) -> Job:
+        folder = self.folder / f"ranked-{name}-e{self.effort.ranked}"
+
+        def make() -> dict[str, Any]:
+            judged = {}
+            for activations in ("batchquant", "lsq"):
+                model = self.trained(activations)
+                judged[activations] = _said(self.judge(model, self.judging)(policy.layers))
+            summed = {one: self.scores(one).total(policy.layers) for one in (SCORES[:1] if self.smoke else SCORES)}
+            found = self.fit(policy, self.effort.ranked, folder)
+            return {"judged": judged, "scores": summed, **found, **self.used(policy)}
+
+        return Job(results, {**self.of, "name": name, "bits": _bits(policy.layers)}, make, folder)
+
+    def equal(self) -> Iterator[Job]:
+        """Policies of both budgets from the float weights, for as many epochs as a supernet and what follows it."""
+        epochs = self.effort.supernet + self.effort.after
+        results, made = self.results("equal", epochs=epochs), dict[str, Path]()
+        for budget in self.budgets():
+            for name, policy in self.policies(budget):
+                bits = _bits(policy.layers)
+                if name.startswith("near") or (name.startswith("random") and name != "random-0"):
+                    continue
+                folder = made.setdefault(bits, self.folder / f"equal-{len(made)}-{name}-e{epochs}")
+                of = {**self.of, "budget": budget, "name": name, "start": "float", "bits": bits}
+                yield Job(results, of, lambda p=policy, f=folder: self._equal(p, epochs, f), folder)  # type: ignore[misc]
+
+    def _equal(self, policy: Policy, epochs: int, folder: Path) -> dict[str, Any]:
+        """Trained, or read where the same bits were trained for another budget."""
+        path = folder / "result.json"
+        if not path.exists():
+            path.write_text(json.dumps(self.fit(policy, epochs, folder)))
+        return {**json.loads(path.read_text()), **self.used(policy)}
+
+    def used(self, policy: Policy) -> dict[str, int]:
+        """Costs of a policy."""
+        found = costs(self.task.network, policy.layers)
+        return {name: getattr(found, name) for name in ("bitops", "weight_bytes", "activation_bytes")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=False)
+class Job:
+    """One row, and how it is made in a folder that one process has at a time."""
+
+    results: records.Results
+    of: Mapping[str, Any]
+    make: Callable[[], Mapping[str, Any]]
+    folder: Path
+
+
+def work(jobs: list[Job]) -> None:
+    """All rows; what another process is at comes last, and waits for it."""
+    left = jobs
+    for wait in (False, True):
+        busy = []
+        for job in left:
+            try:
+                with hold(job.folder, wait=wait):
+                    job.results.row(job.of, job.make)
+            except Busy:
+                busy.append(job)
+        left = busy
+
+
+def _said(metrics: Metrics) -> dict[str, float]:
+    return {"accuracy": metrics.accuracy, "loss": metrics.loss}
+
+
+def _bits(layers: Mapping[str, LayerBits]) -> str:
+    return " ".join(f"W{one.weight_bits}A{one.activation_bits}" for one in layers.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--threads", type=int, default=1, help="several processes may share the work")
+    records.arguments(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    for seed in given.seeds[:1] if given.smoke else given.seeds:
+        for network in given.networks[:1] if given.smoke else given.networks:
+            study = Study(network, seed, QUICK if given.smoke else Effort(), fresh=given.fresh, smoke=given.smoke)
+            for part in given.parts:
+                work(list(getattr(study, part)()))
+
+
+if __name__ == "__main__":
+    main()
