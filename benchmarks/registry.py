@@ -52,6 +52,7 @@ NEEDS: dict[str, Need] = {
     ),
     "emulator": Need(text="the emulator", remedy="make setup-mcu", there=_programs(*ARM, "qemu-system-arm")),
     "oracles": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("ripser", "ai_edge_litert")),
+    "pymoo": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("pymoo")),
     "cmsis-nn": Need(
         text="a checkout of CMSIS-NN",
         remedy="set MIXBIT_CMSIS_NN to its folder",
@@ -318,6 +319,20 @@ SPEED: dict[str, Entry] = {
         ["selection.py --rounds 20 --batch 128"],
         makes=["results/selection.json"],
         needs=["quiet"],
+        cost="3 minutes of one core",
+    ),
+    **_entry(
+        ["supernet_cost"],
+        ["supernet_cost.py --rounds 8"],
+        makes=["results/supernet_cost.json"],
+        needs=["data", "quiet"],
+        cost="10 minutes of one core",
+    ),
+    **_entry(
+        ["evolution"],
+        ["evolution.py --seeds 10 --images 128"],
+        makes=["results/evolution.json"],
+        needs=["data", "pymoo"],
         cost="3 minutes of one core",
     ),
     **_entry(

@@ -26,6 +26,7 @@ import tables_ptq
 import tables_remake
 import tables_steps
 import tables_supernet
+import tables_supernet_cost
 import tables_topology
 import tables_transfer
 from common import RESULTS, ROOT, markdown, ran_on, result, when_run
@@ -470,6 +471,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_remake.TABLES,
     **tables_steps.TABLES,
     **tables_supernet.TABLES,
+    **tables_supernet_cost.TABLES,
     **tables_topology.TABLES,
     **tables_transfer.TABLES,
 }

@@ -27,6 +27,7 @@ NEEDS = {
     "emulator": ("board",),
     "oracles": ("ripser", "ai_edge_litert"),
     "peers": ("peers",),
+    "pymoo": ("pymoo",),
     "cmsis-nn": (),  # the smoke version goes without
     "quiet": (),
 }

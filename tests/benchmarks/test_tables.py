@@ -22,10 +22,12 @@ NAMES = (
     "allocation", "c_exact", "capture", "export_cpu", "export_cpu_accuracy", "export_exact", "export_items",
     "export_sizes", "export_speed", "front_page", "latency", "latency_bits", "mcu_conv", "mcu_counts", "mcu_layers",
     "mlperf_tiny", "mlperf_tiny_bits", "mlperf_tiny_networks", "peers_qat_step", "peers_search", "qat",
+    "evolution", "supernet_cost",
 )  # fmt: skip
 TIMED = (
     "allocation", "arena", "arena_tuned", "capture", "corruption", "export_cpu", "export_speed", "kure_cost", "latency",
-    "latency_ways", "peers_export", "peers_qat_step", "peers_search", "ptq", "qat", "topology_speed",
+    "latency_ways", "peers_export", "peers_qat_step", "peers_search", "ptq", "qat", "supernet_cost",
+    "topology_speed",
 )  # fmt: skip
 
 

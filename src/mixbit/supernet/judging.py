@@ -65,7 +65,9 @@ class SubnetJudge:
         """
         self.recalibrate(selection)
         with self._autocast():
-            return evaluate(self.model, self.held_out, batch_size=self.batch_size, loss=self.objective)
+            return evaluate(
+                self.model, self.held_out, batch_size=self.batch_size, loss=self.objective, channels_last=True
+            )
 
     def recalibrate(self, selection: Selection | Mapping[str, LayerBits]) -> None:
         """Select a sub-network and give its norms and quantizers statistics of their own."""
@@ -86,7 +88,7 @@ class SubnetJudge:
 
     def _moved(self, x: Any) -> Any:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        return _batch.move(x, device)
+        return _batch.move(x, device, channels_last=True)  # as training has them: convolutions are faster so
 
     def _bits(self) -> str:
         from mixbit.quantization import quantizers
