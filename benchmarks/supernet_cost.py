@@ -18,6 +18,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -49,8 +50,9 @@ PASSES = (2, 4)
 STATISTICS, HELD_OUT = 1280, 2000
 
 
+@cache
 def subject(name: str, size: int, batch: int) -> Task:
-    """A network of the zoo with random weights, and one batch of random images."""
+    """A network of the zoo with random weights, and one batch of random images; nobody changes it."""
     torch.manual_seed(0)
     model = models.build(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
@@ -63,7 +65,7 @@ def supernet(task: Task, **settings: Any) -> nn.Module:
     return build_supernet(task, SupernetConfig(calibration_images=64, **settings))
 
 
-# ----------------------------------------------------------------------------------------------------------------- steps
+# ---------------------------------------------------------------------------------------------------------------- steps
 
 
 def sandwich(task: Task, kind: Any, passes: int) -> Callable[[], None]:
@@ -125,7 +127,7 @@ def _milliseconds(run: Callable[[], object]) -> float:
     return (time.process_time() - begin) * 1e3
 
 
-# ------------------------------------------------------------------------------------------------------ memory, switches
+# ----------------------------------------------------------------------------------------------------- memory, switches
 
 
 def memory(name: str) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def tensor_bytes(model: nn.Module) -> int:
 
 def switching(name: str, size: int, rounds: int) -> dict[str, Any]:
     """CPU milliseconds of switches to sub-networks at random, with norms shared and a row a bit-width."""
-    task, found = subject(name, size, 2), {}
+    task, found = subject(name, size, 4), {}
     for norms in ("shared", "bits"):
         model, rng = supernet(task, norms=norms), random.Random(0)
         layers, bits = elastic_layers(model), SupernetConfig().bits
@@ -155,7 +157,7 @@ def switching(name: str, size: int, rounds: int) -> dict[str, Any]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- judging
+# -------------------------------------------------------------------------------------------------------------- judging
 
 
 def judging(name: str, kind: str, precision: Any, rounds: int, *, smoke: bool) -> dict[str, Any]:
@@ -167,8 +169,9 @@ def judging(name: str, kind: str, precision: Any, rounds: int, *, smoke: bool) -
     task = Task(model=model, train=rest, test=judges)
     ours = build_supernet(task, SupernetConfig(activations=kind, calibration_images=64))
     batch = min(BATCH, statistics_images)
-    batches = islice(rest.batches(batch, seed=0, shuffle=True, augment=True, drop_last=True), statistics_images // batch)
-    judge = SubnetJudge(ours, (x for x, _ in batches), judges, task.objective, precision=precision)
+    batches = rest.batches(batch, seed=0, shuffle=True, augment=True, drop_last=True)
+    inputs = (x for x, _ in islice(batches, statistics_images // batch))
+    judge = SubnetJudge(ours, inputs, judges, task.objective, precision=precision)
     rng, bits = random.Random(0), SupernetConfig().bits
     times: dict[str, list[float]] = {"statistics": [], "all": []}
     for at in range(rounds + 1):
@@ -185,7 +188,7 @@ def judging(name: str, kind: str, precision: Any, rounds: int, *, smoke: bool) -
     return {**found, "images": [statistics_images, measured.samples], "rounds": rounds}
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# ----------------------------------------------------------------------------------------------------------------- main
 
 
 def todo(parts: list[str], rounds: int, *, smoke: bool) -> dict[str, Callable[[], Any]]:

@@ -1,4 +1,4 @@
-"""Tables on networks of many bit-widths, from results/supernet_cost.json, and on evolution, from results/evolution.json."""
+"""Tables on what supernets cost, from results/supernet_cost.json, and on evolution, from results/evolution.json."""
 
 from __future__ import annotations
 
