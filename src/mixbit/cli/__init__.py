@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from mixbit._heap import keep_freed_memory
 from mixbit._io import file_error
-from mixbit.cli import _choosing, _looking, _shipping, _training  # noqa: F401  each registers its commands
+from mixbit.cli import _choosing, _looking, _shipping, _supernet, _training  # noqa: F401  each registers its commands
 from mixbit.cli._app import app
 from mixbit.errors import MixbitError, shown
 from mixbit.report import Screen

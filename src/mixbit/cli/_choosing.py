@@ -31,7 +31,13 @@ from mixbit.errors import MissingExtra
 @app.command()
 def search(
     method: Annotated[str, typer.Argument(help="see mixbit list methods")],
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="zoo name (mixbit list models), package.module:factory, or FILE.py:factory; or FILE.py:task; for qfa "
+            "also the folder of a mixbit supernet train"
+        ),
+    ],
     run: Run,
     data: Data = None,
     weights: Weights = None,
@@ -68,7 +74,8 @@ def search(
         first_last=words.edges(first_last),
         latency=latency,
     )
-    note_weights(weights)
+    if not runs.is_supernet(model):
+        note_weights(weights)
     screen.say(report.search_summary(method, done))
     for note in done.notes:
         screen.say(f"Note: {note}")

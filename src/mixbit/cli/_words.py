@@ -94,6 +94,17 @@ def bits(text: str) -> LayerBits:
     return LayerBits(*found)
 
 
+def pair(text: str) -> LayerBits:
+    """`4x8`, weight bits and activation bits of a uniform network; or `W4A8`."""
+    from mixbit._bits import read_option, read_product
+    from mixbit.cost import LayerBits
+
+    found = read_product(text) or read_option(text)
+    if found is None:
+        raise MixbitError(f"--bits {shown(text)} are no bits. Write weight bits, x, activation bits: 4x4.")
+    return LayerBits(*found)
+
+
 def edges(text: str) -> LayerBits | None:
     """Bits of the first and the last layer; None for `free`."""
     return None if text == "free" else bits(text)

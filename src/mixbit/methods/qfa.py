@@ -7,40 +7,43 @@ beaten in the costs that count and in the quality that the network itself measur
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
-from mixbit import _distributed
-from mixbit._settings import Bits, Count, Epochs, NotNegative, Part, Positive, Range, Seed, Share, check, read
+from mixbit._progress import Advance, progress_bar
+from mixbit._settings import Count, Range, check, read
 from mixbit.allocation import project
 from mixbit.cost import Budget, LayerBits
-from mixbit.data import Split, hold_out
 from mixbit.errors import MixbitError
-from mixbit.evaluation import Metrics
 from mixbit.ledger import Ledger, content_of
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.metric import LOSS
-from mixbit.models import write_weights
 from mixbit.network import Network
 from mixbit.policy import Front, FrontPoint, Measured, Terms, WeightsFile, pin_note, resolve_pins
 from mixbit.search import Evolution
 from mixbit.sensitivity.judging import bits_text
-from mixbit.supernet import NormRows, SandwichStep, SubnetJudge, SupernetConfig, build_supernet, settle
+from mixbit.supernet import (
+    SubnetJudge,
+    Supernet,
+    SupernetConfig,
+    SupernetTraining,
+    load_supernet,
+    settle,
+    train_supernet,
+)
 from mixbit.task import Task
-from mixbit.training import TrainConfig, train
 
-__all__ = ["WEIGHTS", "Qfa", "settings_of", "subnet"]
+__all__ = ["EVOLUTION", "Qfa", "settings_of", "subnet"]
 
-WEIGHTS = "supernet.safetensors"
-"""File of the run folder: the network that all points of the front share."""
+EVOLUTION = ("costs", "limits", "by", "population", "generations")
+"""Settings of the evolution alone: what a search in a trained supernet takes, beside its seed."""
 
 Cost = Literal["bitops", "weight_bytes", "activation_bytes"]
 
@@ -53,7 +56,7 @@ Cost = Literal["bitops", "weight_bytes", "activation_bytes"]
     kind="front",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qfa:
+class Qfa(SupernetTraining):
     """A network trained at all bit-widths at once, and the front of its sub-networks.
 
     The architecture stays as it is (the authors' elastic kernels, widths and depths are not here). Each step trains the
@@ -63,73 +66,35 @@ class Qfa:
     Attributes:
         bits, first_last, passes, float_share, norms, per_channel, activations, calibration_images: of the supernet, see
             `mixbit.supernet.SupernetConfig`.
-        epochs: of its training.
-        batch_size: samples of one step.
-        lr: peak learning rate; gradients are sums over the passes.
-        step_lr: that of step sizes; None takes `lr`.
-        weight_decay: of weights.
-        label_smoothing: of the loss on labels.
-        distill: weight of the divergence from the float network against that loss.
-        fraction: part of the training images that is used.
-        precision: "float32", or "bf16" autocast.
+        epochs, batch_size, lr, step_lr, weight_decay, label_smoothing, distill, fraction, precision: of its training,
+            see `mixbit.supernet.SupernetTraining`.
+        held_out, held_out_seed, statistics_images: images that judge, and those of the statistics, see there.
         costs: what the front weighs against quality, one or two of "bitops", "weight_bytes", "activation_bytes".
         limits: budgets as text that every policy of the search keeps, e.g. "bitops=5x5"; the nearest policy within is
             taken for one that does not (exact projection).
         by: the quality: least "loss", or best "metric" of the task.
         population: policies that survive a generation.
         generations: of the evolution, the first one included.
-        held_out: part of the training images that judges, and trains nothing.
-        statistics_images: training images that the norms' statistics of a sub-network are made from.
-        seed: of all draws.
+        seed: of all draws, those of `held_out_seed` excepted.
     """
 
-    bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
-    first_last: bool = False
-    passes: Annotated[int, Range(least=2, most=64)] = 4
-    float_share: Share = 0.0
-    norms: NormRows = "shared"
-    per_channel: bool = True
-    activations: Literal["lsq", "pact", "dorefa", "batchquant"] = "lsq"
-    calibration_images: Count = 256
-    epochs: Epochs = 6
-    batch_size: Count = 128
-    lr: Positive = 0.01
-    step_lr: Positive | None = 0.001
-    weight_decay: NotNegative = 3e-5
-    label_smoothing: Share = 0.0
-    distill: Share = 0.5
-    fraction: Part = 1.0
-    precision: Literal["float32", "bf16"] = "float32"
     costs: tuple[Cost, ...] = ("bitops",)
     limits: tuple[str, ...] = ()
     by: Literal["loss", "metric"] = "loss"
     population: Annotated[int, Range(least=2, most=10_000)] = 32
     generations: Count = 12
-    held_out: Part = 0.1
-    statistics_images: Count = 1280
-    seed: Seed = 0
 
     def __post_init__(self) -> None:
         check(self)
-        self.supernet()
+        SupernetTraining.__post_init__(self)
         if not 1 <= len(self.costs) <= 2 or len(set(self.costs)) != len(self.costs):
             raise MixbitError(f"costs={list(self.costs)}. Legal: one or two of bitops, weight_bytes, activation_bytes.")
-        if self.held_out >= 1:
-            raise MixbitError(f"held_out={self.held_out} leaves nothing to train on. Legal: above 0 and below 1.")
         if self.limits:
             Budget.parse(self.limits)
 
-    def supernet(self) -> SupernetConfig:
-        """What the network offers."""
-        names = ("bits", "first_last", "passes", "float_share", "norms", "per_channel", "activations")
-        given = {name: getattr(self, name) for name in (*names, "calibration_images", "seed")}
-        return SupernetConfig(**given)
-
-    def training(self) -> TrainConfig:
-        """The settings of its training in the terms of the one loop."""
-        names = ("epochs", "batch_size", "lr", "step_lr", "weight_decay", "label_smoothing", "distill", "fraction")
-        given = {name: getattr(self, name) for name in (*names, "precision", "seed")}
-        return TrainConfig(**given, bn_samples=0)
+    def supernet(self) -> SupernetTraining:
+        """What the network offers and how it is trained, without the evolution."""
+        return SupernetTraining(**{one.name: getattr(self, one.name) for one in fields(SupernetTraining)})
 
     def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Front:
         """Train, evolve, and give the front; with a run folder a killed search goes on where it was.
@@ -139,55 +104,45 @@ class Qfa:
             DataError: training data of which no part can be held out.
             StaleRun: the run folder was begun with other settings, another model or other images.
         """
-        if self.by == "metric":
-            task.info.directed()
-        part, held = self.parts(task)
-        space = _Genes(task.network, self)
-        space.check()
-        model = build_supernet(part, self.supernet())
-        judge = self.judge(model, part, held)
-        self._train(model, part, judge, run, quiet)
-        return self._front(task, space, judge, run, len(held), quiet)
+        self.genes(task, self)
+        return self.evolve(train_supernet(task, self.supernet(), run=run, quiet=quiet), run=run, quiet=quiet)
 
-    def parts(self, task: Task) -> tuple[Task, Split]:
-        """The task with what trains, and the training images that judge.
+    def evolve(self, supernet: Supernet, *, run: Path | None = None, quiet: bool = False) -> Front:
+        """The front of a supernet that is trained; of this method's settings those of its own alone have a say.
+
+        Args:
+            supernet: of `mixbit.supernet.train_supernet`, or `load_supernet`.
+            run: folder for what is measured, which a killed search goes on from.
+            quiet: no progress bar.
 
         Raises:
-            DataError: training data of which no part can be held out.
+            InfeasibleBudget: no policy keeps the limits.
+            StaleRun: the run folder was begun with other settings or another supernet.
         """
-        rest, held = hold_out(task.train, self.held_out, seed=self.seed)
-        return replace(task, train=rest), held
+        genes = self.genes(supernet.task, supernet.settings)
+        with progress_bar("sub-networks", None, quiet=quiet, brief=True) as advance:
+            return self._front(supernet, genes, run, advance)
 
-    def judge(self, model: nn.Module, task: Task, held: Split) -> SubnetJudge:
-        """What measures sub-networks, with batches of the training's own size for the statistics."""
-        count = max(1, self.statistics_images // self.batch_size)
-        batches = task.train.batches(self.batch_size, seed=self.seed, shuffle=True, augment=True, drop_last=True)
-        return SubnetJudge(
-            model, (x for (x, _), _ in zip(batches, range(count), strict=False)), held, task.objective,
-            batch_size=2 * self.batch_size, precision=self.precision,
-        )  # fmt: skip
+    def genes(self, task: Task, supernet: SupernetConfig) -> _Genes:
+        """What is searched among, asked before anything is trained or loaded.
 
-    def _train(self, model: nn.Module, task: Task, judge: SubnetJudge, run: Path | None, quiet: bool) -> None:
-        def validate(bits: Any) -> Metrics:
-            judge.forget()
-            return judge(bits)
+        Raises:
+            InfeasibleBudget: no policy keeps the limits; with the nearest feasible ones and what blocks them.
+            MixbitError: a quality without a direction.
+        """
+        if self.by == "metric":
+            task.info.directed()
+        space = _Genes(task.network, supernet, self.limits)
+        space.check()
+        return space
 
-        step = SandwichStep(model, task.network, self.supernet(), validate)
-        train(
-            model, task.train, None, self.training(), run=run, teacher=task.model if self.distill else None,
-            loss=task.objective, step=step, penalty=task.penalty, quiet=quiet, label="supernet",
-        )  # fmt: skip
-        judge.forget()
-        if run is not None and _distributed.rank() == 0:
-            write_weights(run / WEIGHTS, model.state_dict())
-        _distributed.barrier()
-
-    def _front(self, task: Task, space: _Genes, judge: SubnetJudge, run: Path | None, held: int, quiet: bool) -> Front:
+    def _front(self, supernet: Supernet, space: _Genes, run: Path | None, advance: Advance) -> Front:
+        task, judge, trained, held = supernet.task, supernet.judge, supernet.settings, len(supernet.held_out)
         of = {"supernet": content_of(list(judge.model.state_dict().values())), "held out": held}
         known = Ledger(None if run is None else run / "sub-networks.jsonl", "sub-networks of a supernet", of)
 
         def evaluate(genomes: NDArray[np.int64]) -> NDArray[np.float64]:
-            return np.array([self._values(task, space, judge, known, genome) for genome in genomes])
+            return np.array([self._values(task, space, judge, known, genome, advance) for genome in genomes])
 
         better: Literal["min", "max"] = "min" if self.by == "loss" or not task.info.larger_is_better else "max"
         evolution = Evolution(
@@ -211,20 +166,29 @@ class Qfa:
             points=tuple(self._points(space, known, chosen)),
             measured=Measured(
                 metrics=tuple(one.info for one in task.objective.metrics or ()) or (LOSS,),
-                on=f"{held} training images that trained nothing (seed {self.seed})",
+                on=f"{held} training images that trained nothing (seed {trained.held_out_seed})",
             ),
             method="qfa",
             seed=self.seed,
-            settings=plain_settings(self),
-            weights=None if run is None else WeightsFile.of(run / WEIGHTS, run),
+            settings={
+                **{name: value for name, value in plain_settings(self).items() if name in EVOLUTION},
+                "supernet": plain_settings(trained),
+            },
+            weights=None if run is None or supernet.weights is None else WeightsFile.of(supernet.weights, run),
             notes=[
-                *([] if self.first_last else [pin_note(resolve_pins(task.network))]),
+                *([] if trained.first_last else [pin_note(resolve_pins(task.network))]),
                 f"{found.evaluations} sub-networks were measured",
             ],
         )
 
     def _values(
-        self, task: Task, space: _Genes, judge: SubnetJudge, known: Ledger, genome: NDArray[np.int64]
+        self,
+        task: Task,
+        space: _Genes,
+        judge: SubnetJudge,
+        known: Ledger,
+        genome: NDArray[np.int64],
+        advance: Advance,
     ) -> list[float]:
         """Quality and costs of a genome; what was measured is kept by its bits."""
         layers = space.layers(genome)
@@ -232,6 +196,7 @@ class Qfa:
         if key not in known:
             measured = judge(layers)
             known.put(key, {**measured.values, LOSS.name: measured.loss})
+            advance(1, f"loss {measured.loss:.3f}")
         quality = known.read(key, dict[str, float])
         costs = space.terms.cost_table(task.network, layers)
         return [
@@ -250,15 +215,19 @@ class Qfa:
         yield from (point for _, point in sorted(found, key=lambda one: one[0]))
 
 
-def settings_of(front: Front) -> Qfa:
-    """How a front of this method was made.
+def settings_of(front: Front) -> SupernetTraining:
+    """How the supernet of a front of this method was trained.
 
     Raises:
         MixbitError: it is of another method.
     """
     if front.method != "qfa":
         raise MixbitError(f"the front is of {front.method!r}. Legal: one of mixbit search qfa.")
-    return read(Qfa, front.settings, room="the front's settings")
+    room = "the front's settings"
+    if "supernet" in front.settings:
+        return read(SupernetTraining, front.settings["supernet"], room=room)
+    # Of a mixbit that held out by the one seed, and named all settings beside each other.
+    return read(Qfa, {"held_out_seed": front.seed, **front.settings}, room=room).supernet()
 
 
 def subnet(task: Task, front: Front, weights: Path, layers: Mapping[str, LayerBits]) -> nn.Module:
@@ -273,22 +242,19 @@ def subnet(task: Task, front: Front, weights: Path, layers: Mapping[str, LayerBi
     Raises:
         MixbitError: a front of another method, or bits that it was not trained at.
     """
-    settings = settings_of(front)
-    part, held = settings.parts(task)
-    model = build_supernet(part, settings.supernet())
-    model.load_state_dict(load_file(weights))
-    settings.judge(model, part, held).recalibrate(layers)
-    settle(model)
-    return model
+    supernet = load_supernet(task, weights, settings_of(front))
+    supernet.judge.recalibrate(layers)
+    settle(supernet.model)
+    return supernet.model
 
 
 class _Genes:
     """Bits as genes: one for each layer's weights, and one for each tensor that layers read."""
 
-    def __init__(self, network: Network, settings: Qfa) -> None:
-        self.network, self.bits = network, sorted(settings.bits)
-        self.terms = Terms(pins={}) if settings.first_last else Terms()
-        self.budget = Budget.parse(settings.limits) if settings.limits else None
+    def __init__(self, network: Network, supernet: SupernetConfig, limits: Sequence[str] = ()) -> None:
+        self.network, self.bits = network, sorted(supernet.bits)
+        self.terms = Terms(pins={}) if supernet.first_last else Terms()
+        self.budget = Budget.parse(limits) if limits else None
         self.pins = self.terms.pinned(network)
         self.free = [layer for layer in network.layers if layer.name not in self.pins]
         tensors = list(dict.fromkeys(layer.input_tensor for layer in self.free))

@@ -25,9 +25,11 @@ from mixbit.report.steps import (
     after_latency,
     after_search,
     after_stress,
+    after_supernet,
     after_train,
 )
 from mixbit.report.stress import corruption_plot, corruption_table, stress_plots, stress_tables
+from mixbit.report.supernets import subnets_table
 from mixbit.report.table import Table
 from mixbit.report.tables import (
     allocation_summary,
@@ -56,6 +58,7 @@ __all__ = [
     "after_latency",
     "after_search",
     "after_stress",
+    "after_supernet",
     "after_train",
     "agreement_table",
     "allocation_summary",
@@ -99,6 +102,7 @@ __all__ = [
     "skipped_table",
     "stress_plots",
     "stress_tables",
+    "subnets_table",
     "transfer_notes",
     "transfer_table",
     "verification_table",

@@ -24,6 +24,7 @@ __all__ = [
     "after_latency",
     "after_search",
     "after_stress",
+    "after_supernet",
     "after_train",
 ]
 
@@ -116,6 +117,15 @@ def after_stress(profiles: Sequence[Profile]) -> list[str]:
     if first.quantized:
         return ["mixbit", "export", str(first.run)]
     return ["mixbit", "stress", str(first.run), "OTHER_RUN"] if len(profiles) == 1 else ["mixbit", "list", "methods"]
+
+
+def after_supernet(run: Path) -> list[str]:
+    """The front of its sub-networks, in a folder beside it.
+
+    >>> " ".join(after_supernet(Path("runs/supernet")))
+    'mixbit search qfa runs/supernet --run runs/front'
+    """
+    return ["mixbit", "search", "qfa", str(run), "--run", str(run.parent / "front")]
 
 
 def after_compare(found: Comparison) -> list[str]:

@@ -24,6 +24,15 @@ from mixbit.runs.picking import Picked, pick
 from mixbit.runs.searching import Searched, search
 from mixbit.runs.stressing import Profile, StressSettings, stress
 from mixbit.runs.subject import Outcome, Subject
+from mixbit.runs.supernets import (
+    OpenedSupernet,
+    Subnet,
+    TrainedSupernet,
+    evaluate_supernet,
+    is_supernet,
+    open_supernet,
+    train_supernet,
+)
 from mixbit.runs.taking import take
 from mixbit.runs.training import Trained, train
 from mixbit.runs.transferring import Agreement, Reached, Transferred, transfer
@@ -43,6 +52,7 @@ __all__ = [
     "Inspected",
     "Judge",
     "Judged",
+    "OpenedSupernet",
     "Outcome",
     "Picked",
     "PolicyResult",
@@ -52,7 +62,9 @@ __all__ = [
     "Searched",
     "StressSettings",
     "Subject",
+    "Subnet",
     "Trained",
+    "TrainedSupernet",
     "Transferred",
     "Verified",
     "VerifiedC",
@@ -61,17 +73,21 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "evaluate_supernet",
     "export",
     "export_c",
     "export_targets",
     "inspect",
     "is_c_folder",
+    "is_supernet",
+    "open_supernet",
     "pick",
     "read_comparison",
     "search",
     "stress",
     "take",
     "train",
+    "train_supernet",
     "transfer",
     "verify",
     "verify_c_folder",

@@ -125,11 +125,11 @@ def _by_content(
                 f"{now[part]}, and were {was[part]}. Give the old {part} to go on with it, or another --run folder to "
                 "begin anew."
             )
-        subject[part] = _same_files(old["subject"][part], subject[part]) if part == "data" else old["subject"][part]
+        subject[part] = same_files(old["subject"][part], subject[part]) if part == "data" else old["subject"][part]
     return old, {**new, "subject": subject}
 
 
-def _same_files(old: str, new: str) -> str:
+def same_files(old: str, new: str) -> str:
     """The old spec, if the new one differs in its path alone."""
     (name, _, options), (new_name, _, new_options) = parse_spec(old), parse_spec(new)
     return old if (name, options) == (new_name, new_options) else new

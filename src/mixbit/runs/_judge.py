@@ -15,14 +15,13 @@ from mixbit.cost import LayerBits
 from mixbit.data import parse_spec
 from mixbit.errors import MixbitError, shown
 from mixbit.evaluation import Metrics, evaluate
-from mixbit.methods import Qfa
 from mixbit.methods.qfa import settings_of
 from mixbit.policy import Front, Policy
 from mixbit.quantization import quantized_layers
 from mixbit.runs import _folder
 from mixbit.runs._comparison import Judged
 from mixbit.runs.subject import Subject
-from mixbit.supernet import SubnetJudge, build_supernet
+from mixbit.supernet import SubnetJudge, SupernetTraining, build_supernet
 from mixbit.task import Task
 
 __all__ = ["PolicyJudge"]
@@ -34,7 +33,7 @@ class PolicyJudge:
 
     task: Task
     """The comparison's: network, training images, loss and metrics."""
-    settings: Qfa
+    settings: SupernetTraining
     weights: Path
     on: str
     """What is measured on, in words."""
@@ -92,7 +91,7 @@ class PolicyJudge:
     @cached_property
     def _subnets(self) -> SubnetJudge:
         part, held = self._parts
-        model = build_supernet(part, self.settings.supernet())
+        model = build_supernet(part, self.settings)
         model.load_state_dict(load_file(self.weights))
         return self.settings.judge(model, part, held)
 

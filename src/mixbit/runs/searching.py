@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from mixbit import _distributed, _io, methods
+from mixbit._settings import read
 from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError, MixbitError
 from mixbit.evaluation import try_out
-from mixbit.methods import Kind
+from mixbit.methods import Kind, Qfa
+from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
+from mixbit.runs.supernets import is_supernet, open_supernet
+from mixbit.supernet.training import WEIGHTS
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig, regularised
 
@@ -150,7 +154,8 @@ def search(
     """Run a method; a killed search goes on, and a finished one is only read.
 
     Args:
-        subject: model, weights and data.
+        subject: model, weights and data. For `qfa` the model may be the run folder of a supernet: nothing is trained
+            then, and weights are its own.
         method: name, see `mixbit.methods.names`.
         settings: of the method; lists stand for tuples. The seed is the subject's. Beside them `kurtosis`, as for
             `train`: methods that train weights then train them with KURE.
@@ -168,6 +173,8 @@ def search(
     """
     _distributed.start()
     under = _Under(budget=tuple(budget), pins=dict(pins or {}), first_last=first_last, latency=latency)
+    if is_supernet(subject.model):
+        return _search_in(subject, method, settings, run, under, quiet)
     term = KurtosisConfig.from_setting(settings.get(KURTOSIS))
     chosen = methods.make(method, {"seed": subject.seed, **{k: v for k, v in settings.items() if k != KURTOSIS}})
     if term is not None and methods.info(method).cost != "training":
@@ -182,6 +189,8 @@ def search(
         try_out(task.model, task.test, task.objective, label_smoothing=getattr(chosen, "label_smoothing", None) or 0.0)
     task = regularised(task, term)
     given = under.arguments(task.network)
+    if isinstance(chosen, Qfa):
+        chosen.genes(task, chosen)  # limits that nothing keeps must not claim the folder either
     _folder.begin(
         run,
         {
@@ -202,6 +211,41 @@ def search(
             _with_weights(found, subject, run).save(run / ENDS[kind])  # last: its presence says that the search is done
     _distributed.barrier()
     return _read(run, kind, task.network, subject, given)
+
+
+def _search_in(
+    subject: Subject, method: str, settings: Mapping[str, Any], run: Path, under: _Under, quiet: bool
+) -> Searched:
+    """Search among the sub-networks of the supernet whose run folder is the model."""
+    source = Path(subject.model)
+    if method != "qfa":
+        raise MixbitError(
+            f"{method} takes a model, and {source} is the run folder of a supernet, whose sub-networks qfa searches "
+            "among. Give mixbit search qfa the folder, or the other method the model."
+        )
+    if subject.weights is not None:
+        raise MixbitError(f"{source} is the run folder of a supernet and brings its own weights: leave --weights out.")
+    for key, value in settings.items():
+        if key not in EVOLUTION:
+            raise MixbitError(
+                f"{key}={value!r} has no effect: the supernet in {source} is trained already. Legal here: "
+                f"{', '.join(EVOLUTION)}; and --seed, of the evolution."
+            )
+    under.check(method)
+    chosen = read(Qfa, {"seed": subject.seed, **settings}, room=f"method {method!r}")
+    opened = open_supernet(source, data=subject.data)
+    chosen.genes(opened.supernet.task, opened.supernet.settings)
+    own, weights = replace(opened.subject, seed=subject.seed), source / WEIGHTS
+    facts = {"command": "search", "subject": own.to_json(), "content": _folder.read(source).get(_folder.CONTENT)}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    _folder.begin(run, {**facts, "method": method, "settings": plain, "supernet": _io.digest(weights)})
+    found = None if (run / ENDS["front"]).exists() else chosen.evolve(opened.supernet, run=run, quiet=quiet)
+    if _distributed.rank() == 0:
+        _io.write_text(run / _folder.NETWORK, opened.network.to_json())
+        if found is not None:
+            found.save(run / ENDS["front"])
+    _distributed.barrier()
+    return _read(run, "front", opened.network, own, {})
 
 
 def _with_weights(found: Scores | Policy | Front, subject: Subject, run: Path) -> Scores | Policy | Front:

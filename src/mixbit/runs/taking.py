@@ -8,13 +8,13 @@ from typing import Any
 
 from mixbit import _io
 from mixbit.errors import MixbitError
-from mixbit.methods import Qfa
 from mixbit.methods.qfa import settings_of, subnet
 from mixbit.models import write_weights
 from mixbit.policy import Policy
 from mixbit.runs import _folder
 from mixbit.runs.picking import Picked
 from mixbit.runs.subject import metric_facts
+from mixbit.supernet import SupernetTraining
 
 __all__ = ["take"]
 
@@ -47,7 +47,7 @@ def take(found: Picked, run: Path) -> dict[Path, str]:
         "command": "train",
         "subject": found.subject.to_json(),
         "content": found.subject.content(),
-        "settings": {"quantize": _quantize(settings)},
+        "settings": _settings(settings),
         "bits": {name: [bits.weight_bits, bits.activation_bits] for name, bits in policy.layers.items()},
     }
     model = subnet(task, found.front, found.weights, policy.layers)
@@ -61,7 +61,8 @@ def take(found: Picked, run: Path) -> dict[Path, str]:
     }
 
 
-def _quantize(settings: Qfa) -> dict[str, Any]:
-    """How its layers are quantized, where that is not the usual."""
-    given, usual = asdict(settings.supernet().quantizers()), asdict(Qfa(bits=(8, 4)).supernet().quantizers())
-    return {name: value for name, value in given.items() if value != usual[name]}
+def _settings(settings: SupernetTraining) -> dict[str, Any]:
+    """How its layers are quantized, where that is not the usual; and the batches of its statistics, as it had them."""
+    given, usual = asdict(settings.quantizers()), asdict(SupernetTraining().quantizers())
+    own = {name: value for name, value in given.items() if value != usual[name]}
+    return {"quantize": own, "batch_size": settings.batch_size, "bn_samples": settings.statistics_images}

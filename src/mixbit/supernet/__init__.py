@@ -8,6 +8,7 @@ from mixbit.supernet.norms import (
 )
 from mixbit.supernet.sandwich import SandwichStep, SupernetConfig, build_supernet, elastic_layers
 from mixbit.supernet.selection import Mixture, PerLayer, PerSample, Selection, Uniform, select, settle
+from mixbit.supernet.training import Supernet, SupernetTraining, load_supernet, supernet_settings, train_supernet
 
 __all__ = [
     "Mixture",
@@ -17,12 +18,17 @@ __all__ = [
     "SandwichStep",
     "Selection",
     "SubnetJudge",
+    "Supernet",
     "SupernetConfig",
+    "SupernetTraining",
     "SwitchableBatchNorm",
     "Uniform",
     "build_supernet",
     "elastic_layers",
+    "load_supernet",
     "make_switchable",
     "select",
     "settle",
+    "supernet_settings",
+    "train_supernet",
 ]

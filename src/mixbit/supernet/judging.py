@@ -57,17 +57,17 @@ class SubnetJudge:
             raise MixbitError("there are no batches to make the norms' statistics from. Give at least one.")
         self._known: dict[str, dict[str, Tensor]] = {}
 
-    def __call__(self, selection: Selection | Mapping[str, LayerBits]) -> Metrics:
+    def __call__(self, selection: Selection | Mapping[str, LayerBits], on: object | None = None) -> Metrics:
         """Loss and metrics of a sub-network, which stays selected.
 
         Args:
             selection: a selection of one bit-width a layer, or a policy's layers.
+            on: another split than the held-out one, to report on once.
         """
         self.recalibrate(selection)
+        split = self.held_out if on is None else on
         with self._autocast():
-            return evaluate(
-                self.model, self.held_out, batch_size=self.batch_size, loss=self.objective, channels_last=True
-            )
+            return evaluate(self.model, split, batch_size=self.batch_size, loss=self.objective, channels_last=True)
 
     def recalibrate(self, selection: Selection | Mapping[str, LayerBits]) -> None:
         """Select a sub-network and give its norms and quantizers statistics of their own."""

@@ -95,10 +95,15 @@ class SupernetConfig:
         return sorted(self.bits)[len(self.bits) // 2]
 
 
-def build_supernet(task: Task, config: SupernetConfig) -> nn.Module:
+def build_supernet(task: Task, config: SupernetConfig, *, calibrated: bool = True) -> nn.Module:
     """A copy of the task's network with a bank on every layer, calibrated at every bit-width, and norms as asked for.
 
     Layers that are not elastic (the first and the last, unless `first_last`) have 8 bits.
+
+    Args:
+        task: whose network, and images for the first step sizes.
+        config: what it offers.
+        calibrated: make the first step sizes; False where a state is loaded that has them.
 
     Raises:
         MixbitError: no layer is left to be elastic, or a norm that has no copies.
@@ -108,7 +113,8 @@ def build_supernet(task: Task, config: SupernetConfig) -> nn.Module:
     if not elastic_layers(model):
         raise MixbitError("no layer of the network has a choice of bits. Set first_last=True.")
     make_switchable(model, task.example(), config.norms)
-    calibrate(model, [task.calibration(config.calibration_images, config.seed)], seed=config.seed)
+    if calibrated:
+        calibrate(model, [task.calibration(config.calibration_images, config.seed)], seed=config.seed)
     return model
 
 
@@ -138,6 +144,7 @@ class SandwichStep(StatefulStep):
         config: settings.
         validate: measures one uniform sub-network; asked after every epoch for the lowest, a middle and the highest
             bits, which go into the epoch's line of metrics as `subnets`.
+        tell: takes these three as a line for people.
     """
 
     def __init__(
@@ -146,8 +153,9 @@ class SandwichStep(StatefulStep):
         network: Network,
         config: SupernetConfig,
         validate: Callable[[Uniform], Metrics] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.model, self.config, self.validate = model, config, validate
+        self.model, self.config, self.validate, self.tell = model, config, validate, tell
         elastic = set(elastic_layers(model))
         layers = [layer for layer in network.layers if layer.name in elastic]
         self.layers = [layer.name for layer in layers]
@@ -201,9 +209,14 @@ class SandwichStep(StatefulStep):
 
     def end_epoch(self, context: StepContext, record: dict[str, Any]) -> None:
         """Measure three uniform sub-networks, where there is somebody who measures."""
-        if self.validate is not None:
-            kept = (self.config.lowest, self.config.middle, self.config.highest)
-            record["subnets"] = {f"W{b}A{b}": self.validate(Uniform(b)).to_json() for b in dict.fromkeys(kept)}
+        if self.validate is None:
+            return
+        kept = (self.config.lowest, self.config.middle, self.config.highest)
+        found = {f"W{bits}A{bits}": self.validate(Uniform(bits)) for bits in dict.fromkeys(kept)}
+        record["subnets"] = {name: one.to_json() for name, one in found.items()}
+        if self.tell is not None:
+            each = (f"{name} {one.info.name} {one.info.text(one.value)}" for name, one in found.items())
+            self.tell(f"epoch {record['epoch']}: {', '.join(each)} on held-out samples")
 
 
 def _banks(layer: Any) -> tuple[Quantizer | None, Quantizer | None]:

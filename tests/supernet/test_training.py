@@ -1,0 +1,242 @@
+"""A training of a supernet by itself: what it holds out, what it leaves, and what goes on from that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mixbit import Task
+from mixbit.cost import LayerBits
+from mixbit.errors import DataError, MixbitError, PolicyError, StaleRun, WeightsError
+from mixbit.evaluation import evaluate
+from mixbit.quantization import quantizers
+from mixbit.supernet import (
+    SandwichStep,
+    SubnetJudge,
+    SupernetConfig,
+    SupernetTraining,
+    Uniform,
+    load_supernet,
+    supernet_settings,
+    train_supernet,
+    training,
+)
+from mixbit.testing.options import OptionCases, OptionRow, fields_of
+from mixbit.training import StepContext, TrainConfig
+from tests.supernet import nets
+from tests.tasks import tiny_task
+
+SHORT = {"bits": (8, 4, 2), "epochs": 2, "batch_size": 16, "passes": 3, "calibration_images": 16,
+         "statistics_images": 32, "held_out": 0.25}  # fmt: skip
+
+
+def short(**more: Any) -> SupernetTraining:
+    return SupernetTraining(**{**SHORT, **more})
+
+
+def numbers(supernet: training.Supernet) -> list[float]:
+    return [supernet.judge(Uniform(bits)).loss for bits in (2, 4, 8)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[float]]:
+    """A folder, what was told, and losses of three sub-networks."""
+    folder, told = tmp_path_factory.mktemp("supernets") / "net", list[str]()
+    found = train_supernet(tiny_task(), short(), run=folder, quiet=True, tell=told.append)
+    return folder, told, numbers(found)
+
+
+def test_the_folder_gives_the_supernet_back(trained: tuple[Path, list[str], list[float]]) -> None:
+    folder, _, losses = trained
+    task = tiny_task()
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.fill_(1.5)  # weights are the supernet's own, all of them
+    found = load_supernet(task, folder)
+    assert numbers(found) == losses and found.weights == folder / "supernet.safetensors"
+    assert found.settings == short() == supernet_settings(folder)
+    assert {path.name for path in folder.iterdir()} >= {"supernet.json", "supernet.safetensors", "metrics.jsonl"}
+
+
+def test_a_line_is_told_after_every_epoch_and_kept(trained: tuple[Path, list[str], list[float]]) -> None:
+    folder, told, losses = trained
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == len(told) == 2
+    for line, text in zip(lines, told, strict=True):
+        shares = [
+            f"{name} accuracy {100 * line['subnets'][name]['accuracy']:.2f} %" for name in ("W2A2", "W4A4", "W8A8")
+        ]
+        assert text == f"epoch {line['epoch']}: {', '.join(shares)} on held-out samples"
+    assert [lines[-1]["subnets"][name]["loss"] for name in ("W2A2", "W4A4", "W8A8")] == losses
+
+
+@pytest.mark.parametrize("kind", ["lsq", "batchquant"])
+def test_a_killed_training_goes_on_to_the_same_numbers(kind: str, tmp_path: Path) -> None:
+    """In the middle of an epoch, with a checkpoint after every step."""
+    settings, call, done = short(activations=kind, norms="bits"), SandwichStep.__call__, list[int]()
+    whole = train_supernet(tiny_task(), settings, run=tmp_path / "a", quiet=True)
+
+    def killed(self: SandwichStep, context: StepContext, x: Any, y: Any) -> Any:
+        if context.number == 4:
+            raise KeyboardInterrupt
+        done.append(context.number)
+        return call(self, context, x, y)
+
+    always = replace(settings.training(), checkpoint_seconds=0.0)
+    with mock.patch.object(SupernetTraining, "training", return_value=always):
+        with mock.patch.object(SandwichStep, "__call__", killed), pytest.raises(KeyboardInterrupt):
+            train_supernet(tiny_task(), settings, run=tmp_path / "b", quiet=True)
+        assert not (tmp_path / "b" / "supernet.safetensors").exists() and done == [0, 1, 2, 3]
+        found = train_supernet(tiny_task(), settings, run=tmp_path / "b", quiet=True)
+    assert numbers(found) == numbers(whole)
+    one, other = (load_file(tmp_path / name / "supernet.safetensors") for name in "ab")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_held_out_follows_its_own_seed_and_trains_nothing() -> None:
+    task = tiny_task()
+
+    def held(**more: Any) -> set[bytes]:
+        part, out = short(**more).parts(task)
+        first, second = ({x.numpy().tobytes() for x in split.batches(64).__next__()[0]} for split in (part.train, out))
+        assert not first & second and len(first | second) == 64 and len(second) == 16
+        return second
+
+    assert held() == held(seed=3) != held(held_out_seed=3)
+
+
+def test_statistics_are_of_batches_of_the_trainings_size_and_of_images_that_train() -> None:
+    task, settings = tiny_task(), short()
+    part, held = settings.parts(task)
+    model = training.build_supernet(part, settings)
+    judge = settings.judge(model, part, held)
+    assert [len(x) for x in judge.batches] == [16, 16] and judge.held_out is held and judge.batch_size == 32
+    ours = {x.numpy().tobytes() for x in part.train.batches(48).__next__()[0]}
+    assert all(x.numpy().tobytes() in ours for batch in judge.batches for x in batch)
+
+
+def test_another_split_is_measured_with_the_same_statistics(trained: tuple[Path, list[str], list[float]]) -> None:
+    found = load_supernet(tiny_task(), trained[0])
+    reported = found.judge(Uniform(4), found.task.test)
+    assert reported.samples == 64 and found.judge(Uniform(4)).samples == 16
+    assert reported.loss == pytest.approx(evaluate(found.model, found.task.test).loss, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_other_settings_and_other_networks_in_a_folder(trained: tuple[Path, list[str], list[float]]) -> None:
+    folder = trained[0]
+    with pytest.raises(StaleRun, match="begun with settings.passes=3, now settings.passes=4"):
+        train_supernet(tiny_task(), short(passes=4), run=folder, quiet=True)
+    with pytest.raises(PolicyError, match="is a supernet of another model: its fingerprint is .* train a supernet of"):
+        load_supernet(nets.task(), folder)
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_supernet(tiny_task(), folder, short(bits=(8, 4)))
+
+
+def test_folders_that_hold_no_supernet(tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match=r"holds no trained supernet.*same command on it finishes a killed one"):
+        load_supernet(tiny_task(), tmp_path)
+    (tmp_path / "supernet.safetensors").write_bytes(b"")
+    with pytest.raises(MixbitError, match=r"has no supernet.json of version 1. Give the --run folder"):
+        load_supernet(tiny_task(), tmp_path)
+    (tmp_path / "supernet.json").write_text('{"format": "mixbit-supernet", "version": 2}')
+    with pytest.raises(MixbitError, match=r"has no supernet.json of version 1"):
+        supernet_settings(tmp_path)
+
+
+def test_bits_that_it_was_not_trained_at(trained: tuple[Path, list[str], list[float]]) -> None:
+    found = load_supernet(tiny_task(), trained[0])
+    layers = dict.fromkeys(("conv1", "conv2", "hidden"), LayerBits(4, 2))
+    layers |= dict.fromkeys(("stem", "head"), LayerBits(8, 8))
+    found.check(layers)
+    for wrong, told in (
+        ({"conv1": LayerBits(3, 4)}, "'conv1' is asked for weights of 3 bits, .*Legal: 8, 4, 2.*--bits"),
+        ({"conv1": LayerBits(4, None)}, "'conv1' is asked for activations in float"),
+        ({"stem": LayerBits(4, 8)}, "'stem' is asked for weights of 4 bits.*Legal: 8.*first_last=true"),
+        ({"conv3": LayerBits(4, 4)}, "'conv3' is no layer of the supernet. Legal: stem, conv1"),
+    ):
+        with pytest.raises(PolicyError, match=told):
+            found.check({**layers, **wrong})
+    with pytest.raises(PolicyError, match="'stem' is missing"):
+        found.check({name: bits for name, bits in layers.items() if name != "stem"})
+
+
+def test_data_that_cannot_be_cut() -> None:
+    with pytest.raises(DataError, match="Cannot hold samples out"):
+        train_supernet(nets.task(), short(), quiet=True)
+    with pytest.raises(
+        MixbitError, match=r"batch_size=60 is larger than what is left to train on \(48 samples, 16 are"
+    ):
+        train_supernet(tiny_task(), short(batch_size=60), quiet=True)
+    for wrong, told in (({"held_out": 1.0}, "leaves nothing to train on"), ({"bits": (4,)}, "at least two bit-widths")):
+        with pytest.raises(MixbitError, match=told):
+            short(**wrong)
+
+
+# -------------------------------------------------------------------------------------------------------- options
+
+
+def of_training(name: str) -> Callable[[Any], Any]:
+    return lambda value: getattr(short(**{name: value}).training(), name)
+
+
+def taken(first: Any, second: Any) -> Callable[[Any, Any], bool]:
+    return lambda one, other: (one, other) == (first, second)
+
+
+def judge(**more: Any) -> SubnetJudge:
+    settings, task = short(**more), tiny_task()
+    part, held = settings.parts(task)
+    return settings.judge(task.model, part, held)
+
+
+LOOP = {"epochs": (1, 3), "batch_size": (16, 8), "lr": (0.01, 0.1), "step_lr": (None, 0.1), "weight_decay": (0.0, 0.1),
+        "label_smoothing": (0.0, 0.1), "distill": (0.0, 0.5), "fraction": (1.0, 0.5),
+        "precision": ("float32", "bf16"), "seed": (0, 1)}  # fmt: skip
+
+
+class TestSupernetTrainingOptions(OptionCases):
+    """What the supernet and the loop do with theirs is in their own tables."""
+
+    owner = SupernetTraining
+    options = tuple(one for one in fields_of(SupernetTraining) if one not in fields_of(SupernetConfig) or one == "seed")
+    rows = (
+        *(OptionRow(name, values, of_training(name), taken(*values)) for name, values in LOOP.items()),
+        OptionRow("batch_size", (16, 8), lambda v: len(judge(batch_size=v).batches[0]), taken(16, 8),
+                  says="statistics"),
+        OptionRow("precision", ("float32", "bf16"), lambda v: judge(precision=v).precision, taken("float32", "bf16"),
+                  says="judging"),
+        OptionRow("held_out", (0.25, 0.5), lambda v: len(judge(held_out=v).held_out), taken(16, 32)),
+        OptionRow("held_out_seed", (0, 1), lambda v: next(judge(held_out_seed=v).held_out.batches(16))[1].tolist(),
+                  lambda a, b: len(a) == len(b) == 16 and a != b),
+        OptionRow("statistics_images", (16, 48), lambda v: len(judge(statistics_images=v).batches), taken(1, 3)),
+        OptionRow("statistics_images", (1, 31), lambda v: len(judge(statistics_images=v).batches), taken(1, 1),
+                  says="whole batches"),
+    )  # fmt: skip
+
+
+def test_the_loop_makes_no_statistics_of_its_own() -> None:
+    """Those of a training at many bit-widths are of none of them."""
+    usual = asdict(TrainConfig())
+    found = {name: value for name, value in asdict(short().training()).items() if value != usual[name]}
+    assert found["bn_samples"] == 0
+
+
+def test_a_network_without_distillation_has_no_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(training, "train", lambda *_given, **named: given.append(named["teacher"]))
+    task: Task = tiny_task()
+    for weight in (0.0, 0.5):
+        train_supernet(task, short(distill=weight), quiet=True)
+    assert given == [None, task.model]
+    assert all(bank.bits for bank in quantizers(train_supernet(task, short(), quiet=True).model).values())
