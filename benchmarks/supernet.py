@@ -53,12 +53,14 @@ WEIGHTS = {
     "resnet20": "cifar10_resnet20_clean.safetensors",
 }
 BITS = (8, 6, 5, 4, 3, 2)
-UNIFORM = (2, 3, 4, 8)
+UNIFORM = (3, 2, 4, 8)
 BUDGET = "bitops=3x3"
 SCORES = ("fit", "hawq-v2", "limpq-init", "limpq")
 JUDGES = 2_000
 """Held-out images of which a judgement is made; all of them where a table reports."""
 STATISTICS = 1_280
+EQUAL = ("uniform", "fit", "limpq-init", "random-0")
+"""What the evolved policies are compared with."""
 PARTS = ("supernets", "dedicated", "ranked", "equal")
 
 
@@ -74,7 +76,7 @@ class Effort:
     near: int = 5
 
 
-QUICK = Effort(supernet=1, ranked=1, after=1, random=1, near=1)
+QUICK = Effort(supernet=1, ranked=1, after=1, random=1, near=0)
 
 
 def supernet_training(network: str, effort: Effort, seed: int) -> TrainConfig:
@@ -106,6 +108,7 @@ class Study:
         runs = records.SMOKE if smoke else ROOT / "runs"
         self.folder = runs / "supernet" / f"{network}-s{seed}"
         self.of = {"network": network, "seed": seed}
+        self._trained = dict[str, nn.Module]()
 
     @cached_property
     def task(self) -> Task:
@@ -116,7 +119,7 @@ class Study:
         rest, _ = self.parts(dataset.train)
         test: Split = dataset.test
         if self.smoke:
-            rest, test = Part(rest, torch.arange(256)), Part(test, torch.arange(128))
+            rest, test = Part(rest, torch.arange(128)), Part(test, torch.arange(64))
         return Task(model=model, train=rest, test=test, network=network)
 
     def parts(self, split: Split) -> tuple[Split, Split]:
@@ -149,7 +152,8 @@ class Study:
 
     def config(self, activations: str) -> SupernetConfig:
         """Of a supernet."""
-        return SupernetConfig(bits=BITS, activations=activations, seed=self.seed)  # type: ignore[arg-type]
+        few = {"calibration_images": 16} if self.smoke else {}
+        return SupernetConfig(bits=BITS, activations=activations, seed=self.seed, **few)  # type: ignore[arg-type]
 
     def judge(self, model: nn.Module, held: Split) -> SubnetJudge:
         """By held-out images, with statistics from batches of the training's own size."""
@@ -189,10 +193,12 @@ class Study:
         return model, what
 
     def trained(self, activations: str) -> nn.Module:
-        """A supernet of which there is a row."""
-        model = build_supernet(self.task, self.config(activations))
-        model.load_state_dict(load_file(self.supernet_folder(activations) / "supernet.safetensors"))
-        return model
+        """A supernet of which there is a row; built once."""
+        if activations not in self._trained:
+            model = build_supernet(self.task, self.config(activations))
+            model.load_state_dict(load_file(self.supernet_folder(activations) / "supernet.safetensors"))
+            self._trained[activations] = model
+        return self._trained[activations]
 
     def supernets(self) -> Iterator[Job]:
         """Of each kind of activations, at all of its uniform bits."""
@@ -233,7 +239,7 @@ class Study:
     def dedicated(self) -> Iterator[Job]:
         """Uniform bits, for as many epochs as the supernets."""
         results = self.results("dedicated", epochs=self.effort.supernet)
-        for bits in (3, 2, 4, 8):
+        for bits in UNIFORM[:1] if self.smoke else UNIFORM:
             policy, folder = (
                 Policy.uniform(self.task.network, bits, bits),
                 self.folder / f"alone-{bits}-e{self.effort.supernet}",
@@ -294,10 +300,10 @@ class Study:
         """Policies of both budgets from the float weights, for as many epochs as a supernet and what follows it."""
         epochs = self.effort.supernet + self.effort.after
         results, made = self.results("equal", epochs=epochs), dict[str, Path]()
-        for budget in self.budgets():
+        for budget in [BUDGET] if self.smoke else self.budgets():
             for name, policy in self.policies(budget):
                 bits = _bits(policy.layers)
-                if name.startswith("near") or (name.startswith("random") and name != "random-0"):
+                if name not in EQUAL:
                     continue
                 folder = made.setdefault(bits, self.folder / f"equal-{len(made)}-{name}-e{epochs}")
                 of = {**self.of, "budget": budget, "name": name, "start": "float", "bits": bits}

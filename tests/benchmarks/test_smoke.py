@@ -86,7 +86,14 @@ def test_smoke(script: str, warm: str, tmp_path: Path) -> None:
     for name in names:
         found = records.read(name, folder=tmp_path)
         assert found["made"] and all(maker["smoke"] for maker in found["made"]), name
-        assert list(differences(found, records.read(name, folder=real(name)))) == []
+        known = {part: rows for part, rows in found.items() if not is_pending(name, part)}
+        assert list(differences(known, records.read(name, folder=real(name)))) == []
+
+
+def is_pending(name: str, part: str) -> bool:
+    """Whether a part of a result file was not run yet, so that there is nothing to compare with."""
+    names = {f"results/{name}.json", f"results/{name}.json#{part}"}
+    return any(names & {*entry.pending} for entry in registry.ENTRIES.values())
 
 
 def real(name: str) -> Path:
