@@ -146,6 +146,17 @@ def test_the_state_brings_the_row_and_refuses_another_place() -> None:
             other.load_state_dict({**state, key: wrong})
 
 
+def test_the_state_of_shared_norms_is_refused_with_what_to_do() -> None:
+    shared, model = net(), net()
+    make_switchable(model, X, "pair")
+    with pytest.raises(WeightsError, match=r"1 has a row for each of \[\[8, 8\], .*one norm for all.*before mixbit"):
+        model.load_state_dict(shared.state_dict())
+    again = net()
+    again.load_state_dict(shared.state_dict())  # as the message says
+    make_switchable(again, X, "pair")
+    model.load_state_dict(again.state_dict())
+
+
 def test_estimates_are_made_anew_for_the_rows_in_use_alone() -> None:
     model = net()
     make_switchable(model, X)
@@ -195,7 +206,9 @@ def test_a_norm_of_two_names_is_one_norm() -> None:
 
     model = Twice().eval()
     attach(model, capture(model, X), {name: ([8, 4], [8, 4]) for name in ("one", "two")})
-    make_switchable(model, X)
+    told = "the norm 'first' is called behind 2 layers: one, two. Its rows follow the bits of the last one, two"
+    with pytest.warns(UserWarning, match=told):
+        make_switchable(model, X)
     assert isinstance(model.second, SwitchableBatchNorm) and model.first is model.second
     calibrate(model, [X])
     settle(model)

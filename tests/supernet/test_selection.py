@@ -130,6 +130,32 @@ def test_gradients_of_a_mixed_batch_are_the_sums_of_its_parts(layout: torch.memo
     assert torch.equal(model.bn1.num_batches_tracked, twin.bn1.num_batches_tracked)
 
 
+@pytest.mark.parametrize("activations", ["lsq", "batchquant"])
+def test_one_backward_goes_through_passes_under_several_selections(activations: Any) -> None:
+    """Its gradients are the sums of those of a backward after each pass."""
+    gradients = []
+    for at_once in (True, False):
+        torch.manual_seed(1)
+        model = Net().eval()
+        attach(model, capture(model, X), dict.fromkeys(ALL, ((8, 2), (8, 2))), QuantizeConfig(activations=activations))
+        make_switchable(model, X)
+        calibrate(model, [X])
+        model.train()
+        losses = []
+        for bits in (8, 2):
+            select(model, bits)
+            losses.append(model(X).square().sum())
+            if not at_once:
+                losses[-1].backward()
+        if at_once:
+            sum(losses).backward()  # type: ignore[union-attr]
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) >= 12
+    for name, found in gradients[0].items():
+        wanted = gradients[1][name]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()), msg=name)
+
+
 def test_a_mixture_is_the_weighted_sum_and_its_weights_learn() -> None:
     model, _ = made(norms="shared")
     layer = quantized_layers(model)["conv1"]

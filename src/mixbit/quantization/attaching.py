@@ -21,6 +21,7 @@ from mixbit.network.carriers import why_not
 from mixbit.policy import Policy
 from mixbit.quantization._calibration import Watch, far_from_float, seeded
 from mixbit.quantization._layers import QuantizedLayer, leave_fused_paths, put_on, take_fused_paths, take_off
+from mixbit.quantization.norms import refuse_rows, take_off_rows
 from mixbit.quantizers import (
     ActivationKind,
     BatchQuant,
@@ -102,6 +103,7 @@ class QuantizeConfig:
             raise MixbitError(f"ignore_dead is BatchQuant's, but activations={self.activations!r}. Leave it out.")
 
 
+_LOAD_HOOK = "_mixbit_load_hook"
 AS_SAID = "as the policy says"
 """The reason of a layer that is in float by intent."""
 
@@ -154,6 +156,8 @@ def attach(
         left.extend(_attach_layer(model, layer, options.get(layer.name, (None, None)), config))
     _turn_attention_parents(model)
     leave_fused_paths(model)
+    if _LOAD_HOOK not in model.__dict__:
+        model.__dict__[_LOAD_HOOK] = model.register_load_state_dict_pre_hook(refuse_rows)
     return tuple(left)
 
 
@@ -222,7 +226,17 @@ def _turn_attention_parents(model: nn.Module) -> None:
 
 
 def detach(model: nn.Module) -> None:
-    """Take all quantizers off: the model is what it was, bit for bit, with the weights that it has now."""
+    """Take all quantizers off: the model is what it was, bit for bit, with the weights that it has now.
+
+    Norms that were made switchable become ordinary ones again, each with what the row in use has learned.
+
+    Raises:
+        MixbitError: such norms use several rows at once, a row a sample. Nothing was taken off then.
+    """
+    take_off_rows(model)
+    hook = model.__dict__.pop(_LOAD_HOOK, None)
+    if hook is not None:
+        hook.remove()
     for module in list(model.modules()):
         if isinstance(module, QuantizedLayer):
             take_off(module)

@@ -125,7 +125,7 @@ class BatchQuant(Quantizer):
         if self.mixture is not None:
             return self._mixed(x, self.mixture)
         if self.rows is None:
-            return self._by_index(x, self.index)
+            return self._by_index(x, self.index.clone())  # gradients need it as it is now
         if self._by_batch:  # each row by the samples that are of it alone
             return self.rows.each(x, self.with_row)
         self.rows.check(x)

@@ -305,7 +305,7 @@ class Quantizer(nn.Module):
     def _row(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if len(self.bits) == 1:
             return self.steps.squeeze(0), self.zero_points.squeeze(0), self.qmins, self.qmaxs
-        return self._row_at(self.index)
+        return self._row_at(self.index.clone())  # gradients need it as it is now: the next selection writes into it
 
     def _row_at(self, row: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return (

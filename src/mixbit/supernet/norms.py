@@ -5,6 +5,7 @@ Activation statistics differ between bit-widths, so each needs batch-norm parame
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixbit.errors import MixbitError, WeightsError
-from mixbit.quantization import QuantizedLayer, norms_after_layers, quantized_layers
+from mixbit.quantization import QuantizedLayer, quantized_layers
+from mixbit.quantization.norms import KEY_BITS, RowsOfNorms, layers_before_norms, put_in_place
 from mixbit.quantizers import Quantizer, SampleRows
 
 __all__ = ["NormRows", "SwitchableBatchNorm", "make_switchable"]
@@ -26,7 +28,7 @@ Key: TypeAlias = tuple[int, ...]
 """What a copy is of: (bits,), or (weight bits, activation bits)."""
 
 
-class SwitchableBatchNorm(_BatchNorm):
+class SwitchableBatchNorm(RowsOfNorms):
     """Batch norm with parameters and statistics in `n` rows, of which one is in use, or one a sample.
 
     Beside the tensors of batch norm, whose first dimension is the rows here, the state holds `row`, the layer that the
@@ -102,7 +104,7 @@ class SwitchableBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with the row in use, each group of samples of one row by itself."""
         if self.rows is None:
-            return self._normalise(x, self.row)
+            return self._normalise(x, self.row.clone())  # gradients need it as it is now
         return self.rows.each(x, self._of_row)
 
     def _of_row(self, part: Tensor, row: int) -> Tensor:
@@ -157,7 +159,8 @@ class SwitchableBatchNorm(_BatchNorm):
         return found
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        for name, own in (("layer_name", self.layer_name), ("key_bits", self.key_bits)):
+        self._refuse_one_for_all(state_dict, prefix)
+        for name, own in (("layer_name", self.layer_name), (KEY_BITS, self.key_bits)):
             saved = state_dict.get(prefix + name)
             if isinstance(saved, Tensor) and (saved.shape != own.shape or not torch.equal(saved.to(own.device), own)):
                 theirs = bytes(saved.tolist()).decode() if name == "layer_name" else saved.tolist()
@@ -168,12 +171,22 @@ class SwitchableBatchNorm(_BatchNorm):
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _refuse_one_for_all(self, state: Mapping[str, Any], prefix: str) -> None:
+        """An ordinary norm's state has no rows."""
+        ordinary = [state.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")]
+        if prefix + KEY_BITS not in state and any(isinstance(one, Tensor) and one.dim() == 1 for one in ordinary):
+            raise WeightsError(
+                f"the state does not fit: {prefix.rstrip('.')} has a row for each of {[list(k) for k in self.keys]} "
+                "here, and the state has one norm for all bits. Legal: norms that were made as those of the state. "
+                "Load it before mixbit.supernet.make_switchable, which copies the norm into every row."
+            )
+
 
 def make_switchable(model: nn.Module, example: Any, norms: NormRows = "bits") -> dict[str, str]:
     """Give the batch norm behind every layer with a choice of bits a row for each, in place.
 
     Which norm stands behind which layer is found once, here, by one forward pass; the norms keep it, and so does their
-    state.
+    state. One that is called behind several layers follows the last of them, with a warning that lists them.
 
     Args:
         model: with banks on.
@@ -192,22 +205,21 @@ def make_switchable(model: nn.Module, example: Any, norms: NormRows = "bits") ->
     if norms == "shared":
         return {}
     layers, replaced = quantized_layers(model), dict[str, str]()
-    for name, layer in norms_after_layers(model, example).items():
-        keys = _keys(layers[layer], norms)
+    for name, before in layers_before_norms(model, example).items():
+        layer = before[-1]
+        keys = _keys(layers[layer], norms) if layer in layers else []
         if len(keys) > 1:
             norm = model.get_submodule(name)
             assert isinstance(norm, _BatchNorm)
+            if len(before) > 1:
+                warnings.warn(
+                    f"the norm {name!r} is called behind {len(before)} layers: {', '.join(before)}. Its rows follow "
+                    f"the bits of the last one, {layer}. Give each layer a norm of its own, or share norms.",
+                    stacklevel=2,
+                )
             put_in_place(model, norm, SwitchableBatchNorm(norm, layer, keys))
             replaced[name] = layer
     return replaced
-
-
-def put_in_place(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a module in the place of another, under all of the names that it has."""
-    for path, module in list(model.named_modules(remove_duplicate=False)):
-        if module is old:
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, new)
 
 
 def _keys(layer: QuantizedLayer, norms: NormRows) -> list[Key]:

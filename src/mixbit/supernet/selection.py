@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError, did_you_mean, shown
 from mixbit.quantization import quantized_layers
+from mixbit.quantization.norms import take_off_rows
 from mixbit.quantizers import Quantizer, SampleRows
-from mixbit.supernet.norms import SwitchableBatchNorm, put_in_place
+from mixbit.supernet.norms import SwitchableBatchNorm
 
 __all__ = ["Mixture", "PerLayer", "PerSample", "Selection", "Uniform", "select", "settle"]
 
@@ -65,6 +66,10 @@ Selection: TypeAlias = Uniform | PerLayer | PerSample | Mixture
 
 def select(model: nn.Module, selection: Selection | int | Mapping[str, LayerBits]) -> None:
     """Put bits into use in banks and norms; no module is rebuilt, and a compiled network is not compiled again.
+
+    What ran before keeps the bits that it ran with: one backward may go through passes under several selections. A
+    compiled network keeps the selection itself for its backward, so there call `backward()` before the next `select`;
+    PyTorch says that a tensor was modified in place otherwise.
 
     Args:
         model: with quantizers on, and with switchable norms or without.
@@ -325,9 +330,7 @@ def settle(model: nn.Module) -> None:
         banks = [b for b in (place.weight, place.inputs) if b is not None]
         if any(bank.rows is not None or bank.mixture is not None for bank in banks):
             raise MixbitError(f"layer {place.name!r} has several bits in use at once. Select one a layer first.")
-    for module in list(model.modules()):
-        if isinstance(module, SwitchableBatchNorm):
-            put_in_place(model, module, module.plain())
+    take_off_rows(model)
     for place in places.values():
         for bank in (place.weight, place.inputs):
             if bank is not None:
