@@ -20,11 +20,13 @@ import torch
 from mixbit import QuantizeConfig, evaluate, methods, runs
 from mixbit.export.registry import _EXPORTERS, exporter_names
 from mixbit.methods import registry
+from mixbit.models import loading
+from mixbit.models.registry import _ZOO
 from mixbit.policy import Policy
 from mixbit.quantization import put_policy_on
 from mixbit.quantizers import WEIGHTS
 from tests.cli import tiny
-from tests.cli.typed import typed
+from tests.cli.typed import next_of, typed
 from tests.mirror import ROOT
 
 FACE = """
@@ -231,3 +233,94 @@ def test_an_exporter_is_listed_and_writes_a_run(newcomer: ModuleType, tmp_path: 
     words = ["export", tiny.quantized_run(), "--to", "newcomer-list", "--out", tmp_path / "m.list"]
     typed(*words, "--images", "8")
     assert "Conv left" in (tmp_path / "m.list").read_text()
+
+
+# ------------------------------------------------------------------------------------------- from the command line
+
+MINE = """
+import torch
+from torch import nn
+
+from mixbit.export import register_exporter
+from mixbit.methods import register
+from mixbit.models.registry import ModelInfo
+from mixbit.models.registry import register as register_model
+from mixbit.quantizers import register_kind
+
+{sources}
+
+register("mine-score", "harm by the size of a layer", source="ours", cost="none")(BySize)
+register_kind("mine-power", PowerOfTwo, "weights")
+register_exporter(Listing())
+
+
+@register_model(ModelInfo(name="mine-net", paper="none", reference="none", licence="none", input_shape=(1, 8, 8),
+                          num_classes=10, mean=(0.0,), std=(1.0,)))
+def net(num_classes=10):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """One file that registers a method, a quantizer, an exporter and a model."""
+    file = tmp_path / "mine.py"
+    sources = "\n\n".join(textwrap.dedent(SOURCES[one]) for one in ("score", "quantizer", "exporter"))
+    file.write_text(MINE.replace("{sources}", sources.replace("newcomer-", "mine-")))
+    try:
+        yield file
+    finally:
+        loading._IMPORTED.pop(file.resolve(), None)
+        sys.modules.pop("mixbit_user_mine", None)
+        registry._METHODS.leave("mine-score")
+        WEIGHTS.leave("mine-power")
+        _EXPORTERS.leave("mine-list")
+        _ZOO.leave("mine-net")
+
+
+def test_one_file_is_known_by_its_names_on_the_command_line(mine: Path, tmp_path: Path) -> None:
+    """Its method, its quantizer, its exporter and its model, and `--import` may stand before or behind the command."""
+    assert "mine-" not in typed("list", "methods") + typed("list", "targets") + typed("list", "models")
+    named = [typed("list", what, "--import", mine) for what in ("methods", "targets")]
+    named.append(typed(f"--import={mine}", "list", "models"))
+    assert [re.findall(r"^mine-\w+", one, re.MULTILINE) for one in named] == [
+        ["mine-score"],
+        ["mine-list"],
+        ["mine-net"],
+    ]
+
+    how = ["--data", "digits", "--import", mine]
+    said = typed("search", "mine-score", "mine-net", "--run", tmp_path / "s", "--bits", "8,4", *how)
+    assert next_of(said)[-2:] == ["--import", str(mine)]
+    said = typed("allocate", tmp_path / "s", "--budget", "bitops=6x6", "--out", tmp_path / "p.json")
+    assert Policy.load(tmp_path / "p.json").method == "mine-score" and "--import" not in next_of(said)
+    tuned = [
+        "--policy",
+        tmp_path / "p.json",
+        "--run",
+        tmp_path / "t",
+        "--epochs",
+        "1",
+        "--fraction",
+        "0.05",
+        "--batch-size",
+        "32",
+    ]
+    typed("train", f"{mine}:net", *tuned, *how, "--set", 'quantize={"weights": "mine-power"}')
+    said = typed("export", tmp_path / "t", "--to", "mine-list", "--import", mine, "--images", "4")
+    assert "Conv" in (tmp_path / "t" / "model.list").read_text()
+
+
+def test_what_cannot_be_imported_is_told_before_anything_else(mine: Path, tmp_path: Path) -> None:
+    for given, told in (
+        ([], "--import names nothing. Write --import FILE.py, or --import package.module"),
+        ([tmp_path / "no.py"], "no file at "),
+        (["no_such_module_here"], "no module named 'no_such_module_here'"),
+        ([f"{mine}:net"], "a file or a module is imported, whole. Write FILE.py or package.module"),
+    ):
+        assert told in typed("search", "x", "y", "--run", tmp_path / "r", "--import", *given, code=2)
+    (tmp_path / "bad.py").write_text("\nraise SystemExit(0)\n")
+    said = typed("list", "methods", "--import", tmp_path / "bad.py", code=2)
+    assert "running" in said and "bad.py, line 2" in said and "mine-" not in said
+    assert not (tmp_path / "r").exists()

@@ -13,10 +13,21 @@ import typer
 from mixbit import cli
 from mixbit._version import __version__
 from mixbit.cli import _app
+from mixbit.models import loading
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
+from tests.cli import tiny
 from tests.cli.typed import exactly, typed
 
 APP: Any = typer.main.get_command(cli.app)
+
+
+def imported(words: list[str]) -> str:
+    """What a file says when it is run, before the methods are listed."""
+    file = tiny.place() / "says.py"
+    file.write_text("print('said')\n")
+    loading._IMPORTED.clear()
+    said = typed("list", "methods", "fit", *(str(file) if word.endswith(".py") else word for word in words))
+    return said.partition("Methods")[0] if said.startswith("said") else ""
 
 
 class TestAppOptions(OptionCases):
@@ -27,6 +38,7 @@ class TestAppOptions(OptionCases):
     rows = (
         OptionRow("--version", (["--help"], ["--version"]),
                   lambda words: typed(*words) == f"mixbit {__version__}\n", exactly(False, True)),
+        OptionRow("--import", ([], ["--import", "says.py"]), imported, exactly("", "said\n")),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 from mixbit._heap import keep_freed_memory
 from mixbit._io import file_error
 from mixbit.cli import _choosing, _looking, _shipping, _supernet, _training  # noqa: F401  each registers its commands
-from mixbit.cli._app import app
+from mixbit.cli._app import app, imports_first
 from mixbit.errors import MixbitError, shown
 from mixbit.report import Screen
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     keep_freed_memory()
     try:
-        app(arguments)
+        app(imports_first(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as leaving:
         place = _place(leaving)
         if place is None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mixbit._version import __version__
+from mixbit.errors import MixbitError
 from mixbit.report import Screen
+
+IMPORT = "--import"
 
 app = typer.Typer(
     help="Search, allocate, train and evaluate mixed-precision networks under hard budgets.",
@@ -59,5 +63,36 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            IMPORT, metavar="FILE.py|MODULE", help="your code, run first: methods, models and more that it registers"
+        ),
+    ] = None,
 ) -> None:
-    pass
+    screen.also = [word for one in imports or () for word in (IMPORT, one)]
+    if imports:
+        from mixbit.models.loading import import_code
+
+        for one in imports:
+            import_code(one)
+
+
+def imports_first(words: Sequence[str]) -> list[str]:
+    """`--import` before the command, where the application looks for it, wherever it was typed.
+
+    >>> imports_first(["list", "methods", "--import", "mine.py"])
+    ['--import', 'mine.py', 'list', 'methods']
+    """
+    first, rest, left = list[str](), list[str](), iter(words)
+    for word in left:
+        if word == "--":
+            rest += [word, *left]
+        elif word == IMPORT:
+            value = next(left, None)
+            if value is None:
+                raise MixbitError(f"{IMPORT} names nothing. Write {IMPORT} FILE.py, or {IMPORT} package.module.")
+            first += [word, value]
+        else:
+            (first if word.startswith(f"{IMPORT}=") else rest).append(word)
+    return first + rest

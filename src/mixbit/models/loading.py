@@ -18,9 +18,11 @@ from mixbit import _io
 from mixbit.errors import MixbitError, did_you_mean
 from mixbit.models.registry import build, factory_parameters, names
 
-__all__ = ["load_model", "load_object", "source_file"]
+__all__ = ["import_code", "load_model", "load_object", "source_file"]
 
 _USUAL_NAMES = ("task", "build_task", "build_model", "build", "make_model", "create_model", "model", "Model", "Net")
+_IMPORTED: dict[Path, ModuleType] = {}
+"""Files that were imported for what they register: they are run once, for what is entered twice is an error."""
 
 
 def load_model(spec: str, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
@@ -58,13 +60,39 @@ def load_object(spec: str, num_classes: int | None = None, in_channels: int | No
     arguments = {key: value for key, value in known.items() if value is not None}
     place, factory = _split(spec)
     if place.endswith(".py"):
-        return _make(_from_file(place, spec), factory, spec, arguments)
+        return _make(_from_file(place, f"Model {spec!r}"), factory, spec, arguments)
     if factory is not None:
-        return _make(_import(place, spec), factory, spec, arguments)
+        return _make(_import(place, f"Model {spec!r}"), factory, spec, arguments)
     if spec not in names():
         legal = f"a zoo name ({', '.join(names())}), package.module:factory or FILE.py:factory"
         raise MixbitError(f"No model {spec!r}; write {legal}.{did_you_mean(spec, names())}")
     return build(spec, **{key: value for key, value in arguments.items() if key in factory_parameters(spec)})
+
+
+def import_code(spec: str) -> ModuleType:
+    """Import a file or a module for what it registers: methods, models, quantizers, exporters of your own.
+
+    A file is run once a process; a model that is named in it later comes from the same module.
+
+    Args:
+        spec: `path/to/file.py`, which is run as Python code, so give only files that you trust; or `package.module`.
+
+    Raises:
+        MixbitError: no such file or module, or it fails.
+
+    >>> import_code("mine.py:net")
+    Traceback (most recent call last):
+        ...
+    mixbit.errors.MixbitError: Import of 'mine.py:net': a file or a module is imported, whole. Write FILE.py or ...
+    """
+    what = f"Import of {spec!r}"
+    place, factory = _split(spec)
+    if factory is not None:
+        raise MixbitError(f"{what}: a file or a module is imported, whole. Write FILE.py or package.module.")
+    if not place.endswith(".py"):
+        return _import(place, what)
+    module = _IMPORTED[Path(place).resolve()] = _from_file(place, what)
+    return module
 
 
 def source_file(spec: str) -> Path | None:
@@ -87,16 +115,18 @@ def _split(spec: str) -> tuple[str, str | None]:
     return place, factory
 
 
-def _from_file(path: str, spec: str) -> ModuleType:
+def _from_file(path: str, what: str) -> ModuleType:
     file = Path(path)
     with _io.filesystem(path):
         found = file.is_file()
     if not found:
-        raise MixbitError(f"Model {spec!r}: no file at {path!r}, seen from {Path.cwd()}.")
+        raise MixbitError(f"{what}: no file at {path!r}, seen from {Path.cwd()}.")
+    if (known := _IMPORTED.get(file.resolve())) is not None:
+        return known
     name = f"mixbit_user_{file.stem}"
     loader = importlib.util.spec_from_file_location(name, file)
     if loader is None or loader.loader is None:
-        raise MixbitError(f"Model {spec!r}: {path!r} cannot be imported as Python.")
+        raise MixbitError(f"{what}: {path!r} cannot be imported as Python.")
     module = importlib.util.module_from_spec(loader)
     # Dataclasses and torch.export look a class's module up here.
     sys.modules[name] = module
@@ -104,18 +134,18 @@ def _from_file(path: str, spec: str) -> ModuleType:
         loader.loader.exec_module(module)
     except BaseException as cause:
         del sys.modules[name]
-        raise _failed(f"Model {spec!r}: running {path!r} failed", cause, file) from cause
+        raise _failed(f"{what}: running {path!r} failed", cause, file) from cause
     return module
 
 
-def _import(name: str, spec: str) -> ModuleType:
+def _import(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as cause:
         remedy = f"install it, or run where {name!r} can be imported"
-        raise MixbitError(f"Model {spec!r}: no module named {cause.name!r}; {remedy}.") from cause
+        raise MixbitError(f"{what}: no module named {cause.name!r}; {remedy}.") from cause
     except BaseException as cause:
-        raise _failed(f"Model {spec!r}: importing {name!r} failed", cause) from cause
+        raise _failed(f"{what}: importing {name!r} failed", cause) from cause
 
 
 def _make(module: ModuleType, factory: str | None, spec: str, arguments: Mapping[str, int]) -> object:

@@ -29,6 +29,8 @@ class Screen:
         self._stream = stream
         self._rich = rich
         self._silent = silent
+        self.also: list[str] = []
+        """What the command of today was given that every next one needs, too."""
 
     @property
     def stream(self) -> TextIO:
@@ -61,7 +63,7 @@ class Screen:
     def next(self, *words: str | Sequence[str]) -> None:
         """The command to type next, quoted so that it can be pasted into a shell."""
         flat = [part for word in words for part in ([word] if isinstance(word, str) else word)]
-        self.say(f"Next: {shlex.join(flat)}")
+        self.say(f"Next: {shlex.join([*flat, *self.also])}")
 
     def error(self, text: str) -> None:
         """One message in red, where the stream has colours."""
