@@ -21,6 +21,7 @@ from mixbit.cost import (
     Part,
     RamStep,
     Timing,
+    _costs,
     costs,
 )
 from mixbit.network import Layer, Network, Tensor
@@ -57,6 +58,16 @@ def summation_error(terms: float, count: int) -> float:
     True
     """
     return 2 * math.sqrt(count) * EPSILON * terms
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Budget], list[dict[str, LayerBits]]]:
+    """The budgets that are resolved from now on, and the bits that are costed, each as often as it happens."""
+    resolved: list[Budget] = []
+    costed: list[dict[str, LayerBits]] = []
+    resolve, peak = Budget.resolve, _costs._peak
+    monkeypatch.setattr(Budget, "resolve", lambda one, *given: (resolved.append(one), resolve(one, *given))[1])
+    monkeypatch.setattr(_costs, "_peak", lambda net, layers: (costed.append(dict(layers)), peak(net, layers))[1])
+    return resolved, costed
 
 
 def layer(

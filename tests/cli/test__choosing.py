@@ -44,7 +44,8 @@ def test_search_asks_for_no_more_than_was_typed() -> None:
     found = handed("search", *SEARCH)
     assert found == {
         "subject": Subject(model="net"), "method": "fit", "settings": {}, "run": Path("r"), "budget": (), "pins": {},
-        "first_last": LayerBits(8, 8), "latency": None, "task": None, "quiet": False,
+        "first_last": LayerBits(8, 8), "latency": None, "c_options": COptions(kernels="dsp"), "rounding": "single",
+        "task": None, "quiet": False,
     }  # fmt: skip
 
 
@@ -94,6 +95,11 @@ class TestSearchOptions(OptionCases):
         OptionRow("--first-last", ([], ["--first-last", "free"]), searched("first_last"),
                   exactly(LayerBits(8, 8), None), says="free"),
         OptionRow("--latency", ([], ["--latency", "t.json"]), searched("latency"), exactly(None, Path("t.json"))),
+        OptionRow("--kernels", ([], ["--kernels", "plain"]), searched("c_options"),
+                  exactly(COptions(kernels="dsp"), COptions(kernels="plain"))),
+        OptionRow("--pack-activations", ([], ["--pack-activations"]), searched("c_options"),
+                  exactly(COptions(kernels="dsp"), COptions(kernels="dsp", pack_activations=True))),
+        OptionRow("--rounding", ([], ["--rounding", "litert"]), searched("rounding"), exactly("single", "litert")),
         OptionRow("--set", ([], ["--set", "images=8", "--set", "batch_size=4"]),
                   lambda words: handed("search", *SEARCH, *words)["settings"],
                   exactly({}, {"images": 8, "batch_size": 4})),

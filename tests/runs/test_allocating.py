@@ -11,7 +11,7 @@ import pytest
 
 from mixbit import runs
 from mixbit.allocation import AllocationSettings, decide
-from mixbit.cost import Budget, LayerBits, _costs
+from mixbit.cost import Budget, LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
@@ -21,6 +21,7 @@ from mixbit.runs import Subject, allocating
 from mixbit.runs.inspecting import open_model
 from tests.cli import tiny
 from tests.cli.typed import typed
+from tests.support import counted
 
 
 def test_policy_meets_the_budget_and_is_written(searched: tuple[Subject, Path], tmp_path: Path) -> None:
@@ -213,13 +214,16 @@ def test_a_budget_is_resolved_and_its_policy_costed_once_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the command line down to the solver and back; `3x3` is what the uniform network costs, which is another."""
-    resolved: list[Budget] = []
-    costed: list[dict[str, LayerBits]] = []
-    resolve, peak = Budget.resolve, _costs._peak
-    monkeypatch.setattr(Budget, "resolve", lambda one, *given: (resolved.append(one), resolve(one, *given))[1])
-    monkeypatch.setattr(_costs, "_peak", lambda net, layers: (costed.append(dict(layers)), peak(net, layers))[1])
+    resolved, costed = counted(monkeypatch)
     typed("allocate", tiny.scores(), "--budget", "bitops=5x5", "--out", tmp_path / "p.json")
     policy = Policy.load(tmp_path / "p.json")
     uniform = Policy.uniform(tiny.task().network, 5, 5).layers
     assert resolved == [Budget.parse(["bitops=5x5"])] and policy.layers != uniform
     assert costed.count(dict(policy.layers)) == 1
+
+
+def test_a_searched_policy_is_costed_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = under_budget(tmp_path / "r")
+    resolved, costed = counted(monkeypatch)
+    runs.allocate(folder, ["bitops=5x5"], tmp_path / "p.json")
+    assert len(resolved) == 1 and costed.count(dict(Policy.load(tmp_path / "p.json").layers)) == 1

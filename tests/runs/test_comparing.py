@@ -28,6 +28,7 @@ from mixbit.runs._lock import Busy, hold
 from mixbit.supernet import SubnetJudge
 from mixbit.task import Task
 from tests.runs.conftest import squared_error
+from tests.support import counted
 
 NET = """
 from torch import nn
@@ -165,6 +166,15 @@ def test_more_methods_budgets_and_seeds_may_come_later(calls: Calls, arena: Any)
     found = arena(["test-b"], [HIGH], seeds=(4,))
     assert {(row.name, row.budget, row.seed) for row in found.rows} == {("test-a", LOW, 0), ("test-b", HIGH, 4)}
     assert calls["search"] == 2
+
+
+def test_a_budget_is_resolved_once_beside_the_allocation_and_a_row_costed_once(
+    calls: Calls, arena: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved, costed = counted(monkeypatch)
+    found = arena(["test-a"], [HIGH], seeds=(0, 1, 2), fine_tune=False)
+    bits = {name: LayerBits(*one) for name, one in found.rows[0].bits.items()}
+    assert len(found.rows) == 3 and len(resolved) == 2 and costed.count(bits) == 1 + 3
 
 
 def test_a_method_that_fails_is_a_row_with_the_reason(calls: Calls, arena: Any, tmp_path: Path) -> None:

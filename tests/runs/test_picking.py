@@ -14,7 +14,7 @@ from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyErro
 from mixbit.metric import ACCURACY
 from mixbit.policy import Front, FrontPoint, Measured, Policy, WeightsFile
 from tests.cli import tiny
-from tests.support import random_latency
+from tests.support import counted, random_latency
 
 
 @pytest.fixture
@@ -70,6 +70,16 @@ def test_limits_on_time_are_those_of_the_table(folder: Path, tmp_path: Path) -> 
     found = runs.pick(folder, ["latency=1s"], latency=tmp_path / "times.json")
     assert found.policy is not None and found.policy.costs["latency_ns"] == times.cost(found.policy.layers)
     assert all(one.costs["latency_ns"] == times.cost(one.layers) for one in found.front.points)
+
+
+def test_a_budget_is_resolved_once_and_every_policy_costed_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved, costed = counted(monkeypatch)
+    found = runs.pick(folder, ["bitops=8x8"], tmp_path / "p.json", first_last=LayerBits(4, 8))
+    assert len(resolved) == 1 and len(found.front.points) == 3
+    assert [costed.count(dict(one.layers)) for one in found.front.points] == [1, 1, 1]
+    assert [one.costs for one in found.front.points] == [one.costs for one in runs.pick(folder).front.points]
 
 
 def test_what_cannot_be_picked_writes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ import pytest
 from safetensors.torch import save
 
 from mixbit import _io, runs
-from mixbit.cost import Budget, LayerBits
-from mixbit.errors import BudgetError, MixbitError, StaleRun
+from mixbit.cost import Budget, LayerBits, uniform_bits
+from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.export.c import COptions, footprint, memory_table
+from mixbit.integer import lower_at
 from mixbit.methods import RandomSearch, UniformFront, registry
-from mixbit.policy import Front, LayerScores, Policy, Scores, Terms, WeightsFile
+from mixbit.policy import Front, LayerScores, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import Searched, Subject
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig, KurtosisPenalty
 from tests.cli import tiny
-from tests.support import random_latency
+from tests.support import counted, random_latency
 
 
 def test_folder_holds_scores_network_and_settings(searched: tuple[Subject, Path]) -> None:
@@ -152,6 +154,9 @@ def test_a_policy_is_searched_under_its_budget(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert (config["budget"], config["pins"], config["first_last"]) == (budget, {"left": "W3A4"}, None)
     stamp = (tmp_path / "r" / "policy.json").stat().st_mtime_ns
+    with pytest.MonkeyPatch.context() as patched:  # it is only read now
+        resolved, costed = counted(patched)
+        assert searched() == done and len(resolved) == 1 and costed.count(dict(policy.layers)) == 1
     assert searched() == done and (tmp_path / "r" / "policy.json").stat().st_mtime_ns == stamp
     with pytest.raises(StaleRun, match="begun with budget="):
         searched(budget=["bitops=4x4"])
@@ -162,6 +167,38 @@ def test_a_policy_is_searched_under_its_budget(tmp_path: Path) -> None:
         searched(latency=tmp_path / "other.json")
     with pytest.raises(MixbitError, match="random-search ends in a policy, and not in scores"):
         print(done.scores)
+
+
+def test_a_search_under_limits_of_a_device_ends_in_c_that_fits(tmp_path: Path) -> None:
+    """Flash, RAM and options of C are counted as `allocate` counts them, of the policy that is laid out."""
+    options = COptions(kernels="plain", pack_activations=True)
+    how: dict[str, Any] = {"budget": ["flash=5x5", "ram=1100B", "bitops=6x6"], "c_options": options}
+    how |= {"rounding": "double", "task": tiny.task(), "quiet": True}
+
+    def searched(**more: Any) -> Searched:
+        return runs.search(tiny.subject(), "random-search", {**SMALL, "trials": 2}, tmp_path / "r", **{**how, **more})
+
+    done, task = searched(), tiny.task()
+    assert isinstance(done.result, Policy) and done.footprint is not None and done.costs is not None
+    lower = lower_at(task.model, task.network, task.example(), rounding="double", apart=True)
+    wanted = footprint(lower(done.result.layers), options=options)
+    at_5 = uniform_bits(task.network, LayerBits(5, 5), resolve_pins(task.network, None, LayerBits(8, 8)))
+    assert (done.footprint.flash_bytes, done.footprint.ram_bytes) == (wanted.flash_bytes, wanted.ram_bytes)
+    counted_at_5 = memory_table(task.network, lower, options=options).flash(at_5)
+    assert done.limits == {"flash_bytes": counted_at_5, "ram_bytes": 1100, "bitops": done.limits["bitops"]}
+    assert footprint(lower(at_5), options=options).flash_bytes <= counted_at_5
+    assert wanted.flash_bytes <= done.limits["flash_bytes"] and wanted.ram_bytes <= 1100
+    assert (done.result.costs["flash_bytes"], done.result.costs["ram_bytes"]) == (
+        done.costs.flash_bytes,
+        done.costs.ram_bytes,
+    )
+    assert done.result == Policy.load(tmp_path / "r" / "policy.json") and searched() == done
+    with pytest.raises(StaleRun, match="begun with rounding='double'"):
+        searched(rounding="single")
+    with pytest.raises(StaleRun, match=r"begun with c_options.kernels='plain'"):
+        searched(c_options=COptions(pack_activations=True, kernels="dsp"))
+    with pytest.raises(InfeasibleBudget, match="flash=10"):
+        runs.search(tiny.subject(), "random-search", SMALL, tmp_path / "q", **{**how, "budget": ["flash=10B"]})
 
 
 def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
@@ -188,15 +225,13 @@ def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
         ("random-search", {}, "searches under a budget, and there is none. Give --budget bitops=3x3"),
         ("fit", {"budget": ["bitops=3x3"]}, "ends in a table of scores, which serves every budget.*mixbit allocate"),
         ("uniform-front", {"budget": ["bitops=3x3"]}, "ends in a front, which serves every budget.*mixbit front picks"),
-        ("fit", {"pins": {"left": LayerBits(2, 2)}}, "Leave budget, pins, first_last and latency out"),
-        ("fit", {"first_last": None}, "Leave budget, pins, first_last and latency out"),
+        ("fit", {"pins": {"left": LayerBits(2, 2)}}, "Leave budget, pins, first_last, latency and options of C out"),
+        ("fit", {"first_last": None}, "Leave budget, pins, first_last, latency and options of C out"),
+        ("fit", {"rounding": "double"}, "Leave budget, pins, first_last, latency and options of C out"),
+        ("fit", {"c_options": COptions()}, "Leave budget, pins, first_last, latency and options of C out"),
         ("random-search", {"budget": ["bitop=3x3"]}, "Did you mean 'bitops'"),
         ("random-search", {"budget": ["latency=1ms"]}, "needs a latency table"),
-        (
-            "random-search",
-            {"budget": ["flash=1kB"]},
-            "flash=1kB: what a device holds is counted of the network written",
-        ),
+        ("random-search", {"budget": ["flash=10B", "latency=1ms"]}, "needs a latency table"),
         ("random-search", {"budget": ["bitops=3x3"], "pins": {"lef": LayerBits(2, 2)}}, "'lef'"),
     ],
 )

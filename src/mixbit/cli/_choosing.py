@@ -27,6 +27,12 @@ from mixbit.cli._app import (
 )
 from mixbit.errors import MissingExtra
 
+Kernels = Annotated[
+    Literal["dsp", "plain"], typer.Option(help="for flash= and ram=: as mixbit export --to c will be called")
+]
+PackActivations = Annotated[bool, typer.Option(help="for flash= and ram=: the same")]
+Rounding = Annotated[Literal["single", "double", "litert"], typer.Option(help="for flash= and ram=: the same")]
+
 
 @app.command()
 def search(
@@ -56,10 +62,14 @@ def search(
     pin: Annotated[list[str] | None, typer.Option(metavar="NAME=W8A8", help="with a budget; as for allocate")] = None,
     first_last: Annotated[str, typer.Option(metavar="W8A8|free", help="with a budget; as for allocate")] = "W8A8",
     latency: Annotated[Path | None, typer.Option(metavar="TABLE", help="with a budget; as for allocate")] = None,
+    kernels: Kernels = "dsp",
+    pack_activations: PackActivations = False,
+    rounding: Rounding = "single",
     settings: Setting = None,
 ) -> None:
     """Search: for scores or a front, once a network, budgets come later; or for a policy, under a budget."""
     from mixbit import report, runs
+    from mixbit.export.c import COptions
 
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "faithful": faithful}
     chosen = {**given, "bits": None if bits is None else words.bit_list(bits)}
@@ -73,6 +83,8 @@ def search(
         pins=words.once("--pin", map(words.pin, pin or ())),
         first_last=words.edges(first_last),
         latency=latency,
+        c_options=COptions(kernels=kernels, pack_activations=pack_activations),
+        rounding=rounding,
     )
     if not runs.is_supernet(model):
         note_weights(weights)
@@ -81,6 +93,8 @@ def search(
         screen.say(f"Note: {note}")
     for table in report.search_tables(done):
         screen.show(table)
+    if done.footprint is not None:
+        screen.say(report.footprint_summary(done.footprint))
     screen.files(done.files)
     screen.next(report.after_search(run, done))
 
@@ -114,13 +128,9 @@ def allocate(
     latency: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
     ] = None,
-    kernels: Annotated[
-        Literal["dsp", "plain"], typer.Option(help="for flash= and ram=: as mixbit export --to c will be called")
-    ] = "dsp",
-    pack_activations: Annotated[bool, typer.Option(help="for flash= and ram=: the same")] = False,
-    rounding: Annotated[
-        Literal["single", "double", "litert"], typer.Option(help="for flash= and ram=: the same")
-    ] = "single",
+    kernels: Kernels = "dsp",
+    pack_activations: PackActivations = False,
+    rounding: Rounding = "single",
 ) -> None:
     """Choose the bits of every layer: least harm within all budgets, by an exact solver; the best of a front."""
     from mixbit import report, runs

@@ -3,7 +3,7 @@
 from mixbit.cost import LayerBits, Pins
 from mixbit.policy._agreement import PolicyDistance, policy_distance, rank_correlation
 from mixbit.policy._files import JSON
-from mixbit.policy._front import Front, FrontPoint, Measured, WeightsFile
+from mixbit.policy._front import Choice, Front, FrontPoint, Measured, WeightsFile
 from mixbit.policy._pins import resolve_pins
 from mixbit.policy._policy import Policy, bits_digest, pin_note, uncounted_notes
 from mixbit.policy._program import Pairs, Program, Side
@@ -13,6 +13,7 @@ from mixbit.policy._transfer import transfer_policy, transfer_scores
 
 __all__ = [
     "JSON",
+    "Choice",
     "Front",
     "FrontPoint",
     "LayerBits",

@@ -16,7 +16,7 @@ from mixbit._pareto import non_dominated
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits, Limit, check_layer_names, float_costs, show_amount
 from mixbit.errors import InfeasibleBudget, PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
-from mixbit.policy._policy import Policy, check_fingerprint
+from mixbit.policy._policy import Policy, check_bits, check_fingerprint
 from mixbit.policy._terms import Terms
 
 if TYPE_CHECKING:
@@ -104,6 +104,19 @@ class WeightsFile:
                 f"{self.digest}. Put the old file back, or measure the front anew."
             )
         return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A policy of a front, and the numbers of its budget, each worked out once."""
+
+    policy: Policy
+    limits: Mapping[str, int]
+    """The budget in whole numbers, see `mixbit.cost.Budget.resolve`."""
+    costs: Costs
+    """What the policy uses, in exact integers."""
+    used: tuple[Costs, ...]
+    """What every policy of the front uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,21 +208,36 @@ class Front:
 
     # -- of one network
 
-    def check(self, network: Network, latency: LatencyTable | None = None) -> Front:
+    def check(
+        self, network: Network, latency: LatencyTable | None = None, used: Sequence[Costs] | None = None
+    ) -> Front:
         """Make sure that this front is one of `network`, and bring the costs of its points up to date.
+
+        Args:
+            network: the captured network.
+            latency: measured times.
+            used: what the points cost on this network, if that was counted already (`Choice.used`).
 
         Raises:
             PolicyError: another model, an unknown or missing layer, illegal bits, another format or a newer version.
         """
+        self._check_names(network)
+        found = [None] * len(self.points) if used is None else used
+        fresh = [self._fresh(*one, network, latency) for one in zip(self.points, found, strict=True)]
+        return replace(self, points=tuple(fresh))
+
+    def _check_names(self, network: Network) -> None:
         check_header(self.format, self.version, format=self.FORMAT, version=self.VERSION, where="front")
         check_fingerprint(network, self.fingerprint, self.points[0].layers, "front")
         for number, point in enumerate(self.points):
             check_layer_names(network, point.layers, f"Policy {number} of the front")
-        return replace(self, points=tuple(self._fresh(point, network, latency) for point in self.points))
+            check_bits(point.layers, f"Policy {number} of the front")
 
-    def _fresh(self, point: FrontPoint, network: Network, latency: LatencyTable | None) -> FrontPoint:
+    def _fresh(
+        self, point: FrontPoint, used: Costs | None, network: Network, latency: LatencyTable | None
+    ) -> FrontPoint:
         policy = Policy(fingerprint=self.fingerprint, layers=point.layers, costs=point.costs)
-        return replace(point, costs=policy.check(network, latency).costs)
+        return replace(point, costs=policy.check(network, latency, used).costs)
 
     # -- choosing
 
@@ -271,29 +299,52 @@ class Front:
             InfeasibleBudget: no point meets it; with the nearest point, and the limits that block.
             PolicyError: the front is of another model, or `by` was not measured.
         """
-        front = self.check(network, terms.latency)
+        return self.choose(budget, network, by=by, terms=terms).policy
+
+    def choose(
+        self,
+        budget: Budget,
+        network: Network,
+        *,
+        by: str | None = None,
+        terms: Terms = Terms(),  # noqa: B008 (frozen)
+    ) -> Choice:
+        """What `pick` does, with the numbers that it found on the way.
+
+        Args:
+            budget: as in `pick`.
+            network: as in `pick`.
+            by: as in `pick`.
+            terms: as in `pick`.
+
+        Raises:
+            MixbitError: as `pick`.
+        """
+        self._check_names(network)
         name = self.measured.info.name if by is None else by
         if name not in self.points[0].quality:
             legal = list(self.points[0].quality)
             raise PolicyError(f"by={name!r} was not measured.{did_you_mean(name, legal)} Legal: {', '.join(legal)}.")
         limits = terms.limits(network, budget)
-        within = _Within(budget, limits, [terms.costs(network, point.layers) for point in front.points])
+        used = [terms.costs(network, point.layers) for point in self.points]
+        within = _Within(budget, limits, used)
         fitting = within.fitting()
         if not fitting:
-            raise within.error(network, front)
-        best = min(fitting, key=lambda at: (front._to_lower(name, front.points[at]), within.use(at), at))
-        point = front.points[best]
-        return Policy(
+            raise within.error(network, self)
+        best = min(fitting, key=lambda at: (self._to_lower(name, self.points[at]), within.use(at), at))
+        point = self.points[best]
+        policy = Policy(
             fingerprint=self.fingerprint,
             layers=point.layers,
             method=self.method,
             seed=self.seed,
             macs=terms.macs,
             budget=budget.texts,
-            costs=terms.cost_table(network, point.layers),
+            costs=terms.cost_table(network, point.layers, used[best]),
             allocation=dict(terms.facts),
             notes=[self._picked(point, name, len(fitting))],
         )
+        return Choice(policy=policy, limits=limits, costs=used[best], used=tuple(used))
 
     def _picked(self, point: FrontPoint, by: str, fitting: int) -> str:
         named = f"{point.name}, " if point.name else ""

@@ -10,7 +10,19 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from mixbit import _io
-from mixbit.cost import LatencyTable, LayerBits, Macs, Pins, check_layer_names, cost_table, uniform_bits
+from mixbit.cost import (
+    Costs,
+    LatencyTable,
+    LayerBits,
+    Macs,
+    Pins,
+    check_layer_names,
+    cost_table,
+    costs,
+    float_costs,
+    tabulated,
+    uniform_bits,
+)
 from mixbit.errors import PolicyError, did_you_mean
 from mixbit.policy._files import JSON, check_header, read_document
 from mixbit.policy._pins import resolve_pins
@@ -117,13 +129,14 @@ class Policy:
         layers = {name: LayerBits(bits.weight_bits, bits.activation_bits) for name, bits in found.layers.items()}
         return cls(**{**content, "layers": layers})
 
-    def check(self, network: Network, latency: LatencyTable | None = None) -> Policy:
+    def check(self, network: Network, latency: LatencyTable | None = None, found: Costs | None = None) -> Policy:
         """Make sure that this policy is one of `network`, and bring its costs up to date.
 
         Args:
             network: the captured network.
             latency: measured times. Without them the latency that the policy tells is kept as long as its other costs
                 hold, and left out where they do not.
+            found: what these bits cost on this network, if that was counted already, as the policy counts MACs.
 
         Returns:
             This policy; or, if its bits were edited since its costs were written (or the network was captured at
@@ -133,13 +146,10 @@ class Policy:
         Raises:
             PolicyError: another model, an unknown or missing layer, illegal bits, another format or a newer version.
         """
-        check_header(self.format, self.version, format=self.FORMAT, version=self.VERSION, where="policy")
-        check_fingerprint(network, self.fingerprint, self.layers, "policy")
-        check_layer_names(network, self.layers, "The policy")
-        for name, bits in self.layers.items():
-            if not isinstance(cast(object, bits), LayerBits):
-                raise PolicyError(f"The policy's layer {name!r} holds {bits!r}. Legal: a LayerBits.")
-        fresh = cost_table(network, self.layers, macs=self.macs, latency=latency)
+        self.check_layers(network)
+        if found is None:
+            found = costs(network, self.layers, macs=self.macs, latency=latency)
+        fresh = tabulated(found, float_costs(network, macs=self.macs, latency=latency), latency)
         if all(self.costs.get(name) == value for name, value in fresh.items()):
             # What was measured cannot be counted again, but is of these bits.
             kept = {name for name in self.costs if "latency_" in name or name in ("flash_bytes", "ram_bytes")}
@@ -151,6 +161,17 @@ class Policy:
             return replace(self, costs=fresh)
         note = f"costs recomputed for these bits and this input size: {', '.join(sorted(stale))} had other values"
         return replace(self, costs=fresh, allocation={}, notes=[*self.notes, note])
+
+    def check_layers(self, network: Network) -> None:
+        """What `check` asks of the network and the layers, without counting anything.
+
+        Raises:
+            PolicyError: as `check`.
+        """
+        check_header(self.format, self.version, format=self.FORMAT, version=self.VERSION, where="policy")
+        check_fingerprint(network, self.fingerprint, self.layers, "policy")
+        check_layer_names(network, self.layers, "The policy")
+        check_bits(self.layers, "The policy")
 
 
 def check_fingerprint(network: Network, fingerprint: str, names: Mapping[str, object], what: str) -> None:
@@ -169,6 +190,13 @@ def check_fingerprint(network: Network, fingerprint: str, names: Mapping[str, ob
         f"This {what} was made for another model: {detail} Its fingerprint is {fingerprint!r}, this network's is "
         f"{network.fingerprint!r}. Make a new {what} for this network, or load the model that it was made for."
     )
+
+
+def check_bits(layers: Mapping[str, LayerBits], what: str) -> None:
+    """Raise `PolicyError` for a layer that has no bits."""
+    for name, bits in layers.items():
+        if not isinstance(cast(object, bits), LayerBits):
+            raise PolicyError(f"{what}'s layer {name!r} holds {bits!r}. Legal: a LayerBits.")
 
 
 def uncounted_notes(network: Network) -> list[str]:

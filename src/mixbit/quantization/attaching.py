@@ -124,7 +124,7 @@ def quantize(
     Raises:
         PolicyError: the policy is of another model, or its bits are illegal.
     """
-    policy.check(network)
+    policy.check_layers(network)
     options: dict[str, tuple[list[int] | None, list[int] | None]] = {
         name: ([b.weight_bits] if b.weight_bits else None, [b.activation_bits] if b.activation_bits else None)
         for name, b in policy.layers.items()

@@ -161,8 +161,10 @@ def _as_searched(
     network = read_network(path.parent)
     table = None if latency is None else LatencyTable.load(latency).check(network)
     terms, parsed = Terms(pins=resolve_pins(network, None, first_last), latency=table), Budget.parse(budget)
-    policy = Policy.load(path).check(network, table)
+    policy = Policy.load(path)
+    policy.check_layers(network)
     used, limits = terms.costs(network, policy.layers), terms.limits(network, parsed)
+    policy = policy.check(network, table, used if policy.macs == terms.macs else None)
     try:
         parsed.check(used, limits)
     except BudgetError as error:

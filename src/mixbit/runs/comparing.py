@@ -164,8 +164,8 @@ def compare(
     task.info.directed()
     smoothing = (settings or {}).get("label_smoothing", 0.0)
     try_out(task.model, task.test if judge is None or tunes else task.train, task.objective, label_smoothing=smoothing)
-    for limit in limits.values():
-        limit.resolve(task.network, resolve_pins(task.network))  # a limit that needs more than the network ends here
+    pins = resolve_pins(task.network)
+    resolved = {text: limit.resolve(task.network, pins) for text, limit in limits.items()}  # one of a table ends here
     supernet = None if judge is None else PolicyJudge.open(judge, subject, task)
     facts: dict[str, Any] = {"command": "compare", **subject.facts(), "settings": plain} | metric_facts(task)
     if plain is None and QUANTIZE in (settings or {}):  # of the fine-tuning nothing counts but what calibration has too
@@ -174,7 +174,15 @@ def compare(
     _folder.begin(run, facts if repair == "forbid" else {**facts, "repair": repair})
     config = quantize_config(settings or {})
     worker = _Worker(
-        subject=subject, task=task, run=run, settings=plain, quantize=config, repair=repair, quiet=quiet, judge=supernet
+        subject=subject,
+        task=task,
+        run=run,
+        settings=plain,
+        quantize=config,
+        repair=repair,
+        quiet=quiet,
+        resolved=resolved,
+        judge=supernet,
     )
     worker.evaluate_float()
     worker.warm_up()
@@ -261,6 +269,8 @@ class _Worker:
     quantize: QuantizeConfig
     repair: RepairHow
     quiet: bool
+    resolved: dict[str, dict[str, int]]
+    """Budget as text -> its limits in whole numbers."""
     judge: PolicyJudge | None = None
     failed: dict[str, str] = field(default_factory=dict)
     """Name (and budget, of one under it) -> reason of a search that failed in this call: it is not tried again."""
@@ -348,7 +358,8 @@ class _Worker:
         if old is not None and not old.reason and old.bits == bits:
             return old
         used = costs(self.task.network, policy.layers)
-        limits = budget.resolve(self.task.network, resolve_pins(self.task.network))
+        policy = policy.check(self.task.network, found=used if policy.macs == "exact" else None)
+        limits = self.resolved[blank.budget]
         budget.check(used, limits)
         judged = None if self.judge is None else self._judged(self.judge, policy, wait)
         found = _Accuracies() if self.judges_alone else self._accuracies(policy, blank.seed, wait)
@@ -366,7 +377,8 @@ class _Worker:
 
     def _policy(self, participant: _Participant, text: str, budget: Budget, wait: bool) -> Policy | None:
         if participant.path is not None:
-            policy = Policy.load(participant.path).check(self.task.network)
+            policy = Policy.load(participant.path)
+            policy.check_layers(self.task.network)
             return policy if policy.budget in ({}, budget.texts) else None
         assert participant.entry is not None
         folder = self.run / _comparison.SEARCH / _comparison.slug(participant.name)
@@ -374,7 +386,9 @@ class _Worker:
             path = folder / "policies" / f"{_comparison.slug(text)}.json"
             if not path.exists():
                 self._chosen(participant.entry, folder, text, budget).save(path)
-        return Policy.load(path).check(self.task.network)
+        policy = Policy.load(path)
+        policy.check_layers(self.task.network)
+        return policy
 
     def _chosen(self, entry: Entry, folder: Path, text: str, budget: Budget) -> Policy:
         """What the method has for the budget: the best by its scores, the best of its front, or a search of its own."""

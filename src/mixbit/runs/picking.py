@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError
@@ -66,17 +67,10 @@ def pick(
     folder, path = (source, source / _folder.FRONT) if source.is_dir() else (source.parent, source)
     front, network = Front.load(path), read_network(folder)
     table = None if latency is None else LatencyTable.load(latency).check(network)
-    front = front.check(network, table)
-    found = Picked(
-        front=front,
-        network=network,
-        weights=None if front.weights is None else front.weights.check(folder),
-        subject=subject_of(folder),
-    )
     if not budget:
         if out is not None or by is not None:
             raise BudgetError("Without a budget nothing is picked. Give --budget bitops=3x3, or leave out and by out.")
-        return found
+        return Picked(front=front.check(network, table), network=network, **_of_folder(front, folder))
     parsed = Budget.parse(budget)
     for kind in ON_DEVICE:
         if kind in parsed.texts:
@@ -86,18 +80,24 @@ def pick(
                 "policy."
             )
     terms = Terms(pins=resolve_pins(network, None, first_last), latency=table)
-    policy = front.pick(parsed, network, by=by, terms=terms)
+    found, known = front.choose(parsed, network, by=by, terms=terms), _of_folder(front, folder)
+    policy = found.policy
     if out is not None:
         policy.save(out)
     return Picked(
-        front=front,
+        front=front.check(network, table, found.used),
         network=network,
         policy=policy,
         budget=parsed,
-        limits=terms.limits(network, parsed),
-        costs=terms.costs(network, policy.layers),
+        limits=dict(found.limits),
+        costs=found.costs,
         pinned=tuple(name for name, bits in terms.pinned(network).items() if policy.layers[name] == bits),
-        weights=found.weights,
-        subject=found.subject,
         files={} if out is None else {out: "the policy; edit it by hand if you like"},
+        **known,
     )
+
+
+def _of_folder(front: Front, folder: Path) -> dict[str, Any]:
+    """The weights of a front, found to be unchanged, and what it was measured on."""
+    weights = None if front.weights is None else front.weights.check(folder)
+    return {"weights": weights, "subject": subject_of(folder)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from mixbit._settings import read
 from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError, MixbitError
 from mixbit.evaluation import try_out
+from mixbit.export.c import COptions, Footprint, Layouts
+from mixbit.integer import GraphRounding, lower_at
 from mixbit.methods import Kind, Qfa
 from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
@@ -34,6 +38,8 @@ _HOLDS: dict[Kind, str] = {
 }
 _LOADERS: dict[Kind, Any] = {"score": Scores, "policy": Policy, "front": Front}
 _ENDS_AT = LayerBits(8, 8)
+_C = COptions(kernels="dsp")
+"""How C is written where nothing else is said, as by `mixbit export`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,8 @@ class Searched:
     """Layers whose bits were fixed under the budget."""
     costs: Costs | None = None
     """What the policy uses that such a search ended in."""
+    footprint: Footprint | None = None
+    """That policy as C, each layer with an input step of its own, as after training; None without such a limit."""
 
     @property
     def scores(self) -> Scores:
@@ -73,6 +81,32 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A budget of this network, with what it is counted under."""
+
+    budget: Budget
+    terms: Terms
+    limits: dict[str, int]
+    layouts: Layouts | None = None
+    """Of the network as C, where a limit is of what that takes."""
+
+    def search(self, method: Any, task: Task, **how: Any) -> Policy:
+        """The policy that the method ends in; under limits of a device, one that was laid out and fits."""
+        if self.layouts is None:
+            policy: Policy = method.search(task, self.budget, terms=self.terms, **how)
+            return policy
+        return self.layouts.search(lambda terms: method.search(task, self.budget, terms=terms, **how))
+
+    def counted(self, policy: Policy, network: Network) -> tuple[Policy, Costs, Footprint | None]:
+        """A policy of the network with what it uses, each counted once."""
+        policy.check_layers(network)
+        footprint = None if self.layouts is None else self.layouts.lay_out(policy.layers)
+        terms = self.terms if self.layouts is None else self.layouts.terms
+        used = terms.costs(network, policy.layers)
+        return policy.check(network, terms.latency, used if policy.macs == terms.macs else None), used, footprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Under:
     """The budget of a search, as it was asked for."""
 
@@ -80,6 +114,8 @@ class _Under:
     pins: Mapping[str, LayerBits] = field(default_factory=dict)
     first_last: LayerBits | None = _ENDS_AT
     latency: Path | None = None
+    c_options: COptions = _C
+    rounding: GraphRounding = "single"
 
     def check(self, method: str) -> None:
         """A budget where the method searches under one, and nowhere else.
@@ -97,7 +133,7 @@ class _Under:
             later = "mixbit allocate takes a policy" if kind == "score" else "mixbit front picks a policy"
             raise BudgetError(
                 f"{method} ends in a {'table of scores' if kind == 'score' else 'front'}, which serves every budget. "
-                f"Leave budget, pins, first_last and latency out here: {later} from it within one."
+                f"Leave budget, pins, first_last, latency and options of C out here: {later} from it within one."
             )
 
     def facts(self) -> dict[str, Any]:
@@ -109,33 +145,32 @@ class _Under:
             "pins": {name: str(bits) for name, bits in self.pins.items()},
             "first_last": None if self.first_last is None else str(self.first_last),
             "latency": None if self.latency is None else _io.digest(self.latency),
+            **({"c_options": asdict(self.c_options), "rounding": self.rounding} if self.is_on_device else {}),
         }
 
-    def arguments(self, network: Network) -> dict[str, Any]:
-        """What the method is called with, of this network; nothing where there is no budget.
+    @property
+    def is_on_device(self) -> bool:
+        """Whether a limit is of the network written as C."""
+        return any(text.partition("=")[0].strip() in ON_DEVICE for text in self.budget)
+
+    def asked(self, task: Task) -> _Asked | None:
+        """The budget of this task's network; None where there is none.
 
         Raises:
             BudgetError: a limit or a pin that cannot be read, or is not of this network.
+            ExportError: a limit of a device, and an operation that has no C.
         """
         if not self.budget:
-            return {}
+            return None
+        network, budget = task.network, Budget.parse(self.budget)
         times = None if self.latency is None else LatencyTable.load(self.latency).check(network)
         terms = Terms(pins=resolve_pins(network, self.pins, self.first_last), latency=times)
-        budget = Budget.parse(self.budget)
-        _counted(budget)
-        terms.limits(network, budget)
-        return {"budget": budget, "terms": terms}
-
-
-def _counted(budget: Budget) -> None:
-    """Raise `BudgetError` for limits that are of the network written as C."""
-    for kind in ON_DEVICE:
-        if kind in budget.texts:
-            raise BudgetError(
-                f"{kind}={budget.texts[kind]}: what a device holds is counted of the network written as C, which a "
-                "search under a budget does not write. Limit weight-bytes and activation-bytes; or in Python, give "
-                "terms=mixbit.policy.Terms(memory=mixbit.export.c.memory_table(...)) to the method."
-            )
+        if not self.is_on_device:
+            return _Asked(budget=budget, terms=terms, limits=terms.limits(network, budget))
+        lower = lower_at(copy.deepcopy(task.model), network, task.example(), rounding=self.rounding, apart=True)
+        layouts = Layouts(network, budget, lower, terms, options=self.c_options)
+        limits = layouts.terms.limits(network, budget)
+        return _Asked(budget=budget, terms=terms, limits=limits, layouts=layouts)
 
 
 def search(
@@ -148,6 +183,8 @@ def search(
     pins: Mapping[str, LayerBits] | None = None,
     first_last: LayerBits | None = _ENDS_AT,
     latency: Path | None = None,
+    c_options: COptions | None = None,
+    rounding: GraphRounding = "single",
     task: Task | None = None,
     quiet: bool = False,
 ) -> Searched:
@@ -162,7 +199,7 @@ def search(
         run: folder for config.json, network.json, what the method ends in (scores.json, policy.json or front.json) and,
             where the method trains, its checkpoint.
         budget: limits as text, for a method that searches under them, and for no other.
-        pins, first_last, latency: as for `mixbit.runs.allocate`, for such a method.
+        pins, first_last, latency, c_options, rounding: as for `mixbit.runs.allocate`, for such a method.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
 
@@ -172,7 +209,14 @@ def search(
         StaleRun: the folder belongs to another search.
     """
     _distributed.start()
-    under = _Under(budget=tuple(budget), pins=dict(pins or {}), first_last=first_last, latency=latency)
+    under = _Under(
+        budget=tuple(budget),
+        pins=dict(pins or {}),
+        first_last=first_last,
+        latency=latency,
+        c_options=_C if c_options is None else c_options,
+        rounding=rounding,
+    )
     if is_supernet(subject.model):
         return _search_in(subject, method, settings, run, under, quiet)
     term = KurtosisConfig.from_setting(settings.get(KURTOSIS))
@@ -188,7 +232,7 @@ def search(
         task = subject.task()[0]
         try_out(task.model, task.test, task.objective, label_smoothing=getattr(chosen, "label_smoothing", None) or 0.0)
     task = regularised(task, term)
-    given = under.arguments(task.network)
+    asked = under.asked(task)
     if isinstance(chosen, Qfa):
         chosen.genes(task, chosen)  # limits that nothing keeps must not claim the folder either
     _folder.begin(
@@ -203,14 +247,15 @@ def search(
         },
     )
     kind = methods.info(method).kind
-    found = None if (run / ENDS[kind]).exists() else chosen.search(task, **given, run=run, quiet=quiet)
+    find = chosen.search if asked is None else partial(asked.search, chosen)
+    found = None if (run / ENDS[kind]).exists() else find(task, run=run, quiet=quiet)
     if _distributed.rank() == 0:
         # Also where the search is done: the file may be of an older version, or may count less than today's capture.
         _io.write_text(run / _folder.NETWORK, task.network.to_json())
         if found is not None:
             _with_weights(found, subject, run).save(run / ENDS[kind])  # last: its presence says that the search is done
     _distributed.barrier()
-    return _read(run, kind, task.network, subject, given)
+    return _read(run, kind, task.network, subject, asked)
 
 
 def _search_in(
@@ -245,7 +290,7 @@ def _search_in(
         if found is not None:
             found.save(run / ENDS["front"])
     _distributed.barrier()
-    return _read(run, "front", opened.network, own, {})
+    return _read(run, "front", opened.network, own, None)
 
 
 def _with_weights(found: Scores | Policy | Front, subject: Subject, run: Path) -> Scores | Policy | Front:
@@ -255,23 +300,23 @@ def _with_weights(found: Scores | Policy | Front, subject: Subject, run: Path) -
     return found
 
 
-def _read(run: Path, kind: Kind, network: Network, subject: Subject, given: Mapping[str, Any]) -> Searched:
+def _read(run: Path, kind: Kind, network: Network, subject: Subject, asked: _Asked | None) -> Searched:
     """What the search left, checked against the network."""
     result, files = _LOADERS[kind].load(run / ENDS[kind]), _files(run, kind)
-    if kind != "policy":
+    if asked is None:
         result.check(network)
         return Searched(result=result, network=network, files=files, subject=subject)
-    budget, terms = given["budget"], given["terms"]
-    result = result.check(network, terms.latency)
+    result, used, footprint = asked.counted(result, network)
     return Searched(
         result=result,
         network=network,
         files=files,
         subject=subject,
-        budget=budget,
-        limits=terms.limits(network, budget),
-        pinned=tuple(terms.pinned(network)),
-        costs=terms.costs(network, result.layers),
+        budget=asked.budget,
+        limits=asked.limits,
+        pinned=tuple(asked.terms.pinned(network)),
+        costs=used,
+        footprint=footprint,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from mixbit.allocation import Allocation, AllocationSettings
 from mixbit.cost import Budget, LayerBits, MemoryTable, RamStep
 from mixbit.errors import InfeasibleBudget
-from mixbit.export.c import COptions, Footprint, allocate_to_fit
+from mixbit.export.c import COptions, Footprint, Layouts, allocate_to_fit
 from mixbit.export.c.fitting import _candidates, _Fitting
-from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.policy import LayerScores, Policy, Scores, Terms
 from tests.support import chain
 
 NET = chain((10, 10), (10, 10), (10, 10))
@@ -137,3 +138,36 @@ def test_bits_that_the_repair_takes_away_may_be_laid_out_last(monkeypatch: pytes
     monkeypatch.setattr(f"{__name__}.SCORES", replace(SCORES, layers={one.name: better for one in NET.layers}))
     policy, allocation, *_ = fit(monkeypatch, ["ram=60"], lambda bits: 0, [{n: LayerBits(8, 2) for n in SCORES.layers}])
     assert {bits.activation_bits for bits in policy.layers.values()} == {2} and allocation.objective == 3
+
+
+def test_a_search_that_counts_by_the_table_searches_again_until_its_c_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout takes 30 bytes more than the sums say of what it finds first; W8A4 throughout has none of that."""
+
+    def footprint(layers: Layers, *, options: COptions) -> Any:
+        gap = 0 if {one.activation_bits for one in layers.values()} == {4} else 30
+        return SimpleNamespace(flash_bytes=TABLE.flash(layers), ram_bytes=TABLE.ram(NET, layers) + gap)
+
+    monkeypatch.setattr("mixbit.export.c.fitting.footprint", footprint)
+    monkeypatch.setattr("mixbit.export.c.fitting.memory_table", lambda *_, **__: TABLE)
+    budget, lower, found = Budget.parse(["ram=160"]), lambda layers: layers, []
+
+    def search(terms: Terms) -> Policy:
+        """The most activation bits by the table."""
+        every = [dict(zip((one.name for one in NET.layers), bits, strict=True)) for bits in product(BITS, repeat=3)]
+        of = [{name: LayerBits(8, bits) for name, bits in one.items()} for one in every]
+        limit = terms.limits(NET, budget)["ram_bytes"]
+        fitting = [one for one in of if (terms.costs(NET, one).ram_bytes or 0) <= limit]
+        if not fitting:
+            raise InfeasibleBudget("none", nearest={"ram": 1}, blocking=[])
+        best = max(fitting, key=lambda one: sum(bits.activation_bits or 0 for bits in one.values()))
+        found.append([bits.activation_bits for bits in best.values()])
+        return Policy(fingerprint=NET.fingerprint, layers=best, costs=terms.cost_table(NET, best))
+
+    layouts = Layouts(NET, budget, lower, Terms(pins={}), options=COptions())  # type: ignore[arg-type]
+    policy = layouts.search(search)
+    assert len(found) > 1 and found[0] != found[-1] and layouts.lay_out(policy.layers).ram_bytes <= 160
+    assert policy.costs["ram_bytes"] == layouts.lay_out(policy.layers).ram_bytes
+    tight = Layouts(NET, Budget.parse(["ram=50"]), lower, Terms(pins={}), options=COptions())  # type: ignore[arg-type]
+    budget = Budget.parse(["ram=50"])
+    with pytest.raises(InfeasibleBudget, match=r"^none$"):
+        tight.search(search)

@@ -8,7 +8,7 @@ from mixbit.export.c._options import COptions
 from mixbit.export.c._program import CProgram, CStep, as_program, build_program
 from mixbit.export.c._selftest import layer_bytes
 from mixbit.export.c.budgets import memory_table
-from mixbit.export.c.fitting import Fitted, allocate_to_fit
+from mixbit.export.c.fitting import Fitted, Layouts, allocate_to_fit
 from mixbit.export.c.host import CVerification, verify_c
 from mixbit.export.c.memory import MemoryPlan, plan_memory
 from mixbit.export.c.predictor import CPredictor
@@ -27,6 +27,7 @@ __all__ = [
     "Fitted",
     "Footprint",
     "HandedOver",
+    "Layouts",
     "Manifest",
     "MemoryPlan",
     "allocate_to_fit",

@@ -8,21 +8,23 @@ from itertools import product
 from typing import TypeAlias
 
 from mixbit.allocation import AllocationSettings, Decision, decide
-from mixbit.cost import ON_DEVICE, Budget, LayerBits, Limit, Pins, RamStep, uniform_bits
+from mixbit.cost import ON_DEVICE, Budget, LayerBits, Limit, MemoryTable, Pins, RamStep, uniform_bits
 from mixbit.errors import InfeasibleBudget, PolicyError
 from mixbit.export.c._options import COptions
 from mixbit.export.c.budgets import memory_table
 from mixbit.export.c.sizes import Footprint, footprint
 from mixbit.integer import IntegerGraph
 from mixbit.network import Network
-from mixbit.policy import LayerScores, Policy, Scores
+from mixbit.policy import LayerScores, Policy, Scores, Terms
 
-__all__ = ["Fitted", "allocate_to_fit"]
+__all__ = ["Fitted", "Layouts", "allocate_to_fit"]
 
 _TRIES = 12
 """Policies that are laid out one by one, each charged for itself."""
 _WIDER = 6
 """Policies after these, with a margin on all others."""
+_APART = 3
+"""Searches that are charged for their own policies alone; each costs more than a choice by scores."""
 
 Lower: TypeAlias = Callable[[Mapping[str, LayerBits]], IntegerGraph]
 _Found: TypeAlias = tuple[Decision, Footprint]
@@ -68,12 +70,6 @@ def allocate_to_fit(
     """
     pins = settings.pinned(network)
     fitting = _Fitting(network, scores, budget, lower, replace(settings, pins=pins, first_last=None), options)
-    for limit in _on_device(budget):
-        if limit.uniform is not None:
-            fitting.lay_out(uniform_bits(network, LayerBits(*limit.uniform), pins))
-    fitting.limits = {
-        one.kind: one.resolve(network, pins, settings.macs, memory=fitting.memory) for one in _on_device(budget)
-    }
     candidates = _candidates(network, scores, pins)
     try:
         found = fitting.one_by_one() or fitting.with_margin()
@@ -101,8 +97,103 @@ def _candidates(network: Network, scores: Scores, pins: Pins) -> list[dict[str, 
     return [{layer.name: (dict(pins) | lowest)[layer.name] for layer in network.layers}, *uniform]
 
 
-class _Fitting:
-    """Layouts that were made, and the table with what they take."""
+class Layouts:
+    """Layouts as C that were made, and the table of flash and RAM with what they take.
+
+    First come those of uniform networks that limits name: `ram=3x4` is what the layout of that network takes.
+
+    Args:
+        network: the captured network.
+        budget: limits on flash, RAM or both, among others.
+        lower: as in `allocate_to_fit`.
+        terms: pins, ties and measured times.
+        options: how the network will be written.
+
+    Raises:
+        BudgetError: a pin that matches no layer.
+        ExportError: an operation that has no C.
+    """
+
+    def __init__(self, network: Network, budget: Budget, lower: Lower, terms: Terms, *, options: COptions) -> None:
+        self._network, self._budget, self._lower, self._options = network, budget, lower, options
+        self._terms = terms
+        self.memory = memory_table(network, lower, options=options)
+        self._seen: dict[str, Footprint] = {}
+        pins = terms.pinned(network)
+        for limit in _on_device(budget):
+            if limit.uniform is not None:
+                self.lay_out(uniform_bits(network, LayerBits(*limit.uniform), pins))
+        self.limits = {
+            one.kind: one.resolve(network, pins, terms.macs, memory=self.memory) for one in _on_device(budget)
+        }
+
+    def lay_out(self, layers: Mapping[str, LayerBits]) -> Footprint:
+        """Flash and RAM of a policy, put down in the table."""
+        key = repr(sorted((name, str(bits)) for name, bits in layers.items()))
+        if key not in self._seen:
+            found = self._seen[key] = footprint(self._lower(layers), options=self._options)
+            self.memory = self.memory.laid_out(self._network, layers, found.flash_bytes, found.ram_bytes)
+        return self._seen[key]
+
+    def fits(self, found: Footprint) -> bool:
+        """Whether a layout is within the limits."""
+        used = {"flash": found.flash_bytes, "ram": found.ram_bytes}
+        return all(used[kind] <= limit for kind, limit in self.limits.items())
+
+    def widen(self, found: Footprint, bare: MemoryTable, layers: Mapping[str, LayerBits]) -> None:
+        """Take what a layout took more than the table said off for all policies that were not laid out."""
+        over = found.ram_bytes - bare.ram(self._network, layers)
+        self.memory = replace(self.memory, ram_margin=self.memory.ram_margin + max(0, over))
+
+    @property
+    def terms(self) -> Terms:
+        """What a policy is counted under, with the table as it is now."""
+        return replace(self._terms, memory=self.memory)
+
+    def search(self, search: Callable[[Terms], Policy]) -> Policy:
+        """The policy that a search under the budget ends in, laid out and found to fit.
+
+        The table, by which the search counts, is a sum of parts. Where the layout of what was found takes more, that is
+        put down in the table, later with a margin on all other policies, and it searches again. With a ledger it need
+        not measure a policy twice.
+
+        Args:
+            search: terms -> the best policy within the budget under them.
+
+        Raises:
+            InfeasibleBudget: no policy was found that fits.
+        """
+        for number in range(_TRIES):
+            bare = replace(self.memory, layouts={})
+            try:
+                policy = search(self.terms)
+            except InfeasibleBudget as error:
+                raise self.out_of_reach(error) from error
+            found = self.lay_out(policy.layers)
+            if self.fits(found):
+                return replace(policy, costs=self.terms.cost_table(self._network, policy.layers))
+            if number + 1 >= _APART:
+                self.widen(found, bare, policy.layers)
+        raise self.out_of_reach(None)
+
+    def out_of_reach(self, error: InfeasibleBudget | None) -> InfeasibleBudget:
+        """The error, with what the smallest layout takes."""
+        least = {
+            "flash": min(one.flash_bytes for one in self._seen.values()) if self._seen else 0,
+            "ram": min(one.ram_bytes for one in self._seen.values()) if self._seen else 0,
+        }
+        if error is not None and (not self._seen or any(self.fits(one) for one in self._seen.values())):
+            return error  # nothing came as far, or it is another limit that cannot be met
+        shown = " and ".join(f"{least[kind]} bytes of {kind}" for kind in self.limits)
+        text = f"{len(self._seen)} policies were laid out as C, and none is within all limits: the least are {shown}."
+        if error is None:
+            return InfeasibleBudget(f"{text} Raise the limits.", nearest=dict(least), blocking=[])
+        nearest = {**error.nearest, **{kind: least[kind] for kind in self.limits if self._seen}}
+        return InfeasibleBudget(f"{error} {text}", nearest=nearest, blocking=list(error.blocking))
+
+
+class _Fitting(Layouts):
+    """Choices by scores, each laid out."""
 
     def __init__(
         self,
@@ -113,11 +204,8 @@ class _Fitting:
         settings: AllocationSettings,
         options: COptions,
     ) -> None:
-        self._network, self._scores, self._budget = network, scores, budget
-        self._lower, self._settings, self._options = lower, settings, options
-        self.memory = memory_table(network, lower, options=options)
-        self.limits: dict[str, int] = {}
-        self._seen: dict[str, Footprint] = {}
+        super().__init__(network, budget, lower, settings, options=options)
+        self._scores, self._settings = scores, settings
 
     def _decide(self) -> Decision:
         """The best policy by the table."""
@@ -139,19 +227,6 @@ class _Fitting:
             limits=settings.limits(self._network, self._budget),
             costs=settings.costs(self._network, found.policy.layers),
         )
-
-    def lay_out(self, layers: Mapping[str, LayerBits]) -> Footprint:
-        """Flash and RAM of a policy, put down in the table."""
-        key = repr(sorted((name, str(bits)) for name, bits in layers.items()))
-        if key not in self._seen:
-            found = self._seen[key] = footprint(self._lower(layers), options=self._options)
-            self.memory = self.memory.laid_out(self._network, layers, found.flash_bytes, found.ram_bytes)
-        return self._seen[key]
-
-    def fits(self, found: Footprint) -> bool:
-        """Whether a layout is within the limits."""
-        used = {"flash": found.flash_bytes, "ram": found.ram_bytes}
-        return all(used[kind] <= limit for kind, limit in self.limits.items())
 
     def one_by_one(self) -> _Found | None:
         """The best policy that fits: every layout that does not is charged to its own bits alone.
@@ -177,8 +252,7 @@ class _Fitting:
             found = self.lay_out(layers)
             if self.fits(found):
                 return decision, found
-            over = found.ram_bytes - bare.ram(self._network, layers)
-            self.memory = replace(self.memory, ram_margin=self.memory.ram_margin + max(0, over))
+            self.widen(found, bare, layers)
         return None
 
     def among(self, candidates: Sequence[Mapping[str, LayerBits]]) -> _Found | None:
@@ -195,21 +269,6 @@ class _Fitting:
             if best is None or decision.allocation.objective < best[0].allocation.objective:
                 best = _told(decision), found
         return best
-
-    def out_of_reach(self, error: InfeasibleBudget | None) -> InfeasibleBudget:
-        """The error, with what the smallest layout takes."""
-        least = {
-            "flash": min(one.flash_bytes for one in self._seen.values()) if self._seen else 0,
-            "ram": min(one.ram_bytes for one in self._seen.values()) if self._seen else 0,
-        }
-        if error is not None and any(self.fits(one) for one in self._seen.values()):
-            return error  # it is another limit that cannot be met
-        shown = " and ".join(f"{least[kind]} bytes of {kind}" for kind in self.limits)
-        text = f"{len(self._seen)} policies were laid out as C, and none is within all limits: the least are {shown}."
-        if error is None:
-            return InfeasibleBudget(f"{text} Raise the limits.", nearest=dict(least), blocking=[])
-        nearest = {**error.nearest, **{kind: least[kind] for kind in self.limits if self._seen}}
-        return InfeasibleBudget(f"{error} {text}", nearest=nearest, blocking=list(error.blocking))
 
 
 def _at(scores: Scores, layers: Mapping[str, LayerBits]) -> Scores:
