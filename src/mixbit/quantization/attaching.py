@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def attach(
     _turn_attention_parents(model)
     leave_fused_paths(model)
     if _LOAD_HOOK not in model.__dict__:
-        model.__dict__[_LOAD_HOOK] = model.register_load_state_dict_pre_hook(refuse_rows)
+        model.__dict__[_LOAD_HOOK] = cast(Any, model).register_load_state_dict_pre_hook(refuse_rows)
     return tuple(left)
 
 
