@@ -34,7 +34,7 @@ from mixbit.network import capture
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.quantizers._native import library
-from mixbit.supernet import SandwichStep, SubnetJudge, SupernetConfig, build_supernet, elastic_layers, select
+from mixbit.supernet import NormRows, SandwichStep, SubnetJudge, SupernetConfig, build_supernet, elastic_layers, select
 from mixbit.task import Task, cross_entropy
 from mixbit.training import StepContext, supervised_step
 from mixbit.training._optim import make_optimizer
@@ -46,6 +46,7 @@ WEIGHTS = {
     "mobilenetv1-cifar": "cifar10_mobilenetv1_050.safetensors",
 }
 KINDS = ("lsq", "batchquant")
+NORMS: tuple[NormRows, ...] = ("shared", "bits")
 PASSES = (2, 4)
 STATISTICS, HELD_OUT = 1280, 2000
 
@@ -60,9 +61,10 @@ def subject(name: str, size: int, batch: int) -> Task:
     return Task(model=model, train=batches, test=batches, network=capture(model, x[:2]))
 
 
-def supernet(task: Task, **settings: Any) -> nn.Module:
+@cache
+def supernet(name: str, size: int, norms: NormRows) -> nn.Module:
     """All bit-widths that are asked of it by default."""
-    return build_supernet(task, SupernetConfig(calibration_images=64, **settings))
+    return build_supernet(subject(name, size, 4), SupernetConfig(norms=norms, calibration_images=64))
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
@@ -132,10 +134,9 @@ def _milliseconds(run: Callable[[], object]) -> float:
 
 def memory(name: str) -> dict[str, Any]:
     """Bytes of the float network, and of the network of all bit-widths with norms shared and a row a bit-width."""
-    task = subject(name, 32, 4)
-    sizes = {"float": task.model, **{norms: supernet(task, norms=norms) for norms in ("shared", "bits")}}
+    sizes = {"float": subject(name, 32, 4).model, **{norms: supernet(name, 32, norms) for norms in NORMS}}
     found = {what: tensor_bytes(model) for what, model in sizes.items()}
-    return {**found, "ratio": {norms: found[norms] / found["float"] for norms in ("shared", "bits")}}
+    return {**found, "ratio": {norms: found[norms] / found["float"] for norms in NORMS}}
 
 
 def tensor_bytes(model: nn.Module) -> int:
@@ -146,9 +147,9 @@ def tensor_bytes(model: nn.Module) -> int:
 
 def switching(name: str, size: int, rounds: int) -> dict[str, Any]:
     """CPU milliseconds of switches to sub-networks at random, with norms shared and a row a bit-width."""
-    task, found = subject(name, size, 4), {}
-    for norms in ("shared", "bits"):
-        model, rng = supernet(task, norms=norms), random.Random(0)
+    found = {}
+    for norms in NORMS:
+        model, rng = supernet(name, size, norms), random.Random(0)
         layers, bits = elastic_layers(model), SupernetConfig().bits
         choices = [{one: LayerBits(rng.choice(bits), rng.choice(bits)) for one in layers} for _ in range(rounds)]
         select(model, choices[0])  # where the layers are is found once a model
@@ -166,7 +167,7 @@ def judging(name: str, kind: str, precision: Any, rounds: int, *, smoke: bool) -
     models.load_weights(model, shared_data() / "weights" / WEIGHTS[name])
     held, statistics_images = (64, 64) if smoke else (HELD_OUT, STATISTICS)
     rest, judges = data.hold_out(dataset.train, held / len(dataset.train), seed=0)
-    task = Task(model=model, train=rest, test=judges)
+    task = Task(model=model, train=rest, test=judges, network=subject(name, 32, 4).network)
     ours = build_supernet(task, SupernetConfig(activations=kind, calibration_images=64))
     batch = min(BATCH, statistics_images)
     batches = rest.batches(batch, seed=0, shuffle=True, augment=True, drop_last=True)

@@ -27,9 +27,27 @@ def supernet_cost() -> str:
     rows = [row for part, of in parts.items() for name, one in found.get(part, {}).items() for row in of(name, one)]
     if not rows:
         return "Not run yet.\n"
-    where = ran_on(found, (path for path in found["made_by"] if path.partition(".")[0] in parts))
+    where = _where(ran_on(found, (path for path in found["made_by"] if path.partition(".")[0] in parts)))
     columns = ("what", ">measured", ">ratio", ">95 % interval of the ratio", ">goal")
     return markdown(columns, rows) + f"\nOne thread, CPU time, medians; {where}.\n"
+
+
+def _where(texts: str) -> str:
+    """One processor with its least and its greatest load.
+
+    >>> _where("Xeon, load 4.0; Xeon, load 3.6; EPYC, load 1.0; Xeon, load 5.1")
+    'EPYC, load 1.0; Xeon, load 3.6 to 5.1'
+    """
+    loads: dict[str, set[str]] = {}
+    for text in texts.split("; "):
+        cpu, _, load = text.rpartition(", load ")
+        loads.setdefault(cpu, set()).add(load)
+    ends = {cpu: dict.fromkeys((min(of, key=_number), max(of, key=_number))) for cpu, of in sorted(loads.items())}
+    return "; ".join(f"{cpu}, load {' to '.join(of)}" for cpu, of in ends.items())
+
+
+def _number(load: str) -> float:
+    return float(load) if load[:1].isdigit() else 0.0
 
 
 def _named(name: str) -> str:

@@ -26,7 +26,8 @@ NAMES = (
 )  # fmt: skip
 TIMED = (
     "allocation", "arena", "arena_tuned", "capture", "corruption", "export_cpu", "export_speed", "kure_cost", "latency",
-    "latency_ways", "peers_export", "peers_qat_step", "peers_search", "ptq", "qat", "topology_speed",
+    "latency_ways", "peers_export", "peers_qat_step", "peers_search", "ptq", "qat", "supernet_cost",
+    "topology_speed",
 )  # fmt: skip
 
 
