@@ -7,6 +7,7 @@ held out with seed 0, whatever the seed of the training. Nothing is chosen by th
 
     supernets  one set of weights for all bits, by LSQ and by BatchQuant activations, and what its uniform members give
     dedicated  uniform bits, trained alone for as many epochs
+    searches   scores of each method, and policies of two budgets that evolve in the supernet, with what each took
     ranked     policies of one budget, judged by the supernets and by scores, and each trained by itself for a while
     equal      policies of two budgets, trained for as many epochs in all as a supernet and what follows it
 
@@ -39,12 +40,22 @@ from mixbit.cost import Budget, LayerBits, costs
 from mixbit.data import Part, Split, hold_out
 from mixbit.errors import TrainingDiverged
 from mixbit.evaluation import Metrics, evaluate
+from mixbit.methods.qfa import Qfa
 from mixbit.models import write_weights
 from mixbit.network import capture
 from mixbit.policy import Policy, Scores
 from mixbit.quantization import put_policy_on
 from mixbit.runs._lock import Busy, hold
-from mixbit.supernet import SandwichStep, SubnetJudge, SupernetConfig, Uniform, build_supernet
+from mixbit.supernet import (
+    SandwichStep,
+    SubnetJudge,
+    Supernet,
+    SupernetConfig,
+    SupernetTraining,
+    Uniform,
+    build_supernet,
+    settle,
+)
 from mixbit.task import Task
 from mixbit.training import CHECKPOINT, TrainConfig, train
 
@@ -54,14 +65,15 @@ WEIGHTS = {
 }
 BITS = (8, 6, 5, 4, 3, 2)
 UNIFORM = (3, 2, 4, 8)
-BUDGET = "bitops=3x3"
+BUDGET, BYTES = "bitops=3x3", "bytes=3x3"
 SCORES = ("fit", "hawq-v2", "limpq-init", "limpq")
 JUDGES = 2_000
 """Held-out images of which a judgement is made; all of them where a table reports."""
 STATISTICS = 1_280
-EQUAL = ("uniform", "fit", "limpq-init", "random-0")
-"""What the evolved policies are compared with."""
-PARTS = ("supernets", "dedicated", "ranked", "equal")
+EVOLVED = "evolved"
+EQUAL = ("uniform", EVOLVED, "fit", "limpq-init", "random-0")
+"""Policies that are compared at equal costs and epochs."""
+PARTS = ("supernets", "dedicated", "searches", "ranked", "equal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +86,11 @@ class Effort:
     """Epochs after a supernet, for a policy that starts from its weights; all others have as many in all."""
     random: int = 6
     near: int = 5
+    population: int = 32
+    generations: int = 10
 
 
-QUICK = Effort(supernet=1, ranked=1, after=1, random=1, near=0)
+QUICK = Effort(supernet=1, ranked=1, after=1, random=1, near=0, population=2, generations=1)
 
 
 def supernet_training(network: str, effort: Effort, seed: int) -> TrainConfig:
@@ -109,6 +123,7 @@ class Study:
         self.folder = runs / "supernet" / f"{network}-s{seed}"
         self.of = {"network": network, "seed": seed}
         self._trained = dict[str, nn.Module]()
+        self.bits = (8, 3, 2) if smoke else BITS
 
     @cached_property
     def task(self) -> Task:
@@ -153,7 +168,7 @@ class Study:
     def config(self, activations: str) -> SupernetConfig:
         """Of a supernet."""
         few = {"calibration_images": 16} if self.smoke else {}
-        return SupernetConfig(bits=BITS, activations=activations, seed=self.seed, **few)  # type: ignore[arg-type]
+        return SupernetConfig(bits=self.bits, activations=activations, seed=self.seed, **few)  # type: ignore[arg-type]
 
     def judge(self, model: nn.Module, held: Split) -> SubnetJudge:
         """By held-out images, with statistics from batches of the training's own size."""
@@ -202,7 +217,7 @@ class Study:
 
     def supernets(self) -> Iterator[Job]:
         """Of each kind of activations, at all of its uniform bits."""
-        results = self.results("supernets", bits=list(BITS), epochs=self.effort.supernet)
+        results = self.results("supernets", bits=list(self.bits), epochs=self.effort.supernet)
         for activations in ("batchquant", "lsq"):
 
             def make(activations: str = activations) -> dict[str, Any]:
@@ -214,7 +229,9 @@ class Study:
     def members(self, model: nn.Module) -> dict[str, Any]:
         """Uniform sub-networks, without any training of their own."""
         held, test = self.judge(model, self.held), self.judge(model, self.task.test)
-        return {str(b): {"held_out": _said(held(Uniform(b))), "test": _said(test(Uniform(b)))} for b in sorted(BITS)}
+        return {
+            str(b): {"held_out": _said(held(Uniform(b))), "test": _said(test(Uniform(b)))} for b in sorted(self.bits)
+        }
 
     # ------------------------------------------------------------------------------------------ one policy at a time
 
@@ -249,37 +266,87 @@ class Study:
 
     # -------------------------------------------------------------------------------------------------- policies
 
+    def searches(self) -> Iterator[Job]:
+        """Of each method that scores, and one of the supernet for each budget; what they found is in their folders."""
+        for name in SCORES[:1] if self.smoke else SCORES:
+            yield Job(
+                self.results("searches"),
+                {**self.of, "name": name, "budget": "any"},
+                lambda name=name: self._scored(name),  # type: ignore[misc]
+                self.folder / f"search-{name}",
+            )
+        of = {"population": self.effort.population, "generations": self.effort.generations, "judged_on": JUDGES}
+        results = self.results("searches", supernet=self.effort.supernet, **of)
+        for budget in self.budgets():
+            folder = self.folder / f"search-{EVOLVED}-{_slug(budget)}"
+            yield Job(
+                results,
+                {**self.of, "name": EVOLVED, "budget": budget},
+                lambda budget=budget, folder=folder: self._evolved(budget, folder),  # type: ignore[misc]
+                folder,
+            )
+
+    def _scored(self, name: str) -> dict[str, Any]:
+        began = time.process_time()
+        found = methods.make(name, {"seed": self.seed, "bits": sorted(self.bits)}).search(
+            self.task, run=self.folder / f"search-{name}"
+        )
+        found.save(self.folder / f"scores-{name}.json")
+        return {"cpu_seconds": round(time.process_time() - began, 1)}
+
     def scores(self, name: str) -> Scores:
-        """Of a method, made once, with the seed of the study."""
-        path = self.folder / f"scores-{name}.json"
-        if not path.exists():
-            settings = {"seed": self.seed, "bits": sorted(BITS)}
-            run = self.folder / f"search-{name}"
-            run.mkdir(parents=True, exist_ok=True)
-            methods.make(name, settings).search(self.task, run=run).save(path)
-        return Scores.load(path)
+        """What the part `searches` found."""
+        return Scores.load(self.folder / f"scores-{name}.json")
+
+    def _evolved(self, budget: str, folder: Path) -> dict[str, Any]:
+        """The policy of the least loss on the images that judge, within a budget."""
+        model, limits = self.trained("batchquant"), self.budgets()[budget]
+        method = Qfa(
+            costs=("bitops",) if budget == BUDGET else ("weight_bytes", "activation_bytes"),
+            limits=self.limits(budget),
+            population=self.effort.population,
+            generations=self.effort.generations,
+            seed=self.seed,
+        )
+        settings = SupernetTraining(bits=self.bits, activations="batchquant", seed=self.seed)
+        judge = self.judge(model, self.judging)
+        supernet = Supernet(task=self.task, settings=settings, judge=judge, held_out=self.judging)
+        began = time.process_time()
+        front = method.evolve(supernet, run=folder)
+        took = round(time.process_time() - began, 1)
+        policy = front.pick(limits, self.task.network, by="loss")
+        policy.save(folder / "policy.json")
+        found = {"cpu_seconds": took, "points": len(front.points), "notes": [*front.notes, *policy.notes]}
+        return {**found, "bits": _bits(policy.layers), **self.used(policy)}
+
+    def limits(self, budget: str) -> tuple[str, ...]:
+        """A budget as text."""
+        if budget == BUDGET:
+            return (BUDGET,)
+        used = costs(self.task.network, Policy.uniform(self.task.network, 3, 3).layers)
+        return (f"weight-bytes={used.weight_bytes}", f"activation-bytes={used.activation_bytes}")
 
     def budgets(self) -> dict[str, Budget]:
         """That of BitOps, and that of bytes: what uniform 3 bits take, of weights and of activations at their peak."""
-        used = costs(self.task.network, Policy.uniform(self.task.network, 3, 3).layers)
-        both = [f"weight-bytes={used.weight_bytes}", f"activation-bytes={used.activation_bytes}"]
-        return {BUDGET: Budget.parse([BUDGET]), "bytes=3x3": Budget.parse(both)}
+        names = (BUDGET,) if self.smoke else (BUDGET, BYTES)
+        return {name: Budget.parse(list(self.limits(name))) for name in names}
 
     def policies(self, budget: str) -> Iterator[tuple[str, Policy]]:
-        """Row name -> policy within a budget: uniform, of scores, random, and random near uniform."""
+        """Row name -> policy within a budget: uniform, evolved, of scores, random, and random near uniform."""
         limit, network = self.budgets()[budget], self.task.network
         yield "uniform", Policy.uniform(network, 3, 3)
+        yield EVOLVED, Policy.load(self.folder / f"search-{EVOLVED}-{_slug(budget)}" / "policy.json")
         for name in SCORES[:1] if self.smoke else SCORES:
             yield name, allocate(network, self.scores(name), limit)[0]
         for draw in range(self.effort.random):
-            yield f"random-{draw}", random_policy(network, limit, bits=BITS, seed=100 * self.seed + draw)
+            yield f"random-{draw}", random_policy(network, limit, bits=self.bits, seed=100 * self.seed + draw)
         for draw in range(self.effort.near):
             yield f"near-{draw}", random_policy(network, limit, bits=(2, 3, 4), seed=100 * self.seed + draw)
 
     def ranked(self) -> Iterator[Job]:
         """Each policy of one budget: judged, scored, and trained by itself."""
         results = self.results("ranked", epochs=self.effort.ranked, judged_on=JUDGES, supernet=self.effort.supernet)
-        for name, policy in self.policies(BUDGET):
+        for name, policy in [*self.policies(BUDGET)][: 1 if self.smoke else None]:
             yield self._ranked(results, name, policy)
 
     def _ranked(self, results: records.Results, name: str, policy: Policy) -> Job:
@@ -300,14 +367,18 @@ class Study:
         """Policies of both budgets from the float weights, for as many epochs as a supernet and what follows it."""
         epochs = self.effort.supernet + self.effort.after
         results, made = self.results("equal", epochs=epochs), dict[str, Path]()
-        for budget in [BUDGET] if self.smoke else self.budgets():
+        for budget in self.budgets():
             for name, policy in self.policies(budget):
                 bits = _bits(policy.layers)
-                if name not in EQUAL:
+                if name not in ((EVOLVED,) if self.smoke else EQUAL):
                     continue
                 folder = made.setdefault(bits, self.folder / f"equal-{len(made)}-{name}-e{epochs}")
                 of = {**self.of, "budget": budget, "name": name, "start": "float", "bits": bits}
                 yield Job(results, of, lambda p=policy, f=folder: self._equal(p, epochs, f), folder)  # type: ignore[misc]
+                if name == EVOLVED:
+                    folder = self.folder / f"after-{_slug(budget)}-e{self.effort.after}"
+                    of = {**of, "start": "supernet"}
+                    yield Job(results, of, lambda p=policy, f=folder: self._after(p, f), folder)  # type: ignore[misc]
 
     def _equal(self, policy: Policy, epochs: int, folder: Path) -> dict[str, Any]:
         """Trained, or read where the same bits were trained for another budget."""
@@ -315,6 +386,13 @@ class Study:
         if not path.exists():
             path.write_text(json.dumps(self.fit(policy, epochs, folder)))
         return {**json.loads(path.read_text()), **self.used(policy)}
+
+    def _after(self, policy: Policy, folder: Path) -> dict[str, Any]:
+        """From the weights of the supernet, for the epochs that are left."""
+        model = copy.deepcopy(self.trained("batchquant"))
+        self.judge(model, self.judging).recalibrate(policy.layers)
+        settle(model)  # what is left is the network of this one policy
+        return {**self.fit(policy, self.effort.after, folder, start=model), **self.used(policy)}
 
     def used(self, policy: Policy) -> dict[str, int]:
         """Costs of a policy."""
@@ -348,6 +426,10 @@ def work(jobs: list[Job]) -> None:
 
 def _said(metrics: Metrics) -> dict[str, float]:
     return {"accuracy": metrics.accuracy, "loss": metrics.loss}
+
+
+def _slug(budget: str) -> str:
+    return budget.replace("=", "-")
 
 
 def _bits(layers: Mapping[str, LayerBits]) -> str:
