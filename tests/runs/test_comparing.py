@@ -576,8 +576,8 @@ def test_a_policy_of_other_bits_than_the_supernets_is_a_row_with_the_reason(
     files = {"float": tmp_path / "float.json", "three": tmp_path / "three.json"}
     found = judged(["test-a"], ["weight-bytes=6x6"], policies=files)
     reasons = {row.name: row.reason for row in found.rows}
-    assert reasons["test-a"] == "" and "not trained at these bits: 2 W3A4 (it has 8, 4, 2)" in reasons["three"]
-    assert "2 W4A32 (it has 8, 4, 2)" in reasons["float"] and "METHOD?bits=[2, 4, 8]" in reasons["float"]
+    assert reasons["test-a"] == "" and "'2' is asked for weights of 3 bits" in reasons["three"]
+    assert "'2' is asked for activations in float" in reasons["float"] and "METHOD?bits=[2, 4, 8]" in reasons["float"]
 
 
 def test_methods_leave_out_bits_that_the_supernet_has_not(
@@ -614,7 +614,7 @@ def test_a_judge_of_another_model_or_of_other_data_claims_no_folder(
     other.write_text(NET.replace("12)", "14)").replace("12,", "14,"))
     elsewhere = Subject(model=f"{other}:build", data="digits")
     named = {"settings": None, "judge": supernet, "quiet": True}
-    with pytest.raises(MixbitError, match="is a supernet of another network"):
+    with pytest.raises(MixbitError, match="is a supernet of another model"):
         compare(elsewhere, ["test-a"], [LOW], tmp_path / "arena", **named)  # type: ignore[arg-type]
     reseeded = replace(subject, data="digits?seed=3")
     with pytest.raises(MixbitError, match="is a supernet of other data: 'digits'"):

@@ -270,7 +270,10 @@ def compare(
     ] = None,
     judge: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="rank by a trained supernet in seconds a policy; its run folder"),
+        typer.Option(
+            metavar="RUN",
+            help="rank by a trained supernet in seconds a policy; folder of a supernet train or search qfa",
+        ),
     ] = None,
     policy: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="a policy from elsewhere that takes part")

@@ -166,7 +166,7 @@ class Qfa(SupernetTraining):
             points=tuple(self._points(space, known, chosen)),
             measured=Measured(
                 metrics=tuple(one.info for one in task.objective.metrics or ()) or (LOSS,),
-                on=f"{held} training images that trained nothing (seed {trained.held_out_seed})",
+                on=supernet.on,
             ),
             method="qfa",
             seed=self.seed,
@@ -223,11 +223,7 @@ def settings_of(front: Front) -> SupernetTraining:
     """
     if front.method != "qfa":
         raise MixbitError(f"the front is of {front.method!r}. Legal: one of mixbit search qfa.")
-    room = "the front's settings"
-    if "supernet" in front.settings:
-        return read(SupernetTraining, front.settings["supernet"], room=room)
-    # Of a mixbit that held out by the one seed, and named all settings beside each other.
-    return read(Qfa, {"held_out_seed": front.seed, **front.settings}, room=room).supernet()
+    return read(SupernetTraining, front.settings.get("supernet"), room="the front's settings")
 
 
 def subnet(task: Task, front: Front, weights: Path, layers: Mapping[str, LayerBits]) -> nn.Module:

@@ -127,8 +127,8 @@ def compare(
         entries: methods, as `Entry` or as its text.
         budgets: each one limit (`bitops=3x3`) or several with commas between (`bitops=3x3,weight-bytes=10x`).
         run: folder of this comparison.
-        judge: run folder of a supernet of this network, of `mixbit search qfa`, that ranks the policies. Methods whose
-            settings name no bits leave out those that it was not trained at.
+        judge: run folder of a supernet of this network, of `mixbit supernet train` or `mixbit search qfa`, that ranks
+            the policies. Methods whose settings name no bits leave out those that it was not trained at.
         settings: of the fine-tuning, as for `mixbit.runs.train`; not its seed. `quantize` is that of calibration too.
         fine_tune: False stops after calibration, or with a judge after its judgement; None is True without a judge
             and False with one.

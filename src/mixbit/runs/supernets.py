@@ -14,13 +14,12 @@ from mixbit._settings import read
 from mixbit.cost import Costs, LayerBits, costs
 from mixbit.errors import MixbitError, StaleRun, shown
 from mixbit.evaluation import Metrics, try_out
-from mixbit.methods import Qfa
 from mixbit.network import Network
-from mixbit.policy import Policy, Terms
+from mixbit.policy import Front, Policy, Terms
 from mixbit.runs import _folder
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs.subject import Subject, metric_facts
-from mixbit.supernet import Supernet, SupernetTraining, load_supernet, supernet_settings
+from mixbit.supernet import Supernet, SupernetTraining, load_supernet
 from mixbit.supernet import train_supernet as fit
 from mixbit.supernet.training import SETTINGS, WEIGHTS
 from mixbit.task import Task
@@ -31,6 +30,7 @@ __all__ = [
     "Subnet",
     "TrainedSupernet",
     "evaluate_supernet",
+    "home_of",
     "is_supernet",
     "open_supernet",
     "train_supernet",
@@ -73,6 +73,7 @@ class OpenedSupernet:
     subject: Subject
     """Model, float weights, data and seed as the folder names them."""
     run: Path
+    """Where its weights are."""
 
     @property
     def network(self) -> Network:
@@ -161,8 +162,28 @@ def is_supernet(place: str | Path) -> bool:
     return (folder / WEIGHTS).is_file() or _folder.read(folder)["command"] == COMMAND
 
 
+def home_of(run: Path) -> Path:
+    """The folder that holds the weights of a supernet: the run's own, or where a search in a trained one found them.
+
+    Raises:
+        MixbitError: no folder of a finished training.
+        PolicyError: weights that are gone, or are not those that the front of a search was measured with.
+    """
+    _folder.read(run)
+    if (run / _folder.FRONT).is_file():
+        front = Front.load(run / _folder.FRONT)
+        if front.method == "qfa" and front.weights is not None:
+            return front.weights.check(run).parent
+    if not (run / WEIGHTS).is_file():
+        raise MixbitError(
+            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet train; "
+            "the same command on it finishes a killed one."
+        )
+    return run
+
+
 def open_supernet(run: Path, *, data: str | None = None) -> OpenedSupernet:
-    """A trained supernet from its run folder: of `mixbit supernet train`, or of `mixbit search qfa` with a model.
+    """A trained supernet from a run folder: of `mixbit supernet train`, or of a finished `mixbit search qfa`.
 
     Args:
         run: the folder.
@@ -181,28 +202,15 @@ def open_supernet(run: Path, *, data: str | None = None) -> OpenedSupernet:
     mixbit.errors.MixbitError: nowhere is no run folder: it has no config.json. Give the --run folder of an earlier ...
     """
     _distributed.start()
+    run = home_of(run)
     facts = _folder.read(run)
-    if not (run / WEIGHTS).is_file():
-        raise MixbitError(
-            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet train; "
-            "the same command on it finishes a killed one."
-        )
     own = Subject.from_json(facts["subject"])
     subject = own if data is None else replace(own, data=data)
     _check_data(run, facts, own.data, subject.data)
     # The supernet's weights replace those that it started from, so the file named then need not exist any more.
     task = replace(subject, weights=None).task()[0]
-    supernet = load_supernet(task, run / WEIGHTS, _settings(run, facts, task))
+    supernet = load_supernet(task, run)
     return OpenedSupernet(supernet=supernet, subject=subject, run=run)
-
-
-def _settings(run: Path, facts: Mapping[str, Any], task: Task) -> SupernetTraining:
-    if (run / SETTINGS).is_file() or facts["command"] != "search":
-        return supernet_settings(run, task.network)
-    # Of a mixbit that kept no file of settings beside a search, and held out by the one seed.
-    seed = facts["subject"]["seed"]
-    own = {key: value for key, value in facts["settings"].items() if key != KURTOSIS}
-    return read(Qfa, {"seed": seed, "held_out_seed": seed, **own}, room=str(run / _folder.CONFIG)).supernet()
 
 
 def _check_data(run: Path, facts: Mapping[str, Any], old: str | None, new: str | None) -> None:

@@ -146,6 +146,11 @@ class Supernet:
         """The network with the bits selected that were measured last."""
         return self.judge.model
 
+    @property
+    def on(self) -> str:
+        """What is measured on, in words."""
+        return f"{len(self.held_out)} training images that trained nothing (seed {self.settings.held_out_seed})"
+
     def check(self, layers: Mapping[str, LayerBits]) -> None:
         """Whether these are bits of a sub-network: every quantized layer named, with bits that it was trained at.
 
