@@ -398,6 +398,8 @@ class TestLatencyBuildOptions(OptionCases):
                   exactly(Subject(model="net"), Subject(model="net", data="digits"))),
         OptionRow("--input", ([], ["--input", "3x8x4"]), built("input_shape"), exactly(None, (3, 8, 4))),
         OptionRow("--bits", ([], ["--bits", "8,3"]), built("bits"), exactly((2, 3, 4, 5, 6, 8), (8, 3))),
+        OptionRow("--activation-bits", ([], ["--activation-bits", "16,8"]), built("activation_bits"),
+                  exactly(None, (16, 8))),
         OptionRow("--cpu", ([], ["--cpu", "vnni"]), built("cpu"), exactly("any", "vnni")),
         OptionRow("--repeats", ([], ["--repeats", "5"]), built("repeats"), exactly(30, 5)),
         OptionRow("--checks", ([], ["--checks", "0"]), built("checks"), exactly(3, 0)),

@@ -157,6 +157,7 @@ def exactly(layers: Mapping[str, LayerBits]) -> int:
 
 def test_options_are_all_pairs() -> None:
     assert [str(option) for option in options_of([8, 4, 4])] == ["W4A4", "W8A4", "W4A8", "W8A8"]
+    assert [str(option) for option in options_of([8, 1], [16, 8])] == ["W1A8", "W8A8", "W1A16", "W8A16"]
 
 
 def test_random_bits_are_drawn_from_the_seed_and_share_what_is_tied() -> None:
@@ -168,6 +169,8 @@ def test_random_bits_are_drawn_from_the_seed_and_share_what_is_tied() -> None:
     assert drawn == [random_bits(tied, (2, 4, 6, 8), seed) for seed in range(20)]
     assert all(len({bits.activation_bits for bits in one.values()}) == 1 for one in drawn)
     assert len({str(one) for one in drawn}) > 10
+    apart = [bits for seed in range(20) for bits in random_bits(NET, (1, 8), seed, (8, 16)).values()]
+    assert {(one.weight_bits, one.activation_bits) for one in apart} == {(1, 8), (8, 8), (1, 16), (8, 16)}
 
 
 # ---------------------------------------------------------------------------------------------------------- sums

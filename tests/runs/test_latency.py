@@ -237,6 +237,9 @@ def test_what_is_measured_is_what_was_asked_for(
     bits = [{one for pair in check.values() for one in (pair.weight_bits, pair.activation_bits)}
             for check in found["checks"].values()]  # fmt: skip
     assert all(one <= {8, 3} for one in bits)
+    wide = asked(monkeypatch, subject, "onnxruntime", tmp_path, bits=(1, 8), activation_bits=(8, 16), checks=4)
+    assert {str(option) for option in wide["options"]} == {"W1A8", "W8A8", "W1A16", "W8A16"}
+    assert {one.activation_bits for check in wide["checks"].values() for one in check.values()} == {8, 16}
     first, second = found["checks"].values()
     assert first != second  # each is a draw of its own: the same policy measured again would check nothing more
     assert found["float_model"] is not None and found["float_model"].example.shape == (1, *SHAPE)

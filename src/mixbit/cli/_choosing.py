@@ -223,6 +223,9 @@ def latency_build(
     bits: Annotated[
         str, typer.Option(metavar="B,B,...", help="bits of weights and activations; those of pins among them")
     ] = "2,3,4,5,6,8",
+    activation_bits: Annotated[
+        str | None, typer.Option(metavar="B,B,...", help="bits of activations, if they are others: 8,16")
+    ] = None,
     cpu: Annotated[
         Literal["any", "vnni"], typer.Option(help="onnxruntime: measure files of mixbit export with the same --cpu")
     ] = "any",
@@ -238,6 +241,9 @@ def latency_build(
         out,
         cpu=cpu,
         bits=words.bit_list(bits),
+        activation_bits=None
+        if activation_bits is None
+        else words.numbers("--activation-bits", activation_bits, like="8,16"),
         repeats=repeats,
         checks=checks,
         input_shape=None if shape is None else words.shape(shape),

@@ -41,20 +41,25 @@ DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 """Bit-widths of weights and of activations that are measured by default."""
 
 
-def options_of(bits: Iterable[int]) -> tuple[LayerBits, ...]:
-    """All pairs of weight and activation bits.
+def options_of(bits: Iterable[int], activation_bits: Iterable[int] | None = None) -> tuple[LayerBits, ...]:
+    """All pairs of weight and activation bits; without bits of activations they are those of weights.
 
     >>> [str(option) for option in options_of([8, 4])]
     ['W4A4', 'W8A4', 'W4A8', 'W8A8']
+    >>> [str(option) for option in options_of([8, 1], [16])]
+    ['W1A16', 'W8A16']
     """
-    ladder = sorted(set(bits))
-    return tuple(LayerBits(w, a) for a in ladder for w in ladder)
+    weights = sorted(set(bits))
+    inputs = weights if activation_bits is None else sorted(set(activation_bits))
+    return tuple(LayerBits(w, a) for a in inputs for w in weights)
 
 
-def random_bits(network: Network, bits: Sequence[int], seed: int) -> dict[str, LayerBits]:
+def random_bits(
+    network: Network, bits: Sequence[int], seed: int, activation_bits: Sequence[int] | None = None
+) -> dict[str, LayerBits]:
     """Bits of every layer, drawn at random; layers that read one tensor share its activation bits."""
-    random = Random(seed)
-    shared = {layer.input_tensor: random.choice(bits) for layer in network.layers}
+    random, inputs = Random(seed), bits if activation_bits is None else activation_bits
+    shared = {layer.input_tensor: random.choice(inputs) for layer in network.layers}
     return {layer.name: LayerBits(random.choice(bits), shared[layer.input_tensor]) for layer in network.layers}
 
 

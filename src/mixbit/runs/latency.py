@@ -45,13 +45,14 @@ def build_latency(
     *,
     cpu: ExportCpu = "any",
     bits: Sequence[int] = DEFAULT_BITS,
+    activation_bits: Sequence[int] | None = None,
     repeats: int = 30,
     checks: int = 3,
     compare_float: bool = True,
     input_shape: tuple[int, ...] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> BuiltLatency:
-    """Measure every layer of a model at all pairs of `bits`, and write the table.
+    """Measure every layer of a model at all pairs of bits of weights and of activations, and write the table.
 
     Finished measurements are kept in a file beside `out`, with `.partial` behind its name: the same call after a
     kill goes on from there. The weights of the model do not matter.
@@ -61,7 +62,9 @@ def build_latency(
         target: see `LATENCY_TARGETS`.
         out: the table, as JSON.
         cpu: of `onnxruntime`: files for which processors are measured, as `export` writes them.
-        bits: of weights and activations. Pinned layers need theirs too: 8 by default.
+        bits: of weights, and of activations where these have none of their own. Pinned layers need theirs too: 8 by
+            default.
+        activation_bits: of activations, which may have up to 16.
         repeats: runs that each median is of.
         checks: random policies whose whole networks are measured, to compare the sums with.
         compare_float: measure the float32 network as well, so that limits can refer to it; not on emulated cores.
@@ -75,7 +78,7 @@ def build_latency(
     """
     check_value("repeats", repeats, Annotated[int, Range(least=1, most=MOST_REPEATS)])
     check_value("checks", checks, Annotated[int, Range(least=0, most=MOST_CHECKS)])
-    device, options = _target(target, cpu), options_of(bits)
+    device, options = _target(target, cpu), options_of(bits, activation_bits)
     rounding: Rounding = "float32" if target not in BOARDS else "single"
     opened = open_model(subject, input_shape)
     model, network, example = opened.model.cpu().eval(), opened.network, opened.example.cpu()
@@ -98,7 +101,7 @@ def build_latency(
             device,
             options=options,
             repeats=repeats,
-            checks={f"random {seed}": random_bits(network, bits, seed) for seed in range(checks)},
+            checks={f"random {seed}": random_bits(network, bits, seed, activation_bits) for seed in range(checks)},
             float_model=floating,
             partial=partial,
             tell=begin,
@@ -116,7 +119,7 @@ def _target(name: str, cpu: ExportCpu) -> Target:
             f"target {name!r} is unknown.{did_you_mean(name, LATENCY_TARGETS)} Legal: {', '.join(LATENCY_TARGETS)}."
         )
     if name in BOARDS and cpu != "any":
-        raise MixbitError(f"cpu={cpu!r} is for the target onnxruntime, and this is {name}. Leave it away.")
+        raise MixbitError(f"cpu={cpu!r} is for the target onnxruntime, and this is {name}. Leave it out.")
     if name in BOARDS:
         return BoardTarget(core=name)
     from mixbit.export.onnxruntime_target import OnnxRuntimeTarget
