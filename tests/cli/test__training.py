@@ -89,7 +89,7 @@ def outcome(**more: Any) -> Any:
     """What training gives, as far as it is shown."""
     values = {
         "outcome": Outcome(name="limpq", accuracy=0.75, costs=COSTS), "float32": replace(COSTS, weight_bits=6400),
-        "further": (), "notes": (), "files": {Path("r/w"): "the weights"},
+        "further": (), "notes": (), "quantized": False, "began": None, "files": {Path("r/w"): "the weights"},
         "metrics": SimpleNamespace(loss=0.5, samples=40),
         "trained": Subject(model="net", data="digits", weights=Path("r/w")),
     }  # fmt: skip
@@ -101,10 +101,12 @@ def test_what_is_said_of_a_training() -> None:
     assert "limpq     75.00 %  1.024 k         400 B        2.00x" in said and "Wrote r/w  the weights" in said
     assert "Loss" not in said and "Note" not in said  # a float training begins with nothing anyway
     assert next_of(said) == ["search", "limpq", "net", "--data", "digits", "--weights", "r/w", "--run", "search"]
-    said = gives("train", outcome(further=("hit 37.50 %",), notes=("kept: 3",)), *TRAIN, "--policy", "p.json")
+    under = ("--policy", "p.json")
+    said = gives("train", outcome(further=("hit 37.50 %",), notes=("kept: 3",), quantized=True), *TRAIN, *under)
     assert "Note: no --weights" in said and "Note: kept: 3\n" in said
     assert "Loss 0.5000, hit 37.50 % on 40 test samples.\n" in said and next_of(said) == ["evaluate", "r"]
-    assert "no --weights" not in gives("train", outcome(), *TRAIN, "--policy", "p.json", "--weights", "w.pth")
+    begun = outcome(quantized=True, began=Path("w.pth"))  # of --weights, or of the run that was named
+    assert "no --weights" not in gives("train", begun, *TRAIN)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluate

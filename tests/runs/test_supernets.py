@@ -166,6 +166,11 @@ def test_a_search_in_a_trained_supernet_trains_nothing_and_its_front_is_taken(ne
     assert taken.metrics.loss == pytest.approx(wanted.loss, rel=1e-5) and taken.outcome.costs == picked.costs
     exported = runs.export(tmp_path / "taken", images=40, compare_float=False)
     assert exported.verification is not None and exported.verification.right
+    still = {"epochs": 1, "fraction": 0.05, "lr": 1e-12, "weight_decay": 0.0, "bn_samples": 0, "batch_size": 32}
+    tuned = runs.train(Subject(model=str(tmp_path / "taken")), None, still, tmp_path / "tuned", quiet=True)
+    assert tuned.metrics.loss == pytest.approx(taken.metrics.loss, rel=1e-4), "the supernet's weights are its start"
+    with pytest.raises(MixbitError, match="network of many bit-widths, and no bits that were chosen. Take a sub-netw"):
+        runs.evaluate(str(net))
 
 
 def test_a_killed_search_in_a_supernet_goes_on_to_the_same_front(net: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from mixbit.cli._app import (
     Data,
     Epochs,
     Fraction,
-    Model,
     Rate,
     Run,
     Seed,
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    model: Model,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="a model (see search), or the folder of a training to go on from")
+    ],
     run: Run,
     data: Data = None,
     policy: Annotated[Path | None, typer.Option(help="bits of every layer; without it, training in float32")] = None,
@@ -50,15 +51,15 @@ def train(
     given = {"epochs": epochs, "batch_size": batch_size, "fraction": fraction, "lr": lr, "compile": compiled or None}
     subject = runs.Subject(model=model, data=data, weights=weights, seed=seed)
     done = runs.train(subject, policy, words.settings(given, settings), run)
-    if policy is not None:
-        note_weights(weights)
+    if done.quantized:
+        note_weights(done.began)
     screen.show(report.outcome_table([done.outcome], done.float32))
     if done.further:
         _say_metrics(done)
     for note in done.notes:
         screen.say(f"Note: {note}")
     screen.files(done.files)
-    screen.next(report.after_train(done.trained, run, quantized=policy is not None))
+    screen.next(report.after_train(done.trained, run, quantized=done.quantized))
 
 
 def _say_metrics(done: runs.Trained | runs.Evaluated) -> None:

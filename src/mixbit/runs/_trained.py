@@ -15,6 +15,7 @@ from mixbit.quantization import fold_residuals, quantize
 from mixbit.runs import _folder
 from mixbit.runs._options import quantize_config, read_options
 from mixbit.runs.subject import Subject
+from mixbit.supernet.training import WEIGHTS as SUPERNET
 from mixbit.task import Task
 from mixbit.training import statistics_batches
 
@@ -62,6 +63,11 @@ def open_run(run: Path, *, data: str | None = None, seed: int | None = None) -> 
         MixbitError: no folder of a finished training.
     """
     facts = _folder.read(run)
+    if (run / SUPERNET).is_file():
+        raise MixbitError(
+            f"{run} holds a network of many bit-widths, and no bits that were chosen. Take a sub-network: mixbit "
+            f"search qfa {run} --run FRONT, then mixbit front FRONT --budget bitops=4x4 --take RUN."
+        )
     if facts.get("command") != "train" or not (run / _folder.WEIGHTS).is_file():
         raise MixbitError(
             f"{run} holds no trained network ({_folder.WEIGHTS}). Give the --run folder of a finished mixbit train."

@@ -18,6 +18,7 @@ from mixbit.policy import Policy
 from mixbit.quantization import put_policy_on
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options
+from mixbit.runs._start import Start, is_run, start_at
 from mixbit.runs.subject import Outcome, Subject, further, metric_facts
 from mixbit.task import Task
 from mixbit.training import KurtosisMonitor, KurtosisPenalty, monitored, regularised
@@ -40,6 +41,10 @@ class Trained:
     """Metrics of the last epoch, on the test split."""
     further: tuple[str, ...] = ()
     """The task's other metrics with their units, for people."""
+    quantized: bool = False
+    """Whether it has a policy."""
+    began: Path | None = None
+    """The float weights that it began with, or that the network which it began with began with."""
 
 
 def train(
@@ -54,8 +59,10 @@ def train(
     """Train from the subject's weights; the same call on the same folder continues a killed run.
 
     Args:
-        subject: model, weights and data.
-        policy: bits of every layer, or None for float32.
+        subject: model, weights and data. The model may be the run folder of a finished training, or one that
+            `mixbit.runs.take` made: its weights, bits and step sizes are then the start, and its data unless others are
+            named.
+        policy: bits of every layer, or None for float32, or for those of the folder.
         settings: of `mixbit.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
             settings of `mixbit.training.KurtosisConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
         run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
@@ -63,8 +70,12 @@ def train(
         quiet: no progress bar.
     """
     _distributed.start()
-    options = read_options(settings, subject.seed)
     chosen = Policy.load(policy) if isinstance(policy, Path) else policy
+    start = Start(subject=subject, policy=chosen, settings=dict(settings))
+    if is_run(subject.model):
+        start = start_at(subject, chosen, settings)
+    subject, chosen, settings = start.subject, start.policy, start.settings
+    options = read_options(settings, subject.seed)
     bits = None if chosen is None else {n: [b.weight_bits, b.activation_bits] for n, b in chosen.layers.items()}
     facts = {
         "command": "train",
@@ -72,6 +83,7 @@ def train(
         "content": subject.content(),
         "settings": dict(settings),
         "bits": bits,
+        **({} if start.digest is None else {"start": start.digest}),
     }
     if task is None:
         task = subject.task()[0]
@@ -80,8 +92,8 @@ def train(
     task = regularised(task, options.kurtosis, chosen)
     _folder.begin(run, facts | metric_facts(task))  # after all that a typo can break: it must not claim the folder
     task, monitor = monitored(task, options.kurtosis, run, subject.seed)
-    model = copy.deepcopy(task.model)
-    if chosen is not None:
+    model = copy.deepcopy(task.model) if start.model is None else start.model
+    if chosen is not None and start.model is None:
         put_policy_on(model, chosen, task, seed=subject.seed, config=options.quantize)
     result = fit(
         model, task.train, task.test, options.training, run=run, teacher=task.model, loss=task.objective,
@@ -100,6 +112,8 @@ def train(
         notes=_notes(task.penalty, monitor),
         metrics=result.metrics,
         further=further(task, result.metrics),
+        quantized=chosen is not None,
+        began=subject.weights,
     )
 
 
