@@ -1,7 +1,8 @@
 """Run in two processes (the fixture `two_processes`), which start apart, disagree on time, and lose each other.
 
 What each function gives is compared, between the two and with what one process or a formula gives, by the tests of the
-modules that it is of: test__distributed, test_training, test_evaluation, methods/test_limpq.
+modules that it is of: test__distributed, test_training, test_evaluation, methods/test_limpq,
+supernet/test_training.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mixbit.ledger import Ledger
 from mixbit.methods import Limpq
 from mixbit.policy import Scores
 from mixbit.quantizers import BatchQuant
+from mixbit.supernet import SupernetTraining, Uniform, train_supernet
 from mixbit.task import Task
 from mixbit.training import StepContext, TrainConfig, supervised_step, train
 from tests.nets import colours, numbered, quantized_net, small_net, tiny_split
@@ -236,6 +238,14 @@ def ranges() -> list[float]:
     return [bank.lows.item(), bank.highs.item()]
 
 
+def supernet(folder: Path) -> dict[str, Any]:
+    """A supernet of BatchQuant in one folder, the norms and ranges of which see the parts of batches."""
+    settings = SupernetTraining(bits=(8, 2), passes=3, epochs=1, batch_size=16, activations="batchquant",
+                                calibration_images=16, statistics_images=32, held_out=0.25)  # fmt: skip
+    found = train_supernet(tiny_task(), settings, run=folder, quiet=True)
+    return {"losses": [found.judge(Uniform(bits)).loss for bits in (2, 8)], "weights": numbers(found.model)}
+
+
 def kept(folder: Path) -> dict[str, Any]:
     """A ledger that only rank 0's disk has; each rank puts in what it measured."""
     path = folder / str(_distributed.rank()) / "kept.jsonl"
@@ -272,6 +282,7 @@ def main() -> None:
         "exchanged": exchanged(),
         "evaluated": evaluated(),
         "kept": kept(folder),
+        "supernet": supernet(folder / "supernet"),
         "ranges": ranges(),
     }
     searched(folder / "search").save(folder / f"scores-{rank}.json")

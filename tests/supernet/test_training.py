@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mixbit import Task
+from mixbit import Task, _distributed
 from mixbit.cost import LayerBits
 from mixbit.errors import DataError, MixbitError, PolicyError, StaleRun, WeightsError
 from mixbit.evaluation import evaluate
@@ -123,6 +124,53 @@ def test_statistics_are_of_batches_of_the_trainings_size_and_of_images_that_trai
     assert all(x.numpy().tobytes() in ours for batch in judge.batches for x in batch)
 
 
+def test_several_processes_of_a_training_are_judged_for_by_one_and_by_others() -> None:
+    """In batches of the size that each of them saw, which are together the batches of one."""
+    task, settings = tiny_task(), short()
+    part, held = settings.parts(task)
+    whole = settings.judge(task.model, part, held).batches
+    four = settings.judge(task.model, part, held, processes=4).batches
+    assert [len(x) for x in four] == [4] * 8 and len(whole) == 2
+    assert all(torch.equal(torch.cat(list(four[at::2])), whole[at]) for at in (0, 1))
+    for processes, world, shares in ((4, 2, ([0, 2], [1, 3])), (1, 2, ([0], [0])), (2, 2, ([0], [1]))):
+        every = settings.judge(task.model, part, held, processes=processes).batches
+        for rank, own in enumerate(shares):
+            with (
+                mock.patch.object(_distributed, "rank", return_value=rank),
+                mock.patch.object(_distributed, "world_size", return_value=world),
+            ):
+                found = settings.judge(task.model, part, held, processes=processes).batches
+            expected = [every[2 * share + at] for share in own for at in (0, 1)]
+            assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+
+
+def test_two_real_processes_train_one_supernet_of_which_one_process_has_the_numbers(
+    two_processes: dict[str, Any],
+) -> None:
+    first, second = (two_processes[rank]["supernet"] for rank in ("0", "1"))
+    assert first == second
+    folder = two_processes["folder"] / "supernet"
+    alone = [load_supernet(tiny_task(), folder).judge(Uniform(bits)).loss for bits in (2, 8)]
+    assert alone == pytest.approx(first["losses"], rel=1e-4)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["subnets"]
+    assert [last[name]["loss"] for name in ("W2A2", "W8A8")] == first["losses"]
+    assert training.statistics_batch(folder) == 8
+
+
+def test_the_folder_says_how_many_processes_trained(
+    trained: tuple[Path, list[str], list[float]], tmp_path: Path
+) -> None:
+    assert training.statistics_batch(trained[0]) == 16
+    by_two = changed(trained[0], tmp_path / "two", processes=2)
+    assert training.statistics_batch(by_two) == 8
+    assert [len(x) for x in load_supernet(tiny_task(), by_two).judge.batches] == [8] * 4
+    train_supernet(tiny_task(), short(), run=by_two, quiet=True)  # finished: whoever reads it has no say
+    assert training.statistics_batch(by_two) == 8
+    (by_two / "supernet.safetensors").unlink()
+    train_supernet(tiny_task(), short(), run=by_two, quiet=True)  # goes on, by one
+    assert training.statistics_batch(by_two) == 16
+
+
 def test_another_split_is_measured_with_the_same_statistics(trained: tuple[Path, list[str], list[float]]) -> None:
     found = load_supernet(tiny_task(), trained[0])
     reported = found.judge(Uniform(4), found.task.test)
@@ -133,14 +181,26 @@ def test_another_split_is_measured_with_the_same_statistics(trained: tuple[Path,
 # ------------------------------------------------------------------------------------------------------ bad input
 
 
-def test_other_settings_and_other_networks_in_a_folder(trained: tuple[Path, list[str], list[float]]) -> None:
+def test_other_settings_and_other_networks_in_a_folder(
+    trained: tuple[Path, list[str], list[float]], tmp_path: Path
+) -> None:
     folder = trained[0]
     with pytest.raises(StaleRun, match="begun with settings.passes=3, now settings.passes=4"):
         train_supernet(tiny_task(), short(passes=4), run=folder, quiet=True)
     with pytest.raises(PolicyError, match="is a supernet of another model: its fingerprint is .* train a supernet of"):
         load_supernet(nets.task(), folder)
     with pytest.raises(WeightsError, match="does not fit"):
-        load_supernet(tiny_task(), folder, short(bits=(8, 4)))
+        load_supernet(tiny_task(), changed(folder, tmp_path / "a", settings={**asdict(short()), "bits": [8, 4]}))
+    with pytest.raises(MixbitError, match=r"processes=0"):
+        load_supernet(tiny_task(), changed(folder, tmp_path / "b", processes=0))
+
+
+def changed(folder: Path, to: Path, **facts: Any) -> Path:
+    """A copy with other facts of its training."""
+    shutil.copytree(folder, to)
+    found = json.loads((to / "supernet.json").read_text())
+    (to / "supernet.json").write_text(json.dumps({**found, **facts}))
+    return to
 
 
 def test_folders_that_hold_no_supernet(tmp_path: Path) -> None:

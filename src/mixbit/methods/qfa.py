@@ -232,13 +232,14 @@ def subnet(task: Task, front: Front, weights: Path, layers: Mapping[str, LayerBi
     Args:
         task: what the front was made for.
         front: of this method.
-        weights: the file of `front.weights`.
+        weights: the file of `front.weights`, in the folder of its supernet.
         layers: bits of every layer, all of them among those that the network was trained at.
 
     Raises:
         MixbitError: a front of another method, or bits that it was not trained at.
     """
-    supernet = load_supernet(task, weights, settings_of(front))
+    settings_of(front)
+    supernet = load_supernet(task, weights.parent)
     supernet.judge.recalibrate(layers)
     settle(supernet.model)
     return supernet.model

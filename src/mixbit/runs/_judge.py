@@ -40,9 +40,9 @@ class PolicyJudge:
             MixbitError: a folder without one, or one of another network, other float weights or other data.
         """
         home = home_of(run)
-        settings = supernet_settings(home, task.network)
+        supernet_settings(home, task.network)
         _check_origin(home, _folder.read(home), subject)
-        return cls(supernet=load_supernet(task, home / WEIGHTS, settings), digest=_io.digest(home / WEIGHTS))
+        return cls(supernet=load_supernet(task, home), digest=_io.digest(home / WEIGHTS))
 
     @property
     def facts(self) -> dict[str, str]:

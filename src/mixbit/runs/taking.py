@@ -15,6 +15,7 @@ from mixbit.runs import _folder
 from mixbit.runs.picking import Picked
 from mixbit.runs.subject import metric_facts
 from mixbit.supernet import SupernetTraining
+from mixbit.supernet.training import statistics_batch
 
 __all__ = ["take"]
 
@@ -47,7 +48,7 @@ def take(found: Picked, run: Path) -> dict[Path, str]:
         "command": "train",
         "subject": found.subject.to_json(),
         "content": found.subject.content(),
-        "settings": _settings(settings),
+        "settings": _settings(settings, statistics_batch(found.weights.parent)),
         "bits": {name: [bits.weight_bits, bits.activation_bits] for name, bits in policy.layers.items()},
     }
     model = subnet(task, found.front, found.weights, policy.layers)
@@ -61,8 +62,8 @@ def take(found: Picked, run: Path) -> dict[Path, str]:
     }
 
 
-def _settings(settings: SupernetTraining) -> dict[str, Any]:
+def _settings(settings: SupernetTraining, batch: int) -> dict[str, Any]:
     """How its layers are quantized, where that is not the usual; and the batches of its statistics, as it had them."""
     given, usual = asdict(settings.quantizers()), asdict(SupernetTraining().quantizers())
     own = {name: value for name, value in given.items() if value != usual[name]}
-    return {"quantize": own, "batch_size": settings.batch_size, "bn_samples": settings.statistics_images}
+    return {"quantize": own, "batch_size": batch, "bn_samples": settings.statistics_images}

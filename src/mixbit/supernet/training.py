@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
 from mixbit import _distributed, _io
-from mixbit._settings import Count, Epochs, NotNegative, Part, Positive, Seed, Share, check, read
+from mixbit._settings import Count, Epochs, NotNegative, Part, Positive, Range, Seed, Share, check, read
 from mixbit.cost import LayerBits
 from mixbit.data import Split, hold_out
 from mixbit.errors import MixbitError, PolicyError, shown
@@ -31,6 +31,7 @@ __all__ = [
     "Supernet",
     "SupernetTraining",
     "load_supernet",
+    "statistics_batch",
     "supernet_settings",
     "train_supernet",
 ]
@@ -105,8 +106,15 @@ class SupernetTraining(SupernetConfig):
         rest, held = hold_out(task.train, self.held_out, seed=self.held_out_seed)
         return replace(task, train=rest), held
 
-    def judge(self, model: nn.Module, part: Task, held: Split) -> SubnetJudge:
-        """What measures sub-networks, with batches of the training's own size for the statistics.
+    def judge(self, model: nn.Module, part: Task, held: Split, *, processes: int = 1) -> SubnetJudge:
+        """What measures sub-networks, with batches for the statistics as each process of the training had them.
+
+        Args:
+            model: of `build_supernet`.
+            part: task with what trains.
+            held: images that judge.
+            processes: of the training, which shared every batch. They may judge together, or others may, or one alone,
+                and come to the same numbers.
 
         Raises:
             MixbitError: what trains is less than a batch.
@@ -116,15 +124,21 @@ class SupernetTraining(SupernetConfig):
                 f"batch_size={self.batch_size} is larger than what is left to train on ({len(part.train)} samples, "
                 f"{len(held)} are held out). Legal: at most the number of samples (--batch-size)."
             )
-        batches = part.train.batches(
-            self.batch_size, seed=self.seed, shuffle=True, augment=True, drop_last=True,
-            rank=_distributed.rank(), world=_distributed.world_size(),
-        )  # fmt: skip
-        count = max(1, self.statistics_images // self.batch_size)
         return SubnetJudge(
-            model, (x for (x, _), _ in zip(batches, range(count), strict=False)), held, part.objective,
+            model, self._statistics(part.train, processes), held, part.objective,
             batch_size=2 * self.batch_size, precision=self.precision,
         )  # fmt: skip
+
+    def _statistics(self, train: Split, processes: int) -> Iterator[Any]:
+        """Inputs of the first batches of the training, each as the shares that its processes had of it."""
+        rank, world = _distributed.rank(), _distributed.world_size()
+        count = max(1, self.statistics_images // self.batch_size)
+        for share in range(rank, processes, world) or [rank % processes]:
+            batches = train.batches(
+                self.batch_size, seed=self.seed, shuffle=True, augment=True, drop_last=True,
+                rank=share, world=processes,
+            )  # fmt: skip
+            yield from (x for (x, _), _ in zip(batches, range(count), strict=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +211,10 @@ def train_supernet(
     _distributed.start()
     part, held = settings.parts(task)
     model = build_supernet(part, settings)
-    judge = settings.judge(model, part, held)
+    processes = _distributed.world_size()
+    judge = settings.judge(model, part, held, processes=processes)
     if run is not None:
-        _begin(run, _facts(task.network, settings))
+        _begin(run, _facts(task.network, settings), processes)
 
     def validate(bits: Any) -> Metrics:
         judge.forget()
@@ -218,31 +233,29 @@ def train_supernet(
     return Supernet(task=task, settings=settings, judge=judge, held_out=held, weights=weights)
 
 
-def load_supernet(task: Task, source: Path, settings: SupernetTraining | None = None) -> Supernet:
+def load_supernet(task: Task, run: Path) -> Supernet:
     """A trained supernet, ready to judge: its weights, the images that it held out, and others for statistics.
 
     Args:
         task: model and data that it was trained with; the model's own weights do not matter.
-        source: the run folder, or its file of weights.
-        settings: of its training; None reads them from the folder.
+        run: the run folder.
 
     Raises:
         MixbitError: no folder of a finished training.
         PolicyError: a supernet of another network.
-        WeightsError: weights that do not fit, or of other settings.
+        WeightsError: weights that do not fit.
     """
-    weights = source / WEIGHTS if source.is_dir() else source
+    weights = run / WEIGHTS
     if not weights.is_file():
         raise MixbitError(
-            f"{source} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet "
+            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet "
             "train; the same command on it finishes a killed one."
         )
-    if settings is None:
-        settings = supernet_settings(weights.parent, task.network)
+    settings = supernet_settings(run, task.network)
     part, held = settings.parts(task)
     model = load_weights(build_supernet(part, settings, calibrated=False), weights)
     lay_out_channels_last(model)  # as in training: the same numbers to the last digit
-    judge = settings.judge(model, part, held)
+    judge = settings.judge(model, part, held, processes=_read(run).processes)
     return Supernet(task=task, settings=settings, judge=judge, held_out=held, weights=weights)
 
 
@@ -257,6 +270,39 @@ def supernet_settings(run: Path, network: Network | None = None) -> SupernetTrai
         MixbitError: no such folder, or a file that cannot be read.
         PolicyError: a supernet of another network.
     """
+    found = _read(run)
+    if network is not None and found.fingerprint != network.fingerprint:
+        raise PolicyError(
+            f"{run} is a supernet of another model: its fingerprint is {found.fingerprint!r}, and that of the "
+            f"model here is {network.fingerprint!r}. Give the model that it was trained from, or train a supernet of "
+            "this one (mixbit supernet train)."
+        )
+    return read(SupernetTraining, found.settings, room=str(run / SETTINGS))
+
+
+def statistics_batch(run: Path) -> int:
+    """Samples of a batch that the statistics of a sub-network are of: those that a process of the training had.
+
+    Raises:
+        MixbitError: no such folder, or a file that cannot be read.
+    """
+    return max(1, supernet_settings(run).batch_size // _read(run).processes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """What the file of settings holds, beside its format."""
+
+    fingerprint: str
+    settings: dict[str, Any]
+    processes: Annotated[int, Range(least=1)] = 1
+    """Of the training: each had a part of every batch."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def _read(run: Path) -> _File:
     path = run / SETTINGS
     found = _io.read_json(path) if path.is_file() else None
     if not isinstance(found, dict) or {key: found.get(key) for key in _FORMAT} != _FORMAT:
@@ -264,13 +310,7 @@ def supernet_settings(run: Path, network: Network | None = None) -> SupernetTrai
             f"{run} is no folder of a supernet that this mixbit reads: it has no {SETTINGS} of version "
             f"{_FORMAT['version']}. Give the --run folder of mixbit supernet train."
         )
-    if network is not None and found.get("fingerprint") != network.fingerprint:
-        raise PolicyError(
-            f"{run} is a supernet of another model: its fingerprint is {found.get('fingerprint')!r}, and that of the "
-            f"model here is {network.fingerprint!r}. Give the model that it was trained from, or train a supernet of "
-            "this one (mixbit supernet train)."
-        )
-    return read(SupernetTraining, found.get("settings"), room=str(path))
+    return _io.as_record(found, _File, where=shown(str(path)), remedy="Give the --run folder of mixbit supernet train.")
 
 
 def _facts(network: Network, settings: SupernetTraining) -> dict[str, Any]:
@@ -278,9 +318,14 @@ def _facts(network: Network, settings: SupernetTraining) -> dict[str, Any]:
     return {**_FORMAT, "fingerprint": network.fingerprint, "settings": own}
 
 
-def _begin(run: Path, facts: dict[str, Any]) -> None:
-    """Write the file of settings, or compare with the one that is there."""
+def _begin(run: Path, facts: dict[str, Any], processes: int) -> None:
+    """Write the file of settings, or compare with the one that is there.
+
+    How many processes train may change with every call that goes on; what the last ones had is what statistics are of.
+    """
     if _distributed.first_decides((run / SETTINGS).exists()):
-        check_settings(str(run), _io.read_json(run / SETTINGS), facts, "another run folder to begin anew")
-    elif _distributed.rank() == 0:
-        _io.write_json(run / SETTINGS, facts)
+        old = {key: value for key, value in _io.read_json(run / SETTINGS).items() if key != "processes"}
+        check_settings(str(run), old, facts, "another run folder to begin anew")
+    if _distributed.rank() == 0 and not (run / WEIGHTS).exists():
+        _io.write_json(run / SETTINGS, {**facts, "processes": processes})
+    _distributed.barrier()
