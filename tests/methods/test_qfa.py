@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from mixbit.allocation import project
 from mixbit.cost import Budget, LayerBits
-from mixbit.errors import DataError, InfeasibleBudget, MixbitError
+from mixbit.errors import BudgetError, DataError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.evaluation import evaluate
 from mixbit.methods import FrontMethod, Qfa, qfa
-from mixbit.methods.qfa import _Genes
 from mixbit.policy import Front, Terms
 from mixbit.quantization import quantizers
 from mixbit.supernet import SubnetJudge, SupernetTraining, build_supernet, load_supernet, select, training
@@ -25,10 +22,11 @@ from mixbit.task import Task
 from mixbit.testing.methods import FrontMethodCases
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from tests.supernet import nets
+from tests.support import random_latency, random_memory
 from tests.tasks import tiny_task
 
 SHORT = {"bits": (8, 4, 2), "epochs": 1, "batch_size": 16, "passes": 2, "population": 4, "generations": 2,
-         "calibration_images": 16, "statistics_images": 32, "distill": 0.0}  # fmt: skip
+         "calibration_images": 16, "statistics_images": 32, "distill": 0.0, "starts": ()}  # fmt: skip
 
 
 def short(**more: Any) -> Qfa:
@@ -47,37 +45,6 @@ class TestContract(FrontMethodCases):
 
     def task(self) -> Task:
         return tiny_task()
-
-
-def test_genes_are_weights_of_layers_and_tensors_and_come_back() -> None:
-    network = tiny_task().network
-    genes = _Genes(network, short(bits=(8, 2, 4)))
-    tensors = {layer.input_tensor for layer in genes.free}
-    assert genes.options == (3,) * (len(genes.free) + len(tensors)) and genes.bits == [2, 4, 8]
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        genome = random.integers(0, 3, len(genes.options))
-        layers = genes.layers(genome)
-        assert list(layers) == [layer.name for layer in network.layers]
-        assert np.array_equal(genes.genome(layers), genome)
-        assert all(layers[name] == bits for name, bits in genes.pins.items())
-    start = [genes.layers(row) for row in genes.uniform()]
-    free = [layer.name for layer in genes.free]
-    assert [start[at][free[0]] for at in (0, 1, 8)] == [LayerBits(2, 2), LayerBits(2, 4), LayerBits(8, 8)]
-    assert len(start) == 9 and all(len({one[name] for name in free}) == 1 for one in start)
-
-
-def test_a_genome_beyond_the_limits_becomes_the_nearest_within_and_others_stay() -> None:
-    network = tiny_task().network
-    genes = _Genes(network, short(), ("bitops=4x4",))
-    budget = Budget.parse(["bitops=4x4"])
-    limit = Terms().limits(network, budget)["bitops"]
-    most, least = np.full(len(genes.options), 2), np.zeros(len(genes.options), dtype=np.int64)
-    assert genes.repair(least) is least
-    repaired = genes.layers(genes.repair(most))
-    assert Terms().costs(network, repaired).bitops <= limit < Terms().costs(network, genes.layers(most)).bitops
-    wished = {layer.name: (8.0, 8.0) for layer in genes.free}
-    assert repaired == project(network, wished, budget, bits=[2, 4, 8]).layers
 
 
 def test_the_front_is_not_to_be_beaten_and_its_quality_is_the_judges() -> None:
@@ -108,6 +75,30 @@ def test_limits_hold_for_all_that_is_evaluated() -> None:
     limit = Terms().limits(network, Budget.parse(["bitops=4x4"]))["bitops"]
     used = [Terms().costs(network, layers).bitops for layers in seen_bits]
     assert len(used) > 4 and max(used) <= limit
+
+
+def test_costs_and_limits_are_counted_by_tables(tmp_path: Path) -> None:
+    """Times and memory by hand; a table that changed is another search."""
+    network, bits = tiny_task().network, (2, 4, 8)
+    times, memory = random_latency(network, bits, seed=1), random_memory(network, bits, seed=1)
+    more: dict[str, Any] = {"costs": ("latency", "ram_bytes"), "limits": ("flash=4x4", "latency=8x8"), "population": 6}
+    with mock.patch.object(training, "train"):
+        with pytest.raises(BudgetError, match="costs='latency' needs a latency table"):
+            short(**more).search(tiny_task(), quiet=True)
+        terms = Terms(latency=times, memory=memory)
+        front = short(**more).search(tiny_task(), terms=terms, run=tmp_path, quiet=True)
+        other = replace(terms, latency=random_latency(network, bits, seed=2))
+        with pytest.raises(StaleRun):
+            short(**more).search(tiny_task(), terms=other, run=tmp_path, quiet=True)
+    limits = terms.limits(network, Budget.parse(more["limits"]))
+    order = []
+    for point in front.points:
+        assert (point.costs["latency_ns"], point.costs["ram_bytes"], point.costs["flash_bytes"]) == (
+            times.cost(point.layers), memory.ram(network, point.layers), memory.flash(point.layers)
+        )  # fmt: skip
+        assert times.cost(point.layers) <= limits["latency"] and memory.flash(point.layers) <= limits["flash_bytes"]
+        order.append(times.cost(point.layers))
+    assert order == sorted(order) and len(order) > 1
 
 
 def test_the_weights_of_the_front_are_in_the_folder_and_give_its_numbers(tmp_path: Path) -> None:
@@ -160,6 +151,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for wrong, told in (
         ({"costs": ()}, "Legal: one or two of bitops"),
         ({"costs": ("bitops", "bitops")}, "Legal: one or two of bitops"),
+        ({"starts": ("limpq",)}, "'limpq' is none to start from"),
         ({"held_out": 1.0}, "leaves nothing to train on"),
         ({"bits": (4,)}, "at least two bit-widths"),
         ({"limits": ("bitop=3",)}, "Did you mean"),
@@ -242,6 +234,8 @@ class TestQfaOptions(OptionCases):
                   lambda v: [p.costs[v[0]] for p in untrained(costs=v).points],
                   lambda a, b: a == sorted(a) and b == sorted(b)),
         OptionRow("limits", ((), ("bitops=4x4",)), lambda v: asked(limits=v)[1]["repair"] is None, taken(True, False)),
+        OptionRow("starts", ((), ("map-size", "limpq-init")), lambda v: len(asked(starts=v)[1]["start"]),
+                  lambda a, b: a == 9 < b),
         OptionRow("by", ("loss", "metric"), lambda v: asked(by=v)[0].objectives[0], taken("min", "max")),
         OptionRow("population", (4, 6), lambda v: asked(population=v)[0].population, taken(4, 6)),
         OptionRow("generations", (2, 3), lambda v: asked(generations=v)[0].generations, taken(2, 3)),

@@ -219,6 +219,28 @@ def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
     assert isinstance(bare.result, Front) and bare.result.weights is None and bare.notes == tuple(bare.result.notes)
 
 
+def test_a_front_tells_times_by_a_table(tmp_path: Path) -> None:
+    network, table = tiny.task().network, tmp_path / "times.json"
+    times = random_latency(network, (2, 4, 8), seed=1)
+    times.save(table)
+    settings, how = {**SMALL, "bits": [4, 2]}, {"latency": table, "task": tiny.task(), "quiet": True}
+    found = runs.search(tiny.subject(), "uniform-front", settings, tmp_path / "f", **how).result
+    assert isinstance(found, Front) and found == Front.load(tmp_path / "f" / "front.json")
+    assert [one.costs["latency_ns"] for one in found.points] == [times.cost(one.layers) for one in found.points]
+    random_latency(network, (2, 4, 8), seed=2).save(table)
+    with pytest.raises(StaleRun, match="latency"):
+        runs.search(tiny.subject(), "uniform-front", settings, tmp_path / "f", **how)
+
+
+def test_a_front_method_without_terms_has_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_latency(tiny.task().network, (2, 8)).save(tmp_path / "times.json")
+    how: dict[str, Any] = {"latency": tmp_path / "times.json", "task": tiny.task(), "quiet": True}
+    monkeypatch.setattr(UniformFront, "search", lambda self, task, run=None, quiet=False: None)
+    with pytest.raises(BudgetError, match="latency has no effect"):
+        runs.search(tiny.subject(), "uniform-front", SMALL, tmp_path / "f", **how)
+    assert not (tmp_path / "f").exists()
+
+
 @pytest.mark.parametrize(
     ("method", "more", "text"),
     [
@@ -229,6 +251,8 @@ def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
         ("fit", {"first_last": None}, "Leave budget, pins, first_last, latency and options of C out"),
         ("fit", {"rounding": "double"}, "Leave budget, pins, first_last, latency and options of C out"),
         ("fit", {"c_options": COptions()}, "Leave budget, pins, first_last, latency and options of C out"),
+        ("uniform-front", {"pins": {"left": LayerBits(2, 2)}}, "Leave budget, pins and first_last out"),
+        ("uniform-front", {"rounding": "double"}, "options of C have no effect: neither costs nor limits"),
         ("random-search", {"budget": ["bitop=3x3"]}, "Did you mean 'bitops'"),
         ("random-search", {"budget": ["latency=1ms"]}, "needs a latency table"),
         ("random-search", {"budget": ["flash=10B", "latency=1ms"]}, "needs a latency table"),

@@ -14,13 +14,16 @@ import torch
 
 from mixbit import runs
 from mixbit.cost import LayerBits, costs
-from mixbit.errors import InfeasibleBudget, MixbitError, PolicyError, StaleRun
+from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyError, StaleRun
 from mixbit.evaluation import evaluate
+from mixbit.export.c import COptions, footprint
+from mixbit.integer import lower_at
 from mixbit.models import write_weights
 from mixbit.policy import Front, Policy
 from mixbit.runs import Subject
-from mixbit.supernet import SubnetJudge, Uniform, training
+from mixbit.supernet import SubnetJudge, SupernetTraining, Uniform, training
 from tests.cli import tiny
+from tests.support import random_latency
 
 SETTINGS: dict[str, Any] = {"bits": [4, 2], "epochs": 1, "fraction": 0.1, "passes": 2, "batch_size": 32,
                             "statistics_images": 64, "calibration_images": 32}  # fmt: skip
@@ -138,6 +141,34 @@ def test_a_folder_of_a_search_that_trained_opens_too(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ searching
 
 
+def test_a_search_weighs_and_limits_times_and_what_c_takes(net: Path, tmp_path: Path) -> None:
+    """By a table of times, and of policies that were laid out as C."""
+    task, table, options = tiny.task(), tmp_path / "times.json", COptions(kernels="plain")
+    times = random_latency(task.network, (2, 4, 8), seed=1)
+    times.save(table)
+    settings = {**SMALL, "generations": 2, "starts": ["map-size"], "costs": ["latency", "ram_bytes"],
+                "limits": ["ram=4x2", "flash=4x4"]}  # fmt: skip
+
+    def searched(**more: Any) -> Any:
+        how = {"latency": table, "c_options": options, "rounding": "double", **more}
+        return runs.search(Subject(model=str(net)), "qfa", settings, tmp_path / "s", quiet=True, **how).result
+
+    front = searched()
+    lower = lower_at(task.model, task.network, task.example(), rounding="double", apart=True)
+    at_limit = runs.supernets.uniform_layers(task.network, LayerBits(4, 2), SupernetTraining())
+    most = footprint(lower(at_limit), options=options)
+    for point in front.points:
+        laid = footprint(lower(point.layers), options=options)
+        assert (point.costs["ram_bytes"], point.costs["flash_bytes"]) == (laid.ram_bytes, laid.flash_bytes)
+        assert point.costs["latency_ns"] == times.cost(point.layers) and laid.ram_bytes <= most.ram_bytes
+    assert searched() == front == Front.load(tmp_path / "s" / "front.json")
+    with pytest.raises(StaleRun, match="rounding"):
+        searched(rounding="single")
+    with pytest.raises(BudgetError, match="costs='latency' needs a latency table"):
+        runs.search(Subject(model=str(net)), "qfa", {**SMALL, "costs": ["latency"]}, tmp_path / "q", quiet=True)
+    assert not (tmp_path / "q").exists()
+
+
 def test_a_search_in_a_trained_supernet_trains_nothing_and_its_front_is_taken(net: Path, tmp_path: Path) -> None:
     out = tmp_path / "front"
     with mock.patch.object(training, "train", side_effect=AssertionError("trained")):
@@ -200,7 +231,12 @@ def test_a_killed_search_in_a_supernet_goes_on_to_the_same_front(net: Path, tmp_
     [
         ("fit", {}, {}, "fit takes a model, and .* is the run folder of a supernet, whose sub-networks qfa searches"),
         ("qfa", {"weights": Path("w.pth")}, {}, "brings its own weights: leave --weights out"),
-        ("qfa", {}, {"epochs": 3}, "epochs=3 has no effect: .* is trained already. Legal here: costs, limits, by, pop"),
+        (
+            "qfa",
+            {},
+            {"epochs": 3},
+            "epochs=3 has no effect: .* is trained already. Legal here: costs, limits, by, starts, pop",
+        ),
         ("qfa", {}, {"limits": ["bitop=3"]}, "Did you mean"),
         ("qfa", {"data": "digits?seed=1"}, {}, "was trained on other data"),
     ],

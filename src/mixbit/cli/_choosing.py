@@ -61,7 +61,9 @@ def search(
     ] = None,
     pin: Annotated[list[str] | None, typer.Option(metavar="NAME=W8A8", help="with a budget; as for allocate")] = None,
     first_last: Annotated[str, typer.Option(metavar="W8A8|free", help="with a budget; as for allocate")] = "W8A8",
-    latency: Annotated[Path | None, typer.Option(metavar="TABLE", help="with a budget; as for allocate")] = None,
+    latency: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="with a budget, or for a front; as for allocate")
+    ] = None,
     kernels: Kernels = "dsp",
     pack_activations: PackActivations = False,
     rounding: Rounding = "single",

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +17,14 @@ from torch import nn
 
 from mixbit._progress import Advance, progress_bar
 from mixbit._settings import Count, Range, check, read
-from mixbit.allocation import project
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import MixbitError
 from mixbit.ledger import Ledger, content_of
+from mixbit.methods._genes import COSTS, Cost, Genes
 from mixbit.methods._settings import plain_settings
+from mixbit.methods._starts import Starts, check_starts, tables_digest
 from mixbit.methods.registry import register
 from mixbit.metric import LOSS
-from mixbit.network import Network
 from mixbit.policy import Front, FrontPoint, Measured, Terms, WeightsFile, pin_note, resolve_pins
 from mixbit.search import Evolution
 from mixbit.sensitivity.judging import bits_text
@@ -42,10 +41,8 @@ from mixbit.task import Task
 
 __all__ = ["EVOLUTION", "Qfa", "settings_of", "subnet"]
 
-EVOLUTION = ("costs", "limits", "by", "population", "generations")
+EVOLUTION = ("costs", "limits", "by", "starts", "population", "generations")
 """Settings of the evolution alone: what a search in a trained supernet takes, beside its seed."""
-
-Cost = Literal["bitops", "weight_bytes", "activation_bytes"]
 
 
 @register(
@@ -69,10 +66,13 @@ class Qfa(SupernetTraining):
         epochs, batch_size, lr, step_lr, weight_decay, label_smoothing, distill, fraction, precision: of its training,
             see `mixbit.supernet.SupernetTraining`.
         held_out, held_out_seed, statistics_images: images that judge, and those of the statistics, see there.
-        costs: what the front weighs against quality, one or two of "bitops", "weight_bytes", "activation_bytes".
+        costs: what the front weighs against quality, one or two of "bitops", "weight_bytes", "activation_bytes";
+            "latency" or "instructions" by a table of measured times; "flash_bytes", "ram_bytes" by a table of memory.
         limits: budgets as text that every policy of the search keeps, e.g. "bitops=5x5"; the nearest policy within is
             taken for one that does not (exact projection).
         by: the quality: least "loss", or best "metric" of the task.
+        starts: score methods whose policies the evolution begins with, beside all pairs of uniform bits; they score the
+            supernet's own weights.
         population: policies that survive a generation.
         generations: of the evolution, the first one included.
         seed: of all draws, those of `held_out_seed` excepted.
@@ -81,6 +81,7 @@ class Qfa(SupernetTraining):
     costs: tuple[Cost, ...] = ("bitops",)
     limits: tuple[str, ...] = ()
     by: Literal["loss", "metric"] = "loss"
+    starts: tuple[str, ...] = ("fit", "limpq-init")
     population: Annotated[int, Range(least=2, most=10_000)] = 32
     generations: Count = 12
 
@@ -88,7 +89,8 @@ class Qfa(SupernetTraining):
         check(self)
         SupernetTraining.__post_init__(self)
         if not 1 <= len(self.costs) <= 2 or len(set(self.costs)) != len(self.costs):
-            raise MixbitError(f"costs={list(self.costs)}. Legal: one or two of bitops, weight_bytes, activation_bytes.")
+            raise MixbitError(f"costs={list(self.costs)}. Legal: one or two of {', '.join(COSTS)}, each once.")
+        check_starts(self.starts)
         if self.limits:
             Budget.parse(self.limits)
 
@@ -96,22 +98,45 @@ class Qfa(SupernetTraining):
         """What the network offers and how it is trained, without the evolution."""
         return SupernetTraining(**{one.name: getattr(self, one.name) for one in fields(SupernetTraining)})
 
-    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Front:
+    def search(
+        self,
+        task: Task,
+        *,
+        terms: Terms = Terms(),  # noqa: B008 (frozen)
+        run: Path | None = None,
+        quiet: bool = False,
+    ) -> Front:
         """Train, evolve, and give the front; with a run folder a killed search goes on where it was.
 
+        Args:
+            task: model, data, loss and metrics.
+            terms: tables of times and memory, which costs and limits in these units need.
+            run: folder for the supernet and what is measured.
+            quiet: no progress bar.
+
         Raises:
+            BudgetError: a cost or a limit without its table.
             InfeasibleBudget: no policy keeps the limits.
             DataError: training data of which no part can be held out.
             StaleRun: the run folder was begun with other settings, another model or other images.
         """
-        self.genes(task, self)
-        return self.evolve(train_supernet(task, self.supernet(), run=run, quiet=quiet), run=run, quiet=quiet)
+        self.genes(task, self, terms)
+        supernet = train_supernet(task, self.supernet(), run=run, quiet=quiet)
+        return self.evolve(supernet, terms=terms, run=run, quiet=quiet)
 
-    def evolve(self, supernet: Supernet, *, run: Path | None = None, quiet: bool = False) -> Front:
+    def evolve(
+        self,
+        supernet: Supernet,
+        *,
+        terms: Terms = Terms(),  # noqa: B008 (frozen)
+        run: Path | None = None,
+        quiet: bool = False,
+    ) -> Front:
         """The front of a supernet that is trained; of this method's settings those of its own alone have a say.
 
         Args:
             supernet: of `mixbit.supernet.train_supernet`, or `load_supernet`.
+            terms: as in `search`.
             run: folder for what is measured, which a killed search goes on from.
             quiet: no progress bar.
 
@@ -119,26 +144,40 @@ class Qfa(SupernetTraining):
             InfeasibleBudget: no policy keeps the limits.
             StaleRun: the run folder was begun with other settings or another supernet.
         """
-        genes = self.genes(supernet.task, supernet.settings)
+        genes = self.genes(supernet.task, supernet.settings, terms)
+        of = {
+            "supernet": content_of(list(supernet.model.state_dict().values())),
+            "held out": len(supernet.held_out),
+        }
+        asked = Starts(supernet=supernet, genes=genes, names=self.starts, costs=self.costs, seed=self.seed, quiet=quiet)
+        start = asked.rows(asked.ledger(None if run is None else run / "starts.jsonl", of | tables_digest(genes)))
         with progress_bar("sub-networks", None, quiet=quiet, brief=True) as advance:
-            return self._front(supernet, genes, run, advance)
+            return self._front(supernet, genes, of, start, run, advance)
 
-    def genes(self, task: Task, supernet: SupernetConfig) -> _Genes:
+    def genes(self, task: Task, supernet: SupernetConfig, terms: Terms = Terms()) -> Genes:  # noqa: B008 (frozen)
         """What is searched among, asked before anything is trained or loaded.
 
         Raises:
+            BudgetError: a cost or a limit without its table.
             InfeasibleBudget: no policy keeps the limits; with the nearest feasible ones and what blocks them.
             MixbitError: a quality without a direction.
         """
         if self.by == "metric":
             task.info.directed()
-        space = _Genes(task.network, supernet, self.limits)
-        space.check()
+        space = Genes(task.network, supernet, self.limits, terms)
+        space.check(self.costs)
         return space
 
-    def _front(self, supernet: Supernet, space: _Genes, run: Path | None, advance: Advance) -> Front:
-        task, judge, trained, held = supernet.task, supernet.judge, supernet.settings, len(supernet.held_out)
-        of = {"supernet": content_of(list(judge.model.state_dict().values())), "held out": held}
+    def _front(
+        self,
+        supernet: Supernet,
+        space: Genes,
+        of: dict[str, Any],
+        start: tuple[NDArray[np.int64], list[str]],
+        run: Path | None,
+        advance: Advance,
+    ) -> Front:
+        task, judge, trained = supernet.task, supernet.judge, supernet.settings
         known = Ledger(None if run is None else run / "sub-networks.jsonl", "sub-networks of a supernet", of)
 
         def evaluate(genomes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -154,11 +193,12 @@ class Qfa(SupernetTraining):
         )
         found = evolution.run(
             evaluate,
-            start=space.uniform(),
+            start=start[0],
             repair=space.repair if self.limits else None,
             at_once=1,
             ledger=None if run is None else run / "evolution.jsonl",
-            depends={**of, "limits": list(self.limits), "by": self.by, "costs": list(self.costs)},
+            depends={**of, "limits": list(self.limits), "by": self.by, "costs": list(self.costs)}
+            | tables_digest(space),
         )
         chosen = [found.genomes[row] for row in found.front]
         return Front(
@@ -178,13 +218,14 @@ class Qfa(SupernetTraining):
             notes=[
                 *([] if trained.first_last else [pin_note(resolve_pins(task.network))]),
                 f"{found.evaluations} sub-networks were measured",
+                *start[1],
             ],
         )
 
     def _values(
         self,
         task: Task,
-        space: _Genes,
+        space: Genes,
         judge: SubnetJudge,
         known: Ledger,
         genome: NDArray[np.int64],
@@ -198,20 +239,24 @@ class Qfa(SupernetTraining):
             known.put(key, {**measured.values, LOSS.name: measured.loss})
             advance(1, f"loss {measured.loss:.3f}")
         quality = known.read(key, dict[str, float])
-        costs = space.terms.cost_table(task.network, layers)
         return [
             quality[LOSS.name if self.by == "loss" else task.info.name],
-            *(float(costs[name]) for name in self.costs),
+            *(float(cost) for cost in self._used(space, layers)),
         ]
 
-    def _points(self, space: _Genes, known: Ledger, genomes: Sequence[NDArray[np.int64]]) -> Iterator[FrontPoint]:
+    def _used(self, space: Genes, layers: Mapping[str, LayerBits]) -> tuple[int, ...]:
+        """Of each cost of the search."""
+        found = space.terms.costs(space.network, layers)
+        return tuple(getattr(found, COSTS[name].attribute) for name in self.costs)
+
+    def _points(self, space: Genes, known: Ledger, genomes: Sequence[NDArray[np.int64]]) -> Iterator[FrontPoint]:
         """Of the front, from the cheapest."""
         found = []
         for genome in genomes:
             layers = space.layers(genome)
             costs = space.terms.cost_table(space.network, layers)
             quality = known.read(bits_text(layers), dict[str, float])
-            found.append((costs[self.costs[0]], FrontPoint(layers=layers, quality=quality, costs=costs)))
+            found.append((self._used(space, layers), FrontPoint(layers=layers, quality=quality, costs=costs)))
         yield from (point for _, point in sorted(found, key=lambda one: one[0]))
 
 
@@ -243,65 +288,3 @@ def subnet(task: Task, front: Front, weights: Path, layers: Mapping[str, LayerBi
     supernet.judge.recalibrate(layers)
     settle(supernet.model)
     return supernet.model
-
-
-class _Genes:
-    """Bits as genes: one for each layer's weights, and one for each tensor that layers read."""
-
-    def __init__(self, network: Network, supernet: SupernetConfig, limits: Sequence[str] = ()) -> None:
-        self.network, self.bits = network, sorted(supernet.bits)
-        self.terms = Terms(pins={}) if supernet.first_last else Terms()
-        self.budget = Budget.parse(limits) if limits else None
-        self.pins = self.terms.pinned(network)
-        self.free = [layer for layer in network.layers if layer.name not in self.pins]
-        tensors = list(dict.fromkeys(layer.input_tensor for layer in self.free))
-        self.tensors = [tensors.index(layer.input_tensor) for layer in self.free]
-
-    @property
-    def options(self) -> tuple[int, ...]:
-        """Choices of each gene."""
-        return (len(self.bits),) * (len(self.free) + len(set(self.tensors)))
-
-    def check(self) -> None:
-        """Raise `InfeasibleBudget` before anything is trained, where no policy keeps the limits."""
-        if self.budget is not None and self.free:
-            self.repair(np.zeros(len(self.options), dtype=np.int64))
-
-    def layers(self, genome: NDArray[np.int64]) -> dict[str, LayerBits]:
-        """Bits of all layers, in execution order."""
-        weights, tensors = genome[: len(self.free)], genome[len(self.free) :]
-        own = {
-            layer.name: LayerBits(self.bits[weights[at]], self.bits[tensors[self.tensors[at]]])
-            for at, layer in enumerate(self.free)
-        }
-        return {layer.name: self.pins.get(layer.name) or own[layer.name] for layer in self.network.layers}
-
-    def genome(self, layers: dict[str, LayerBits]) -> NDArray[np.int64]:
-        """The genes of a policy of these bits."""
-        found = np.zeros(len(self.options), dtype=np.int64)
-        for at, layer in enumerate(self.free):
-            chosen = layers[layer.name]
-            found[at] = self.bits.index(chosen.weight_bits or 0)
-            found[len(self.free) + self.tensors[at]] = self.bits.index(chosen.activation_bits or 0)
-        return found
-
-    def uniform(self) -> NDArray[np.int64]:
-        """Every pair of weight and activation bits, for all layers."""
-        rows = [
-            [weight] * len(self.free) + [tensor] * len(set(self.tensors))
-            for weight, tensor in product(range(len(self.bits)), repeat=2)
-        ]
-        return np.array(rows, dtype=np.int64)
-
-    def repair(self, genome: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The nearest genome whose policy keeps the limits; one that does so already is itself."""
-        assert self.budget is not None
-        layers = self.layers(genome)
-        used = self.terms.costs(self.network, layers)
-        if min(self.budget.slack(used, self.terms.limits(self.network, self.budget)).values()) >= 0:
-            return genome
-        wished = {
-            layer.name: (float(layers[layer.name].weight_bits or 0), float(layers[layer.name].activation_bits or 0))
-            for layer in self.free
-        }
-        return self.genome(project(self.network, wished, self.budget, bits=self.bits, terms=self.terms).layers)

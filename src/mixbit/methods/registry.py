@@ -73,8 +73,19 @@ class FrontMethod(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Front:
-        """The front; `Front.pick` takes a policy from it for every budget."""
+    def search(
+        self,
+        task: Task,
+        *,
+        terms: Terms = Terms(),  # noqa: B008 (frozen)
+        run: Path | None = None,
+        quiet: bool = False,
+    ) -> Front:
+        """The front; `Front.pick` takes a policy from it for every budget.
+
+        Of `terms` it takes the tables of measured times and of memory: points tell what they cost by these. Pins and
+        ties are the method's own.
+        """
         ...
 
 

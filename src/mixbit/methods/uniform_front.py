@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from mixbit._settings import Bits, Count, Seed, check
-from mixbit.cost import LayerBits, cost_table
+from mixbit.cost import LayerBits
 from mixbit.methods._baseline import ladder
 from mixbit.methods._settings import plain_settings
 from mixbit.methods.registry import register
 from mixbit.network import Network
-from mixbit.policy import Front, FrontPoint, Policy, pin_note, resolve_pins
+from mixbit.policy import Front, FrontPoint, Policy, Terms, pin_note, resolve_pins
 from mixbit.sensitivity.judging import Judge
 from mixbit.task import Task
 
@@ -57,14 +57,29 @@ class UniformFront:
         check(self)
         ladder(self.bits)
 
-    def search(self, task: Task, *, run: Path | None = None, quiet: bool = False) -> Front:
+    def search(
+        self,
+        task: Task,
+        *,
+        terms: Terms = Terms(),  # noqa: B008 (frozen)
+        run: Path | None = None,
+        quiet: bool = False,
+    ) -> Front:
         """Measure every network; with a run folder a killed search goes on with what is not measured yet.
 
+        Args:
+            task: model, data, loss and metrics.
+            terms: tables of times and memory, by which points tell what they cost.
+            run: folder for what is measured.
+            quiet: no progress bar.
+
         Raises:
+            BudgetError: a table of another network, or without the candidate bits.
             MixbitError: a measurement is not finite.
             StaleRun: the run folder holds measurements of other settings, another model or other images.
         """
         network, policies = task.network, list(self._policies(task.network))
+        tables = [terms.cost_table(network, policy.layers) for policy in policies]  # before anything is measured
         judge = Judge(
             task,
             images=self.images,
@@ -79,9 +94,9 @@ class UniformFront:
                 name=policy.method.removeprefix("uniform "),
                 layers=policy.layers,
                 quality=quality,
-                costs=cost_table(network, policy.layers),
+                costs=table,
             )
-            for policy, quality in zip(policies, found, strict=True)
+            for policy, quality, table in zip(policies, found, tables, strict=True)
         )
         return Front(
             fingerprint=network.fingerprint,

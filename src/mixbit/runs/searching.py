@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -107,6 +108,40 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Tables:
+    """What the costs of a front are counted by beside the network."""
+
+    terms: Terms = field(default_factory=Terms)
+    layouts: Layouts | None = None
+    """Of the network as C, where a cost or a limit is of what that takes."""
+
+    @property
+    def given(self) -> dict[str, Terms]:
+        """For the method, which need not know of terms where there is no table."""
+        return {} if self.terms == Terms() else {"terms": self.terms}
+
+    def facts(self, under: _Under) -> dict[str, Any]:
+        """For `config.json`: how C is written, where something is counted of that."""
+        return {} if self.layouts is None else {"c_options": asdict(under.c_options), "rounding": under.rounding}
+
+    def laid_out(self, front: Front, network: Network) -> Front:
+        """The front of those policies whose layout as C is within the limits, with what their layouts take.
+
+        Raises:
+            InfeasibleBudget: there is none.
+        """
+        if self.layouts is None:
+            return front
+        fitting = [point for point in front.points if self.layouts.fits(self.layouts.lay_out(point.layers))]
+        if not fitting:
+            raise self.layouts.out_of_reach(None)
+        points = [replace(one, costs=self.layouts.terms.cost_table(network, one.layers)) for one in fitting]
+        gone = len(front.points) - len(points)
+        note = f"{gone} policies were left out: laid out as C, they take more than the limits"
+        return replace(front, points=tuple(points), notes=[*front.notes, *([note] if gone else [])])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Under:
     """The budget of a search, as it was asked for."""
 
@@ -129,17 +164,19 @@ class _Under:
                 f"{method} searches under a budget, and there is none. Give --budget bitops=3x3 (in Python, "
                 'budget=["bitops=3x3"]).'
             )
-        if kind != "policy" and self != _Under():
+        of_tables = _Under(latency=self.latency, c_options=self.c_options, rounding=self.rounding)
+        if (kind == "score" and self != _Under()) or (kind == "front" and self != of_tables):
             later = "mixbit allocate takes a policy" if kind == "score" else "mixbit front picks a policy"
+            named = ", latency and options of C" if kind == "score" else ""
             raise BudgetError(
                 f"{method} ends in a {'table of scores' if kind == 'score' else 'front'}, which serves every budget. "
-                f"Leave budget, pins, first_last, latency and options of C out here: {later} from it within one."
+                f"Leave budget, pins{',' if named else ' and'} first_last{named} out here: {later} from it within one."
             )
 
     def facts(self) -> dict[str, Any]:
         """For `config.json`; nothing where there is no budget."""
         if not self.budget:
-            return {}
+            return {} if self.latency is None else {"latency": _io.digest(self.latency)}
         return {
             "budget": list(self.budget),
             "pins": {name: str(bits) for name, bits in self.pins.items()},
@@ -163,14 +200,50 @@ class _Under:
         if not self.budget:
             return None
         network, budget = task.network, Budget.parse(self.budget)
-        times = None if self.latency is None else LatencyTable.load(self.latency).check(network)
-        terms = Terms(pins=resolve_pins(network, self.pins, self.first_last), latency=times)
+        terms = Terms(pins=resolve_pins(network, self.pins, self.first_last), latency=self._times(network))
         if not self.is_on_device:
             return _Asked(budget=budget, terms=terms, limits=terms.limits(network, budget))
-        lower = lower_at(copy.deepcopy(task.model), network, task.example(), rounding=self.rounding, apart=True)
-        layouts = Layouts(network, budget, lower, terms, options=self.c_options)
+        layouts = self._layouts(task, budget, terms)
         limits = layouts.terms.limits(network, budget)
         return _Asked(budget=budget, terms=terms, limits=limits, layouts=layouts)
+
+    def _times(self, network: Network) -> LatencyTable | None:
+        return None if self.latency is None else LatencyTable.load(self.latency).check(network)
+
+    def _layouts(self, task: Task, budget: Budget, terms: Terms) -> Layouts:
+        model, example = copy.deepcopy(task.model), task.example()
+        lower = lower_at(model, task.network, example, rounding=self.rounding, apart=True)
+        return Layouts(task.network, budget, lower, terms, options=self.c_options)
+
+    def tables(self, method: Any, task: Task, *, first_last: bool = False) -> _Tables:
+        """What a front's costs are counted by, for a method with these settings.
+
+        Args:
+            method: with its settings.
+            task: whose network.
+            first_last: whether the ends have a choice of bits as all layers.
+
+        Raises:
+            BudgetError: a table of another network, or options of C where nothing is counted of that.
+            ExportError: a cost of a device, and an operation that has no C.
+        """
+        terms = Terms(latency=self._times(task.network))
+        if terms != Terms() and "terms" not in inspect.signature(method.search).parameters:
+            raise BudgetError(f"latency has no effect on {type(method).__name__}, whose search takes no terms.")
+        limits = Budget.parse(getattr(method, "limits", ())) if getattr(method, "limits", ()) else Budget(())
+        if not ({f"{kind}_bytes" for kind in ON_DEVICE} & set(getattr(method, "costs", ())) or _of_device(limits)):
+            if (self.c_options, self.rounding) != (_C, "single"):
+                raise BudgetError(
+                    "options of C have no effect: neither costs nor limits are of the network as C. Leave kernels, "
+                    "pack_activations and rounding out, or weigh flash_bytes or ram_bytes (--set costs=[ram_bytes])."
+                )
+            return _Tables(terms=terms)
+        layouts = self._layouts(task, limits, replace(terms, pins={}) if first_last else terms)
+        return _Tables(terms=layouts.terms, layouts=layouts)
+
+
+def _of_device(budget: Budget) -> bool:
+    return not budget.texts.keys().isdisjoint(ON_DEVICE)
 
 
 def search(
@@ -199,7 +272,8 @@ def search(
         run: folder for config.json, network.json, what the method ends in (scores.json, policy.json or front.json) and,
             where the method trains, its checkpoint.
         budget: limits as text, for a method that searches under them, and for no other.
-        pins, first_last, latency, c_options, rounding: as for `mixbit.runs.allocate`, for such a method.
+        pins, first_last: as for `mixbit.runs.allocate`, for such a method.
+        latency, c_options, rounding: the same; a method that ends in a front counts its costs by them.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
 
@@ -233,8 +307,11 @@ def search(
         try_out(task.model, task.test, task.objective, label_smoothing=getattr(chosen, "label_smoothing", None) or 0.0)
     task = regularised(task, term)
     asked = under.asked(task)
+    kind = methods.info(method).kind
+    ends = bool(getattr(chosen, "first_last", False))
+    tables = under.tables(chosen, task, first_last=ends) if kind == "front" else _Tables()
     if isinstance(chosen, Qfa):
-        chosen.genes(task, chosen)  # limits that nothing keeps must not claim the folder either
+        chosen.genes(task, chosen, tables.terms)  # limits that nothing keeps must not claim the folder either
     _folder.begin(
         run,
         {
@@ -244,11 +321,12 @@ def search(
             "method": method,
             "settings": plain,
             **under.facts(),
+            **tables.facts(under),
         },
     )
-    kind = methods.info(method).kind
-    find = chosen.search if asked is None else partial(asked.search, chosen)
+    find = partial(chosen.search, **tables.given) if asked is None else partial(asked.search, chosen)
     found = None if (run / ENDS[kind]).exists() else find(task, run=run, quiet=quiet)
+    found = tables.laid_out(found, task.network) if isinstance(found, Front) else found
     if _distributed.rank() == 0:
         # Also where the search is done: the file may be of an older version, or may count less than today's capture.
         _io.write_text(run / _folder.NETWORK, task.network.to_json())
@@ -279,12 +357,16 @@ def _search_in(
     under.check(method)
     chosen = read(Qfa, {"seed": subject.seed, **settings}, room=f"method {method!r}")
     opened = open_supernet(source, data=subject.data)
-    chosen.genes(opened.supernet.task, opened.supernet.settings)
+    tables = under.tables(chosen, opened.supernet.task, first_last=opened.supernet.settings.first_last)
+    chosen.genes(opened.supernet.task, opened.supernet.settings, tables.terms)
     own, weights = replace(opened.subject, seed=subject.seed), source / WEIGHTS
     facts = {"command": "search", "subject": own.to_json(), "content": _folder.read(source).get(_folder.CONTENT)}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    _folder.begin(run, {**facts, "method": method, "settings": plain, "supernet": _io.digest(weights)})
-    found = None if (run / ENDS["front"]).exists() else chosen.evolve(opened.supernet, run=run, quiet=quiet)
+    facts |= {"method": method, "settings": plain, "supernet": _io.digest(weights)}
+    _folder.begin(run, facts | under.facts() | tables.facts(under))
+    done = (run / ENDS["front"]).exists()
+    found = None if done else chosen.evolve(opened.supernet, run=run, quiet=quiet, **tables.given)
+    found = None if found is None else tables.laid_out(found, opened.network)
     if _distributed.rank() == 0:
         _io.write_text(run / _folder.NETWORK, opened.network.to_json())
         if found is not None:

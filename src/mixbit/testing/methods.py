@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +31,9 @@ import pytest
 import torch
 from torch import nn
 
+from mixbit._bits import ACTIVATION_BITS, WEIGHT_BITS
 from mixbit.allocation import AllocationSettings, allocate
-from mixbit.cost import Budget, LayerBits
+from mixbit.cost import Budget, Device, LatencyTable, LayerBits, LayerLatency, Timing
 from mixbit.errors import InfeasibleBudget, MixbitError
 from mixbit.methods import AnyMethod, FrontMethod, PolicyMethod, ScoreMethod
 from mixbit.network import Network
@@ -270,6 +272,10 @@ class FrontMethodCases(_Cases):
         """A short search with that seed."""
         raise NotImplementedError
 
+    def found(self, method: Any, task: Task, *, quiet: bool = True) -> Any:
+        """The front, of points that tell a time by a table as well."""
+        return method.search(task, terms=Terms(latency=_times(task.network)), quiet=quiet)
+
     def test_same_seed_same_front(self) -> None:
         """And a search that is to be quiet tells nothing."""
         with redirect_stderr(io.StringIO()) as told:
@@ -277,13 +283,14 @@ class FrontMethodCases(_Cases):
         assert again == self.shared_search().result and told.getvalue() == ""
 
     def test_every_point_says_what_it_costs_and_what_it_is_worth(self) -> None:
-        """Costs are counted here; the metric is that of the task, and no policy is there twice."""
+        """Costs are counted here, times by the table; the metric is the task's, and no policy is there twice."""
         found = self.shared_search()
         network, front = found.task.network, found.result
         assert front.check(network) == front and front.measured.info == found.task.info
         for point in front.points:
             assert point.costs["bitops"] == bit_operations(network, point.layers)
             assert point.costs["weight_bytes"] == weight_bytes(network, point.layers)
+            assert point.costs["latency_ns"] == sum(map(_time, point.layers.values()))
             assert {found.task.info.name, "loss"} <= set(point.quality)
         assert len({tuple(point.layers.values()) for point in front.points}) == len(front.points) > 1
 
@@ -308,8 +315,51 @@ class FrontMethodCases(_Cases):
         """What it left there is read by the next one, which ends where the first one did."""
         task = self.task()
         first, second = (self.method(0).search(task, run=tmp_path, quiet=True) for _ in range(2))
-        # Weights of its own are in a folder alone.
-        assert first == second and replace(first, weights=None) == replace(self.shared_search().result, weights=None)
+        assert first == second
+        # Weights of its own are in a folder alone, and times come of the table.
+        assert _bare(first) == _bare(self.shared_search().result)
+
+
+def _bare(front: Front) -> Front:
+    def counted(costs: Mapping[str, int | float]) -> dict[str, int | float]:
+        return {name: value for name, value in costs.items() if "latency" not in name}
+
+    points = tuple(replace(point, costs=counted(point.costs)) for point in front.points)
+    return replace(front, weights=None, points=points)
+
+
+def _times(network: Network) -> LatencyTable:
+    """Times by hand, of every layer at all bits."""
+    pairs = starmap(LayerBits, product(WEIGHT_BITS, ACTIVATION_BITS))
+    every = {str(bits): Timing(median=_time(bits), spread=0) for bits in pairs}
+    layers = {
+        one.name: LayerLatency(
+            kind=one.kind,
+            weight_shape=one.weight_shape,
+            groups=one.groups,
+            input_shape=one.input_shape,
+            output_shape=one.output_shape,
+            options=every,
+        )
+        for one in network.layers
+    }
+    return LatencyTable(
+        fingerprint=network.fingerprint,
+        target="by hand",
+        unit="ns",
+        device=Device(cpu="a CPU", cores=1),
+        runtime="none",
+        runtime_version="0",
+        threads=1,
+        batch=1,
+        repeats=1,
+        layers=layers,
+        other=(),
+    )
+
+
+def _time(bits: LayerBits) -> int:
+    return 100 * (bits.weight_bits or 32) + (bits.activation_bits or 32)
 
 
 def bit_operations(network: Network, layers: Mapping[str, LayerBits]) -> int:
