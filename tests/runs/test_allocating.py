@@ -179,6 +179,18 @@ def test_a_searched_policy_is_taken_where_it_is_within_the_budget(tmp_path: Path
     assert not (tmp_path / "q.json").exists()
 
 
+def test_a_searched_policy_is_held_against_limits_of_a_device(tmp_path: Path) -> None:
+    folder = under_budget(tmp_path / "r")
+    done = runs.allocate(folder, ["flash=1MB", "bitops=4x4"], tmp_path / "p.json", rounding="double")
+    task = tiny.task()
+    lower = lower_at(task.model, task.network, task.example(), rounding="double", apart=True)
+    assert done.footprint == footprint(lower(done.policy.layers), options=COptions(kernels="dsp"))
+    assert done.costs.flash_bytes == done.policy.costs["flash_bytes"]
+    with pytest.raises(BudgetError, match=r"flash=1kB.*another budget is another"):
+        runs.allocate(folder, ["flash=1kB"], tmp_path / "q.json")
+    assert not (tmp_path / "q.json").exists()
+
+
 def test_a_front_is_picked_from(tmp_path: Path) -> None:
     settings = {"images": 16, "calibration_images": 8, "bits": [4, 2]}
     runs.search(tiny.subject(), "uniform-front", settings, tmp_path / "f", task=tiny.task(), quiet=True)

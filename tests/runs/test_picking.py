@@ -11,8 +11,11 @@ import pytest
 from mixbit import runs
 from mixbit.cost import LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyError
+from mixbit.export.c import COptions, footprint
+from mixbit.integer import lower_at
 from mixbit.metric import ACCURACY
 from mixbit.policy import Front, FrontPoint, Measured, Policy, WeightsFile
+from mixbit.runs import _folder
 from tests.cli import tiny
 from tests.support import counted, random_latency
 
@@ -82,10 +85,26 @@ def test_a_budget_is_resolved_once_and_every_policy_costed_once(
     assert [one.costs for one in found.front.points] == [one.costs for one in runs.pick(folder).front.points]
 
 
+def test_limits_of_a_device_are_those_of_the_c(folder: Path, tmp_path: Path) -> None:
+    """The code of 4 bits takes more flash than the weights save; a byte less, and W8A8 is the best that fits."""
+    task, options = tiny.task(), COptions(kernels="dsp")
+    lower = lower_at(task.model, task.network, task.example(), rounding="double", apart=True)
+    sizes = {n: footprint(lower(Policy.uniform(task.network, n, n).layers), options=options) for n in (4, 8)}
+    assert sizes[8].flash_bytes < sizes[4].flash_bytes
+    _folder.begin(folder, {"command": "search", **tiny.subject().facts(), "method": "by hand", "settings": {}})
+    at_4 = [f"flash={sizes[4].flash_bytes}B", "ram=2kB"]
+    taken = runs.allocate(folder, at_4, tmp_path / "q.json", rounding="double")
+    assert taken.policy.layers["left"] == LayerBits(4, 4) and taken.footprint == sizes[4]
+    found = runs.pick(folder, [f"flash={sizes[4].flash_bytes - 1}B"], tmp_path / "p.json", rounding="double")
+    assert found.policy is not None and found.policy == Policy.load(tmp_path / "p.json")
+    assert found.policy.layers["left"] == LayerBits(8, 8) and found.footprint == sizes[8]
+    assert found.policy.costs["flash_bytes"] == sizes[8].flash_bytes
+
+
 def test_what_cannot_be_picked_writes_nothing(folder: Path, tmp_path: Path) -> None:
     for budget, error, text in (
         (["bitops=0.1k"], InfeasibleBudget, "The nearest, W2A2, needs bitops="),
-        (["flash=64kB"], BudgetError, "flash=64kB: what a device holds is counted of a network written as C"),
+        (["flash=64kB"], BudgetError, "flash and ram need the model, and .* does not say which it is"),
         (["latency=1ms"], BudgetError, "needs a latency table"),
         ([], BudgetError, "Without a budget nothing is picked"),
     ):

@@ -185,6 +185,9 @@ def front(
     latency: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="measured times, of mixbit latency build; for latency=12ms")
     ] = None,
+    kernels: Kernels = "dsp",
+    pack_activations: PackActivations = False,
+    rounding: Rounding = "single",
     plot: Annotated[Path | None, typer.Option(metavar="HTML", help="the front as a plot, for a browser")] = None,
     take: Annotated[
         Path | None, typer.Option(metavar="RUN", help="the picked network with the front's weights, as a run folder")
@@ -192,8 +195,18 @@ def front(
 ) -> None:
     """Show a front of policies, and pick the best within a budget."""
     from mixbit import report, runs
+    from mixbit.export.c import COptions
 
-    done = runs.pick(source, budget or (), out, by=by, first_last=words.edges(first_last), latency=latency)
+    done = runs.pick(
+        source,
+        budget or (),
+        out,
+        by=by,
+        first_last=words.edges(first_last),
+        latency=latency,
+        c_options=COptions(kernels=kernels, pack_activations=pack_activations),
+        rounding=rounding,
+    )
     screen.show(report.front_table(done.front, done.policy))
     files = dict(done.files)
     if done.policy is not None and done.budget is not None and done.costs is not None:
@@ -201,6 +214,8 @@ def front(
         for note in done.policy.notes:
             screen.say(f"Note: {note}")
         screen.show(report.budget_table(done.budget, done.costs, done.limits))
+    if done.footprint is not None:
+        screen.say(report.footprint_summary(done.footprint))
     if plot is not None:
         files[report.front_plot(done.front, plot, done.policy)] = "the metric against costs, for a browser"
     if take is not None:

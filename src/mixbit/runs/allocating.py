@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from mixbit.allocation import Allocation, AllocationSettings, decide
-from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError
 from mixbit.export.c import COptions, Footprint, allocate_to_fit
-from mixbit.integer import GraphRounding, lower_at
-from mixbit.network import Network
+from mixbit.integer import GraphRounding
 from mixbit.policy import Policy, Scores, Terms, resolve_pins
+from mixbit.runs._device import C_OPTIONS, is_on_device, layouts_of, lower_of
 from mixbit.runs._sources import read_network, result_of, subject_of
-from mixbit.runs.inspecting import open_model
 from mixbit.runs.picking import pick
 from mixbit.runs.subject import Subject
 
@@ -80,18 +76,18 @@ def allocate(
         _only_of_scores(path, settings)
         taken = _from_front if kind == "front" else _as_searched
         ends = _ENDS_AT if settings.pins is None and settings.first_last is None else settings.first_last
-        return taken(path, budget, out, ends, latency)
+        return taken(path, budget, out, ends, latency, c_options, rounding)
     scores = Scores.load(path)
     network = read_network(folder)
     parsed, subject = Budget.parse(budget), subject_of(folder)
     if latency is not None:
         settings = replace(settings, latency=LatencyTable.load(latency).check(network))
     footprint = None
-    if parsed.texts.keys().isdisjoint(ON_DEVICE):
+    if not is_on_device(parsed):
         found = decide(network, scores, parsed, settings)
     else:
-        lower = lower_at(*_model(_needed(subject, folder), network), rounding=rounding, apart=True)
-        options = COptions(kernels="dsp") if c_options is None else c_options
+        lower = lower_of(folder, network, rounding)
+        options = C_OPTIONS if c_options is None else c_options
         fitted = allocate_to_fit(network, scores, parsed, lower, settings, options=options)
         found, footprint = fitted.decision, fitted.footprint
     found.policy.save(out)
@@ -107,27 +103,6 @@ def allocate(
     )
 
 
-def _model(subject: Subject, network: Network) -> tuple[nn.Module, Network, Any]:
-    """The subject's model, what capture learns of it, and an example; its weights do not matter.
-
-    Raises:
-        BudgetError: it is not that of the scores.
-    """
-    opened = open_model(subject)
-    if opened.network.fingerprint != network.fingerprint:
-        raise BudgetError("The model that the scores' folder names is another one now. Search again, then allocate.")
-    return opened.model, opened.network, opened.example
-
-
-def _needed(subject: Subject | None, folder: Path) -> Subject:
-    if subject is None:
-        raise BudgetError(
-            f"{' and '.join(ON_DEVICE)} need the model, and {folder} does not say which it is. Give the --run folder "
-            "of a search; in Python, mixbit.allocation.allocate takes memory=."
-        )
-    return subject
-
-
 def _only_of_scores(path: Path, settings: AllocationSettings) -> None:
     """Raise `BudgetError` for settings that say how to choose from scores, where there is nothing to choose."""
     of_scores = ("ties", "alpha", "macs", "repair", "solver", "exact")
@@ -138,10 +113,16 @@ def _only_of_scores(path: Path, settings: AllocationSettings) -> None:
 
 
 def _from_front(
-    path: Path, budget: Sequence[str], out: Path, first_last: LayerBits | None, latency: Path | None
+    path: Path,
+    budget: Sequence[str],
+    out: Path,
+    first_last: LayerBits | None,
+    latency: Path | None,
+    c_options: COptions | None,
+    rounding: GraphRounding,
 ) -> Allocated:
     Budget.parse(budget)  # an empty one is an error here, and picks nothing there
-    found = pick(path, budget, out, first_last=first_last, latency=latency)
+    found = pick(path, budget, out, first_last=first_last, latency=latency, c_options=c_options, rounding=rounding)
     assert found.policy is not None and found.budget is not None and found.costs is not None
     return Allocated(
         policy=found.policy,
@@ -151,11 +132,18 @@ def _from_front(
         limits=found.limits,
         costs=found.costs,
         subject=found.subject,
+        footprint=found.footprint,
     )
 
 
 def _as_searched(
-    path: Path, budget: Sequence[str], out: Path, first_last: LayerBits | None, latency: Path | None
+    path: Path,
+    budget: Sequence[str],
+    out: Path,
+    first_last: LayerBits | None,
+    latency: Path | None,
+    c_options: COptions | None,
+    rounding: GraphRounding,
 ) -> Allocated:
     """The policy itself, if it is within the budget; of another budget there has to be another search."""
     network = read_network(path.parent)
@@ -163,6 +151,9 @@ def _as_searched(
     terms, parsed = Terms(pins=resolve_pins(network, None, first_last), latency=table), Budget.parse(budget)
     policy = Policy.load(path)
     policy.check_layers(network)
+    layouts = layouts_of(path.parent, network, parsed, terms, c_options, rounding)
+    footprint = None if layouts is None else layouts.lay_out(policy.layers)
+    terms = terms if layouts is None else layouts.terms
     used, limits = terms.costs(network, policy.layers), terms.limits(network, parsed)
     policy = policy.check(network, table, used if policy.macs == terms.macs else None)
     try:
@@ -182,4 +173,5 @@ def _as_searched(
         limits=limits,
         costs=used,
         subject=subject_of(path.parent),
+        footprint=footprint,
     )

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixbit.cost import ON_DEVICE, Budget, Costs, LatencyTable, LayerBits
+from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
 from mixbit.errors import BudgetError
+from mixbit.export.c import COptions, Footprint
+from mixbit.integer import GraphRounding
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Terms, resolve_pins
 from mixbit.runs import _folder
+from mixbit.runs._device import layouts_of
 from mixbit.runs._sources import read_network, subject_of
 from mixbit.runs.subject import Subject
 
@@ -34,6 +37,8 @@ class Picked:
     """Layers of the policy that have the bits which the budget takes for pinned."""
     weights: Path | None = None
     """What all points were measured with, found to be unchanged."""
+    footprint: Footprint | None = None
+    """The policy as C, each layer with an input step of its own, as after training; None without such a limit."""
     subject: Subject | None = None
     """What the front was measured on, if the folder says so."""
     files: dict[Path, str] = field(default_factory=dict)
@@ -47,6 +52,8 @@ def pick(
     by: str | None = None,
     first_last: LayerBits | None = LayerBits(8, 8),  # noqa: B008 (frozen)
     latency: Path | None = None,
+    c_options: COptions | None = None,
+    rounding: GraphRounding = "single",
 ) -> Picked:
     """Read a front, check it, and write the best measured policy within a budget.
 
@@ -58,6 +65,8 @@ def pick(
         first_last: bits of the first and the last layer in the uniform network that a limit such as `bitops=3x4` is
             the cost of; None for those of all others.
         latency: a table of measured times, for limits on them.
+        c_options: how the network will be written as C, for limits on `flash` and `ram`; default as `export_c`.
+        rounding: how the C will round, for the same limits.
 
     Raises:
         InfeasibleBudget: no policy of the front meets the budget; with the nearest one, and the limits that block.
@@ -72,14 +81,11 @@ def pick(
             raise BudgetError("Without a budget nothing is picked. Give --budget bitops=3x3, or leave out and by out.")
         return Picked(front=front.check(network, table), network=network, **_of_folder(front, folder))
     parsed = Budget.parse(budget)
-    for kind in ON_DEVICE:
-        if kind in parsed.texts:
-            raise BudgetError(
-                f"{kind}={parsed.texts[kind]}: what a device holds is counted of a network written as C, which is not "
-                "done for a front. Limit weight-bytes and activation-bytes; mixbit export tells flash and RAM of a "
-                "policy."
-            )
     terms = Terms(pins=resolve_pins(network, None, first_last), latency=table)
+    layouts = layouts_of(folder, network, parsed, terms, c_options, rounding)
+    if layouts is not None:
+        layouts.search(lambda counted: front.pick(parsed, network, by=by, terms=counted))
+        terms = layouts.terms  # with what was laid out: the same policy is the best by it
     found, known = front.choose(parsed, network, by=by, terms=terms), _of_folder(front, folder)
     policy = found.policy
     if out is not None:
@@ -92,6 +98,7 @@ def pick(
         limits=dict(found.limits),
         costs=found.costs,
         pinned=tuple(name for name, bits in terms.pinned(network).items() if policy.layers[name] == bits),
+        footprint=None if layouts is None else layouts.lay_out(policy.layers),
         files={} if out is None else {out: "the policy; edit it by hand if you like"},
         **known,
     )

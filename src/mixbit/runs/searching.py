@@ -22,6 +22,7 @@ from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
+from mixbit.runs._device import C_OPTIONS
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
@@ -39,8 +40,6 @@ _HOLDS: dict[Kind, str] = {
 }
 _LOADERS: dict[Kind, Any] = {"score": Scores, "policy": Policy, "front": Front}
 _ENDS_AT = LayerBits(8, 8)
-_C = COptions(kernels="dsp")
-"""How C is written where nothing else is said, as by `mixbit export`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +148,7 @@ class _Under:
     pins: Mapping[str, LayerBits] = field(default_factory=dict)
     first_last: LayerBits | None = _ENDS_AT
     latency: Path | None = None
-    c_options: COptions = _C
+    c_options: COptions = C_OPTIONS
     rounding: GraphRounding = "single"
 
     def check(self, method: str) -> None:
@@ -288,7 +287,7 @@ def search(
         pins=dict(pins or {}),
         first_last=first_last,
         latency=latency,
-        c_options=_C if c_options is None else c_options,
+        c_options=C_OPTIONS if c_options is None else c_options,
         rounding=rounding,
     )
     if is_supernet(subject.model):
