@@ -22,7 +22,7 @@ from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
-from mixbit.runs._device import C_OPTIONS
+from mixbit.runs._device import C_OPTIONS, is_on_device
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
@@ -230,8 +230,8 @@ class _Under:
         if terms != Terms() and "terms" not in inspect.signature(method.search).parameters:
             raise BudgetError(f"latency has no effect on {type(method).__name__}, whose search takes no terms.")
         limits = Budget.parse(getattr(method, "limits", ())) if getattr(method, "limits", ()) else Budget(())
-        if not ({f"{kind}_bytes" for kind in ON_DEVICE} & set(getattr(method, "costs", ())) or _of_device(limits)):
-            if (self.c_options, self.rounding) != (_C, "single"):
+        if not ({f"{kind}_bytes" for kind in ON_DEVICE} & set(getattr(method, "costs", ())) or is_on_device(limits)):
+            if (self.c_options, self.rounding) != (C_OPTIONS, "single"):
                 raise BudgetError(
                     "options of C have no effect: neither costs nor limits are of the network as C. Leave kernels, "
                     "pack_activations and rounding out, or weigh flash_bytes or ram_bytes (--set costs=[ram_bytes])."
@@ -239,10 +239,6 @@ class _Under:
             return _Tables(terms=terms)
         layouts = self._layouts(task, limits, replace(terms, pins={}) if first_last else terms)
         return _Tables(terms=layouts.terms, layouts=layouts)
-
-
-def _of_device(budget: Budget) -> bool:
-    return not budget.texts.keys().isdisjoint(ON_DEVICE)
 
 
 def search(
