@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+from mixbit import _distributed
 from mixbit.allocation import AllocationSettings, allocate
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import MixbitError
 from mixbit.ledger import Ledger
 from mixbit.methods import Fit, LimpqInit
 from mixbit.methods._genes import Genes
-from mixbit.methods._starts import Starts, check_starts, float_task, tables_digest
+from mixbit.methods._starts import Started, Starts, check_starts, float_task, tables_digest
 from mixbit.policy import Terms
 from mixbit.supernet import Supernet, SupernetTraining, train_supernet, training
 from tests.support import chain, random_latency, random_memory
@@ -107,6 +109,18 @@ def test_a_search_that_goes_on_begins_where_it_began(tmp_path: Path) -> None:
 
 def facts() -> Iterator[tuple[str, Any]]:
     yield from {"bits": sorted(BITS), "costs": ["bitops", "weight_bytes"], "limits": [], "seed": 3}.items()
+
+
+def test_several_processes_begin_with_what_the_first_one_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Started] = []
+
+    def of_first(make: Callable[[], bytes]) -> bytes:
+        told.append(Started(**json.loads(make())))
+        return json.dumps({"genomes": [[1, 0, 0, 0, 0, 2]], "note": ""}).encode()
+
+    asked = starts(("limpq-init",))
+    monkeypatch.setattr(_distributed, "bytes_of_first", of_first)
+    assert rows(asked)[0] == [*asked.genes.uniform().tolist(), [1, 0, 0, 0, 0, 2]] and len(told[0].genomes) == 4
 
 
 def test_a_method_that_fails_is_left_out_and_told() -> None:
