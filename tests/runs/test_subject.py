@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from mixbit import data, models
 from mixbit.errors import MixbitError
-from mixbit.runs import Subject
+from mixbit.runs import Subject, _folder
+from mixbit.runs.subject import is_run
 from mixbit.task import Task
 from mixbit.testing.options import OptionCases, OptionRow, alike, fields_of, unlike
 
@@ -174,3 +175,24 @@ def test_digests_follow_weights_data_and_code(tmp_path: Path) -> None:
     facts = Subject(model=OWN, weights=weights, seed=4).facts()
     assert facts["subject"] == {"model": OWN, "data": None, "weights": str(weights), "seed": 4}
     assert facts["content"]["weights"] == found[1]["weights"]
+
+
+def test_folders_of_runs_are_no_models_and_other_folders_are_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet20", "mine", "theirs", "broken"):
+        (tmp_path / name).mkdir()
+        _folder.begin(
+            tmp_path / name,
+            {"command": "compare", **Subject(model="digits-resnet", data="digits").facts(), "settings": None},
+        )
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "resnet"}')
+    (tmp_path / "broken" / "config.json").write_text("{")
+    assert [is_run(name) for name in ("mine", "resnet20", "theirs", "broken", "nowhere")] == [True] + 4 * [False]
+    for ask in (lambda one: one.task(), lambda one: one.named()):
+        with pytest.raises(MixbitError, match="mine is the folder of a run, and a model is asked for.*--weights mine"):
+            ask(Subject(model="mine", data="digits"))
+        with pytest.raises(MixbitError, match="No model 'theirs'"):
+            ask(Subject(model="theirs", data="digits"))
+    assert Subject(model="resnet20", data="digits").task()[0].network.layers

@@ -184,7 +184,10 @@ def test_a_search_in_a_trained_supernet_trains_nothing_and_its_front_is_taken(ne
     with pytest.raises(StaleRun, match="begun with settings.population=3, now settings.population=4"):
         runs.search(Subject(model=str(net), seed=5), "qfa", {**SMALL, "population": 4}, out, quiet=True)
 
+    with pytest.raises(PolicyError, match="holds a trained supernet, and no front yet: mixbit search qfa"):
+        runs.pick(net)
     again = runs.open_supernet(out)  # the search's folder leads to the supernet
+    assert runs.is_supernet(out) and runs.is_supernet(net) and not runs.is_supernet(tiny.net())
     assert again.run.resolve() == net.resolve() and again.supernet.settings == opened.supernet.settings
     picked = runs.pick(out, ["bitops=4x4"], by="loss")
     assert picked.policy is not None
@@ -305,6 +308,28 @@ def test_one_image_of_calibration_and_channels_that_never_change(tmp_path: Path)
         bank: Any = found.model.get_submodule("left.input_quantizer")
         if kind == "batchquant":
             assert (float(bank.steps[bank.index]), float(bank.zero_points[bank.index])) == (1.0, 0.0)
-    one = {**SETTINGS, "activations": "batchquant", "calibration_images": 1}
-    with pytest.raises(MixbitError, match="calibration by batches of one sample"):
-        runs.train_supernet(tiny.subject(), one, tmp_path / "one", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"activations": "batchquant", "calibration_images": 1}, "calibration_images=1 with activations='batchquant'"),
+        ({"activations": "batchquant", "batch_size": 1}, "batch_size=1 with activations='batchquant', whose range is"),
+        ({"batch_size": 1300, "fraction": 1.0}, r"batch_size=1300 is larger .*\(1293 samples; 144 are held out\)"),
+        ({"batch_size": 140}, r"batch_size=140 is larger .*\(1293 samples, fraction 0.1 of them; 144 are held out\)"),
+        ({"bits": [4]}, "Legal: at least two bit-widths, none twice"),
+        ({"population": 4}, "has no setting 'population'"),
+    ],
+)
+def test_what_cannot_be_trained_claims_no_folder(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(MixbitError, match=told):
+        runs.train_supernet(tiny.subject(), {**SETTINGS, **settings}, tmp_path / "o", quiet=True)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_search_after_a_killed_training_says_how_to_finish_it(net: Path, tmp_path: Path) -> None:
+    killed = shutil.copytree(net, tmp_path / "killed")
+    (killed / "supernet.safetensors").unlink()
+    with pytest.raises(MixbitError, match="holds no trained supernet .*the same command on it finishes a killed one"):
+        runs.search(Subject(model=str(killed)), "qfa", SMALL, tmp_path / "o", quiet=True)
+    assert not (tmp_path / "o").exists()

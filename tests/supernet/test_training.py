@@ -235,7 +235,7 @@ def test_data_that_cannot_be_cut() -> None:
     with pytest.raises(DataError, match="Cannot hold samples out"):
         train_supernet(nets.task(), short(), quiet=True)
     with pytest.raises(
-        MixbitError, match=r"batch_size=60 is larger than what is left to train on \(48 samples, 16 are"
+        MixbitError, match=r"batch_size=60 is larger than what is left to train on \(48 samples; 16 are"
     ):
         train_supernet(tiny_task(), short(batch_size=60), quiet=True)
     for wrong, told in (({"held_out": 1.0}, "leaves nothing to train on"), ({"bits": (4,)}, "at least two bit-widths")):

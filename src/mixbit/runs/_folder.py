@@ -13,14 +13,15 @@ from mixbit import _distributed, _io
 from mixbit.data import parse_spec
 from mixbit.errors import MixbitError, StaleRun, shown
 from mixbit.ledger import check_settings
-from mixbit.runs.subject import Subject
+from mixbit.runs.subject import CONFIG as CONFIG
+from mixbit.runs.subject import FORMAT, Subject
 
-CONFIG, NETWORK, SCORES, POLICY, FRONT = "config.json", "network.json", "scores.json", "policy.json", "front.json"
+NETWORK, SCORES, POLICY, FRONT = "network.json", "scores.json", "policy.json", "front.json"
 WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
 CONTENT = "content"
 """Key of the digests of weights, data and code."""
 
-_FORMAT = {"format": "mixbit-run", "version": 1}
+_FORMAT = {"format": FORMAT, "version": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

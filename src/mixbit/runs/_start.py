@@ -17,7 +17,7 @@ from mixbit.runs._options import QUANTIZE
 from mixbit.runs._trained import open_run
 from mixbit.runs.subject import Subject
 
-__all__ = ["Start", "is_run", "start_at"]
+__all__ = ["Start", "start_at"]
 
 _KEPT = (QUANTIZE, "batch_size", "bn_samples")
 """Settings that a quantized network keeps: how its layers are quantized, and the batches that its statistics are of."""
@@ -35,11 +35,6 @@ class Start:
     """The network with weights and quantizers as they were trained; None where the float weights are all there is."""
     digest: str | None = None
     """Of these weights."""
-
-
-def is_run(model: str) -> bool:
-    """Whether a model is named by a folder of this library."""
-    return (Path(model) / _folder.CONFIG).is_file()
 
 
 def start_at(subject: Subject, policy: Policy | None, settings: Mapping[str, Any]) -> Start:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbit.cost import Budget, Costs, LatencyTable, LayerBits
-from mixbit.errors import BudgetError
+from mixbit.errors import BudgetError, PolicyError
 from mixbit.export.c import COptions, Footprint
 from mixbit.integer import GraphRounding
 from mixbit.network import Network
@@ -17,6 +17,7 @@ from mixbit.runs import _folder
 from mixbit.runs._device import layouts_of
 from mixbit.runs._sources import read_network, subject_of
 from mixbit.runs.subject import Subject
+from mixbit.supernet.training import WEIGHTS as SUPERNET
 
 __all__ = ["Picked", "pick"]
 
@@ -74,6 +75,10 @@ def pick(
         BudgetError: a limit that cannot be read or counted; or a place to write to and no budget.
     """
     folder, path = (source, source / _folder.FRONT) if source.is_dir() else (source.parent, source)
+    if not path.is_file() and (folder / SUPERNET).is_file():
+        raise PolicyError(
+            f"{folder} holds a trained supernet, and no front yet: mixbit search qfa {folder} --run FRONT."
+        )
     front, network = Front.load(path), read_network(folder)
     table = None if latency is None else LatencyTable.load(latency).check(network)
     if not budget:

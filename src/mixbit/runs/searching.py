@@ -354,8 +354,8 @@ def _search_in(
     opened = open_supernet(source, data=subject.data)
     tables = under.tables(chosen, opened.supernet.task, first_last=opened.supernet.settings.first_last)
     chosen.genes(opened.supernet.task, opened.supernet.settings, tables.terms)
-    own, weights = replace(opened.subject, seed=subject.seed), source / WEIGHTS
-    facts = {"command": "search", "subject": own.to_json(), "content": _folder.read(source).get(_folder.CONTENT)}
+    own, weights = replace(opened.subject, seed=subject.seed), opened.run / WEIGHTS
+    facts = {"command": "search", "subject": own.to_json(), "content": _folder.read(opened.run).get(_folder.CONTENT)}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     facts |= {"method": method, "settings": plain, "supernet": _io.digest(weights)}
     _folder.begin(run, facts | under.facts() | tables.facts(under))

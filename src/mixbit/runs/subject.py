@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from mixbit.evaluation import Metrics
     from mixbit.network import Network
 
-__all__ = ["Outcome", "Subject", "with_layers"]
+__all__ = ["CONFIG", "FORMAT", "Outcome", "Subject", "is_run", "with_layers"]
+
+CONFIG, FORMAT = "config.json", "mixbit-run"
+"""File that says what a run folder is of, and the format that it names itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +113,21 @@ class Subject:
             models.load_weights(model, self.weights)
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
+    def _check_no_run(self) -> None:
+        """A folder of a run where a model is asked for; the commands that take one as well have looked before.
+
+        Raises:
+            MixbitError: it is one.
+        """
+        if is_run(self.model):
+            raise MixbitError(
+                f"{self.model} is the folder of a run, and a model is asked for. Give the model that it is of, with "
+                f"--weights {Path(self.model) / 'model.safetensors'} for a float network that was trained."
+            )
+
     def named(self) -> Task | nn.Module:
         """What `model` names without data: the user's own task, or a network."""
+        self._check_no_run()
         if self.model in models.names():
             return self.build()
         torch.manual_seed(self.seed)
@@ -131,6 +147,7 @@ class Subject:
         Raises:
             MixbitError: no data were named, and the model is no task that brings its own.
         """
+        self._check_no_run()
         if self.data is None and self.model not in models.names():
             own = self.named()
             if isinstance(own, Task):
@@ -140,6 +157,22 @@ class Subject:
         task = Task(model=self.build(found), train=found.train, test=found.test, space=found.space)
         with_layers(task.network, self.model)
         return task, found
+
+
+def is_run(model: str) -> bool:
+    """Whether a model is named by the folder of a run. A name of the zoo is one, whatever folder lies there.
+
+    >>> is_run("resnet20")
+    False
+    """
+    if model in models.names():
+        return False
+    path = Path(model) / CONFIG
+    try:
+        found = _io.read_json(path) if path.is_file() else None
+    except MixbitError:
+        return False  # of another library, which may keep anything there
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def with_layers(network: Network, model: str) -> Network:

@@ -18,7 +18,7 @@ from mixbit.network import Network
 from mixbit.policy import Front, Policy, Terms
 from mixbit.runs import _folder
 from mixbit.runs._options import KURTOSIS
-from mixbit.runs.subject import Subject, metric_facts
+from mixbit.runs.subject import Subject, is_run, metric_facts
 from mixbit.supernet import Supernet, SupernetTraining, load_supernet
 from mixbit.supernet import train_supernet as fit
 from mixbit.supernet.training import SETTINGS, WEIGHTS
@@ -155,11 +155,11 @@ def uniform_layers(network: Network, bits: LayerBits, settings: SupernetTraining
 
 
 def is_supernet(place: str | Path) -> bool:
-    """Whether that is the run folder of a trained supernet, or of one that a killed training left."""
-    folder = Path(place)
-    if not (folder / _folder.CONFIG).is_file():
+    """Whether that is the run folder of a trained supernet, or of a search in one, also of what was killed."""
+    if not is_run(str(place)):
         return False
-    return (folder / WEIGHTS).is_file() or _folder.read(folder)["command"] == COMMAND
+    facts = _folder.read(Path(place))
+    return facts["command"] == COMMAND or facts.get("method") == "qfa"
 
 
 def home_of(run: Path) -> Path:

@@ -18,8 +18,8 @@ from mixbit.policy import Policy
 from mixbit.quantization import put_policy_on
 from mixbit.runs import _folder
 from mixbit.runs._options import read_options
-from mixbit.runs._start import Start, is_run, start_at
-from mixbit.runs.subject import Outcome, Subject, further, metric_facts
+from mixbit.runs._start import Start, start_at
+from mixbit.runs.subject import Outcome, Subject, further, is_run, metric_facts
 from mixbit.task import Task
 from mixbit.training import KurtosisMonitor, KurtosisPenalty, monitored, regularised
 from mixbit.training import train as fit

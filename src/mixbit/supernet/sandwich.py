@@ -52,7 +52,7 @@ class SupernetConfig:
         seed: of the choice of these images. Draws follow the training's own seed.
 
     Raises:
-        MixbitError: fewer than two bit-widths, or one twice.
+        MixbitError: fewer than two bit-widths, or one twice; ranges of one sample.
     """
 
     bits: tuple[Bits, ...] = (8, 6, 5, 4, 3, 2)
@@ -70,6 +70,19 @@ class SupernetConfig:
         self.quantizers()
         if len(self.bits) < 2 or len(set(self.bits)) != len(self.bits):
             raise MixbitError(f"bits={list(self.bits)} of a supernet. Legal: at least two bit-widths, none twice.")
+        self.check_range("calibration_images")
+
+    def check_range(self, name: str) -> None:
+        """Whether a number of samples gives the quantizers of activations a range, where they take it of batches.
+
+        Raises:
+            MixbitError: one sample.
+        """
+        if self.activations == "batchquant" and getattr(self, name) == 1:
+            raise MixbitError(
+                f"{name}=1 with activations='batchquant', whose range is the mean over channels of a batch's extremes. "
+                "Legal: 2 and more, and better 32; or activations that learn their steps (lsq)."
+            )
 
     def quantizers(self) -> QuantizeConfig:
         """How layers are quantized."""

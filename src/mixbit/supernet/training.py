@@ -90,6 +90,7 @@ class SupernetTraining(SupernetConfig):
         SupernetConfig.__post_init__(self)
         if self.held_out >= 1:
             raise MixbitError(f"held_out={self.held_out} leaves nothing to train on. Legal: above 0 and below 1.")
+        self.check_range("batch_size")
 
     def training(self) -> TrainConfig:
         """The settings in the terms of the one loop."""
@@ -102,8 +103,15 @@ class SupernetTraining(SupernetConfig):
 
         Raises:
             DataError: training data of which no part can be held out.
+            MixbitError: what trains is less than a batch.
         """
         rest, held = hold_out(task.train, self.held_out, seed=self.held_out_seed)
+        if not rest.num_batches(self.batch_size, drop_last=True, fraction=self.fraction):
+            of = "" if self.fraction == 1 else f", fraction {self.fraction} of them"
+            raise MixbitError(
+                f"batch_size={self.batch_size} is larger than what is left to train on ({len(rest)} samples{of}; "
+                f"{len(held)} are held out). Legal: at most the number of samples (--batch-size)."
+            )
         return replace(task, train=rest), held
 
     def judge(self, model: nn.Module, part: Task, held: Split, *, processes: int = 1) -> SubnetJudge:
@@ -115,15 +123,7 @@ class SupernetTraining(SupernetConfig):
             held: images that judge.
             processes: of the training, which shared every batch. They may judge together, or others may, or one alone,
                 and come to the same numbers.
-
-        Raises:
-            MixbitError: what trains is less than a batch.
         """
-        if not part.train.num_batches(self.batch_size, drop_last=True):
-            raise MixbitError(
-                f"batch_size={self.batch_size} is larger than what is left to train on ({len(part.train)} samples, "
-                f"{len(held)} are held out). Legal: at most the number of samples (--batch-size)."
-            )
         return SubnetJudge(
             model, self._statistics(part.train, processes), held, part.objective,
             batch_size=2 * self.batch_size, precision=self.precision,
