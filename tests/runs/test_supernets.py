@@ -105,6 +105,14 @@ def test_policies_and_uniform_bits_are_measured_on_both_splits(net: Path, tmp_pa
     assert third == replace(second, test=None)
 
 
+def test_a_comparison_is_judged_by_what_was_trained_alone(net: Path, float_weights: Path, tmp_path: Path) -> None:
+    subject = replace(tiny.subject(), weights=float_weights)
+    found = runs.compare(subject, ["uniform"], ["bitops=4x4"], tmp_path / "c", judge=net, baselines=False, quiet=True)
+    (row,), (alone,) = found.rows, runs.evaluate_supernet(net, [], [LayerBits(4, 4)], test=False)
+    assert row.judged is not None and row.judged.loss == pytest.approx(alone.held_out.loss, rel=1e-6)
+    assert found.judge is not None and found.judge.on == "144 training images that trained nothing (seed 0)"
+
+
 def test_what_cannot_be_evaluated(net: Path, tmp_path: Path) -> None:
     with pytest.raises(MixbitError, match="nothing to evaluate. Give --policy FILE, or --bits 4x4"):
         runs.evaluate_supernet(net)

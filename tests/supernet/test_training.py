@@ -231,6 +231,21 @@ def test_bits_that_it_was_not_trained_at(trained: tuple[Path, list[str], list[fl
         found.check({name: bits for name, bits in layers.items() if name != "stem"})
 
 
+@pytest.mark.parametrize("kind", ["lsq", "batchquant", "pact"])
+def test_channels_that_never_change_give_numbers(kind: str) -> None:
+    """A dead channel, a norm that is off, and behind them a layer that gives 0 for all images: bits cannot matter."""
+    task = tiny_task()
+    net: Any = task.model
+    with torch.no_grad():
+        net.stem.weight[0], net.bn0.bias[0], net.bn0.weight[1] = 0.0, -1.0, 0.0
+        net.conv1.weight.zero_()
+        net.bn1.bias.fill_(-1.0)
+    found = train_supernet(task, short(activations=kind, norms="pair", epochs=1), quiet=True)
+    losses = numbers(found)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3) and losses[0] < 3
+    assert all(torch.isfinite(tensor).all() for tensor in found.model.state_dict().values())
+
+
 def test_data_that_cannot_be_cut() -> None:
     with pytest.raises(DataError, match="Cannot hold samples out"):
         train_supernet(nets.task(), short(), quiet=True)
