@@ -197,7 +197,7 @@ def test_no_room_reaches_behind_the_door_of_another() -> None:
 
 
 def file_circles(edges: Iterable[tuple[str, str]]) -> list[str]:
-    """Files that import each other at load, directly or by way of others."""
+    """Files that import each other, directly or by way of others."""
     graph: dict[str, set[str]] = {}
     for source, target in edges:
         if source != target:
@@ -210,9 +210,19 @@ def file_circles(edges: Iterable[tuple[str, str]]) -> list[str]:
         graph = pruned
 
 
+def _imports_of(nodes: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imports_of(node.orelse)
+        else:
+            yield from _imports_of(ast.iter_child_nodes(node))
+
+
 def loaded(tree: ast.Module, module: str, *, package: bool) -> Iterator[str]:
-    """Files of mixbit that a module imports while it is loaded: not those inside functions or for types alone."""
-    for node in tree.body:
+    """Files of mixbit that a module imports, at its top or inside functions: not those for types alone."""
+    for node in _imports_of(tree.body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("mixbit"))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mixbit"):
@@ -543,6 +553,9 @@ def test_rule_catches_circles() -> None:
     circle = [("mixbit.cost", "mixbit.policy"), ("mixbit.policy", "mixbit.cost"), ("mixbit.cli", "mixbit.cost")]
     assert {"cost", "policy"} <= set(cycle(circle))
     assert cycle(circle[1:]) == []
+    late = "def f():\n    from mixbit.cost import Budget\nif TYPE_CHECKING:\n    from mixbit.policy import Policy\n"
+    assert list(loaded(ast.parse(late), "mixbit.errors", package=False)) == ["mixbit.cost"]
+    assert file_circles([("mixbit.cost", "mixbit.errors"), ("mixbit.errors", "mixbit.cost")]) != []
 
 
 def test_imports_sees_every_form() -> None:

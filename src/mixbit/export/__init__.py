@@ -3,6 +3,7 @@
 What they print, `mixbit.integer` makes; its public names stand here too, so that one import ships a network.
 """
 
+from mixbit.export.exporters import CExporter, OnnxExporter, QonnxExporter  # entered in the registry by that
 from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor, QonnxPredictor
 from mixbit.export.registry import Exporter, Written, exporter_names, find_exporter, register_exporter
 from mixbit.integer import (
@@ -20,12 +21,15 @@ from mixbit.integer import (
 __all__ = [
     "GRAPH_ROUNDINGS",
     "ROUNDINGS",
+    "CExporter",
     "ExecutorPredictor",
     "Exporter",
     "GraphRounding",
     "Grid",
     "IntegerGraph",
+    "OnnxExporter",
     "OnnxPredictor",
+    "QonnxExporter",
     "QonnxPredictor",
     "Rounding",
     "Written",

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mixbit.errors import ExportError
-from mixbit.export.qonnx import DOMAIN
+from mixbit.export._foreign import QONNX_DOMAIN
 from mixbit.integer import graph as g
 from mixbit.integer.arithmetic import Array, Grid
 from mixbit.integer.graph import IntegerGraph
@@ -162,7 +162,7 @@ class Printer:
             name,
             shape,
             output=output,
-            domain=DOMAIN,
+            domain=QONNX_DOMAIN,
             signed=int(signed),
             narrow=0,
             rounding_mode=mode,
@@ -188,7 +188,7 @@ class Printer:
         scales = self.constant(f"{op.name}/weight_scale", scale)
         name = f"{op.name}/weight_quantize"
         if op.weight_bits == 1:
-            return self.node("BipolarQuant", [stored, scales], name, real.shape, domain=DOMAIN)
+            return self.node("BipolarQuant", [stored, scales], name, real.shape, domain=QONNX_DOMAIN)
         return self._quant(stored, scales, 0, op.weight_bits, True, name=name, shape=real.shape)
 
     def bias(self, op: g.Weighted) -> str:

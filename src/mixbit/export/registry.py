@@ -98,7 +98,6 @@ def find_exporter(name: str) -> Exporter:
     >>> find_exporter("onnx").file
     'model.onnx'
     """
-    _load()
     return _EXPORTERS.find(name)
 
 
@@ -108,10 +107,4 @@ def exporter_names(pattern: str = "*") -> list[str]:
     >>> exporter_names("*onnx")
     ['onnx', 'qonnx']
     """
-    _load()
     return _EXPORTERS.names(pattern)
-
-
-def _load() -> None:
-    """mixbit's own exporters are entered when somebody asks for one: they import what printers need."""
-    from mixbit.export import exporters  # noqa: F401
