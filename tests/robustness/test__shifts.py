@@ -105,6 +105,13 @@ def test_bits_are_added_within_two_to_eight(bits: int, more: int, found: int) ->
     assert shifted.bits == found and shifted.step.tolist() == pytest.approx([0.3 * 2 ** (bits - found)] * 3)
 
 
+@pytest.mark.parametrize(("more", "found"), [(-1, 1), (0, 1), (1, 2), (6, 7)])
+def test_one_bit_is_as_trained_and_has_only_more(more: int, found: int) -> None:
+    trained = grid(MidRise, bits=1)
+    shifted = BitShift(more)(trained, None)
+    assert shifted.bits == found and shifted.step.tolist() == pytest.approx((trained.step / (2**found - 1)).tolist())
+
+
 def test_bits_are_set_and_none_is_float() -> None:
     assert WeightBits(2)(grid(), None).bits == 2 and not WeightBits(2)(grid(), None).exact
     assert WeightBits(None)(grid(), None).exact

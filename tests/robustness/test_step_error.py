@@ -143,7 +143,7 @@ def test_the_closed_form_is_what_sampling_gives(density: Density, grid: LevelGri
     ("arguments", "said"),
     [
         (("gaussian", 4, 0.1), "Legal: 'uniform', 'normal', 'laplace'"),
-        (("normal", 9, 0.1), "bits=9"),
+        (("normal", 9, 0.1), "bits '9'"),
         (("normal", 4, 0.0), "step of 0.0"),
         (("normal", 4, math.inf), "step of inf"),
         (("normal", 4, 0.1, "mid-raise"), "Did you mean 'mid-rise'"),

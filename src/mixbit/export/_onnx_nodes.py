@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixbit._bits import WEIGHT_BITS, describe_bits
 from mixbit.errors import ExportError
 from mixbit.export._containers import Container, container, rescaling
 from mixbit.export._onnx_functions import unpacker
@@ -238,8 +239,10 @@ class _Printer:
 
     def _weights(self, op: g.Weighted, *, scale_vectors: int) -> str:
         """Weights as int8 or uint8."""
-        if op.weight_bits != 8 and op.weight_bits not in PACKED_BITS:
-            raise ExportError(f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: 1 to 8 bits.")
+        if op.weight_bits not in WEIGHT_BITS:
+            raise ExportError(
+                f"{op.name}: {op.weight_bits}-bit weights have no ONNX form. Legal: {describe_bits(WEIGHT_BITS)} bits."
+            )
         held = self._container(op.x)
         largest = held.largest_byte
         if held.wide:

@@ -154,8 +154,9 @@ class BitShift:
         return float(self.more)
 
     def __call__(self, grid: Grid, rows: Rows | None) -> Grid:
-        """The grid of other bits; one at the end of the legal range stays there."""
-        return grid.with_bits(min(max(grid.bits + self.more, MIN_BITS), MAX_BITS))
+        """The grid of other bits; one at an end of the range, or beyond it, goes no further."""
+        least, most = min(MIN_BITS, grid.bits), max(MAX_BITS, grid.bits)
+        return grid.with_bits(min(max(grid.bits + self.more, least), most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
 
+from mixbit._bits import check_bits
 from mixbit.errors import MixbitError, did_you_mean
 
 __all__ = ["Density", "LevelGrid", "expected_mse", "optimal_step", "relative_mse"]
@@ -107,8 +108,7 @@ def relative_mse(density: Density, bits: int, ratio: float, grid: LevelGrid = "m
 
 
 def _check(bits: int, step: float) -> None:
-    if not 1 <= bits <= 8:
-        raise MixbitError(f"bits={bits!r} is not legal here. Legal: whole numbers 1 to 8.")
+    check_bits(bits, "weight", name="bits")
     if not (step > 0 and math.isfinite(step)):
         raise MixbitError(f"a step of {step!r} is not legal. Legal: positive finite numbers.")
 
