@@ -15,8 +15,9 @@ from mixbit.cost import Budget, LayerBits
 from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError
 from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
+from mixbit.metric import ACCURACY
 from mixbit.network import Network
-from mixbit.policy import Policy, Scores
+from mixbit.policy import Front, FrontPoint, Measured, Policy, Scores
 from mixbit.runs import Subject, allocating
 from mixbit.runs.inspecting import open_model
 from tests.cli import tiny
@@ -177,6 +178,36 @@ def test_a_searched_policy_is_taken_where_it_is_within_the_budget(tmp_path: Path
     with pytest.raises(BudgetError, match=text):
         runs.allocate(folder, ["bitops=2x2"], tmp_path / "q.json")
     assert not (tmp_path / "q.json").exists()
+
+
+@pytest.mark.parametrize("given", [{"c_options": COptions(kernels="plain")}, {"rounding": "double"}])
+def test_options_of_c_are_refused_where_no_limit_is_of_it(given: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    for call in (
+        lambda: runs.allocate(tiny.scores(), ["bitops=5x5"], out, **given),
+        lambda: runs.pick(front(tmp_path / "f"), ["bitops=5x5"], out, **given),
+        lambda: runs.pick(front(tmp_path / "f"), **given),
+        lambda: runs.search(tiny.subject(), "random-search", {}, tmp_path / "r", budget=["bitops=5x5"], **given),
+    ):
+        with pytest.raises(BudgetError, match="options of C have no effect.*or give a limit on flash or ram"):
+            call()
+    assert not out.exists() and not (tmp_path / "r").exists()
+
+
+def front(folder: Path) -> Path:
+    """Two uniform networks by hand."""
+    network = tiny.task().network
+    points = tuple(
+        FrontPoint(layers=Policy.uniform(network, bits, bits).layers, costs={"bitops": 1}, quality={"accuracy": 0.5})
+        for bits in (2, 4)
+    )
+    measured = Measured(metrics=(ACCURACY.info,), on="nothing")
+    folder.mkdir(exist_ok=True)
+    (folder / "network.json").write_text(network.to_json())
+    Front(fingerprint=network.fingerprint, points=points, method="by hand", measured=measured).save(
+        folder / "front.json"
+    )
+    return folder
 
 
 def test_a_searched_policy_is_held_against_limits_of_a_device(tmp_path: Path) -> None:

@@ -23,6 +23,20 @@ def is_on_device(budget: Budget) -> bool:
     return not budget.texts.keys().isdisjoint(ON_DEVICE)
 
 
+def check_c(budget: Budget | None, c_options: COptions | None, rounding: GraphRounding) -> None:
+    """How C is written says nothing where no limit is of it.
+
+    Raises:
+        BudgetError: other options than by default, and no limit of a device.
+    """
+    given = C_OPTIONS if c_options is None else c_options
+    if (budget is None or not is_on_device(budget)) and (given, rounding) != (C_OPTIONS, "single"):
+        raise BudgetError(
+            "options of C have no effect: no limit is of the network as C. Leave kernels, pack_activations and rounding "
+            f"out, or give a limit on {' or '.join(ON_DEVICE)}."
+        )
+
+
 def lower_of(
     folder: Path, network: Network, rounding: GraphRounding
 ) -> Callable[[Mapping[str, LayerBits]], IntegerGraph]:

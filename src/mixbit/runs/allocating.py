@@ -12,7 +12,7 @@ from mixbit.errors import BudgetError
 from mixbit.export.c import COptions, Footprint, allocate_to_fit
 from mixbit.integer import GraphRounding
 from mixbit.policy import Policy, Scores, Terms, resolve_pins
-from mixbit.runs._device import C_OPTIONS, is_on_device, layouts_of, lower_of
+from mixbit.runs._device import C_OPTIONS, check_c, is_on_device, layouts_of, lower_of
 from mixbit.runs._sources import read_network, result_of, subject_of
 from mixbit.runs.picking import pick
 from mixbit.runs.subject import Subject
@@ -70,6 +70,7 @@ def allocate(
         BudgetError: a limit that cannot be read, or `flash` or `ram` where the folder does not say of which model the
             scores are.
     """
+    check_c(Budget.parse(budget), c_options, rounding)
     kind, path = result_of(source)
     folder = path.parent
     if kind != "score":

@@ -14,7 +14,7 @@ from mixbit.integer import GraphRounding
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Terms, resolve_pins
 from mixbit.runs import _folder
-from mixbit.runs._device import layouts_of
+from mixbit.runs._device import check_c, layouts_of
 from mixbit.runs._sources import read_network, subject_of
 from mixbit.runs.subject import Subject
 from mixbit.supernet.training import WEIGHTS as SUPERNET
@@ -81,6 +81,7 @@ def pick(
         )
     front, network = Front.load(path), read_network(folder)
     table = None if latency is None else LatencyTable.load(latency).check(network)
+    check_c(Budget.parse(budget) if budget else None, c_options, rounding)
     if not budget:
         if out is not None or by is not None:
             raise BudgetError("Without a budget nothing is picked. Give --budget bitops=3x3, or leave out and by out.")

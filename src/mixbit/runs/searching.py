@@ -22,7 +22,7 @@ from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import _folder
-from mixbit.runs._device import C_OPTIONS, is_on_device
+from mixbit.runs._device import C_OPTIONS, check_c, is_on_device
 from mixbit.runs._options import KURTOSIS
 from mixbit.runs._sources import ENDS
 from mixbit.runs.subject import Subject
@@ -163,6 +163,8 @@ class _Under:
                 f"{method} searches under a budget, and there is none. Give --budget bitops=3x3 (in Python, "
                 'budget=["bitops=3x3"]).'
             )
+        if kind == "policy":
+            check_c(Budget.parse(self.budget), self.c_options, self.rounding)
         of_tables = _Under(latency=self.latency, c_options=self.c_options, rounding=self.rounding)
         if (kind == "score" and self != _Under()) or (kind == "front" and self != of_tables):
             later = "mixbit allocate takes a policy" if kind == "score" else "mixbit front picks a policy"
