@@ -32,8 +32,8 @@ def check_c(budget: Budget | None, c_options: COptions | None, rounding: GraphRo
     given = C_OPTIONS if c_options is None else c_options
     if (budget is None or not is_on_device(budget)) and (given, rounding) != (C_OPTIONS, "single"):
         raise BudgetError(
-            "options of C have no effect: no limit is of the network as C. Leave kernels, pack_activations and rounding "
-            f"out, or give a limit on {' or '.join(ON_DEVICE)}."
+            "options of C have no effect: no limit is of the network as C. Leave kernels, pack_activations and "
+            f"rounding out, or give a limit on {' or '.join(ON_DEVICE)}."
         )
 
 
