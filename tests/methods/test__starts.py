@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,8 @@ from mixbit.methods import Fit, LimpqInit
 from mixbit.methods._genes import Genes
 from mixbit.methods._starts import Started, Starts, check_starts, float_task, tables_digest
 from mixbit.policy import Terms
-from mixbit.supernet import Supernet, SupernetTraining, train_supernet, training
+from mixbit.quantization import detach
+from mixbit.supernet import Supernet, SupernetTraining, Uniform, select, train_supernet, training
 from tests.support import chain, random_latency, random_memory
 from tests.tasks import Net, tiny_task
 
@@ -97,6 +99,19 @@ def test_what_is_scored_is_the_supernet_in_float(norms: Any) -> None:
             plain.train()(x)
     for mean in ("bn0.running_mean", "bn2.running_mean"):
         torch.testing.assert_close(state[mean], plain.state_dict()[mean])
+
+
+def test_of_norms_with_rows_those_of_the_highest_bits_are_taken() -> None:
+    own = supernet("bits")
+    select(own.model, Uniform(8))
+    with torch.no_grad():
+        rows_of = dict(own.model.named_parameters())["bn1.weight"]
+        rows_of.copy_(torch.arange(1.0, rows_of.numel() + 1).view_as(rows_of))
+    wanted = copy.deepcopy(own.model)
+    detach(wanted)
+    select(own.model, Uniform(2))
+    mine = float_task(own).model.state_dict()["bn1.weight"]
+    assert torch.equal(mine, wanted.state_dict()["bn1.weight"])
 
 
 def test_a_search_that_goes_on_begins_where_it_began(tmp_path: Path) -> None:

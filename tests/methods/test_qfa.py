@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mixbit.cost import Budget, LayerBits
 from mixbit.errors import BudgetError, DataError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.evaluation import evaluate
-from mixbit.methods import FrontMethod, Qfa, qfa
+from mixbit.methods import Fit, FrontMethod, Qfa, qfa
 from mixbit.policy import Front, Terms
 from mixbit.quantization import quantizers
 from mixbit.supernet import SubnetJudge, SupernetTraining, build_supernet, load_supernet, select, training
@@ -81,14 +81,22 @@ def test_costs_and_limits_are_counted_by_tables(tmp_path: Path) -> None:
     """Times and memory by hand; a table that changed is another search."""
     network, bits = tiny_task().network, (2, 4, 8)
     times, memory = random_latency(network, bits, seed=1), random_memory(network, bits, seed=1)
-    more: dict[str, Any] = {"costs": ("latency", "ram_bytes"), "limits": ("flash=4x4", "latency=8x8"), "population": 6}
+    more: dict[str, Any] = {
+        "costs": ("latency", "ram_bytes"),
+        "limits": ("flash=4x4", "latency=8x8"),
+        "population": 6,
+        "starts": ("map-size",),
+    }
     with mock.patch.object(training, "train"):
         with pytest.raises(BudgetError, match="costs='latency' needs a latency table"):
             short(**more).search(tiny_task(), quiet=True)
         terms = Terms(latency=times, memory=memory)
         front = short(**more).search(tiny_task(), terms=terms, run=tmp_path, quiet=True)
         other = replace(terms, latency=random_latency(network, bits, seed=2))
-        with pytest.raises(StaleRun):
+        with pytest.raises(StaleRun, match="starts.jsonl"):
+            short(**more).search(tiny_task(), terms=other, run=tmp_path, quiet=True)
+        (tmp_path / "starts.jsonl").unlink()
+        with pytest.raises(StaleRun, match="evolution.jsonl"):
             short(**more).search(tiny_task(), terms=other, run=tmp_path, quiet=True)
     limits = terms.limits(network, Budget.parse(more["limits"]))
     order = []
@@ -99,6 +107,12 @@ def test_costs_and_limits_are_counted_by_tables(tmp_path: Path) -> None:
         assert times.cost(point.layers) <= limits["latency"] and memory.flash(point.layers) <= limits["flash_bytes"]
         order.append(times.cost(point.layers))
     assert order == sorted(order) and len(order) > 1
+
+
+def test_a_start_that_fails_is_told_in_the_front() -> None:
+    with mock.patch.object(Fit, "search", side_effect=MixbitError("no gradients")):
+        front = untrained(starts=("fit",), generations=1)
+    assert front.notes[-1] == "fit gave no policies to start from: no gradients"
 
 
 def test_the_weights_of_the_front_are_in_the_folder_and_give_its_numbers(tmp_path: Path) -> None:
