@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mixbit import runs
 from mixbit.cost import LayerBits, costs
@@ -200,6 +201,11 @@ def test_a_search_in_a_trained_supernet_trains_nothing_and_its_front_is_taken(ne
     picked = runs.pick(out, ["bitops=4x4"], by="loss")
     assert picked.policy is not None
     runs.take(picked, tmp_path / "taken")
+    assert picked.subject is not None
+    gone = replace(picked, subject=replace(picked.subject, weights=tmp_path / "gone.safetensors"))
+    runs.take(gone, tmp_path / "bare")  # the float weights are the supernet's start, and not its network
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("taken", "bare"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     (same,) = [one for one in front.points if one.layers == picked.policy.layers]
     wanted, taken = (
         opened.supernet.judge(same.layers, opened.supernet.task.test),

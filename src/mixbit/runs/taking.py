@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ def take(found: Picked, run: Path) -> dict[Path, str]:
             f"the front is of {found.front.method!r}, and not of a network that serves many bit-widths. Write the "
             "policy (--out) and train under it: mixbit train --policy."
         )
-    task = found.subject.task()[0]
+    # The supernet's weights replace the float ones that it started from, so that file need not exist any more.
+    bare = replace(found.subject, weights=None)
+    task, floats = bare.task()[0], found.subject.weights
     settings = settings_of(found.front)
     facts: dict[str, Any] = {
         "command": "train",
         "subject": found.subject.to_json(),
-        "content": found.subject.content(),
+        "content": (found.subject if floats is None or floats.is_file() else bare).content(),
         "settings": _settings(settings, statistics_batch(found.weights.parent)),
         "bits": {name: [bits.weight_bits, bits.activation_bits] for name, bits in policy.layers.items()},
     }
