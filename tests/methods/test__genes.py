@@ -131,6 +131,9 @@ def test_pins_and_ties_are_the_supernets() -> None:
             Genes(net, CONFIG, (), terms)
     assert Genes(net, CONFIG, (), Terms(pins=Terms().pinned(net))).pins == Terms().pinned(net)
     assert Genes(net, CONFIG, (), Terms(macs="limpq")).terms.macs == "limpq"
+    ends = Genes(net, SupernetConfig(bits=BITS, first_last=True))
+    assert ends.pins == {} and [one.name for one in ends.free] == [one.name for one in net.layers]
+    assert [one.name for one in Genes(net, CONFIG).free] == [net.layers[1].name]
 
 
 def test_a_policy_that_is_no_sub_network_has_no_genes() -> None:
