@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mixbit.cost import Budget
-from mixbit.policy import Policy, Scores, Terms
+from mixbit.policy import Policy, Scores, Terms, WeightsFile
 from mixbit.report import after_front, after_search, search_summary, search_tables
 from mixbit.report.tables import bits_table, budget_table
 from mixbit.runs import Picked, Searched
@@ -57,6 +58,9 @@ def test_what_comes_next_follows_from_what_was_found() -> None:
     assert after_front(tiny.place(), shown) == [
         "mixbit", "front", str(tiny.place()), *words[:3], str(tiny.place() / "policy.json")
     ]  # fmt: skip
+    supernet = replace(FRONT, weights=WeightsFile(path="w", digest="blake2b:" + "0" * 32))
+    assert after_search(run, found(supernet))[-2:] == ["--take", "runs/s-taken"]
+    assert after_front(run, Picked(front=supernet, network=NET))[-2:] == ["--take", "runs/s-taken"]
     taken = Picked(front=FRONT, network=NET, policy=PICKED, subject=tiny.subject(), files={Path("p.json"): ""})
     assert after_front(run, taken)[:2] == ["mixbit", "train"] and "p.json" in after_front(run, taken)
     assert isinstance(taken.policy, Policy)

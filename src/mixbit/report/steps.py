@@ -60,16 +60,22 @@ def after_search(run: Path, found: Searched | None = None) -> list[str]:
     """Allocate at the BitOps of the uniform W3A3 network, or pick; a policy is fine-tuned."""
     if found is not None and isinstance(found.result, Policy):
         return after_allocate(found.subject, run / "policy.json")
-    command = "front" if found is not None and isinstance(found.result, Front) else "allocate"
-    return ["mixbit", command, str(run), "--budget", "bitops=3x3", "--out", str(run / "policy.json")]
+    if found is not None and isinstance(found.result, Front):
+        return _pick(run, run, found.result, "bitops=3x3")
+    return ["mixbit", "allocate", str(run), "--budget", "bitops=3x3", "--out", str(run / "policy.json")]
 
 
 def after_front(source: Path, found: Picked) -> list[str]:
     """Pick at the BitOps of the uniform W4A4 network; fine-tune what was picked."""
     if found.policy is not None and found.files:
         return after_allocate(found.subject, next(iter(found.files)))
-    folder = source if source.is_dir() else source.parent
-    return ["mixbit", "front", str(source), "--budget", "bitops=4x4", "--out", str(folder / "policy.json")]
+    return _pick(source, source if source.is_dir() else source.parent, found.front, "bitops=4x4")
+
+
+def _pick(source: Path, folder: Path, front: Front, budget: str) -> list[str]:
+    """With its weights where the front has some, into a run folder of its own."""
+    to = ["--out", str(folder / "policy.json")] if front.weights is None else ["--take", f"{folder}-taken"]
+    return ["mixbit", "front", str(source), "--budget", budget, *to]
 
 
 def after_allocate(subject: Subject | None, out: Path) -> list[str]:
