@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from safetensors.torch import save
@@ -16,8 +17,10 @@ from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
 from mixbit.export.c import COptions, footprint, memory_table
 from mixbit.integer import lower_at
 from mixbit.methods import RandomSearch, UniformFront, registry
-from mixbit.policy import Front, LayerScores, Policy, Scores, Terms, WeightsFile, resolve_pins
+from mixbit.metric import LOSS
+from mixbit.policy import Front, FrontPoint, LayerScores, Measured, Policy, Scores, Terms, WeightsFile, resolve_pins
 from mixbit.runs import Searched, Subject
+from mixbit.runs.searching import _Tables
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig, KurtosisPenalty
 from tests.cli import tiny
@@ -216,6 +219,30 @@ def test_a_front_knows_the_weights_that_it_is_of(tmp_path: Path) -> None:
     assert isinstance(kept.result, Front) and kept.result.weights == own  # a method that made weights names them
     bare = runs.search(tiny.subject(), "uniform-front", {**SMALL, "bits": [4, 2]}, tmp_path / "g", quiet=True)
     assert isinstance(bare.result, Front) and bare.result.weights is None and bare.notes == tuple(bare.result.notes)
+
+
+def test_policies_whose_layout_does_not_fit_leave_the_front() -> None:
+    network = tiny.task().network
+    points = [Policy.uniform(network, bits, bits) for bits in (8, 4, 2)]
+    front = Front(fingerprint=network.fingerprint, measured=Measured(metrics=(LOSS,), on="nothing"), points=tuple(
+        FrontPoint(layers=one.layers, costs=one.costs, quality={"loss": 1.0}) for one in points
+    ))  # fmt: skip
+
+    def tables(most: int) -> _Tables:
+        stub = SimpleNamespace(
+            lay_out=lambda layers: layers["left"].weight_bits,
+            fits=lambda bits: bits <= most,
+            terms=Terms(),
+            out_of_reach=lambda cause: InfeasibleBudget("ram=1B", nearest={}, blocking=[]),
+        )
+        return _Tables(layouts=cast(Any, stub))
+
+    found = tables(4).laid_out(front, network)
+    assert [one.layers for one in found.points] == [points[1].layers, points[2].layers]
+    assert found.notes == ["1 of 3 policies were left out: laid out as C, they take more than the limits"]
+    assert tables(8).laid_out(front, network) == front == _Tables().laid_out(front, network)
+    with pytest.raises(InfeasibleBudget, match="ram=1B"):
+        tables(1).laid_out(front, network)
 
 
 def test_a_front_tells_times_by_a_table(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class _Tables:
             raise self.layouts.out_of_reach(None)
         points = [replace(one, costs=self.layouts.terms.cost_table(network, one.layers)) for one in fitting]
         gone = len(front.points) - len(points)
-        note = f"{gone} policies were left out: laid out as C, they take more than the limits"
+        note = f"{gone} of {len(front.points)} policies were left out: laid out as C, they take more than the limits"
         return replace(front, points=tuple(points), notes=[*front.notes, *([note] if gone else [])])
 
 
