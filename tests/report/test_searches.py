@@ -60,7 +60,7 @@ def test_what_comes_next_follows_from_what_was_found() -> None:
     ]  # fmt: skip
     supernet = replace(FRONT, weights=WeightsFile(path="w", digest="blake2b:" + "0" * 32))
     assert after_search(run, found(supernet))[-2:] == ["--take", "runs/s-taken"]
-    assert after_front(run, Picked(front=supernet, network=NET))[-2:] == ["--take", "runs/s-taken"]
+    assert after_front(run / "front.json", Picked(front=supernet, network=NET))[-2:] == ["--take", "runs/s-taken"]
     taken = Picked(front=FRONT, network=NET, policy=PICKED, subject=tiny.subject(), files={Path("p.json"): ""})
     assert after_front(run, taken)[:2] == ["mixbit", "train"] and "p.json" in after_front(run, taken)
     assert isinstance(taken.policy, Policy)
