@@ -125,6 +125,24 @@ def test_mse_is_never_worse_than_minmax() -> None:
         assert (error(RULES["mse"](rows, low, high)[0]) <= error(RULES["minmax"](rows, low, high)[0])).all()
 
 
+@pytest.mark.parametrize("columns", [1, 700, 3000, 70_000])
+def test_mse_of_a_row_does_not_depend_on_the_others(columns: int) -> None:
+    """As many steps are tried at once as fit: here eighty, some and one."""
+    rows = torch.randn(4, columns, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [[1.0], [3.0], [9.0], [27]]
+    )
+    alone = torch.cat([RULES["mse"](row[None], -8, 7)[0] for row in rows])
+    torch.testing.assert_close(RULES["mse"](rows, -8, 7)[0], alone)
+    assert len(alone.unique()) == 4
+
+
+def test_mse_is_the_min_max_step_where_no_error_is_a_number() -> None:
+    """Numbers whose squares are infinite."""
+    rows = torch.tensor([[1e30, -1e30], [0.5, -1.0]])
+    assert RULES["mse"](rows, -8, 7)[0][0] == RULES["minmax"](rows, -8, 7)[0][0]
+    assert RULES["mse"](rows, -8, 7)[0][1] == RULES["mse"](rows[1:], -8, 7)[0][0]
+
+
 def test_unknown_rule_offers_the_nearest() -> None:
     with pytest.raises(MixbitError, match="Did you mean 'minmax'"):
         find_rule("min-max")
