@@ -11,13 +11,15 @@ import hashlib
 import io
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
+
+from tests.warm import one_onnx_registry
 
 if TYPE_CHECKING:
     from mixbit.network._inputs import Inputs
@@ -54,8 +56,11 @@ def content(model: nn.Module, inputs: Inputs) -> tuple[object, ...]:
 
 @contextmanager
 def remembered_exports() -> Iterator[None]:
-    """Networks that are alike are followed once."""
+    """Networks that are alike are followed once, and PyTorch's exporter to ONNX makes its table of functions once."""
     from mixbit.network import _export
+
+    with suppress(ImportError):
+        one_onnx_registry()
 
     real = _export.export
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from mixbit.export.float_onnx import float_onnx
 from mixbit.network import _export, capture
 from mixbit.network._inputs import read_inputs
+from tests.needs import need
 from tests.remembered import content, remembered_exports
 
 X = torch.zeros(2, 4)
@@ -108,3 +110,16 @@ def test_what_cannot_be_written_down_is_followed_every_time(monkeypatch: pytest.
             made.act = lambda x: x  # type: ignore[assignment]
             capture(made, X)
     assert len(calls) == 2
+
+
+def test_the_table_of_onnx_functions_is_made_once_and_files_are_the_same() -> None:
+    """An export leaves nothing in it that the next would see."""
+    need("onnx")
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with remembered_exports():
+        tables = [ONNXRegistry().from_torchlib(opset_version=20) for _ in range(2)]
+        assert tables[0] is tables[1] and tables[0] is not ONNXRegistry.from_torchlib(opset_version=18)
+        first = float_onnx(net(), X)
+        float_onnx(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(1, 1, 8, 8))
+        assert float_onnx(net(), X) == first

@@ -12,6 +12,7 @@ Tests take the fixture `warm` of conftest.py: one server for the whole session.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -114,8 +115,26 @@ def _imports() -> None:
             importlib.import_module(name)
     import torch
 
+    from mixbit.export.float_onnx import float_onnx
+
     torch.set_num_threads(1)
     mixbit.network.capture(torch.nn.Linear(2, 2), torch.zeros(1, 2))  # loads what the first capture loads
+    with contextlib.suppress(ImportError):  # and the first ONNX file of PyTorch's own exporter
+        one_onnx_registry()
+        float_onnx(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+@functools.cache
+def one_onnx_registry() -> None:
+    """PyTorch's exporter makes its table of ONNX functions, hundreds, at every call; from here on it does so once.
+
+    Raises:
+        ImportError: the packages that it takes them from are not here.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    made_once = functools.cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(made_once)  # type: ignore[method-assign]
 
 
 def _run(program: str, words: list[str]) -> None:
