@@ -107,7 +107,34 @@ def supernet_equal() -> str:
         )
     order = sorted(rows, key=lambda row: (row[0], row[1], -float(str(row[5]).split()[0])))
     columns = ("network", "budget", "policy", "weights of", ">seeds", ">test accuracy", ">test loss", ">held out")
-    return markdown(columns, order) + "\n" + said((row["test"]["accuracy"] for row in found), TEST_IMAGES) + "\n"
+    errors = said((row["test"]["accuracy"] for row in found), TEST_IMAGES)
+    return markdown(columns, order) + f"\n{errors} {_paid(result('supernet'))}\n"
+
+
+def _paid(found: dict[str, Any]) -> str:
+    """CPU time of each way to a policy and its weights; of a training that was stopped, what came after.
+
+    >>> row = {"network": "n", "cpu_seconds": 60.0}
+    >>> nets, scored = [{**row, "activations": "batchquant"}], [{**row, "name": "fit"}]
+    >>> _paid({"supernets": nets, "searches": scored, "equal": [{**row, "cpu_seconds": 90.0}]})
+    'CPU minutes of n: the supernet 1, its searches not run yet, scores by fit 1, and a policy of the table 2.'
+    """
+    told = []
+    for (network,), nets in _groups(found["supernets"], "network").items():
+        own = [row for row in found.get("searches", []) if row["network"] == network]
+        scored = _groups((row for row in own if row["name"] != "evolved"), "name")
+        parts = {"the supernet": [row for row in nets if row["activations"] == "batchquant"]}
+        parts |= {"its searches": [row for row in own if row["name"] == "evolved"]}
+        parts |= {f"scores by {name}": rows for (name,), rows in scored.items()}
+        parts |= {"and a policy of the table": [row for row in found["equal"] if row["network"] == network]}
+        told.append(f"CPU minutes of {network}: {', '.join(f'{part} {_minutes(of)}' for part, of in parts.items())}.")
+    return " ".join(told)
+
+
+def _minutes(rows: Iterable[dict[str, Any]]) -> str:
+    """Of the middle row."""
+    took = sorted(row["cpu_seconds"] for row in rows)
+    return f"{took[len(took) // 2] / 60:.0f}" if took else "not run yet"
 
 
 _MEASURED = (("test", "accuracy"), ("test", "loss"), ("held_out", "accuracy"))

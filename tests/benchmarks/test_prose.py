@@ -17,6 +17,7 @@ import numbers_arena
 import numbers_export
 import prose
 import tables
+import tables_supernet
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,7 @@ def test_every_key_makes_numbers_alone() -> None:
         assert prose._before(f"behind {text}", text) == text, (key, text)
 
 
-@pytest.mark.parametrize("module", [common, intervals, numbers_arena, numbers_export, prose])
+@pytest.mark.parametrize("module", [common, intervals, numbers_arena, numbers_export, prose, tables_supernet])
 def test_doctests(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted and not found.failed
