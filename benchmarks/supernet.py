@@ -22,7 +22,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class Study:
         self.of = {"network": network, "seed": seed}
         self._trained = dict[str, nn.Module]()
         self.bits = (8, 3, 2) if smoke else BITS
+        self.batch = 16 if smoke else 128
 
     @cached_property
     def task(self) -> Task:
@@ -134,7 +135,7 @@ class Study:
         rest, _ = self.parts(dataset.train)
         test: Split = dataset.test
         if self.smoke:
-            rest, test = Part(rest, torch.arange(128)), Part(test, torch.arange(64))
+            rest, test = Part(rest, torch.arange(32)), Part(test, torch.arange(16))
         return Task(model=model, train=rest, test=test, network=network)
 
     def parts(self, split: Split) -> tuple[Split, Split]:
@@ -144,7 +145,8 @@ class Study:
     @cached_property
     def held(self) -> Split:
         """All held-out images."""
-        return self.parts(data.load(cifar10()).train)[1]
+        held = self.parts(data.load(cifar10()).train)[1]
+        return Part(held, torch.arange(32)) if self.smoke else held
 
     @cached_property
     def judging(self) -> Split:
@@ -172,8 +174,8 @@ class Study:
 
     def judge(self, model: nn.Module, held: Split) -> SubnetJudge:
         """By held-out images, with statistics from batches of the training's own size."""
-        batches = self.task.train.batches(128, seed=self.seed, shuffle=True, augment=True, drop_last=True)
-        count = max(1, min(STATISTICS, len(self.task.train)) // 128)
+        batches = self.task.train.batches(self.batch, seed=self.seed, shuffle=True, augment=True, drop_last=True)
+        count = max(1, min(STATISTICS, len(self.task.train)) // self.batch)
         few = [x for (x, _), _ in zip(batches, range(count), strict=False)]
         return SubnetJudge(model, few, held, self.task.objective, precision="float32")
 
@@ -195,7 +197,7 @@ class Study:
 
         step = SandwichStep(model, self.task.network, config, validate)
         began, what = time.process_time(), dict[str, Any](diverged=None)
-        settings = supernet_training(self.name, self.effort, self.seed)
+        settings = replace(supernet_training(self.name, self.effort, self.seed), batch_size=self.batch)
         try:
             found = train(
                 model, self.task.train, None, settings, run=folder, teacher=self.task.model,
@@ -243,8 +245,9 @@ class Study:
             put_policy_on(model, policy, self.task, seed=self.seed)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
+        settings = replace(alone(self.name, epochs, self.seed), batch_size=self.batch)
         found = train(
-            model, self.task.train, self.task.test, alone(self.name, epochs, self.seed), run=folder,
+            model, self.task.train, self.task.test, settings, run=folder,
             teacher=self.task.model, loss=self.task.objective, label=folder.name,
         )  # fmt: skip
         assert found.metrics is not None
