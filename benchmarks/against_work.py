@@ -23,17 +23,22 @@ from mixbit._heap import keep_freed_memory
 Run = Callable[[], Any]
 
 
-def _task(images: int, name: str = "resnet20") -> Task:
+def _split(images: int) -> data.TensorSplit:
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32)).to(torch.uint8)
-    split = data.TensorSplit(pixels, torch.randint(0, 10, (images,)), 10, [0.5] * 3, [0.25] * 3)
+    return data.TensorSplit(pixels, torch.randint(0, 10, (images,)), 10, [0.5] * 3, [0.25] * 3)
+
+
+def _task(images: int, name: str = "resnet20") -> Task:
+    split = _split(images)
     return Task(model=models.build(name).to(memory_format=torch.channels_last), train=split, test=split)
 
 
 def allocation() -> Run:
     """ResNet-50, six bit-widths a side, one limit by dynamic programming and two by HiGHS."""
-    network = mixbit.capture(models.build("resnet50"), torch.zeros(2, 3, 224, 224))
-    task = Task(model=models.build("resnet50"), train=_task(2).train, test=_task(2).test, network=network)
+    model, split = models.build("resnet50"), _split(2)
+    network = mixbit.capture(model, torch.zeros(2, 3, 224, 224))
+    task = Task(model=model, train=split, test=split, network=network)
     scores = mixbit.methods.make("random", {"bits": [2, 3, 4, 5, 6, 8]}).search(task)
     one, two = mixbit.Budget.parse(["bitops=4x4"]), mixbit.Budget.parse(["bitops=4x4", "weight-bytes=12MB"])
 
