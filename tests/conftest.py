@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import getpass
 import json
 import os
@@ -94,6 +95,20 @@ def _launched(folder: Path, python: str) -> str:
         for process in processes:
             process.kill()
             process.wait()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Python looks for no garbage while ten thousand cases are made, and afterwards not among them and all modules.
+
+    There are more than a million objects, all of which stay: each look at them takes a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -223,9 +223,11 @@ def alive(process: int) -> bool:
 
 def serve(listening: socket.socket, until: int) -> None:
     """Forks for every command, until a process is gone."""
+    gc.disable()  # nearly all that is made here stays
     _imports()
     gc.collect()
     gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     listening.settimeout(5)
     while alive(until):
