@@ -182,7 +182,9 @@ def test_a_warm_command_ends_with_who_asked_for_it(warm: str, tmp_path: Path) ->
 
 def test_torchrun_launches_warm_commands(warm: str, tmp_path: Path) -> None:
     """And its children see what follows the name of the script or the module."""
-    code = "import os, sys; print(os.environ['RANK'], 'torch' in sys.modules, *sys.argv[1:], flush=True)"
+    # In one piece, also where nothing is buffered: both write at the same time.
+    words = "os.environ['RANK'], str('torch' in sys.modules), *sys.argv[1:], '\\n'"
+    code = f"import os, sys; os.write(1, ' '.join([{words}]).encode())"
     (tmp_path / "ranks.py").write_text(code)
     command = [str(shutil.which("torchrun", path=warm)), "--standalone", "--nproc-per-node", "2"]
     for words in (["ranks.py", "a"], ["-m", "ranks", "a"]):
@@ -194,7 +196,7 @@ def test_torchrun_launches_warm_commands(warm: str, tmp_path: Path) -> None:
             capture_output=True,
             check=True,
         )
-        assert sorted(done.stdout.splitlines()) == ["0 True a", "1 True a"]
+        assert sorted(done.stdout.splitlines()) == ["0 True a ", "1 True a "]
 
 
 def run(block: Block, folder: Path, warm: str) -> None:
