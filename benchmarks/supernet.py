@@ -269,15 +269,12 @@ class Study:
 
     # -------------------------------------------------------------------------------------------------- policies
 
+    def scored(self) -> tuple[str, ...]:
+        """Methods that score."""
+        return SCORES[:1] if self.smoke else SCORES
+
     def searches(self) -> Iterator[Job]:
-        """Of each method that scores, and one of the supernet for each budget; what they found is in their folders."""
-        for name in SCORES[:1] if self.smoke else SCORES:
-            yield Job(
-                self.results("searches"),
-                {**self.of, "name": name, "budget": "any"},
-                lambda name=name: self._scored(name),  # type: ignore[misc]
-                self.folder / f"search-{name}",
-            )
+        """Of the supernet for each budget, and of each method that scores; what they found is in their folders."""
         of = {"population": self.effort.population, "generations": self.effort.generations, "judged_on": JUDGES}
         results = self.results("searches", supernet=self.effort.supernet, **of)
         for budget in self.budgets():
@@ -287,6 +284,13 @@ class Study:
                 {**self.of, "name": EVOLVED, "budget": budget},
                 lambda budget=budget, folder=folder: self._evolved(budget, folder),  # type: ignore[misc]
                 folder,
+            )
+        for name in self.scored():
+            yield Job(
+                self.results("searches"),
+                {**self.of, "name": name, "budget": "any"},
+                lambda name=name: self._scored(name),  # type: ignore[misc]
+                self.folder / f"search-{name}",
             )
 
     def _scored(self, name: str) -> dict[str, Any]:
@@ -334,23 +338,29 @@ class Study:
         names = (BUDGET,) if self.smoke else (BUDGET, BYTES)
         return {name: Budget.parse(list(self.limits(name))) for name in names}
 
-    def policies(self, budget: str) -> Iterator[tuple[str, Policy]]:
-        """Row name -> policy within a budget: uniform, evolved, of scores, random, and random near uniform."""
+    def names(self) -> list[str]:
+        """Policies of one budget: uniform, evolved, of scores, random, and random near uniform."""
+        random = [f"random-{draw}" for draw in range(self.effort.random)]
+        return ["uniform", EVOLVED, *self.scored(), *random, *(f"near-{draw}" for draw in range(self.effort.near))]
+
+    def policy(self, name: str, budget: str) -> Policy:
+        """Within a budget."""
         limit, network = self.budgets()[budget], self.task.network
-        yield "uniform", Policy.uniform(network, 3, 3)
-        yield EVOLVED, Policy.load(self.folder / f"search-{EVOLVED}-{_slug(budget)}" / "policy.json")
-        for name in SCORES[:1] if self.smoke else SCORES:
-            yield name, allocate(network, self.scores(name), limit)[0]
-        for draw in range(self.effort.random):
-            yield f"random-{draw}", random_policy(network, limit, bits=self.bits, seed=100 * self.seed + draw)
-        for draw in range(self.effort.near):
-            yield f"near-{draw}", random_policy(network, limit, bits=(2, 3, 4), seed=100 * self.seed + draw)
+        if name == "uniform":
+            return Policy.uniform(network, 3, 3)
+        if name == EVOLVED:
+            return Policy.load(self.folder / f"search-{EVOLVED}-{_slug(budget)}" / "policy.json")
+        kind, _, draw = name.partition("-")
+        if kind in ("random", "near"):
+            bits = self.bits if kind == "random" else (2, 3, 4)
+            return random_policy(network, limit, bits=bits, seed=100 * self.seed + int(draw))
+        return allocate(network, self.scores(name), limit)[0]
 
     def ranked(self) -> Iterator[Job]:
         """Each policy of one budget: judged, scored, and trained by itself."""
         results = self.results("ranked", epochs=self.effort.ranked, judged_on=JUDGES, supernet=self.effort.supernet)
-        for name, policy in [*self.policies(BUDGET)][: 1 if self.smoke else None]:
-            yield self._ranked(results, name, policy)
+        for name in self.names()[: 1 if self.smoke else None]:
+            yield self._ranked(results, name, self.policy(name, BUDGET))
 
     def _ranked(self, results: records.Results, name: str, policy: Policy) -> Job:
         folder = self.folder / f"ranked-{name}-e{self.effort.ranked}"
@@ -360,7 +370,7 @@ class Study:
             for activations in ("batchquant", "lsq"):
                 model = self.trained(activations)
                 judged[activations] = _said(self.judge(model, self.judging)(policy.layers))
-            summed = {one: self.scores(one).total(policy.layers) for one in (SCORES[:1] if self.smoke else SCORES)}
+            summed = {one: self.scores(one).total(policy.layers) for one in self.scored()}
             found = self.fit(policy, self.effort.ranked, folder)
             return {"judged": judged, "scores": summed, **found, **self.used(policy)}
 
@@ -371,10 +381,9 @@ class Study:
         epochs = self.effort.supernet + self.effort.after
         results, made = self.results("equal", epochs=epochs), dict[str, Path]()
         for budget in self.budgets():
-            for name, policy in self.policies(budget):
+            for name in (EVOLVED,) if self.smoke else EQUAL:
+                policy = self.policy(name, budget)
                 bits = _bits(policy.layers)
-                if name not in ((EVOLVED,) if self.smoke else EQUAL):
-                    continue
                 folder = made.setdefault(bits, self.folder / f"equal-{len(made)}-{name}-e{epochs}")
                 of = {**self.of, "budget": budget, "name": name, "start": "float", "bits": bits}
                 yield Job(results, of, lambda p=policy, f=folder: self._equal(p, epochs, f), folder)  # type: ignore[misc]
