@@ -341,6 +341,26 @@ def test_what_cannot_be_trained_claims_no_folder(settings: dict[str, Any], told:
     assert not (tmp_path / "o").exists()
 
 
+def test_a_network_of_ends_alone_claims_no_folder_and_can_be_trained_with_them(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    subject, folder = replace(tiny.subject(), model=f"{tmp_path / 'ends.py'}:build"), tmp_path / "o"
+    for begin in (
+        lambda: runs.train_supernet(subject, SETTINGS, folder, quiet=True),
+        lambda: runs.search(subject, "qfa", {**SETTINGS, **SMALL}, folder, quiet=True),
+    ):
+        with pytest.raises(MixbitError, match="no layer of the network has a choice of bits.*--set first_last=true"):
+            begin()
+        assert not folder.exists()
+    too_many = {**SETTINGS, **SMALL, "first_last": True, "batch_size": 140}
+    with pytest.raises(MixbitError, match="batch_size=140 is larger"):
+        runs.search(subject, "qfa", too_many, folder, quiet=True)
+    assert not folder.exists()
+    done = runs.train_supernet(subject, {**SETTINGS, "first_last": True}, folder, quiet=True)
+    assert [dict(one.layers) for one in done.subnets] == [{"1": LayerBits(2, 2)}, {"1": LayerBits(4, 4)}]
+
+
 def test_a_search_after_a_killed_training_says_how_to_finish_it(net: Path, tmp_path: Path) -> None:
     killed = shutil.copytree(net, tmp_path / "killed")
     (killed / "supernet.safetensors").unlink()

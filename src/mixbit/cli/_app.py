@@ -36,7 +36,10 @@ Data = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help=".safetensors, or .pth (read with weights_only=True)")]
 Run = Annotated[Path, typer.Option(help="folder of this run; the same command on it continues a killed run")]
-Seed = Annotated[int, typer.Option(min=0, help="of the data split, the order of training, and random draws")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="of the order of training and random draws; the split of data has its own: digits?seed=3"),
+]
 Setting = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting, in JSON")]
 Epochs = Annotated[int | None, typer.Option(help="passes over the training data")]
 BatchSize = Annotated[int | None, typer.Option(help="samples of one step, over all processes together")]

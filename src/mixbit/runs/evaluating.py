@@ -49,7 +49,7 @@ def evaluate(
         data: of a model; for a run folder, another data set than its own.
         policy: of a model: its bits, with float weights calibrated only.
         weights: of a model.
-        seed: of the data split; None takes the run's own, or 0.
+        seed: of random draws, those of a calibration among them; None takes the run's own, or 0.
     """
     _distributed.start()
     if Path(target).is_dir():

@@ -308,7 +308,8 @@ def search(
     ends = bool(getattr(chosen, "first_last", False))
     tables = under.tables(chosen, task, first_last=ends) if kind == "front" else _Tables()
     if isinstance(chosen, Qfa):
-        chosen.genes(task, chosen, tables.terms)  # limits that nothing keeps must not claim the folder either
+        chosen.genes(task, chosen, tables.terms)  # limits that nothing keeps must not claim the folder either,
+        chosen.supernet().try_out(task)  # nor what cannot be trained
     _folder.begin(
         run,
         {

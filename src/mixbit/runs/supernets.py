@@ -113,7 +113,7 @@ def train_supernet(
         task = subject.task()[0]
         try_out(task.model, task.test, task.objective, label_smoothing=chosen.label_smoothing)
     task = regularised(task, term)
-    chosen.parts(task)
+    chosen.try_out(task)
     facts = {"command": COMMAND, **subject.facts(), "settings": dict(settings)}
     _folder.begin(run, facts | metric_facts(task))
     fit(task, chosen, run=run, quiet=quiet, tell=tell)

@@ -124,7 +124,10 @@ def build_supernet(task: Task, config: SupernetConfig, *, calibrated: bool = Tru
     model = copy.deepcopy(task.model)
     attach(model, task.network, _options(task.network, config), config.quantizers())
     if not elastic_layers(model):
-        raise MixbitError("no layer of the network has a choice of bits. Set first_last=True.")
+        raise MixbitError(
+            "no layer of the network has a choice of bits. Set first_last=True (--set first_last=true): the first and "
+            "the last layer have 8 bits otherwise."
+        )
     make_switchable(model, task.example(), config.norms)
     if calibrated:
         calibrate(model, [task.calibration(config.calibration_images, config.seed)], seed=config.seed)

@@ -114,6 +114,16 @@ class SupernetTraining(SupernetConfig):
             )
         return replace(task, train=rest), held
 
+    def try_out(self, task: Task) -> None:
+        """Raise what the training would raise of these settings and this task, before anything is written or trained.
+
+        Raises:
+            DataError: training data of which no part can be held out.
+            MixbitError: what trains is less than a batch, no layer has a choice of bits, or a norm has no copies.
+        """
+        self.parts(task)
+        build_supernet(task, self, calibrated=False)
+
     def judge(self, model: nn.Module, part: Task, held: Split, *, processes: int = 1) -> SubnetJudge:
         """What measures sub-networks, with batches for the statistics as each process of the training had them.
 
