@@ -222,6 +222,14 @@ def test_what_is_best_can_be_another_quality() -> None:
         odd.pick(budget, NET, by="acuracy")
 
 
+def test_of_equal_accuracies_the_less_loss_is_picked_though_it_costs_more() -> None:
+    cheap, dear = point(3, 3, 0.9), point(8, 8, 0.9)
+    better = replace(dear, quality={**dear.quality, "loss": cheap.quality["loss"] / 2})
+    budget = Budget.parse(["bitops=8x8"])
+    assert replace(FRONT, points=(cheap, better)).pick(budget, NET, terms=FREE).layers == dear.layers
+    assert replace(FRONT, points=(dear, cheap)).pick(budget, NET, terms=FREE).layers == cheap.layers
+
+
 def test_of_equal_ones_the_cheaper_is_picked() -> None:
     even = replace(FRONT, points=(point(8, 8, 0.9), point(3, 3, 0.9), point(4, 4, 0.9)))
     assert even.pick(Budget.parse(["bitops=8x8"]), NET, terms=FREE).layers["l0"] == LayerBits(3, 3)

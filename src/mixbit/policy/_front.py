@@ -292,7 +292,8 @@ class Front:
         Args:
             budget: hard limits.
             network: the captured network.
-            by: what is best, a name of what was measured; None for the metric.
+            by: what is best, a name of what was measured; None for the metric. Of equal ones the least loss is taken,
+                then the cheapest.
             terms: how limits and costs are counted. Pins are what `bitops=3x4` refers to; they choose nothing here.
 
         Raises:
@@ -331,7 +332,10 @@ class Front:
         fitting = within.fitting()
         if not fitting:
             raise within.error(network, self)
-        best = min(fitting, key=lambda at: (self._to_lower(name, self.points[at]), within.use(at), at))
+        names = [name, *([_LOSS] if _LOSS in self.points[0].quality else [])]  # a count of hits has many ties
+        best = min(
+            fitting, key=lambda at: (*(self._to_lower(one, self.points[at]) for one in names), within.use(at), at)
+        )
         point = self.points[best]
         policy = Policy(
             fingerprint=self.fingerprint,
