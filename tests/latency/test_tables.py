@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -285,6 +286,18 @@ def test_kernels_that_a_table_lacks_are_named() -> None:
         estimate(table, small({"op1": LayerBits(4, 8), "op2": EIGHT, "op6": EIGHT}), Products())
 
 
+def test_of_many_kernels_that_a_table_lacks_three_are_named() -> None:
+    table = build(NET, small, Products(), options=[EIGHT])
+    b = Builder((4, 8, 8), bits=8, signed=True)
+    x = b.first
+    for bits in (3, 4, 5, 6):
+        x = b.conv(x, 4, weight_bits=bits)
+    graph = b.finish(b.linear(b.flatten(b.average_pool(x)), 3, weight_bits=8, bits=None))
+    wanted = "; ".join(f"Conv (4, 4, 3, 3) (4, 8, 8) {8 + bits}" for bits in (3, 4, 5))
+    with pytest.raises(ExportError, match=re.escape(f"lacks 4 of 6 kernels that this network needs: {wanted}. Build")):
+        estimate(table, graph, Products())
+
+
 # ---------------------------------------------------------------------------------------------------------- resume
 
 
@@ -341,6 +354,9 @@ def test_measurements_of_other_settings_are_refused(change: dict[str, Any], mess
         build(NET, small, Products(), **{**options, **change})
     with pytest.raises(StaleRun, match="fingerprint"):
         build(chain((1, 1)), small, Products(), **options)
+    larger = replace(NET, layers=tuple(replace(layer, input_shape=(4, 16, 16)) for layer in NET.layers))
+    with pytest.raises(StaleRun, match=r"begun with input=.*16, 16"):  # its fingerprint is that of the smaller
+        build(larger, small, Products(), **options)
 
 
 @pytest.mark.parametrize(
