@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mixbit.integer import executor
-from mixbit.integer._biases import units
+from mixbit.integer._biases import _Channels, _reach, units
 from mixbit.integer._steps import Multiply
 from mixbit.integer.arithmetic import Grid, quantize
 from mixbit.integer.graph import IntegerGraph
@@ -150,3 +152,59 @@ def test_the_shift_gives_way_before_weights_do() -> None:
 def test_the_note_tells_what_was_lost_and_nothing_else(bits: int, steps: float, lost: str) -> None:
     found = units(layer(0.1, steps * 0.5 * 0.1, bits=bits), GRID, None)
     assert [note.reason for note in found.notes] == [f"the bias is {2**30} accumulator steps or more: {lost}: 0"]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_weights_are_shifted_to_seven_bits_for_the_sake_of_a_bias_alone(bits: int) -> None:
+    step = layer(0.1, 0.2, bits=bits)
+    assert units(step, GRID, None).shift == max(7 - bits, 0)
+    step.bias = np.zeros(2)
+    assert units(step, GRID, None).shift == 0
+
+
+@pytest.mark.parametrize("shift", [0, 5])
+@pytest.mark.parametrize(("zero", "ends"), [(0, (0, 255)), (100, (0, 255)), (-3, (-8, 7)), (7, (-8, 7))])
+def test_the_reach_of_a_sum_is_that_of_all_corners_of_its_inputs(zero: int, ends: tuple[int, int], shift: int) -> None:
+    """Every weight with its input at one end or the other, in real numbers; a scale may be negative."""
+    grid = Grid(scale=0.5, zero_point=zero, qmin=ends[0], qmax=ends[1])
+    weights, scale = np.array([[1, -2, 3], [4, 0, 1]], np.int8), np.array([0.1, -0.3], np.float32)
+    channels = _Channels(integers=weights, scale=scale, real=np.zeros(2), shift=shift, grid=grid)
+    corners = np.array(list(itertools.product(ends, repeat=3)))
+    sums = (0.5 * (corners - zero)) @ (weights * scale[:, None]).T
+    lowest, highest = _reach(channels)
+    np.testing.assert_allclose(lowest, sums.min(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(highest, sums.max(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("bounds", "constant"), [(None, False), ((0.0, 5e7), True), ((0.0, 7e7), False)])
+def test_a_clamp_below_the_end_of_the_grid_makes_a_constant_too(
+    bounds: tuple[float, float] | None, constant: bool
+) -> None:
+    """At a tie of a 16-bit result: products of some tens move it by a step, unless the clamp lies below."""
+    result = Grid(scale=1000.0, zero_point=0, qmin=0, qmax=65535)
+    found = units(layer(0.1, 6e7 + 500, bounds=bounds), GRID, result)
+    assert found.integers[0].any() == (not constant)
+    assert [note.kind for note in found.notes][-1] == ("dead channels" if constant else "coarse channels")
+
+
+def test_a_small_constant_of_the_output_keeps_within_16_digits_of_the_steps_beside_it() -> None:
+    """A target with one fixed point for all outputs could not hold both."""
+    step = layer(0.0, 1e-9)
+    found = units(step, GRID, None)
+    assert found.scale[0] == pytest.approx(found.scale[1] / 2**16, rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", [-1e9, 1e9])
+def test_a_constant_far_beyond_the_result_is_cut_off_on_its_own_side(bias: float) -> None:
+    found = units(layer(0.1, bias), GRID, Grid(scale=0.01, zero_point=0, qmin=-128, qmax=127))
+    assert found.bias[0] == np.sign(bias) * 2**30 and abs(int(found.bias[1])) < 2**30
+
+
+@pytest.mark.parametrize(("dead", "listed"), [(8, "6, 7"), (11, "6, 7 and 3 more")])
+def test_a_note_lists_eight_channels_and_counts_the_rest(dead: int, listed: str) -> None:
+    rows = np.zeros((dead + 1, 3), np.int8)
+    rows[-1] = 1
+    ones = np.ones(dead + 1)
+    step = Multiply(name="fc", inputs=[], integers=rows, bits=8, scale=ones, bias=ones, window=None)
+    (note,) = units(step, GRID, None).notes
+    assert note.reason == f"output is constant: 0, 1, 2, 3, 4, 5, {listed}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbit.errors import ExportError
-from mixbit.integer import _biases, _comparing, _folding, _reading, _steps, lowering
+from mixbit.integer import _biases, _comparing, _folding, _reading, _steps, executor, lowering
 from mixbit.integer import graph as g
 from mixbit.integer.arithmetic import ROUNDINGS, Grid, Rounding
 from mixbit.integer.lowering import lower
@@ -74,6 +74,42 @@ def test_what_is_right_passes_under_every_rounding(trained: tuple[nn.Module, Net
     model, network = trained
     for rounding in (*ROUNDINGS, "litert"):
         assert not [n for n in lower(model, network, [X], rounding=rounding).notes if n.kind == "not compared"]
+
+
+@pytest.mark.parametrize(("kind", "layer"), [(g.QuantizeInput, "input"), (g.AveragePool, "avg_pool2d")])
+def test_an_operation_that_is_two_steps_off_is_found_at_it(
+    trained: tuple[nn.Module, Network], monkeypatch: pytest.MonkeyPatch, kind: type, layer: str
+) -> None:
+    """And the share of the elements that are off: all but those at the end of the grid."""
+    model, network = trained
+    right = executor._KERNELS[kind]
+
+    def wrong(graph: g.IntegerGraph, op: Any, *inputs: np.ndarray) -> np.ndarray:
+        return np.minimum(right(graph, op, *inputs) + 2, graph.grid(op.output).qmax)
+
+    monkeypatch.setitem(executor._KERNELS, kind, wrong)
+    with pytest.raises(ExportError, match=rf"^{layer}: .* off by .* steps\), .*; (100|[4-9]\d)\.\d% of the elements"):
+        lower(model, network, [X])
+
+
+class Written(nn.Module):
+    """Writes in place what a layer has read before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = self.b(y)
+        return self.fc(z + self.c(y.add_(3.0)))
+
+
+def test_what_is_overwritten_later_is_compared_as_it_was() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 6)
+    model, network = quantized(Written(), x, 8)
+    assert "not compared" not in {note.kind for note in lower(model, network, [x]).notes}
 
 
 def test_no_comparison_is_told(trained: tuple[nn.Module, Network]) -> None:

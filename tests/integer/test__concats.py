@@ -129,6 +129,18 @@ def test_like_ranges_share_a_grid() -> None:
     assert copies(found.lower(apart=True)) == ["cat.requantize"], "room for what training makes of it"
 
 
+def test_a_shared_grid_holds_the_values_of_all_inputs() -> None:
+    """Up to 3/2 of their range, where the step is an odd part of a trained one."""
+    found = prepared(1.8)
+    grid = found.lower().grid("cat")
+    with torch.no_grad():
+        values = torch.cat([torch.relu(found.model.a(X)), found.model.big(X)], 1)  # type: ignore[operator]
+    low, high = (grid.scale * (end - grid.zero_point) for end in (grid.qmin, grid.qmax))
+    width = float(values.max() - values.min())
+    assert low <= values.min() + 0.02 * width and high >= values.max() - 0.02 * width
+    assert high - low < 1.5 * width
+
+
 @pytest.mark.parametrize("net", [Net, Pooled])
 def test_what_the_concat_alone_reads_is_written_on_its_grid_at_once(net: type[Net]) -> None:
     found = prepared(50.0, shared=False, net=net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mixbit.errors import ExportError
-from mixbit.integer._grids import spread
+from mixbit.integer._grids import _coarsest, spread
+from mixbit.integer._steps import FakeQuantize, Wire
+from mixbit.integer.arithmetic import Grid
 from mixbit.integer.graph import IntegerGraph
 from mixbit.integer.lowering import lower
 from mixbit.quantization._layers import put_on
@@ -46,6 +49,33 @@ def test_a_calibrated_step_is_the_largest_odd_part_that_covers(seed: int) -> Non
     assert parts == pytest.approx(round(parts), rel=1e-5) and round(parts) % 2 == 1
     assert coarsest / round(parts) >= own * (1 - 1e-5) and coarsest / (round(parts) + 2) < own
     assert spread(low, high, coarsest=0.4 * own) == spread(low, high), "a finer reader changes nothing"
+
+
+@pytest.mark.parametrize("parts", range(1, 40, 2))
+def test_a_part_is_not_lost_to_the_rounding_of_a_trained_step(parts: int) -> None:
+    """Trained steps are float32: what should be so many own steps may be a little less."""
+    pick = random.Random(parts)
+    for _ in range(20):
+        high = pick.uniform(0.1, 3)
+        coarsest = float(np.float32(parts * high / 255))
+        assert round(coarsest / spread(0.0, high, coarsest=coarsest).scale) == parts
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("low", [0.0, -0.7])
+def test_a_step_is_a_number_that_runtimes_hold(low: float, bits: int) -> None:
+    for coarsest in (None, 0.3):
+        grid = spread(low, 1.1, bits, coarsest)
+        assert grid.scale == float(np.float32(grid.scale)) and grid.bits == bits
+
+
+def test_a_reader_that_lets_nothing_through_does_not_choose_the_step() -> None:
+    node: Any = None
+    source = Wire(name="x", shape=(3,), node=node, step=None)
+    for scale, dead in ((0.25, False), (1.0, True), (0.5, False)):
+        grid = Grid(scale=scale, zero_point=0, qmin=0, qmax=15)
+        source.readers.append(FakeQuantize(name="q", inputs=[source], grid=grid, dead=dead))
+    assert _coarsest([source]) == 0.5
 
 
 def test_no_range_has_a_step_of_one() -> None:

@@ -115,10 +115,45 @@ def test_tiny_factors_become_zero_and_negative_ones_stay_negative() -> None:
     assert change_scale(np.array([100]), np.array(-0.25), "single").tolist() == [-25]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2.0**31])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2.0**31, 2.0**30, -(2.0**30)])
 def test_impossible_factors_are_refused(bad: float) -> None:
     with pytest.raises(MixbitError, match="cannot change a scale"):
         fixed_point(np.array(bad))
+
+
+@pytest.mark.parametrize("rounding", ["single", "away", "double"])
+@pytest.mark.parametrize(("power", "result"), [(-31, 1), (-32, 0), (-33, 0)])
+def test_factors_count_down_to_a_half_of_the_largest_sum(power: int, result: int, rounding: Rounding) -> None:
+    """`0.99 2^-31` still takes `2^31 - 1` to 1; what stands below `2^-32` takes it to 0."""
+    assert int(change_scale(np.array(2**31 - 1), np.array(0.99 * 2.0**power), rounding)) == result
+
+
+@pytest.mark.parametrize("power", range(30, 47))
+@pytest.mark.parametrize("rounding", ["single", "away"])
+def test_sums_around_every_power_of_two_are_scaled_exactly(power: int, rounding: Rounding) -> None:
+    """In Python's own integers, where products leave 64 bits and where they do not yet."""
+    for a in (sign * (2**power + more) for sign in (1, -1) for more in (-1, 0, 1, 2 ** (power - 1))):
+        real = 0.6180339887 * min(1.0, 2.0**31 / abs(a))
+        product = Fraction(a * int(fixed_point(np.array(real)).multiplier)) * Fraction(2) ** int(
+            fixed_point(np.array(real)).exponent - 31
+        )
+        half = Fraction(1, 2)
+        wanted = floor(product + half) if rounding == "single" or a > 0 else -floor(half - product)
+        assert int(change_scale(np.array([a]), np.array([real]), rounding)[0]) == wanted, a
+
+
+@pytest.mark.parametrize("taps", [2, 49, 2**14])
+def test_the_factor_of_a_small_mean_is_shifted_no_further_than_31(taps: int) -> None:
+    """A right shift has room for 31, whatever the ratio; the value is cut off by less than a unit."""
+    for power in range(-31, 0, 3):
+        found = mean_factor(0.75 * 2.0**power, taps)
+        exact = Fraction(3, 4) * Fraction(2) ** power / taps * Fraction(2) ** int(31 - found.exponent)
+        assert found.exponent >= -31 and int(found.multiplier) == floor(exact)
+
+
+@pytest.mark.parametrize(("zero", "ends", "base"), [(3, (0, 15), 0), (-8, (-8, 7), -8), (-3, (0, 15), -3)])
+def test_an_unsigned_container_holds_the_range_and_the_zero_point(zero: int, ends: tuple[int, int], base: int) -> None:
+    assert Grid(scale=1.0, zero_point=zero, qmin=ends[0], qmax=ends[1]).base == base
 
 
 def test_float32_rounds_ties_to_even_in_float32() -> None:

@@ -55,3 +55,38 @@ def test_apart_gives_every_reader_of_a_tensor_a_grid_of_its_own() -> None:
         for one in (False, True)
     )
     assert apart > together == 0
+
+
+def test_a_model_in_training_is_put_into_evaluation() -> None:
+    """Else batch norms would learn from the example, and dropout would draw."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(12, 2))
+    x = 5 + torch.randn(4, 2, 2, 2)
+    network = capture(model.eval(), x)
+    before = copy.deepcopy(model.state_dict())
+    bits = {layer.name: LayerBits(8, 8) for layer in network.layers}
+    graph = lower_at(model.train(), network, x, rounding="single")(bits)
+    wanted = lower_at(model.eval(), network, x, rounding="single")(bits)
+    assert not model.training and all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    for mine, its in zip(graph.weighted(), wanted.weighted(), strict=True):
+        assert np.array_equal(mine.bias, its.bias) and np.array_equal(mine.weight_scale, its.weight_scale)
+    assert graph.tensors == wanted.tensors
+
+
+class Joined(nn.Module):
+    """A concat of a tensor that another layer reads as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side, self.head = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.cat([x[:, 0:], self.side(x)], 1))
+
+
+def test_apart_copies_what_a_concat_shares() -> None:
+    model, x = Joined().eval(), torch.randn(3, 6)
+    network = capture(model, x)
+    bits = {layer.name: LayerBits(8, 8) for layer in network.layers}
+    graph = lower_at(model, network, x, rounding="single", apart=True)(bits)
+    assert [note.name for note in graph.notes if note.kind == "requantized"] == ["cat.requantize"]

@@ -53,6 +53,21 @@ def test_the_same_weights_are_those_of_one_shape_at_one_width(bits: int, shape: 
     assert list(graph.called_again().values()) == ([graph.weighted()[0].name] if again else [])
 
 
+def test_whoever_has_the_same_weights_is_told_the_first_that_has_them() -> None:
+    b, weight = Builder((4,)), np.arange(16).reshape(4, 4) - 8
+    x = b.first
+    for _ in range(3):
+        x = b.linear(x, 4, weight_bits=5, weight=weight)
+    layers = b.finish(x).weighted()
+    assert b.finish(x).called_again() == {op.output: layers[0].name for op in layers[1:]}
+
+
+def test_one_input_channel_of_one_is_no_depthwise_convolution(graph: IntegerGraph) -> None:
+    first, second = graph.weighted()[:2]
+    assert first.weight.shape[1] == 1 and not first.is_depthwise and not second.is_depthwise
+    assert replace(second, weight=second.weight[:, :1], groups=4).is_depthwise
+
+
 def test_readers(graph: IntegerGraph) -> None:
     first = graph.weighted()[0]
     assert [op.name for op in graph.readers(first.output)] == ["2"]
