@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,16 @@ from mixbit import models
 from mixbit.cost import LayerBits, Pins
 from mixbit.errors import ExportError
 from mixbit.integer import executor, lowering
+from mixbit.integer._grids import Chosen
+from mixbit.integer._steps import FakeQuantize, Flow, Wire
+from mixbit.integer.arithmetic import Grid
 from mixbit.integer.graph import GraphRounding, IntegerGraph, Note
 from mixbit.integer.lowering import lower
 from mixbit.network import Network, capture
 from mixbit.policy import Policy
 from mixbit.quantization import QuantizeConfig, attach, calibrate, fold_residuals, quantize, quantized_layers
 from tests.export.following import hold
+from tests.export.graphs import Builder
 
 
 @pytest.fixture(autouse=True)
@@ -758,6 +764,49 @@ def test_an_accumulator_of_a_wide_input_may_leave_int32() -> None:
     graph, found, wanted = both(model, x, (8, 16), {})
     assert executor.accumulator_bound(graph, graph.weighted()[0]) > 2**31
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("bits", "power"), [(2, 31), (7, 31), (8, 31), (9, 47), (16, 47)])
+def test_accumulators_have_31_bits_and_those_of_wide_inputs_47(
+    bits: int, power: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = Builder((4,), bits=bits)
+    b.rounding = "single"
+    graph = b.finish(b.linear(b.first, 3, bits=None))
+    monkeypatch.setattr(lowering, "accumulator_bound", lambda graph, op: 2**power - 1)
+    lowering._check_accumulators(graph)
+    monkeypatch.setattr(lowering, "accumulator_bound", lambda graph, op: 2**power)
+    with pytest.raises(ExportError, match=rf"op1: its accumulator can reach {2**power}, legal is below 2\^{power}\."):
+        lowering._check_accumulators(graph)
+
+
+@pytest.mark.parametrize(("wide", "named"), [(1, 1), (5, 5), (6, 5)])
+def test_of_many_wide_activations_five_are_named(wide: int, named: int) -> None:
+    b = Builder((4,), bits=9)
+    b.rounding = "double"
+    x = b.first
+    for at in range(wide):
+        x = b.linear(x, 4, bits=9 if at + 1 < wide else 8)
+    graph = b.finish(x)
+    names = [name for name, one in graph.tensors.items() if one.grid is not None and one.grid.bits > 8]
+    assert len(names) == wide
+    listed = ", ".join(names[:named]) + (", ..." if wide > named else "")
+    with pytest.raises(ExportError, match=f"^{re.escape(listed)}: activations of more than 8 bits cannot be"):
+        lowering._check_rounding(graph)
+
+
+@pytest.mark.parametrize("zero", [0, -8, 5])
+def test_what_is_dead_stays_at_its_zero_point(zero: int) -> None:
+    """Which is not the integer 0 where a trained grid has one of its own."""
+    node: Any = None
+    grid = Grid(scale=1.0, zero_point=zero, qmin=-8, qmax=7)
+    source = Wire(name="x", shape=(3,), node=node, step=None)
+    step = FakeQuantize(name="q", inputs=[source], grid=grid, dead=True)
+    step.output = Wire(name="q", shape=(3,), node=node, step=step)
+    flow = Flow(input=source, output=step.output, steps=[step], float_weights=[], unique=str)
+    chosen = Chosen(grids={source: grid, step.output: grid}, calibrated=frozenset(), notes=())
+    graph = lowering._Printer(flow, chosen, "single").graph("sha256:0")
+    assert (executor.run(graph, np.float32([[-3.0, 0.0, 9.0]])) == zero).all()
 
 
 def chain_of(config: QuantizeConfig) -> tuple[nn.Module, Network]:
