@@ -195,6 +195,7 @@ LEGAL: dict[str, Callable[..., Tensor]] = {
     "a clamp of one side": lambda m, x: x.clamp(max=-0.1),
     "mean by negative axes": lambda m, x: x.mean((-1, -2)),
     "mean of one row": lambda m, x: x.flatten(2).mean(-1),
+    "dropout of nothing": lambda m, x: F.dropout(x, 0.0, training=True),
 }
 
 

@@ -163,6 +163,20 @@ def test_nothing_is_measured_whole_that_nobody_asked_for() -> None:
     assert [names for names, _ in target.asked] == [["W4A4", "W8A4", "reference"], ["W4A8", "W8A8"]]
 
 
+@pytest.mark.parametrize(
+    ("bits", "first"),
+    [(((8, 4), (4, 8)), ["W8A4", "reference"]), (((8, 8), (8, None)), ["W8A8", "reference"])],
+)
+def test_the_reference_has_the_most_bits_of_activations_and_floats_have_32(
+    bits: tuple[tuple[int, int | None], ...], first: list[str]
+) -> None:
+    target, same = Scripted([]), measured(100, ("a", "k", 50, 0), ("b", "k", 50, 0))
+    target.answers = [{str(LayerBits(*one)): same for one in bits} | {"reference": same}] * 2
+    options = [LayerBits(*one) for one in bits]
+    build(NET, lambda bits: None, target, options=options)  # type: ignore[arg-type,return-value]
+    assert [names for names, _ in target.asked] == [first, [str(options[1])]]
+
+
 SAME = ("no less", ": all is int8")
 LESS = ("less", "")
 
