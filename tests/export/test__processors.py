@@ -171,9 +171,20 @@ def test_nothing_is_narrowed_for_vnni_or_by_strict() -> None:
     assert adapted(graph, "any", strict=True) == (graph, {}, {"op1": "strict widens no steps"})
 
 
-def test_layers_by_name_are_narrowed_as_by_themselves() -> None:
-    graph = resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8)
+def called_at_two_widths() -> g.IntegerGraph:
+    """The first call of a layer reads 4 bits, which could not saturate, the second one 8."""
+    b = Builder((3, 6, 6))
+    x = b.conv(b.first, 16, weight_bits=4, bits=4)
+    weight = np.clip(np.rint(np.random.default_rng(0).normal(0, 50, (16, 16, 3, 3))), -128, 127).astype(np.int8)
+    for _ in range(2):
+        x = b.conv(x, 16, weight_bits=8, weight=weight, bits=8)
+    return b.finish(b.linear(b.flatten(x), 4, bits=None))
+
+
+@pytest.mark.parametrize("graph", [resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8), called_at_two_widths()])
+def test_layers_by_name_are_narrowed_as_by_themselves(graph: g.IntegerGraph) -> None:
     changed, found, _ = adapted(graph, "any")
+    assert found
     again = narrow(graph, tuple(found))
     for one, other in zip(changed.weighted(), again.weighted(), strict=True):
         np.testing.assert_array_equal(one.weight, other.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from tests.needs import why
 
 pytest.importorskip("onnxruntime", reason=why("onnx"))
 
+from mixbit.export import verify as verifying
 from mixbit.export._probe import runtime_saturates
 from mixbit.export._processors import narrow
 from mixbit.export.float_onnx import float_onnx
@@ -141,6 +143,14 @@ def test_a_difference_is_told_in_steps_of_the_output(graph: IntegerGraph, tmp_pa
     found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0)
     assert found.largest_steps == pytest.approx(3, rel=1e-3)
     assert found.identical == 0.0
+
+
+def test_a_channel_without_steps_hides_no_other(tmp_path: Path) -> None:
+    """Of scale 0 its output is 0, in no steps at all; another channel is wrong by three."""
+    scales = [1.0, 0.0, 1.0, 0.1]
+    write_onnx(tokens(scales, bias={0: 3 * 32}), tmp_path / "net.onnx")
+    found = verify(tmp_path / "net.onnx", tokens(scales), [(TOKENS, None)], rounds=0)
+    assert found.largest_steps == pytest.approx(3, rel=1e-3) and not found.right
 
 
 def tokens(scales: list[float], *, bias: dict[int, int] | None = None, softmax: bool = False) -> IntegerGraph:
@@ -269,6 +279,33 @@ def test_the_float_network_is_timed_beside_the_file(graph: IntegerGraph, model: 
         assert np.allclose(found, bare(X[:1]).numpy(), atol=1e-5)
     timed = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], float_model=plain, rounds=2)
     assert set(timed.timings) == {"file", "float32"}
+
+
+def test_every_session_has_the_threads_that_are_asked_for(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the file, that of the network without narrowed layers, and that of the network beside it."""
+    given: list[tuple[int, int]] = []
+
+    def loaded(*of: Any, **named: Any) -> Any:
+        session = load_session(*of, **named)
+        options = session.get_session_options()
+        given.append((options.intra_op_num_threads, options.inter_op_num_threads))
+        return session
+
+    monkeypatch.setattr(verifying, "load_session", loaded)
+    write_onnx(graph, tmp_path / "net.onnx")
+    beside = (tmp_path / "net.onnx").read_bytes()
+    found = verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], float_model=beside, threads=3, rounds=1)
+    assert found.narrowed and given == [(3, 1)] * 3
+
+
+def test_opening_a_file_is_told_in_milliseconds(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_onnx(graph, tmp_path / "net.onnx")
+    monkeypatch.setattr(verifying, "time", SimpleNamespace(perf_counter=iter([1.0, 1.25]).__next__))
+    assert verify(tmp_path / "net.onnx", graph, [(X.numpy(), None)], rounds=0).session_ms == 250
 
 
 def test_no_batch_and_another_shape(graph: IntegerGraph, tmp_path: Path) -> None:
@@ -402,6 +439,15 @@ def test_what_differs_is_counted_and_is_not_right(graph: IntegerGraph) -> None:
     assert found.identical == pytest.approx(1 - 4 / len(X)) and found.top1_agreement == pytest.approx(1 - 4 / len(X))
     assert found.accuracy == pytest.approx(1 - 4 / len(X)) and found.reference_accuracy == 1.0 and not found.right
     assert found.largest_difference == pytest.approx(2 * np.abs(outputs[:4]).max())
+
+
+@pytest.mark.parametrize(("digits", "identical"), [(4, 1.0), (32, 0.0)])
+def test_the_last_digits_of_the_largest_output_are_no_difference(
+    graph: IntegerGraph, digits: int, identical: float
+) -> None:
+    outputs = executor.run(graph, X.numpy())
+    moved = outputs + digits * np.spacing(np.abs(outputs).max())
+    assert verify_predictor(Given(moved), graph, [(X.numpy(), None)]).identical == identical
 
 
 def test_a_predictor_of_other_outputs_or_without_inputs(graph: IntegerGraph) -> None:
