@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
@@ -18,14 +19,19 @@ from mixbit.quantization import calibrate, detach, quantize
 from tests.needs import need
 
 
-def test_it_is_the_network_without_its_quantizers_which_stay_on() -> None:
+def test_it_is_the_network_without_its_quantizers_which_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
     need("onnx")
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.randn(1, 4)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(0.9), nn.Linear(3, 2)).eval()
+    x = torch.randn(1, 4)
     network = capture(model, x)
     quantize(model, Policy.uniform(network, 2, 2), network)
     calibrate(model, [x])
+    model.train()
+    monkeypatch.setattr(logging.root.manager, "disable", 5)
     session = load_session(float_onnx(model, x))
+    assert model.training and logging.root.manager.disable == 5, "as they were"
+    model.eval()
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     with torch.no_grad():
         quantized = model(x).numpy()
@@ -35,14 +41,16 @@ def test_it_is_the_network_without_its_quantizers_which_stay_on() -> None:
     assert not np.allclose(quantized, plain, atol=1e-3), "the quantizers were on until then"
 
 
-def test_what_pytorch_cannot_write_is_told_with_the_remedy() -> None:
+def test_what_pytorch_cannot_write_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + 1 if x.sum() > 0 else x
 
     need("onnx")
+    monkeypatch.setattr(logging.root.manager, "disable", 5)
     with pytest.raises(ExportError, match="Leave the comparison with the float model out"):
         float_onnx(Branches(), torch.zeros(1, 2))
+    assert logging.root.manager.disable == 5
 
 
 def test_what_pytorchs_exporter_warns_of_is_not_the_users() -> None:

@@ -10,7 +10,9 @@ import pytest
 from mixbit.cost import Timing
 from mixbit.export import onnxruntime_target
 from mixbit.export.onnxruntime_target import _fastest, _measurement, _Node
+from mixbit.export.onnx import build_onnx
 from mixbit.latency.tables import OVERHEAD
+from mixbit.latency.timing import Timing as CpuTime
 from mixbit.latency.timing import interleave
 from tests.export.graphs import Builder, random_graph
 from tests.needs import need
@@ -38,6 +40,31 @@ def test_turns_are_long_enough_for_the_clock_in_both_measurements(monkeypatch: p
     target.time({"net": graph}, 7)
     target.profile({"net": graph}, 9)
     assert given == [{"rounds": 7, "least_ms": 2.0}, {"rounds": 9, "least_ms": 2.0}]
+
+
+@pytest.mark.parametrize("cpu", ["any", "vnni"])
+def test_networks_are_written_for_the_processor_and_times_are_in_nanoseconds(
+    cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnx")
+    written: list[str] = []
+
+    def spy(graph: Any, **named: Any) -> Any:
+        written.append(named["cpu"])
+        return build_onnx(graph, **named)
+
+    def told(calls: dict[str, Any], **_: Any) -> dict[str, CpuTime]:
+        for call in calls.values():
+            call()  # the profiler wants to have seen each
+        return {name: CpuTime(median_ms=1.5, spread_ms=0.25, rounds=1) for name in calls}
+
+    monkeypatch.setattr(onnxruntime_target, "build_onnx", spy)
+    monkeypatch.setattr(onnxruntime_target, "interleave", told)
+    target, graph = onnxruntime_target.OnnxRuntimeTarget(cpu), random_graph(0)
+    wanted = Timing(median=1_500_000, spread=250_000)
+    assert target.time({"net": graph}, 1) == {"net": wanted}
+    assert target.profile({"net": graph}, 1)["net"].whole == wanted
+    assert written == [cpu, cpu]
 
 
 def test_a_layer_that_reads_two_bytes_owns_both_products_and_what_joins_them() -> None:

@@ -176,6 +176,8 @@ def test_a_genome_beyond_the_limits_becomes_the_nearest_within_and_others_stay()
     limit = Terms().limits(net, budget)["bitops"]
     most, least = np.full(len(genes.options), 2), np.zeros(len(genes.options), dtype=np.int64)
     assert genes.repair(least) is least
+    level = np.ones(len(genes.options), dtype=np.int64)
+    assert Terms().costs(net, genes.layers(level)).bitops == limit and genes.repair(level) is level
     repaired = genes.layers(genes.repair(most))
     assert Terms().costs(net, repaired).bitops <= limit < Terms().costs(net, genes.layers(most)).bitops
     wished = {one.name: (8.0, 8.0) for one in genes.free}

@@ -230,6 +230,21 @@ def test_of_equal_accuracies_the_less_loss_is_picked_though_it_costs_more() -> N
     assert replace(FRONT, points=(dear, cheap)).pick(budget, NET, terms=FREE).layers == cheap.layers
 
 
+@pytest.mark.parametrize(
+    ("by", "told"), [(None, "accuracy 85.00 %"), ("error", "error 0.15 dB"), ("loss", "loss 0.3")]
+)
+def test_the_policy_says_what_it_was_picked_by_in_its_unit(by: str | None, told: str) -> None:
+    policy = FRONT.pick(Budget.parse(["bitops=3x3"]), NET, by=by, terms=FREE)
+    assert policy.notes == [f"picked from a front of 5: W3A3, {told} on 20 images, the best of 2 within the budget"]
+
+
+@pytest.mark.parametrize("cpu", [None, "any", "vnni"])
+def test_the_policy_remembers_for_which_processor_times_hold(cpu: Any) -> None:
+    terms = Terms(pins={}, latency=replace(random_latency(NET), cpu=cpu))
+    found = FRONT.pick(Budget.parse(["latency=1s"]), NET, terms=terms)
+    assert found.allocation == ({} if cpu is None else {"latency_cpu": cpu})
+
+
 def test_of_equal_ones_the_cheaper_is_picked() -> None:
     even = replace(FRONT, points=(point(8, 8, 0.9), point(3, 3, 0.9), point(4, 4, 0.9)))
     assert even.pick(Budget.parse(["bitops=8x8"]), NET, terms=FREE).layers["l0"] == LayerBits(3, 3)
@@ -250,7 +265,9 @@ def test_terms_say_how_limits_are_counted() -> None:
         FRONT.pick(Budget.parse(["latency=1s"]), NET)
     net = network([layer("a", "x", "y", macs=100, limpq=50)])
     one = replace(FRONT, fingerprint=net.fingerprint, points=(point(4, 4, 0.5, net=net),))
-    assert one.pick(Budget.parse(["bitops=4x4"]), net, terms=Terms(pins={}, macs="limpq")).costs["bitops"] == 50 * 16
+    picked = one.pick(Budget.parse(["bitops=4x4"]), net, terms=Terms(pins={}, macs="limpq"))
+    assert picked.costs["bitops"] == 50 * 16 and picked.macs == "limpq"
+    assert picked.check(net).costs == picked.costs, "whoever reads the policy counts as it was counted"
 
 
 def test_a_budget_that_nothing_meets_tells_the_nearest_and_what_blocks() -> None:
@@ -267,6 +284,30 @@ def test_a_budget_that_nothing_meets_tells_the_nearest_and_what_blocks() -> None
         some.pick(Budget.parse(["activation-bytes=4x4", "weight-bytes=4x4"]), NET, terms=FREE)
     by_hand = {"activation-bytes": some.points[1].costs["activation_bytes"], "weight-bytes": 60.0}
     assert caught.value.nearest == by_hand
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_blocks_is_that_of_a_count_by_hand(seed: int) -> None:
+    """On limits that some points meet exactly: the nearest has the least of the largest ratios."""
+    random = np.random.default_rng(seed)
+    bits = [(int(w), int(a)) for w, a in random.choice(np.arange(2, 9), (4, 2))]
+    of_kind = {"bitops": [900 * w * a for w, a in bits], "weight-bytes": [60 * w // 8 + (60 * w % 8 > 0) for w, _ in bits]}
+    limits = {kind: int(random.choice(used)) - int(random.integers(2)) for kind, used in of_kind.items()}
+    over = {kind: [one > limits[kind] for one in used] for kind, used in of_kind.items()}
+    asked = replace(FRONT, points=tuple(replace(point(*one, 0.5), name=f"p{at}") for at, one in enumerate(bits)))
+    budget = Budget.parse([f"bitops={limits['bitops']}", f"weight-bytes={limits['weight-bytes']}B"])
+    if not all(any(each) for each in zip(*over.values(), strict=True)):
+        fits = [at for at, each in enumerate(zip(*over.values(), strict=True)) if not any(each)]
+        assert asked.pick(budget, NET, terms=FREE).notes[0].endswith(f"the best of {len(fits)} within the budget")
+        return
+    with pytest.raises(InfeasibleBudget) as caught:
+        asked.pick(budget, NET, terms=FREE)
+    ratios = [max(used[at] / limits[kind] for kind, used in of_kind.items()) for at in range(4)]
+    nearest = ratios.index(min(ratios))
+    counts = f"bitops={limits['bitops']} {sum(over['bitops'])}, weight-bytes={limits['weight-bytes']}B "
+    assert f"The nearest, p{nearest}, needs " in str(caught.value)
+    assert f"over each limit: {counts}{sum(over['weight-bytes'])}. " in str(caught.value)
+    assert caught.value.blocking == [kind for kind, each in over.items() if each[nearest]]
 
 
 def test_a_front_of_another_model_is_refused() -> None:

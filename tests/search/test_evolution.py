@@ -127,6 +127,17 @@ def test_rows_that_live_on_and_their_history() -> None:
     assert [*found.history] == sorted(found.history)
 
 
+def test_volumes_are_counted_from_the_first_generation_where_later_ones_are_worse() -> None:
+    start, told = everything((2,) * 4), list[Found]()
+    asked = Evolution(options=(6,) * 4, objectives=("min", "max"), population=16, generations=4, mutation=1.0)
+    evaluate: Evaluate = lambda genomes: np.stack([genomes.sum(axis=1), -genomes @ [1, 2, 3, 4]], axis=1)  # noqa: E731
+    found = asked.run(evaluate, start=start, on_generation=told.append)
+    assert {one.reference for one in told} == {(4.4, -11.0)}, "0 to 4 and 0 to -10, and a tenth beyond"
+    assert found.values[:, 0].max() > 4.4
+    for one in told:
+        assert one.history[-1] == pytest.approx(hypervolume(one.values * [1, -1], np.array([4.4, 11.0])))
+
+
 def test_what_is_told_is_a_copy() -> None:
     def spoil(found: Found) -> None:
         for rows in (found.genomes, found.values, found.population):

@@ -124,6 +124,25 @@ def test_statistics_are_of_batches_of_the_trainings_size_and_of_images_that_trai
     assert all(x.numpy().tobytes() in ours for batch in judge.batches for x in batch)
 
 
+def test_statistics_are_of_the_very_batches_that_the_training_begins_with() -> None:
+    """In its order, and moved and mirrored as it has them."""
+    task, seen = tiny_task(), list[torch.Tensor]()
+    moving: Any = task.train
+    moving.pad, moving.flip = 2, True
+    settings = short(seed=3, epochs=1, fraction=1.0)
+
+    def watched(_self: SandwichStep, context: StepContext, x: Any, _y: Any) -> Any:
+        seen.append(x.clone())
+        if context.number == 1:
+            raise KeyboardInterrupt
+        return torch.tensor(0.0)
+
+    with mock.patch.object(SandwichStep, "__call__", watched), pytest.raises(KeyboardInterrupt):
+        train_supernet(task, settings, quiet=True)
+    own = settings.judge(task.model, *settings.parts(task)).batches
+    assert all(torch.equal(one, other) for one, other in zip(own, seen, strict=True))
+
+
 def test_several_processes_of_a_training_are_judged_for_by_one_and_by_others() -> None:
     """In batches of the size that each of them saw, which are together the batches of one."""
     task, settings = tiny_task(), short()
@@ -249,10 +268,12 @@ def test_channels_that_never_change_give_numbers(kind: str) -> None:
 def test_data_that_cannot_be_cut() -> None:
     with pytest.raises(DataError, match="Cannot hold samples out"):
         train_supernet(nets.task(), short(), quiet=True)
-    with pytest.raises(
-        MixbitError, match=r"batch_size=60 is larger than what is left to train on \(48 samples; 16 are"
+    for more, told in (
+        ({"batch_size": 60}, r"batch_size=60 is larger than what is left to train on \(48 samples; 16 are"),
+        ({"fraction": 0.25}, r"batch_size=16 is larger .* \(48 samples, fraction 0.25 of them; 16 are"),
     ):
-        train_supernet(tiny_task(), short(batch_size=60), quiet=True)
+        with pytest.raises(MixbitError, match=told):
+            train_supernet(tiny_task(), short(**more), quiet=True)
     for wrong, told in (({"held_out": 1.0}, "leaves nothing to train on"), ({"bits": (4,)}, "at least two bit-widths")):
         with pytest.raises(MixbitError, match=told):
             short(**wrong)
