@@ -130,12 +130,13 @@ def huge(kind: str) -> bytes:
     return model(helper.make_node("Pad", ["input", "pads"], ["output"]), tensors=(pads,), output=(FLOAT, None))
 
 
-def function(domain: str) -> bytes:
-    inner = helper.make_function(
-        domain, "Own", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", 17)]
-    )
-    node = helper.make_node("Own", ["input"], ["output"], domain=domain)
-    return model(node, tensors=(), output=(FLOAT, ("N", 8)), domains=(domain,), functions=(inner,))
+def function(domain: str, kind: str = "Relu", *before: onnx.NodeProto, of: str = "", **settings: Any) -> bytes:
+    """A function of one operator that is called, behind other nodes."""
+    body = helper.make_node(kind, ["a"], ["b"], domain=of, **settings)
+    inner = helper.make_function(domain, "Own", ["a"], ["b"], [body], [helper.make_opsetid("", 17)])
+    node = helper.make_node("Own", ["q" if before else "input"], ["output"], domain=domain)
+    tensors = scalars() if before else ()
+    return model(*before, node, tensors=tensors, output=(FLOAT, ("N", 8)), domains=(domain,), functions=(inner,))
 
 
 def own(kind: str, domain: str = "", output: Any = (FLOAT, ("N", 8)), **settings: Any) -> bytes:
@@ -150,6 +151,19 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a function of ours that is not there": (lambda: own("Evil", "mixbit"), "has the operator 'Evil' of mixbit"),
     "functions of another domain": (lambda: function("other"), "defines a function of the domain 'other'"),
     "a function in the place of an operator": (lambda: function(""), "defines a function of the domain ''"),
+    "an unknown operator in a function": (lambda: function("mixbit", "Evil"), "has the operator 'Evil',"),
+    "an unknown domain in a function": (
+        lambda: function("mixbit", "Relu", of="x.y"),
+        "has an operator of the domain 'x.y'",
+    ),
+    "a branch in a function": (
+        lambda: function("mixbit", "If", then_branch=helper.make_graph([], "g", [], [])),
+        r"has a loop or a branch \('If'\)",
+    ),
+    "a function beside operators of QONNX": (
+        lambda: function("mixbit", "Relu", quant(y="q")),
+        "defines a function of the domain 'mixbit'",
+    ),
     "weights in the parent folder": (lambda: external("../../etc/passwd"), "keeps the tensor 'w' in another file"),
     "weights in a device": (lambda: external("/dev/zero"), "keeps the tensor 'w' in another file"),
     "a constant beside it": (

@@ -181,7 +181,9 @@ def called_at_two_widths() -> g.IntegerGraph:
     return b.finish(b.linear(b.flatten(x), 4, bits=None))
 
 
-@pytest.mark.parametrize("graph", [resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8), called_at_two_widths()])
+@pytest.mark.parametrize(
+    "graph", [resnet_cifar(blocks=1, width=8, weight_bits=8, bits=8, size=8), called_at_two_widths()]
+)
 def test_layers_by_name_are_narrowed_as_by_themselves(graph: g.IntegerGraph) -> None:
     changed, found, _ = adapted(graph, "any")
     assert found

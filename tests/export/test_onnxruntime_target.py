@@ -9,8 +9,8 @@ import pytest
 
 from mixbit.cost import Timing
 from mixbit.export import onnxruntime_target
-from mixbit.export.onnxruntime_target import _fastest, _measurement, _Node
 from mixbit.export.onnx import build_onnx
+from mixbit.export.onnxruntime_target import _fastest, _measurement, _Node
 from mixbit.latency.tables import OVERHEAD
 from mixbit.latency.timing import Timing as CpuTime
 from mixbit.latency.timing import interleave

@@ -116,6 +116,7 @@ def test_what_cannot_be_counted_is_told_before_anything_is_trained() -> None:
         ([], ("latency=1ms",), Terms(), "latency=1ms needs a latency table"),
         ([], ("flash=9kB",), Terms(), "flash=9kB needs a memory table"),
         (["latency"], (), Terms(latency=few), "no measurement of 'l1' at W2A3"),
+        (["flash_bytes"], (), Terms(memory=random_memory(net, (2, 8))), "t1 at 3 bits has no form on the device"),
         (["latency"], (), Terms(latency=random_latency(chain((1, 1)))), "of another network|another network"),
     ):
         with pytest.raises(BudgetError, match=told):

@@ -230,9 +230,7 @@ def test_of_equal_accuracies_the_less_loss_is_picked_though_it_costs_more() -> N
     assert replace(FRONT, points=(dear, cheap)).pick(budget, NET, terms=FREE).layers == cheap.layers
 
 
-@pytest.mark.parametrize(
-    ("by", "told"), [(None, "accuracy 85.00 %"), ("error", "error 0.15 dB"), ("loss", "loss 0.3")]
-)
+@pytest.mark.parametrize(("by", "told"), [(None, "accuracy 85.00 %"), ("error", "error 0.15 dB"), ("loss", "loss 0.3")])
 def test_the_policy_says_what_it_was_picked_by_in_its_unit(by: str | None, told: str) -> None:
     policy = FRONT.pick(Budget.parse(["bitops=3x3"]), NET, by=by, terms=FREE)
     assert policy.notes == [f"picked from a front of 5: W3A3, {told} on 20 images, the best of 2 within the budget"]
@@ -291,7 +289,7 @@ def test_what_blocks_is_that_of_a_count_by_hand(seed: int) -> None:
     """On limits that some points meet exactly: the nearest has the least of the largest ratios."""
     random = np.random.default_rng(seed)
     bits = [(int(w), int(a)) for w, a in random.choice(np.arange(2, 9), (4, 2))]
-    of_kind = {"bitops": [900 * w * a for w, a in bits], "weight-bytes": [60 * w // 8 + (60 * w % 8 > 0) for w, _ in bits]}
+    of_kind = {"bitops": [900 * w * a for w, a in bits], "weight-bytes": [-(-60 * w // 8) for w, _ in bits]}
     limits = {kind: int(random.choice(used)) - int(random.integers(2)) for kind, used in of_kind.items()}
     over = {kind: [one > limits[kind] for one in used] for kind, used in of_kind.items()}
     asked = replace(FRONT, points=tuple(replace(point(*one, 0.5), name=f"p{at}") for at, one in enumerate(bits)))

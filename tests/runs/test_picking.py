@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyErro
 from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
 from mixbit.metric import ACCURACY
-from mixbit.policy import Front, FrontPoint, Measured, Policy, WeightsFile
-from mixbit.runs import _folder
+from mixbit.policy import Front, FrontPoint, Measured, Policy, Terms, WeightsFile
+from mixbit.runs import _folder, picking
 from tests.cli import tiny
 from tests.support import counted, random_latency
 
@@ -72,7 +73,8 @@ def test_limits_on_time_are_those_of_the_table(folder: Path, tmp_path: Path) -> 
     times.save(tmp_path / "times.json")
     found = runs.pick(folder, ["latency=1s"], latency=tmp_path / "times.json")
     assert found.policy is not None and found.policy.costs["latency_ns"] == times.cost(found.policy.layers)
-    assert all(one.costs["latency_ns"] == times.cost(one.layers) for one in found.front.points)
+    for one in (found, runs.pick(folder, latency=tmp_path / "times.json")):
+        assert all(each.costs["latency_ns"] == times.cost(each.layers) for each in one.front.points)
 
 
 def test_a_budget_is_resolved_once_and_every_policy_costed_once(
@@ -99,6 +101,25 @@ def test_limits_of_a_device_are_those_of_the_c(folder: Path, tmp_path: Path) -> 
     assert found.policy is not None and found.policy == Policy.load(tmp_path / "p.json")
     assert found.policy.layers["left"] == LayerBits(8, 8) and found.footprint == sizes[8]
     assert found.policy.costs["flash_bytes"] == sizes[8].flash_bytes
+
+
+@pytest.mark.parametrize("by", [None, "loss"])
+def test_what_is_laid_out_as_c_is_what_is_picked(by: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Policy] = []
+    layouts = SimpleNamespace(
+        terms=Terms(), search=lambda search: searched.append(search(Terms())), lay_out=lambda layers: layers
+    )
+    monkeypatch.setattr(picking, "layouts_of", lambda *_: layouts)
+    found = runs.pick(folder, ["bitops=8x8"], by=by)
+    (first,) = searched
+    assert found.policy is not None and first.layers == found.policy.layers == found.footprint
+
+
+def test_options_of_c_without_a_limit_of_it_are_refused(folder: Path) -> None:
+    for budget in ([], ["bitops=8x8"]):
+        for more in ({"rounding": "double"}, {"c_options": COptions(row_alignment=4)}):
+            with pytest.raises(BudgetError, match="options of C have no effect"):
+                runs.pick(folder, budget, **more)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_picked_writes_nothing(folder: Path, tmp_path: Path) -> None:

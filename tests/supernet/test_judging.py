@@ -67,6 +67,41 @@ def test_few_sub_networks_are_remembered(monkeypatch: pytest.MonkeyPatch) -> Non
     assert losses[0] == losses[2] and len(ours._known) == 1
 
 
+def test_the_one_that_was_made_first_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "_KEPT", 2)
+    ours, seen, counts = judge(), list[int](), list[int]()
+    real = judging.reestimate_batch_norm
+    monkeypatch.setattr(judging, "reestimate_batch_norm", lambda *a: (seen.append(1), real(*a)))
+    for bits in (4, 2, 8, 2, 8, 4):
+        ours.recalibrate(Uniform(bits))
+        counts.append(len(seen))
+    assert counts == [1, 2, 3, 3, 3, 4]
+
+
+@pytest.mark.parametrize(("precision", "half"), [("float32", False), ("bf16", True)])
+def test_statistics_and_measures_are_taken_in_its_precision_and_batches(
+    precision: Any, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def spy(name: str) -> None:
+        real = getattr(judging, name)
+
+        def called(*given: Any, **named: Any) -> Any:
+            seen.append((name, torch.is_autocast_enabled("cpu"), named.get("batch_size")))
+            return real(*given, **named)
+
+        monkeypatch.setattr(judging, name, called)
+
+    plain = judge()
+    spy("reestimate_batch_norm")
+    spy("evaluate")
+    SubnetJudge(plain.model, plain.batches, plain.held_out, plain.objective, batch_size=8, precision=precision)(
+        Uniform(4)
+    )
+    assert seen == [("reestimate_batch_norm", half, None), ("evaluate", half, 8)]
+
+
 def test_no_batches() -> None:
     task = nets.task()
     model = build_supernet(task, SupernetConfig(bits=(4, 2)))
