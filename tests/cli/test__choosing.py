@@ -236,6 +236,8 @@ def test_a_front_is_shown_and_picked_from(tmp_path: Path) -> None:
     assert next_of(said)[:5] == ["train", tiny.net(), "--data", "digits", "--policy"]
     assert typed("allocate", front(), "--budget", "bitops=4x4", "--out", tmp_path / "q.json").startswith("Policy")
     assert (tmp_path / "q.json").read_text() == (tmp_path / "p.json").read_text()
+    refused = typed("front", front(), "--take", tmp_path / "r", code=2)  # told before the front is shown
+    assert refused == "Error: nothing was picked. Give a budget: --budget bitops=4x4.\n"
 
 
 # ------------------------------------------------------------------------------------------------------- allocate

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from mixbit import _io, runs
 from mixbit.cost import Budget, LayerBits, uniform_bits
-from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, StaleRun
+from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyError, StaleRun
 from mixbit.export.c import COptions, footprint, memory_table
 from mixbit.integer import lower_at
 from mixbit.methods import RandomSearch, UniformFront, registry
@@ -41,6 +41,13 @@ def test_finished_search_is_only_read(searched: tuple[Subject, Path]) -> None:
     again = runs.search(subject, "limpq-init", {"bits": [4, 3, 2]}, folder, quiet=True)
     assert (folder / "scores.json").stat().st_mtime_ns == stamp
     assert again.scores == Scores.load(folder / "scores.json")
+    text = (folder / "scores.json").read_text()
+    (folder / "scores.json").write_text(text[:-40])
+    with pytest.raises(PolicyError, match=r"is not JSON.* Take the file away, and the same search writes it anew"):
+        runs.search(subject, "limpq-init", {"bits": [4, 3, 2]}, folder, quiet=True)
+    (folder / "scores.json").unlink()
+    runs.search(subject, "limpq-init", {"bits": [4, 3, 2]}, folder, quiet=True)
+    assert (folder / "scores.json").read_text() == text
 
 
 def test_an_older_network_file_is_written_anew_and_nothing_is_searched(searched: tuple[Subject, Path]) -> None:

@@ -207,8 +207,9 @@ def front(
         c_options=COptions(kernels=kernels, pack_activations=pack_activations),
         rounding=rounding,
     )
+    taken = {} if take is None else runs.take(done, take)  # what cannot be taken is told before the whole front is
     screen.show(report.front_table(done.front, done.policy))
-    files = dict(done.files)
+    files = done.files | taken
     if done.policy is not None and done.budget is not None and done.costs is not None:
         screen.show(report.bits_table(done.policy.layers, pinned=done.pinned))
         for note in done.policy.notes:
@@ -218,8 +219,6 @@ def front(
         screen.say(report.footprint_summary(done.footprint))
     if plot is not None:
         files[report.front_plot(done.front, plot, done.policy)] = "the metric against costs, for a browser"
-    if take is not None:
-        files |= runs.take(done, take)
     screen.files(files)
     screen.next(report.after_front(source, done) if take is None else ["mixbit", "export", str(take)])
 

@@ -382,7 +382,12 @@ def _with_weights(found: Scores | Policy | Front, subject: Subject, run: Path) -
 
 def _read(run: Path, kind: Kind, network: Network, subject: Subject, asked: _Asked | None) -> Searched:
     """What the search left, checked against the network."""
-    result, files = _LOADERS[kind].load(run / ENDS[kind]), _files(run, kind)
+    path, files = run / ENDS[kind], _files(run, kind)
+    try:
+        result = _LOADERS[kind].load(path)
+    except MixbitError as cause:
+        remedy = "Take the file away, and the same search writes it anew from what its folder keeps."
+        raise type(cause)(f"{cause} {remedy}") from cause
     if asked is None:
         result.check(network)
         return Searched(result=result, network=network, files=files, subject=subject)
