@@ -65,8 +65,9 @@ def test_a_model_in_training_is_put_into_evaluation() -> None:
     before = copy.deepcopy(model.state_dict())
     bits = {layer.name: LayerBits(8, 8) for layer in network.layers}
     graph = lower_at(model.train(), network, x, rounding="single")(bits)
+    assert not model.training
     wanted = lower_at(model.eval(), network, x, rounding="single")(bits)
-    assert not model.training and all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     for mine, its in zip(graph.weighted(), wanted.weighted(), strict=True):
         assert np.array_equal(mine.bias, its.bias) and np.array_equal(mine.weight_scale, its.weight_scale)
     assert graph.tensors == wanted.tensors
