@@ -19,6 +19,7 @@ from mixbit.errors import BudgetError, InfeasibleBudget, MixbitError, PolicyErro
 from mixbit.evaluation import evaluate
 from mixbit.export.c import COptions, footprint
 from mixbit.integer import lower_at
+from mixbit.metric import top_k
 from mixbit.models import write_weights
 from mixbit.policy import Front, Policy
 from mixbit.runs import Subject
@@ -80,6 +81,39 @@ def test_the_seed_is_the_subjects_and_kurtosis_is_trained_with(tmp_path: Path, m
         runs.train_supernet(replace(tiny.subject(), seed=3), settings, tmp_path / "a", task=tiny.task(), tell=print)
     ((penalty, seed, tell),) = given
     assert penalty.config.weight == 0.5 and seed == 3 and tell is print
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["settings"] == settings, "both begin a folder anew"
+
+
+def test_the_loss_is_tried_out_as_it_will_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+
+    def refused(*_: Any, label_smoothing: float) -> None:
+        tried.append(label_smoothing)
+        raise MixbitError("the loss knows no smoothing")
+
+    monkeypatch.setattr("mixbit.runs.supernets.try_out", refused)
+    with pytest.raises(MixbitError, match="knows no smoothing"):
+        runs.train_supernet(tiny.subject(), {**SETTINGS, "label_smoothing": 0.25}, tmp_path / "a", quiet=True)
+    assert tried == [0.25] and not (tmp_path / "a").exists()
+
+
+def test_three_sub_networks_are_told_with_the_metric_of_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line of metrics, which the training leaves."""
+    task = replace(tiny.task(), metric=top_k(3))
+    names, measured = ("W2A2", "W4A4", "W8A8"), {task.info.name: 0.5, "samples": 144}
+
+    def fit(_task: Any, _settings: Any, *, run: Path, **_: Any) -> None:
+        lines = [
+            {"subnets": {name: {**measured, "loss": at + epoch} for at, name in enumerate(names)}} for epoch in (0, 7)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr("mixbit.runs.supernets.fit", fit)
+    found = runs.train_supernet(tiny.subject(), {**SETTINGS, "bits": [8, 4, 2]}, tmp_path / "a", task=task, quiet=True)
+    assert [(one.name, one.held_out.loss) for one in found.subnets] == [*zip(names, (7, 8, 9), strict=True)]
+    assert all(one.held_out.info == task.info for one in found.subnets)
 
 
 def test_an_opened_one_is_what_was_trained_without_the_float_weights(net: Path, float_weights: Path) -> None:
@@ -132,6 +166,12 @@ def test_folders_that_cannot_be_opened(net: Path, tmp_path: Path) -> None:
     shutil.copytree(net, tmp_path / "moved")
     with pytest.raises(StaleRun, match="was trained on other data.*Give the data that it was trained on"):
         runs.open_supernet(tmp_path / "moved", data="digits?seed=3")
+    config = tmp_path / "moved" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps({**json.loads(before), "content": {"data": "blake2b:other"}}))
+    with pytest.raises(StaleRun, match=r"other data: 'digits', content blake2b:other; here are 'digits', content"):
+        runs.open_supernet(tmp_path / "moved")
+    config.write_text(before)
     settings = json.loads((tmp_path / "moved" / "supernet.json").read_text())
     (tmp_path / "moved" / "supernet.json").write_text(json.dumps({**settings, "fingerprint": "sha256:other"}))
     with pytest.raises(PolicyError, match="is a supernet of another model"):

@@ -328,6 +328,17 @@ def test_the_loop_makes_no_statistics_of_its_own() -> None:
     assert found["bn_samples"] == 0
 
 
+def test_what_the_task_adds_to_the_loss_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(training, "train", lambda *_given, **named: given.append(named))
+    penalty: Any = lambda model: sum(one.square().sum() for one in model.parameters())  # noqa: E731
+    task = replace(tiny_task(), penalty=penalty)
+    found = train_supernet(task, short(), run=tmp_path / "a", quiet=True)
+    (only,) = given
+    assert (only["penalty"], only["run"]) == (penalty, tmp_path / "a") and only["loss"] is found.judge.objective
+    assert found.weights == tmp_path / "a" / "supernet.safetensors" and found.weights.is_file()
+
+
 def test_a_network_without_distillation_has_no_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(training, "train", lambda *_given, **named: given.append(named["teacher"]))

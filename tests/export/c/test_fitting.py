@@ -44,15 +44,22 @@ SCORES = Scores(
 
 
 def fit(
-    monkeypatch: pytest.MonkeyPatch, texts: list[str], gap: Gap, candidates: list[Layers] | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    texts: list[str],
+    gap: Gap,
+    candidates: list[Layers] | None = None,
+    saved: int = 0,
 ) -> tuple[Policy, Allocation, MemoryTable, Footprint, list[tuple[int, ...]]]:
-    """`gap` gives the RAM that a layout takes beyond the table, by the activation bits of the three layers."""
+    """`gap` gives the RAM that a layout takes beyond the table, by the activation bits of the three layers.
+
+    `saved` is the flash that it takes less.
+    """
     tried: list[tuple[int, ...]] = []
 
     def footprint(layers: Layers, *, options: COptions) -> Any:
         bits = tuple(one.activation_bits or 32 for one in layers.values())
         tried.append(bits)
-        return SimpleNamespace(flash_bytes=TABLE.flash(layers), ram_bytes=TABLE.ram(NET, layers) + gap(bits))
+        return SimpleNamespace(flash_bytes=TABLE.flash(layers) - saved, ram_bytes=TABLE.ram(NET, layers) + gap(bits))
 
     monkeypatch.setattr("mixbit.export.c.fitting.footprint", footprint)
     monkeypatch.setattr("mixbit.export.c.fitting.memory_table", lambda *_, **__: TABLE)
@@ -115,6 +122,13 @@ def test_of_several_that_fit_the_least_harmful_is_taken(monkeypatch: pytest.Monk
         assert policy.layers == higher and allocation.objective == 7
 
 
+def test_flash_below_the_sums_is_reached_where_the_layout_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums are 340 bytes whatever is chosen, and every layout takes 20 less."""
+    lowest, higher = ({one.name: LayerBits(8, bits) for one in NET.layers} for bits in (2, 4))
+    policy, *_, found, _ = fit(monkeypatch, ["flash=330B"], lambda _: 0, [lowest, higher], saved=20)
+    assert policy.layers == higher and policy.costs["flash_bytes"] == found.flash_bytes == 320
+
+
 def test_another_limit_is_not_put_down_to_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     lowest = {one.name: LayerBits(8, 2) for one in NET.layers}
     with pytest.raises(InfeasibleBudget, match=r"^bitops=10 cannot be met") as caught:
@@ -138,6 +152,38 @@ def test_bits_that_the_repair_takes_away_may_be_laid_out_last(monkeypatch: pytes
     monkeypatch.setattr(f"{__name__}.SCORES", replace(SCORES, layers={one.name: better for one in NET.layers}))
     policy, allocation, *_ = fit(monkeypatch, ["ram=60"], lambda bits: 0, [{n: LayerBits(8, 2) for n in SCORES.layers}])
     assert {bits.activation_bits for bits in policy.layers.values()} == {2} and allocation.objective == 3
+
+
+@pytest.mark.parametrize(("over", "searches"), [(0, 1), (3, 1), (60, 12)])
+def test_searches_are_charged_apart_three_times_and_then_all_by_a_margin(
+    monkeypatch: pytest.MonkeyPatch, over: int, searches: int
+) -> None:
+    """Every layout takes as much more RAM than the sums say, and 5 bytes more flash; the limit leaves room for 10."""
+
+    def footprint(layers: Layers, *, options: COptions) -> Any:
+        return SimpleNamespace(flash_bytes=TABLE.flash(layers) + 5, ram_bytes=TABLE.ram(NET, layers) + over)
+
+    monkeypatch.setattr("mixbit.export.c.fitting.footprint", footprint)
+    monkeypatch.setattr("mixbit.export.c.fitting.memory_table", lambda *_, **__: TABLE)
+    lower: Any = lambda layers: layers  # noqa: E731
+    layouts = Layouts(NET, Budget.parse(["ram=130B", "flash=9kB"]), lower, Terms(pins={}), options=COptions())
+    seen: list[int] = []
+    four = {one.name: LayerBits(8, 4) for one in NET.layers}
+
+    def search(terms: Terms) -> Policy:
+        """The same policy, whatever the table says; 120 bytes by the sums."""
+        assert terms.memory is not None
+        seen.append(terms.memory.ram_margin)
+        return Policy(fingerprint=NET.fingerprint, layers=four, costs=terms.cost_table(NET, four))
+
+    if searches == 1:
+        found = layouts.search(search)
+        assert (found.costs["ram_bytes"], found.costs["flash_bytes"]) == (120 + over, 345)
+        assert seen == [0]
+        return
+    with pytest.raises(InfeasibleBudget, match="1 policies were laid out as C, and none is within all limits"):
+        layouts.search(search)
+    assert len(seen) == searches and [bool(one) for one in seen] == [False] * 3 + [True] * (searches - 3)
 
 
 def test_a_search_that_counts_by_the_table_searches_again_until_its_c_fits(monkeypatch: pytest.MonkeyPatch) -> None:

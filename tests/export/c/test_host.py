@@ -19,6 +19,7 @@ from mixbit import models
 from mixbit.cost import LayerBits
 from mixbit.errors import ExportError
 from mixbit.export.c import COptions, _scratch, host, verify_c, write_c
+from mixbit.export.c._cmsis_checkout import Library
 from mixbit.export.c.host import SANITIZERS, CVerification, compile_host, compile_kernels
 from mixbit.integer import IntegerGraph, Rounding, executor, lower
 from mixbit.integer import graph as g
@@ -484,3 +485,20 @@ def test_networks_of_mlperf_tiny(name: str, objects: Path) -> None:
     graph = lowered(model, x, bits=(4, 8), rounding="single")
     found = checked(verify_c(graph, x.numpy(), objects=objects, flags=("-O2",)))
     assert found.layers >= len(graph.weighted())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_library_beside_the_network_is_compiled_by_its_own_rules(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code is not ours to warn of; in a shared library it moves as all else does."""
+    commands: list[list[str]] = []
+    library = Library(include=tmp_path / "include", sources=(tmp_path / "arm.c",), defines=("OWN=1",))
+    monkeypatch.setattr(host, "_compile", lambda _folder, arguments, _compiler: commands.append(arguments))
+    monkeypatch.setattr(host, "library_of", lambda _: library)
+    program = host.compile_library(tmp_path) if shared else compile_host(tmp_path, sanitize=True)
+    own, linked = commands
+    assert {"-w", "-DOWN=1", "-c", str(tmp_path / "arm.c")} < {*own} and "-Werror" not in own and "-shared" not in own
+    assert ("-fPIC" in own) is shared is ("-fPIC" in linked) and not {*SANITIZERS} & {*own}
+    assert str(tmp_path / "build" / "cmsis_nn" / "arm.o") in linked and f"-isystem{library.include}" in linked
+    assert "-Werror" in linked and str(program.resolve()) in linked and shared is not ({*SANITIZERS} < {*linked})

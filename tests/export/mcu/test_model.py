@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mixbit.errors import ExportError
 from mixbit.export.c import COptions, plan_memory, write_c
 from mixbit.export.mcu import BOARDS, count, model, verify_board
 from mixbit.export.mcu.emulator import Run
+from mixbit.export.mcu.image import Sizes
 from mixbit.integer.graph import IntegerGraph
 from tests.export.graphs import Builder, random_graph, rounded
 from tests.needs import needs
@@ -119,6 +121,30 @@ def test_an_inference_is_counted_without_the_hooks_that_count_its_layers(monkeyp
     found = count(rounded(b.finish(b.linear(b.first, 2, bits=None)), "single"))
     assert len(whole) == 2 and min(whole) < max(whole)
     assert found.instructions == round(min(whole) * BOARDS["cortex-m4"].instructions_per_tick)
+
+
+def test_counts_are_medians_and_stack_and_sizes_those_of_a_firmware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are counted with a hook, all else is of the image without one; a tick is 40 instructions."""
+    ticks = {True: [[1, 10], [9, 30], [2, 20]], False: [[3, 5], [8, 25], [4, 7]]}
+    given: list[tuple[int, float]] = []
+
+    def image(*_: Any, hook: bool, **__: Any) -> Any:
+        return SimpleNamespace(hook=hook, model=Sizes(text=100 + 50 * hook, rodata=1, data=0, bss=2))
+
+    def ran(image: Any, inputs: list[bytes], timeout_s: float) -> Run:
+        given.append((len(inputs), timeout_s))
+        files = {"ticks": np.array(ticks[image.hook], "<u4").tobytes(), "stack": bytes([200 + image.hook, 1, 0, 0])}
+        return Run(exit_code=0, files=files, log="")
+
+    monkeypatch.setattr(model, "_kernels", lambda *_: [])
+    monkeypatch.setattr(model, "build_model", image)
+    monkeypatch.setattr(model, "run_model", ran)
+    b = Builder((3,), seed=0)
+    graph = rounded(b.finish(b.linear(b.first, 2, bits=None)), "single")
+    found = count(graph, samples=samples_of(graph, 3), timeout_s=7.0)
+    assert [one.instructions for one in found.layers] == [2 * 40] and found.instructions == 7 * 40
+    assert (found.stack_bytes, found.sizes.flash, found.sizes.ram) == (456, 101, 2)
+    assert given == [(3, 7.0)] * 2
 
 
 @needs("board")
