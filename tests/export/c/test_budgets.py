@@ -18,6 +18,7 @@ from mixbit.export.c import COptions, footprint, memory_table
 from mixbit.export.c._options import KERNELS
 from mixbit.export.c._program import build_program
 from mixbit.export.c.budgets import _code
+from mixbit.export.c.sizes import layers as layers_of
 from mixbit.export.c.sizes import unpacking_code, width_code
 from mixbit.integer import IntegerGraph, lower, lower_at
 from mixbit.network import Network, capture
@@ -37,6 +38,17 @@ class Again(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.b(torch.relu(self.b(torch.relu(self.a(x)))))
         return self.fc(torch.relu(self.c(torch.relu(x))).flatten(1))
+
+
+class Odd(nn.Module):
+    """45 weights of a depthwise layer and 5 inputs of a row, which no alignment divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(1, 5, 3), nn.Conv2d(5, 5, 3, groups=5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
 
 
 class Lowering:
@@ -79,6 +91,11 @@ def again() -> Lowering:
     return Lowering(Again(), (3, 6, 6))
 
 
+@pytest.fixture(scope="module")
+def odd() -> Lowering:
+    return Lowering(Odd(), (1, 7, 7))
+
+
 @pytest.mark.parametrize("network", ["digits", "keywords", "again"])
 @pytest.mark.parametrize("options", [COptions(kernels="dsp"), COptions(row_alignment=4)], ids=["dsp", "plain"])
 def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, request: pytest.FixtureRequest) -> None:
@@ -89,6 +106,15 @@ def test_flash_is_never_more_and_ram_is_exact(network: str, options: COptions, r
         found = footprint(lowering(layers), options=options)
         assert found.flash_bytes <= table.flash(layers) <= found.flash_bytes + 512
         assert table.ram(lowering.network, layers) == found.ram_bytes
+
+
+def test_rows_are_aligned_and_streams_of_depthwise_layers_are_not(odd: Lowering) -> None:
+    options = COptions(row_alignment=4)
+    weights = memory_table(odd.network, odd, options=options).weights
+    layers = {one.name: LayerBits(3, 8) for one in odd.network.layers}
+    written = {one.name: one.weight_bytes for one in layers_of(build_program(odd(layers), options))}
+    assert written["b"] == 17 and written["fc"] == 3 * 4, "45 of 3 bits, and 3 rows of 15 bits"
+    assert all(weights[name][3] == written[name] for name in ("a", "b", "fc"))
 
 
 def test_weights_of_one_bit_are_in_the_table(keywords: Lowering) -> None:
