@@ -22,11 +22,11 @@ from tests.needs import need
 def test_it_is_the_network_without_its_quantizers_which_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
     need("onnx")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(0.9), nn.Linear(3, 2)).eval()
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
     x = torch.randn(1, 4)
     network = capture(model, x)
     quantize(model, Policy.uniform(network, 2, 2), network)
-    calibrate(model, [x])
+    calibrate(model, [torch.randn(16, 4)])
     model.train()
     monkeypatch.setattr(logging.root.manager, "disable", 5)
     session = load_session(float_onnx(model, x))
