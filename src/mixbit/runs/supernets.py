@@ -21,7 +21,7 @@ from mixbit.runs._options import KURTOSIS
 from mixbit.runs.subject import Subject, is_run, metric_facts
 from mixbit.supernet import Supernet, SupernetTraining, load_supernet
 from mixbit.supernet import train_supernet as fit
-from mixbit.supernet.training import SETTINGS, WEIGHTS
+from mixbit.supernet.training import SETTINGS, WEIGHTS, weights_in
 from mixbit.task import Task
 from mixbit.training import KurtosisConfig, regularised
 
@@ -174,12 +174,7 @@ def home_of(run: Path) -> Path:
         front = Front.load(run / _folder.FRONT)
         if front.method == "qfa" and front.weights is not None:
             return front.weights.check(run).parent
-    if not (run / WEIGHTS).is_file():
-        raise MixbitError(
-            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet train; "
-            "the same command on it finishes a killed one."
-        )
-    return run
+    return weights_in(run).parent
 
 
 def open_supernet(run: Path, *, data: str | None = None) -> OpenedSupernet:

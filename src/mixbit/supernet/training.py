@@ -34,6 +34,7 @@ __all__ = [
     "statistics_batch",
     "supernet_settings",
     "train_supernet",
+    "weights_in",
 ]
 
 WEIGHTS = "supernet.safetensors"
@@ -255,18 +256,27 @@ def load_supernet(task: Task, run: Path) -> Supernet:
         PolicyError: a supernet of another network.
         WeightsError: weights that do not fit.
     """
-    weights = run / WEIGHTS
-    if not weights.is_file():
-        raise MixbitError(
-            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet "
-            "train; the same command on it finishes a killed one."
-        )
+    weights = weights_in(run)
     settings = supernet_settings(run, task.network)
     part, held = settings.parts(task)
     model = load_weights(build_supernet(part, settings, calibrated=False), weights)
     lay_out_channels_last(model)  # as in training: the same numbers to the last digit
     judge = settings.judge(model, part, held, processes=_read(run).processes)
     return Supernet(task=task, settings=settings, judge=judge, held_out=held, weights=weights)
+
+
+def weights_in(run: Path) -> Path:
+    """The file of the shared weights in a run folder.
+
+    Raises:
+        MixbitError: no folder of a finished training.
+    """
+    if not (run / WEIGHTS).is_file():
+        raise MixbitError(
+            f"{run} holds no trained supernet ({WEIGHTS}). Give the --run folder of a finished mixbit supernet train; "
+            "the same command on it finishes a killed one."
+        )
+    return run / WEIGHTS
 
 
 def supernet_settings(run: Path, network: Network | None = None) -> SupernetTraining:
