@@ -25,6 +25,7 @@ from intervals import differ, of_median
 from numbers_arena import BITOPS, BYTES, TEST_IMAGES, calibrated, tuned
 
 RESULTS, KURE, TRANSFER = "docs/results.md", "docs/kure.md", "docs/transfer.md"
+QFA = "docs/methods/qfa.md"
 
 
 def ahead(of: Callable[[str, str], float], one: str, other: str, budget: str) -> bool:
@@ -55,7 +56,43 @@ def others(budget: str) -> set[str]:
     return {name for name in names - {"uniform"} if ahead(calibrated, name, "uniform", budget)}
 
 
+def uniform(kind: str) -> dict[str, float]:
+    """Bits -> test accuracy of a supernet's uniform sub-networks, MobileNetV1, seed 0."""
+    (row,) = (
+        row
+        for row in result("supernet")["supernets"]
+        if (row["network"], row["seed"], row["activations"]) == ("mobilenetv1-cifar", 0, kind)
+    )
+    return {bits: one["test"]["accuracy"] for bits, one in row["uniform"].items()}
+
+
+def batchquant_is_above() -> bool:
+    ours, other = uniform("batchquant"), uniform("lsq")
+    gaps = sorted(ours, key=lambda bits: other[bits] - ours[bits])
+    return min(ours[bits] - other[bits] for bits in gaps) > 0 and all(
+        differ(ours[bits], other[bits], TEST_IMAGES) for bits in gaps[:3]
+    )
+
+
+def w3a3_is_as_alone() -> bool:
+    (alone,) = (
+        row["test"]["accuracy"]
+        for row in result("supernet")["dedicated"]
+        if (row["network"], row["seed"], row["bits"]) == ("mobilenetv1-cifar", 0, 3)
+    )
+    return not differ(uniform("batchquant")["3"], alone, TEST_IMAGES)
+
+
 CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
+    (
+        QFA,
+        "BatchQuant is above LSQ at every uniform bit-width there, by more than two standard errors where the table's "
+        "three widest gaps are.",
+    ): batchquant_is_above,
+    (
+        QFA,
+        "At W3A3 its sub-network is not distinguishable from the network that was trained alone for as many epochs.",
+    ): w3a3_is_as_alone,
     (RESULTS, "LIMPQ does not beat the uniform network on this problem."): lambda: all(
         points > 0 for budget in ("3x3", "4x4") for points in arena.behind("limpq", budget)
     ),
