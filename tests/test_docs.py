@@ -31,7 +31,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from mixbit import __version__, methods
+from mixbit import __version__, attacks, methods
 from mixbit.ptq import PTQConfig
 from mixbit.quantizers import ACTIVATIONS, RULES, WEIGHTS
 from mixbit.runs._options import KURTOSIS
@@ -316,7 +316,14 @@ LISTS = ("The paper's", "The released code's", "Ours", "Tested against")
 def published() -> set[str]:
     """All that comes from papers, by where it is found and its name."""
     steps = get_args(get_type_hints(PTQConfig)["method"])
-    rooms = {"method": methods.names(), "weights": WEIGHTS, "activations": ACTIVATIONS, "rule": RULES, "ptq": steps}
+    rooms = {
+        "method": methods.names(),
+        "attack": attacks.names(),
+        "weights": WEIGHTS,
+        "activations": ACTIVATIONS,
+        "rule": RULES,
+        "ptq": steps,
+    }
     return {f"{room}/{one}" for room, names in rooms.items() for one in names} | {f"training/{KURTOSIS}"}
 
 
