@@ -4,6 +4,7 @@ from mixbit.attacks._entries import Access
 from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack, Found, need_access
+from mixbit.attacks.deepfool import DeepFool
 from mixbit.attacks.measures import ImageResults, Interval, Measures, Spread, interval_of_mean, measure
 from mixbit.attacks.pgd import Pgd
 from mixbit.attacks.registry import Info, info, make, names, register
@@ -13,6 +14,7 @@ __all__ = [
     "NORMS",
     "Access",
     "Attack",
+    "DeepFool",
     "Found",
     "ImageResults",
     "Info",

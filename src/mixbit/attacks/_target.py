@@ -39,6 +39,14 @@ class Target:
         """Every image once, in order: what an attack begins with."""
         return torch.arange(len(self.y))
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest number of an input."""
+        found = self.predictor.space.bounds
+        if found is None:
+            raise RuntimeError("an attack has begun on an input space without bounds")
+        return found
+
     def clip(self, points: Tensor) -> Tensor:
         """Points cut at the bounds of the input space."""
         return self.predictor.space.clip(points)
