@@ -5,34 +5,58 @@ from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.deepfool import DeepFool
+from mixbit.attacks.gradients import (
+    Alignment,
+    Density,
+    alignment,
+    density,
+    estimated_gradients,
+    exact_gradients,
+)
+from mixbit.attacks.input_grid import InputGrid
+from mixbit.attacks.masking import MaskingSign, Trial, masking_signs, missed_points
 from mixbit.attacks.measures import ImageResults, Interval, Measures, Spread, interval_of_mean, measure
 from mixbit.attacks.pgd import Pgd
 from mixbit.attacks.registry import Info, info, make, names, register
+from mixbit.attacks.shift import LayerShift, quantization_shift
 from mixbit.attacks.transfer import TransferMatrix, is_fooled, transfer_matrix
 
 __all__ = [
     "NORMS",
     "Access",
+    "Alignment",
     "Attack",
     "DeepFool",
+    "Density",
     "Found",
     "ImageResults",
     "Info",
+    "InputGrid",
     "Interval",
+    "LayerShift",
+    "MaskingSign",
     "Measures",
     "Norm",
     "Pgd",
     "Spread",
     "Target",
     "TransferMatrix",
+    "Trial",
+    "alignment",
+    "density",
+    "estimated_gradients",
+    "exact_gradients",
     "info",
     "interval_of_mean",
     "is_fooled",
     "make",
+    "masking_signs",
     "measure",
+    "missed_points",
     "names",
     "need_access",
     "norm_of",
+    "quantization_shift",
     "register",
     "transfer_matrix",
 ]
