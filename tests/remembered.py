@@ -1,8 +1,9 @@
 """One torch.export of a network and not ten: for tests of runs, which open the same network again and again.
 
 Following a network takes a second and more, and a run does it at every command. A program is given again only where the
-modules are of the same classes and all that they hold is the same, to the values of tensors and to which of them are
-shared. Tests of the capture itself are without this.
+modules are of the same classes and all that they hold is the same, to which tensors are shared. Values of parameters
+and of buffers may differ: torch.export sees none of them, and what a program says of them is read from the model that
+asks. Tests of the capture itself are without this.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
-import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
@@ -29,14 +30,23 @@ _MOST = 100
 
 
 class _Content(pickle.Pickler):
-    """Writes what a module holds, with a digest in the place of a tensor."""
+    """Writes what a module holds: a digest in the place of a tensor, and of parameters and buffers only their form."""
+
+    def __init__(self, stream: io.BytesIO, model: nn.Module) -> None:
+        super().__init__(stream)
+        self._registered = {id(one) for one in (*model.parameters(), *model.buffers())}
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor):
-            data = obj.detach().contiguous()
-            digest = hashlib.sha256(data.flatten().view(torch.uint8).numpy().tobytes()).digest()
-            return tuple, ((type(obj).__name__, digest, str(data.dtype), obj.shape, obj.requires_grad),)
+            form = (str(obj.dtype), str(obj.device), obj.shape, obj.stride(), obj.requires_grad)
+            return tuple, ((type(obj).__name__, None if id(obj) in self._registered else _digest(obj), form),)
         return NotImplemented
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    """Of its values."""
+    data = tensor.detach().contiguous().flatten()
+    return hashlib.sha256(data.view(torch.uint8).numpy().tobytes()).digest()
 
 
 def content(model: nn.Module, inputs: Inputs) -> tuple[object, ...]:
@@ -48,21 +58,14 @@ def content(model: nn.Module, inputs: Inputs) -> tuple[object, ...]:
     stream = io.BytesIO()
     leaves, shape = tree_flatten((inputs.args, inputs.kwargs))
     told = [(leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    _Content(stream).dump((model, told, str(shape), inputs.batch))
+    _Content(stream, model).dump((model, told, str(shape), inputs.batch))
     modules = tuple(model.modules())
     code = tuple((type(one), one.forward.__func__) for one in modules)  # type: ignore[attr-defined]
     return hashlib.sha256(stream.getvalue()).digest(), code, torch.is_grad_enabled()
 
 
-@contextmanager
-def remembered_exports() -> Iterator[None]:
-    """Networks that are alike are followed once, and PyTorch's exporter to ONNX makes its table of functions once."""
-    from mixbit.network import _export
-
-    with suppress(ImportError):
-        one_onnx_registry()
-
-    real = _export.export
+def remembering(real: Callable[[nn.Module, Inputs], Any]) -> Callable[[nn.Module, Inputs], Any]:
+    """`_export.export`, which follows networks that are alike once."""
 
     def export(model: nn.Module, inputs: Inputs) -> Any:
         try:
@@ -76,6 +79,15 @@ def remembered_exports() -> Iterator[None]:
             _KNOWN[key] = real(model, inputs)
         return _KNOWN[key]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_export, "export", export)
+    return export
+
+
+@contextmanager
+def remembered_exports() -> Iterator[None]:
+    """Networks that are alike are followed once, and PyTorch's exporter to ONNX makes its table of functions once."""
+    from mixbit.network import _export
+
+    with suppress(ImportError):
+        one_onnx_registry()
+    with patch.object(_export, "export", remembering(_export.export)):
         yield

@@ -12,6 +12,7 @@ from torch import nn
 from mixbit.export.float_onnx import float_onnx
 from mixbit.network import _export, capture
 from mixbit.network._inputs import read_inputs
+from mixbit.network.program import follow, interpret
 from tests.needs import need
 from tests.remembered import content, remembered_exports
 
@@ -19,17 +20,18 @@ X = torch.zeros(2, 4)
 
 
 class Net(nn.Module):
-    """Two layers, a buffer and a number."""
+    """Two layers, a buffer, a tensor that is none, and a number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
         self.register_buffer("shift", torch.ones(4))
+        self.scale = torch.ones(4)
         self.times = 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for _ in range(self.times):
-            x = self.second(self.first(x)) + self.shift
+            x = self.second(self.first(x)) * self.scale + self.shift
         return x
 
 
@@ -54,8 +56,7 @@ def tie(made: Net) -> None:
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
-    "weight": lambda made: made.first.weight.data.mul_(1.0001),
-    "buffer": lambda made: made.shift.neg_(),
+    "constant": lambda made: made.scale.mul_(1.0001),
     "number": lambda made: setattr(made, "times", 2),
     "frozen": lambda made: made.first.weight.requires_grad_(False),
     "mode": lambda made: made.first.train(False),
@@ -63,6 +64,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "class": lambda made: setattr(made, "__class__", Other),
     "hook": lambda made: made.register_forward_hook(print),
     "layer": lambda made: setattr(made, "second", nn.Identity()),
+    "strides": lambda made: setattr(made.first, "weight", nn.Parameter(made.first.weight.data.t().contiguous().t())),
+    "parameter": lambda made: setattr(made, "shift", nn.Parameter(made._buffers.pop("shift"))),
 }
 
 
@@ -73,6 +76,22 @@ def test_any_change_makes_another_network(change: str) -> None:
     assert before == content(net(), inputs)
     CHANGES[change](made)
     assert content(made, inputs) != before
+
+
+def test_values_of_parameters_and_buffers_are_those_of_the_network_that_asks() -> None:
+    """A program of one network, given for another: its tensors and its outputs are the other's."""
+    first, second = net(), net()
+    with torch.no_grad():
+        for one in (*second.parameters(), *second.buffers()):
+            one.copy_(torch.randn(one.shape))
+    assert content(first, read_inputs(X)) == content(second, read_inputs(X))
+    with remembered_exports(), torch.no_grad():
+        follow(first, X)
+        program = follow(second, X)
+        x = torch.randn(2, 4)
+        *_, (_, found) = interpret(program, x)
+    assert torch.equal(found, second(x)) and not torch.equal(found, first(x))
+    assert program.model is second
 
 
 def test_sharing_a_parameter_is_a_change() -> None:

@@ -48,6 +48,8 @@ HEAVY = (
     "torch.export",
     "typer",
 )
+# Networks of the zoo that commands open again and again, and the shape of an image.
+NETWORKS = {"digits-resnet": (1, 8, 8), "resnet20": (3, 32, 32)}
 PROGRAMS = ("mixbit", "python", "torchrun")
 _CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -122,6 +124,23 @@ def _imports() -> None:
     with contextlib.suppress(ImportError):  # and the first ONNX file of PyTorch's own exporter
         one_onnx_registry()
         float_onnx(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+    _networks()
+
+
+def _networks() -> None:
+    """Commands follow again what they quantize, and not the network of the zoo that they begin with."""
+    import torch
+
+    from mixbit import models
+    from mixbit.network import _export, capture
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from tests.remembered import remembering
+
+    del sys.path[0]
+    _export.export = remembering(_export.export)
+    for name, shape in NETWORKS.items():
+        capture(models.build(name), torch.zeros(2, *shape))
 
 
 @functools.cache
