@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.fx import config as fx_config
 
 from mixbit.errors import CaptureError
 from mixbit.network import capture
-from mixbit.network._export import is_data_dependent
+from mixbit.network._export import _without_stack_traces, is_data_dependent
 from tests.network.conftest import Call
 
 
@@ -61,6 +62,35 @@ def test_the_model_is_put_back() -> None:
     assert state(model) == before
     assert (model.last, model.calls, model.training, model.norm.training) == (None, 0, True, False)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_no_stack_traces_are_written_and_the_setting_is_put_back(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a model that cannot be followed."""
+    monkeypatch.setattr(fx_config, "do_not_emit_stack_traces", before)
+    monkeypatch.setattr(torch.export, "export", seen := Seen(torch.export.export))
+    capture(nn.Linear(4, 2), torch.zeros(2, 4))
+    with pytest.raises(CaptureError):
+        capture(Call(lambda self, x: self.fc(torch.from_numpy(x.numpy())), fc=nn.Linear(4, 4)), torch.zeros(2, 4))
+    assert set(seen.settings) == {True} and fx_config.do_not_emit_stack_traces is before
+
+
+def test_where_pytorch_has_no_such_setting_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fx_config, "do_not_emit_stack_traces")
+    with _without_stack_traces():
+        assert not hasattr(fx_config, "do_not_emit_stack_traces")
+    assert not hasattr(fx_config, "do_not_emit_stack_traces")
+
+
+class Seen:
+    """torch.export, and whether it was asked for no stack traces."""
+
+    def __init__(self, real: Any) -> None:
+        self.real, self.settings = real, list[bool]()
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self.settings.append(fx_config.do_not_emit_stack_traces)
+        return self.real(*given, **named)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.fx import config as fx_config
 
 from mixbit.network._inputs import Inputs
 from mixbit.network._sizes import Sizes
@@ -38,7 +39,7 @@ def export(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Sizes]:
     Raises:
         ExportFailed: from whatever torch.export raised for the example as it was given.
     """
-    with _quiet():
+    with _quiet(), _without_stack_traces():
         try:
             return _export_dynamic(model, inputs if inputs.batch > 1 else inputs.doubled())
         except Exception:
@@ -116,3 +117,20 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """torch.export writes down for every operator which lines of code led to it, a sixth of its time: nothing reads it.
+
+    What it raises names lines all the same. Older versions of PyTorch have no such setting.
+    """
+    before = getattr(fx_config, "do_not_emit_stack_traces", None)
+    if before is None:
+        yield
+        return
+    fx_config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = before
