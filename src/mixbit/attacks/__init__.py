@@ -4,6 +4,7 @@ from mixbit.attacks._entries import Access
 from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack, Found, need_access
+from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.deepfool import DeepFool
 from mixbit.attacks.gradients import (
     Alignment,
@@ -26,6 +27,7 @@ __all__ = [
     "Access",
     "Alignment",
     "Attack",
+    "Boundary",
     "DeepFool",
     "Density",
     "Found",
