@@ -7,17 +7,21 @@ is listed, searched or quantized with, evaluated, exported.
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from mixbit import QuantizeConfig, evaluate, methods, runs
+from mixbit.attacks._entries import ATTACKS
 from mixbit.export.registry import _EXPORTERS, exporter_names
 from mixbit.methods import registry
 from mixbit.models import loading
@@ -30,16 +34,18 @@ from tests.cli.typed import next_of, typed
 from tests.mirror import ROOT
 
 FACE = """
+from mixbit.attacks import register as register_attack
 from mixbit.export import register_exporter
 from mixbit.methods import register
 from mixbit.quantizers import register_kind
-from newcomer import exporter, front, policy, quantizer, score
+from newcomer import attack, exporter, front, policy, quantizer, score
 
 register("newcomer-score", "harm by the size of a layer", source="ours", cost="none")(score.BySize)
 register("newcomer-policy", "one of two draws", source="ours", cost="none", kind="policy")(policy.Lowest)
 register("newcomer-front", "two points", source="ours", cost="forward", kind="front")(front.Two)
 register_kind("newcomer-power", quantizer.PowerOfTwo, "weights")
 register_exporter(exporter.Listing())
+register_attack("newcomer-attack", "all pixels brighter", source="ours", access="labels")(attack.Brighter)
 """
 
 SOURCES = {
@@ -128,6 +134,30 @@ SOURCES = {
                 means = z.reshape(len(z), -1).mean(1)
                 return -np.abs(means[:, None] - np.linspace(-1, 1, self.classes, dtype=np.float32))
     """,
+    "attack": """
+        from dataclasses import dataclass
+
+        from mixbit.attacks import Attack
+
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class Brighter(Attack):
+            by: float = 0.1
+
+            @property
+            def norm(self):
+                return "Linf"
+
+            @property
+            def radius(self):
+                return self.by
+
+            def _perturb(self, target, x, y, streams):
+                points = target.clip(x + self.by)
+                rows = target.all_rows[target.can_ask(target.all_rows)]
+                target.is_wrong(points[rows], rows)
+                return points
+    """,
     "exporter": """
         from dataclasses import dataclass
         from pathlib import Path
@@ -152,7 +182,13 @@ SOURCES = {
     """,
 }
 
-FILES = {"a score method": "score", "a quantizer": "quantizer", "an exporter": "exporter", "a Predictor": "predictor"}
+FILES = {
+    "a score method": "score",
+    "a quantizer": "quantizer",
+    "an exporter": "exporter",
+    "a Predictor": "predictor",
+    "an attack": "attack",
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +210,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
             registry._METHODS.leave(name)
         WEIGHTS.leave("newcomer-power")
         _EXPORTERS.leave("newcomer-list")
+        ATTACKS.leave("newcomer-attack")
 
 
 def test_it_takes_no_more_files_than_the_table_says(newcomer: ModuleType) -> None:
@@ -183,7 +220,7 @@ def test_it_takes_no_more_files_than_the_table_says(newcomer: ModuleType) -> Non
     for what, file in FILES.items():
         taken = 1 + bool(re.search(rf"\b{file}\.", FACE))
         assert taken == int(table[what]), what
-    assert int(table["an attack"]) == 2 and int(table["a bit-width outside the range"]) == 1
+    assert int(table["a bit-width outside the range"]) == 1
 
 
 def test_a_score_method_is_listed_searched_and_allocated_from(newcomer: ModuleType, tmp_path: Path) -> None:
@@ -235,12 +272,28 @@ def test_an_exporter_is_listed_and_writes_a_run(newcomer: ModuleType, tmp_path: 
     assert "Conv left" in (tmp_path / "m.list").read_text()
 
 
+def attacked(name: str, folder: Path, *words: object) -> dict[str, Any]:
+    """What `mixbit attack` says of an attack on the integers of a run."""
+    shutil.copytree(tiny.fitted_runs()[1], folder, ignore=shutil.ignore_patterns("attack"))
+    typed("attack", folder, "--attacks", f"{name}?by=0.5", "--images", "20", "--on", "executor", *words)
+    content: dict[str, Any] = json.loads((folder / "attack" / "attack.json").read_text())
+    return content
+
+
+def test_an_attack_is_listed_and_made_on_integers(newcomer: ModuleType, tmp_path: Path) -> None:
+    assert "newcomer-attack" in typed("list", "attacks")
+    (found,) = attacked("newcomer-attack", tmp_path / "run")["results"]
+    assert (found["attack"], found["target"], found["source"]) == ("newcomer-attack?by=0.5", "executor", "executor")
+    assert found["radius"] == 0.5 == found["measures"]["distances"]["Linf"]["largest"]
+
+
 # ------------------------------------------------------------------------------------------- from the command line
 
 MINE = """
 import torch
 from torch import nn
 
+from mixbit.attacks import register as register_attack
 from mixbit.export import register_exporter
 from mixbit.methods import register
 from mixbit.models.registry import ModelInfo
@@ -252,6 +305,7 @@ from mixbit.quantizers import register_kind
 register("mine-score", "harm by the size of a layer", source="ours", cost="none")(BySize)
 register_kind("mine-power", PowerOfTwo, "weights")
 register_exporter(Listing())
+register_attack("mine-attack", "all pixels brighter", source="ours", access="labels")(Brighter)
 
 
 @register_model(ModelInfo(name="mine-net", paper="none", reference="none", licence="none", input_shape=(1, 8, 8),
@@ -264,9 +318,9 @@ def net(num_classes=10):
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[Path]:
-    """One file that registers a method, a quantizer, an exporter and a model."""
+    """One file that registers a method, a quantizer, an exporter, an attack and a model."""
     file = tmp_path / "mine.py"
-    sources = "\n\n".join(textwrap.dedent(SOURCES[one]) for one in ("score", "quantizer", "exporter"))
+    sources = "\n\n".join(textwrap.dedent(SOURCES[one]) for one in ("score", "quantizer", "exporter", "attack"))
     file.write_text(MINE.replace("{sources}", sources.replace("newcomer-", "mine-")))
     try:
         yield file
@@ -276,17 +330,19 @@ def mine(tmp_path: Path) -> Iterator[Path]:
         registry._METHODS.leave("mine-score")
         WEIGHTS.leave("mine-power")
         _EXPORTERS.leave("mine-list")
+        ATTACKS.leave("mine-attack")
         _ZOO.leave("mine-net")
 
 
 def test_one_file_is_known_by_its_names_on_the_command_line(mine: Path, tmp_path: Path) -> None:
-    """Its method, its quantizer, its exporter and its model, and `--import` may stand before or behind the command."""
+    """Its method, quantizer, exporter, attack and model, and `--import` may stand before or behind the command."""
     assert "mine-" not in typed("list", "methods") + typed("list", "targets") + typed("list", "models")
-    named = [typed("list", what, "--import", mine) for what in ("methods", "targets")]
+    named = [typed("list", what, "--import", mine) for what in ("methods", "targets", "attacks")]
     named.append(typed(f"--import={mine}", "list", "models"))
     assert [re.findall(r"^mine-\w+", one, re.MULTILINE) for one in named] == [
         ["mine-score"],
         ["mine-list"],
+        ["mine-attack"],
         ["mine-net"],
     ]
 
@@ -310,6 +366,7 @@ def test_one_file_is_known_by_its_names_on_the_command_line(mine: Path, tmp_path
     typed("train", f"{mine}:net", *tuned, *how, "--set", 'quantize={"weights": "mine-power"}')
     said = typed("export", tmp_path / "t", "--to", "mine-list", "--import", mine, "--images", "4")
     assert "Conv" in (tmp_path / "t" / "model.list").read_text()
+    assert attacked("mine-attack", tmp_path / "a", "--import", mine)["results"][0]["radius"] == 0.5
 
 
 def test_what_cannot_be_imported_is_told_before_anything_else(mine: Path, tmp_path: Path) -> None:

@@ -203,6 +203,21 @@ def read_pairs(
     return found
 
 
+def read_named(text: str, *, what: str) -> tuple[str, dict[str, Any]]:
+    """Cut `NAME?key=value&other=value`, as methods and attacks are asked for with settings; values are JSON or text.
+
+    Raises:
+        MixbitError: a setting without `=`, or given twice.
+
+    >>> read_named("pgd?steps=3&ball=L2", what="attack"), read_named("pgd", what="attack")
+    (('pgd', {'steps': 3, 'ball': 'L2'}), ('pgd', {}))
+    """
+    name, _, rest = text.strip().partition("?")
+    form = f"{what.upper()}?key=value&other=value"
+    given = read_pairs(filter(None, rest.split("&")), where=f"{what} {shown(text)}", form=form)
+    return name, {key: read_value(value) for key, value in given.items()}
+
+
 # ---------------------------------------------------------------------------------------------- kinds of values
 
 

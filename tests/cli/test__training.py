@@ -1,4 +1,4 @@
-"""train, evaluate, stress: every option reaches what it is for, and what was found is shown."""
+"""train, evaluate, stress, attack: every option reaches what it is for, and what was found is shown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from mixbit import cli, report, runs
 from mixbit.cost import Costs
 from mixbit.data.corruption import STANDARD_KINDS
 from mixbit.errors import MissingExtra
-from mixbit.runs import Outcome, Profile, StressSettings, Subject
+from mixbit.runs import AttackSettings, Outcome, Profile, StressSettings, Subject
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
 from tests.cli import tiny
 from tests.cli.typed import exactly, gives, handed, next_of, typed, written
+from tests.report.attacked import FOUND
 from tests.report.sweeps import step_sweep
 
 COMMANDS: Any = typer.main.get_command(cli.app)
@@ -207,3 +208,62 @@ def test_what_is_said_of_stressed_runs() -> None:
     assert "Note: no plot. The plot needs plotly.\n" in said and written(said) == [Path("one/p")]
     assert next_of(said) == ["export", "one"]
     assert "no list of numbers" in typed("stress", "one", "--severities", "1;5", code=2)
+
+
+# --------------------------------------------------------------------------------------------------------- attack
+
+
+def asked(field: str) -> Any:
+    return lambda words: getattr(handed("attack", "attack", "r", *words)["settings"], field)
+
+
+def drawn(_found: object, path: Path) -> Path:
+    """In the place of a plot."""
+    return path
+
+
+def assailed(*words: str, plot: Any = drawn) -> str:
+    """What is said of runs that were attacked before."""
+    found = replace(FOUND, files={Path("one/a.json"): "results"}, notes=("note A",))
+    with mock.patch.object(report, "attack_plot", side_effect=plot):
+        return gives("attack", found, "attack", *words)
+
+
+class TestAttackOptions(OptionCases):
+    """Which attacks on which networks; what comes of it is in the table of AttackSettings."""
+
+    owner = "mixbit attack"
+    options = flags_of(COMMANDS.commands["attack"])
+    rows = (
+        OptionRow("run", (["one"], ["one", "two"]), lambda v: handed("attack", "attack", *v)["run"],
+                  exactly([Path("one")], [Path("one"), Path("two")])),
+        OptionRow("--attacks", ([], ["--attacks", "pgd?steps=3,deepfool"]), asked("attacks"),
+                  exactly(("pgd",), ("pgd?steps=3", "deepfool"))),
+        OptionRow("--eps", ([], ["--eps", "1/255,0.1"]), asked("eps"), exactly(None, (1 / 255, 0.1))),
+        OptionRow("--images", ([], ["--images", "9"]), asked("images"), exactly(100, 9)),
+        OptionRow("--queries", ([], ["--queries", "50"]), asked("queries"), exactly(None, 50)),
+        OptionRow("--seed", ([], ["--seed", "3"]), asked("seed"), exactly(0, 3)),
+        OptionRow("--on", ([], ["--on", "onnx, float"]), asked("on"),
+                  exactly(("float", "fake-quantized", "executor"), ("onnx", "float"))),
+        OptionRow("--variants", ([], ["--variants", "W4A4"]), asked("variants"), exactly(("W8A16", "W8A8"), ("W4A4",))),
+        OptionRow("--data", ([], ["--data", "digits?seed=1"]),
+                  lambda words: handed("attack", "attack", "r", *words)["data"], exactly(None, "digits?seed=1")),
+        OptionRow("--out", ([], ["--out", "o"]), lambda words: handed("attack", "attack", "r", *words)["out"],
+                  exactly(None, Path("o"))),
+        OptionRow("--out", ([], ["--out", "o"]), lambda words: written(assailed("one", *words))[-1],
+                  exactly(Path("one/attack/attack.html"), Path("o/attack.html")), says="of the plot"),
+    )  # fmt: skip
+
+
+def test_an_attack_is_asked_for_the_usual_unless_told_otherwise() -> None:
+    found = handed("attack", "attack", "r")
+    assert found == {"run": [Path("r")], "settings": AttackSettings(), "data": None, "out": None}
+
+
+def test_what_is_said_of_attacked_runs() -> None:
+    said = assailed("one", plot=MissingExtra("The plot needs plotly."))
+    assert "Accuracy under attack" in said and "Signs of masked gradients" in said and "Note: note A\n" in said
+    assert "Note: no plot. The plot needs plotly.\n" in said and written(said) == [Path("one/a.json")]
+    assert next_of(said) == ["attack", "runs/one", "OTHER_RUN"]
+    assert "no list of numbers" in typed("attack", "one", "--eps", "small", code=2)
+    assert "Did you mean 'pgd'" in typed("attack", "one", "--attacks", "pdg", code=2)

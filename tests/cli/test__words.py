@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mixbit.errors import BudgetError, MixbitError
         (_words.names, "limpq,fit", ["limpq", "fit"]),
         (_words.names, "limpq?bits=[4,2],fit,", ["limpq?bits=[4,2]", "fit"]),
         (_words.names, "a?x=[1,2]&y=[3,4],b?x=[5]", ["a?x=[1,2]&y=[3,4]", "b?x=[5]"]),
+        (partial(_words.fractions, "--eps"), "0.01, 8/255,1e-3,0.01", (0.01, 8 / 255, 0.001)),
         (_words.word_list, " steps, bits ,steps,,", ("steps", "bits")),
         (_words.named_file, "mct=a=b.json", ("mct", Path("a=b.json"))),  # a path may hold =, a name not
         (_words.bits, "W3A5", LayerBits(3, 5)),
@@ -56,6 +58,7 @@ def test_a_text_and_its_value(read: Callable[[str], Any], text: str, value: Any)
         (_words.named_file, "=p.json", "NAME=FILE"),
         (_words.named_file, "mct=", "NAME=FILE"),
         (_words.named_file, "mct", "NAME=FILE"),
+        *((partial(_words.fractions, "--eps"), text, "--eps") for text in ("", "1/0", "a", "0.1;2", "nan")),
         (_words.bits, "w3a4", "weight bits, then activation bits"),
         (_words.bits, "W3A4 ", "32 is float32"),
         (_words.bits, "W3", "Write W8A8"),

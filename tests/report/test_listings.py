@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixbit import data, methods, models
+from mixbit import attacks, data, methods, models
 from mixbit.errors import MixbitError
 from mixbit.report import listing
 
@@ -10,11 +10,13 @@ from mixbit.report import listing
 def test_every_method_model_and_kind_of_data_is_listed() -> None:
     assert [row[0] for row in listing("methods").rows] == methods.names()
     assert [row[0] for row in listing("models").rows] == models.names()
+    assert [row[0] for row in listing("attacks").rows] == attacks.names()
+    assert listing("attacks", "pgd").rows[0][:2] == ("pgd", "gradients")
     assert {row[0].split(":")[0] for row in listing("data").rows} == set(data.sources())
 
 
 def test_every_line_says_what_the_thing_is() -> None:
-    for what in ("methods", "data"):
+    for what in ("methods", "data", "attacks"):
         assert all(all(row) for row in listing(what).rows)
 
 

@@ -20,7 +20,7 @@ from mixbit.attacks.measures import ImageResults, Interval, Measures, Spread, in
 from mixbit.attacks.pgd import Pgd
 from mixbit.attacks.registry import Info, info, make, names, register
 from mixbit.attacks.shift import LayerShift, quantization_shift
-from mixbit.attacks.transfer import TransferMatrix, is_fooled, transfer_matrix
+from mixbit.attacks.transfer import TransferMatrix, classes_of, transfer_matrix
 
 __all__ = [
     "NORMS",
@@ -45,12 +45,12 @@ __all__ = [
     "TransferMatrix",
     "Trial",
     "alignment",
+    "classes_of",
     "density",
     "estimated_gradients",
     "exact_gradients",
     "info",
     "interval_of_mean",
-    "is_fooled",
     "make",
     "masking_signs",
     "measure",

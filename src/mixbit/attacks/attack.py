@@ -19,7 +19,7 @@ from mixbit.attacks._target import Target
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor, check_inputs
 
-__all__ = ["Access", "Attack", "Found", "need_access"]
+__all__ = ["Access", "Attack", "Found", "check_logits", "need_access"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,12 +90,12 @@ class Attack(ABC):
             MixbitError: no gradients, images that are not within the bounds, labels that are not classes of the
                 network, a radius that no input space of these bounds has, or logits that are not finite.
         """
-        need_access(self, predictor)
         numbers = range(len(x)) if images is None else images
-        self._check(predictor, x, y, numbers, seed, queries)
+        self.check(predictor, x, y, seed=seed, images=numbers, queries=queries)
         with torch.no_grad():
             first = predictor.logits(x)
-        _check_logits(predictor, first, y)
+        check_logits(predictor, first)
+        _check_labels(predictor, first, y)
         right = ~is_wrong(first, y)
         rows = right.nonzero().squeeze(1)
         target = Target(predictor, y[rows], queries)
@@ -120,9 +120,23 @@ class Attack(ABC):
             streams: row i has the random numbers of `x[i]`.
         """
 
-    def _check(
-        self, predictor: Predictor, x: Tensor, y: Tensor, images: Sequence[int], seed: int, queries: int | None
+    def check(
+        self,
+        predictor: Predictor,
+        x: Tensor,
+        y: Tensor,
+        *,
+        seed: int = 0,
+        images: Sequence[int] | None = None,
+        queries: int | None = None,
     ) -> None:
+        """Raise unless `run` with the same arguments can begin; the network itself is not asked.
+
+        Raises:
+            MixbitError: see `run`; labels and logits are looked at there.
+        """
+        need_access(self, predictor)
+        images = range(len(x)) if images is None else images
         who = f"attack {self.name!r}"
         check_inputs(x, who)
         if y.shape != x.shape[:1] or y.is_floating_point() or len(images) != len(x):
@@ -168,13 +182,21 @@ def need_access(attack: Attack, predictor: Predictor) -> None:
         )
 
 
-def _check_logits(predictor: Predictor, logits: Tensor, y: Tensor) -> None:
+def check_logits(predictor: Predictor, logits: Tensor) -> None:
+    """Raise unless a network's logits are those of a classification, and finite.
+
+    Raises:
+        MixbitError: another shape, one class, or NaN or infinity.
+    """
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise MixbitError(
             f"{predictor.name} gives logits of shape {tuple(logits.shape)}. Legal: (N, C) with two classes or more."
         )
     if not bool(torch.isfinite(logits).all()):
         raise MixbitError(f"{predictor.name} gives logits with NaN or infinity. Check the network.")
+
+
+def _check_labels(predictor: Predictor, logits: Tensor, y: Tensor) -> None:
     if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
         raise MixbitError(
             f"labels from {int(y.min())} to {int(y.max())}, and {predictor.name} has {logits.shape[1]} classes. Legal: "

@@ -128,7 +128,8 @@ class Measures:
         snapped: the same after the network's own quantization of its input; empty where that has none.
         boundary: mean norm of the points of an attack that seeks the nearest one, over the fooled images, an upper
             bound on their mean distance to the boundary; None of other attacks, and where no image is fooled.
-        queries: points of which an attacked image got logits or a class; None where no image was attacked.
+        queries: points of which an attacked image got logits or a class; None where no image was attacked, and where
+            the points were made on another network.
     """
 
     images: int

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbit.attacks._objectives import is_wrong
+from mixbit.attacks.attack import check_logits
 from mixbit.attacks.measures import Interval, interval_of_mean
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor
 
-__all__ = ["TransferMatrix", "is_fooled", "transfer_matrix"]
+__all__ = ["TransferMatrix", "classes_of", "transfer_matrix"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +42,20 @@ class TransferMatrix:
         return self.shares[self.sources.index(source)][self.targets.index(target)]
 
 
-def is_fooled(predictor: Predictor, points: Tensor, y: Tensor) -> Tensor:
-    """Whether the network has each point wrong `(N,)`.
+def classes_of(predictor: Predictor, points: Tensor) -> Tensor:
+    """The class that a network gives each point `(N,)`, the first of the largest logits.
 
     Args:
         predictor: any; no gradients are asked for.
         points: `(N, ...)` in the unit of its input space.
-        y: labels `(N,)`.
 
     Raises:
-        MixbitError: logits that are not finite.
+        MixbitError: logits that are not finite, or not of two classes or more.
     """
     with torch.no_grad():
         logits = predictor.logits(points)
-    if not bool(torch.isfinite(logits).all()):
-        raise MixbitError(f"{predictor.name} gives logits with NaN or infinity. Check the network.")
-    return is_wrong(logits, y)
+    check_logits(predictor, logits)
+    return logits.argmax(1)
 
 
 def transfer_matrix(

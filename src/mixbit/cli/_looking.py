@@ -54,8 +54,8 @@ def demo(run: Run = Path("runs/demo")) -> None:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["methods", "models", "data", "targets"],
-        typer.Argument(help="methods, models, data, or targets"),
+        Literal["methods", "models", "data", "targets", "attacks"],
+        typer.Argument(help="methods, models, data, targets, or attacks"),
     ],
     pattern: Annotated[str, typer.Argument(help="shell pattern: 'resnet*'")] = "*",
 ) -> None:

@@ -1,4 +1,4 @@
-"""Commands on trained networks: train, evaluate, stress."""
+"""Commands on trained networks: train, evaluate, stress, attack."""
 
 from __future__ import annotations
 
@@ -136,3 +136,57 @@ def stress(
         screen.say(f"Note: no plot. {error}")
     screen.files(files)
     screen.next(report.after_stress(done))
+
+
+@app.command()
+def attack(
+    run: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, of the same data")
+    ],
+    attacks: Annotated[
+        str, typer.Option(metavar="A,A,...", help="see mixbit list attacks; with settings: pgd?steps=40,deepfool")
+    ] = "pgd",
+    eps: Annotated[
+        str | None,
+        typer.Option(metavar="E,E,...", help="radii of attacks within a ball, in the unit of the inputs: 1/255,0.03"),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="test images, the same ones every time")] = 100,
+    queries: Annotated[int | None, typer.Option(min=1, help="points that each image may ask for; default: any")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of all that is random in attacks")] = 0,
+    on: Annotated[
+        str, typer.Option(metavar="T,T,...", help="float, fake-quantized, executor, onnx, c, or your own exporter")
+    ] = "float,fake-quantized,executor",
+    variants: Annotated[
+        str,
+        typer.Option(metavar="W8A8,...", help="bits of a float run, quantized without training: weights, activations"),
+    ] = "W8A16,W8A8",
+    data: Annotated[str | None, typer.Option(help="another data set than the runs' own")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for results and plots; default: attack in the first run")] = (
+        None
+    ),
+) -> None:
+    """Attack runs in float, fake-quantized and on the integers that ship. A killed one goes on."""
+    from mixbit import report, runs
+
+    settings = runs.AttackSettings(
+        attacks=tuple(words.names(attacks)),
+        eps=None if eps is None else words.fractions("--eps", eps),
+        images=images,
+        queries=queries,
+        seed=seed,
+        on=words.word_list(on),
+        variants=words.word_list(variants),
+    )
+    done = runs.attack(run, settings, data=data, out=out)
+    for table in report.attack_tables(done):
+        screen.show(table)
+    for note in done.notes:
+        screen.say(f"Note: {note}")
+    files = dict(done.files)
+    try:
+        path = (run[0] / "attack" if out is None else out) / "attack.html"
+        files[report.attack_plot(done, path)] = "accuracy against radius, transfer and images, for a browser"
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_attack(done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +35,7 @@ def bit_list(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> list[str]:
-    """Methods between commas, but for the commas within a list: `limpq?bits=[4,2],fit`."""
+    """Methods or attacks between commas, but for the commas within a list: `limpq?bits=[4,2],fit`."""
     return [one for one in re.split(r",(?![^\[]*\])", text) if one]
 
 
@@ -48,6 +49,19 @@ def numbers(option: str, text: str, *, like: str = "0,1,2") -> tuple[int, ...]:
     if re.fullmatch(rf"{_WHOLE}(,{_WHOLE})*", text) is None:
         raise MixbitError(f"{option} {shown(text)} is no list of numbers. Write whole numbers with commas: {like}.")
     return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def fractions(option: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between, in decimals or as a fraction, each once: `0.01,8/255`."""
+    found = []
+    for part in text.split(","):
+        try:
+            found.append(float(Fraction("".join(part.split()))))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise MixbitError(
+                f"{option} {shown(text)} is no list of numbers. Write decimals or fractions with commas: 0.01,8/255."
+            ) from None
+    return tuple(dict.fromkeys(found))
 
 
 def once(option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:

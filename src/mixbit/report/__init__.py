@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mixbit.report.attack_plots import attack_plot
+from mixbit.report.attacks import attack_tables
 from mixbit.report.comparisons import comparison_line, comparison_table, comparison_tables
 from mixbit.report.entropy import entropy_table
 from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
@@ -16,6 +18,7 @@ from mixbit.report.shift_plots import shift_plot
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.steps import (
     after_allocate,
+    after_attack,
     after_compare,
     after_demo,
     after_evaluate,
@@ -49,6 +52,7 @@ __all__ = [
     "Screen",
     "Table",
     "after_allocate",
+    "after_attack",
     "after_compare",
     "after_demo",
     "after_evaluate",
@@ -62,6 +66,8 @@ __all__ = [
     "after_train",
     "agreement_table",
     "allocation_summary",
+    "attack_plot",
+    "attack_tables",
     "bits_table",
     "budget_table",
     "c_tables",

@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, networks of the zoo, kinds of data, targets of an export."""
+"""What there is to choose from: methods, networks of the zoo, kinds of data, targets of an export, attacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def listing(what: str, pattern: str = "*") -> Table:
     """Names that match a shell pattern, one line each.
 
     Args:
-        what: "methods", "models", "data" or "targets".
+        what: "methods", "models", "data", "targets" or "attacks".
         pattern: as a shell understands it, e.g. `resnet*`.
 
     Raises:
@@ -29,7 +29,7 @@ def listing(what: str, pattern: str = "*") -> Table:
     ----------  -------  -------  ----------...
     limpq-init  ...
     """
-    kinds = {"methods": _methods, "models": _models, "data": _data, "targets": _targets}
+    kinds = {"methods": _methods, "models": _models, "data": _data, "targets": _targets, "attacks": _attacks}
     if what not in kinds:
         raise MixbitError(f"There is no list of {what!r}.{did_you_mean(what, kinds)} Legal: {', '.join(kinds)}.")
     table = kinds[what](pattern)
@@ -80,3 +80,15 @@ def _targets(pattern: str) -> Table:
     rows = tuple((one.name, one.file, one.rounding, one.summary) for one in found)
     note = "Your own: mixbit.export.register_exporter."
     return Table(title="Targets", columns=("name", "written", "rounding", "what it is"), rows=rows, notes=(note,))
+
+
+def _attacks(pattern: str) -> Table:
+    from mixbit import attacks
+
+    infos = [attacks.info(name) for name in attacks.names(pattern)]
+    rows = tuple((one.name, one.access, one.summary, one.source) for one in infos)
+    note = (
+        "needs: gradients (networks in PyTorch; the points are tried on the others), scores or labels (every network). "
+        "Settings follow a question mark: pgd?steps=40. Your own: mixbit.attacks.register."
+    )
+    return Table(title="Attacks", columns=("name", "needs", "what it does", "source"), rows=rows, notes=(note,))

@@ -11,10 +11,11 @@ from mixbit.policy import Front, Policy
 
 if TYPE_CHECKING:
     from mixbit.cost import LatencyTable
-    from mixbit.runs import Comparison, Picked, Profile, Searched, Subject
+    from mixbit.runs import Attacked, Comparison, Picked, Profile, Searched, Subject
 
 __all__ = [
     "after_allocate",
+    "after_attack",
     "after_compare",
     "after_demo",
     "after_evaluate",
@@ -123,6 +124,18 @@ def after_stress(profiles: Sequence[Profile]) -> list[str]:
     if first.quantized:
         return ["mixbit", "export", str(first.run)]
     return ["mixbit", "stress", str(first.run), "OTHER_RUN"] if len(profiles) == 1 else ["mixbit", "list", "methods"]
+
+
+def after_attack(found: Attacked) -> list[str]:
+    """The same run beside another one, which shares the images; after several, their profiles.
+
+    >>> from types import SimpleNamespace
+    >>> " ".join(after_attack(SimpleNamespace(runs=(Path("runs/float"),))))
+    'mixbit attack runs/float OTHER_RUN'
+    """
+    if len(found.runs) == 1:
+        return ["mixbit", "attack", str(found.runs[0]), "OTHER_RUN"]
+    return ["mixbit", "stress", *map(str, found.runs)]
 
 
 def after_supernet(run: Path) -> list[str]:

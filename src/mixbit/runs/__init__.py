@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mixbit.runs.allocating import Allocated, allocate
+from mixbit.runs.attacking import Attacked, AttackResult, AttackSettings, Picture, attack
 from mixbit.runs.comparing import (
     Comparison,
     Effort,
@@ -41,6 +42,9 @@ __all__ = [
     "LATENCY_TARGETS",
     "Agreement",
     "Allocated",
+    "AttackResult",
+    "AttackSettings",
+    "Attacked",
     "BuiltLatency",
     "Comparison",
     "Demo",
@@ -55,6 +59,7 @@ __all__ = [
     "OpenedSupernet",
     "Outcome",
     "Picked",
+    "Picture",
     "PolicyResult",
     "Profile",
     "Reached",
@@ -69,6 +74,7 @@ __all__ = [
     "Verified",
     "VerifiedC",
     "allocate",
+    "attack",
     "build_latency",
     "compare",
     "demo",

@@ -19,10 +19,10 @@ from torch import nn
 
 from mixbit import _batch, _distributed, _io, methods
 from mixbit._progress import announce
-from mixbit._settings import read_pairs, read_value
+from mixbit._settings import read_named
 from mixbit.allocation import AllocationSettings, RepairHow, allocate
 from mixbit.cost import Budget, costs, float_costs
-from mixbit.errors import MixbitError, shown
+from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate, try_out
 from mixbit.methods import CostClass
 from mixbit.policy import Front, Policy, Scores, resolve_pins
@@ -86,10 +86,8 @@ class Entry:
         >>> Entry.parse("random?seed=1").settings
         {'seed': 1}
         """
-        method, _, rest = text.strip().partition("?")
-        pairs = filter(None, rest.split("&"))
-        given = read_pairs(pairs, where=f"method {shown(text)}", form="METHOD?key=value&other=value")
-        return cls(name=text.strip(), method=method, settings={key: read_value(value) for key, value in given.items()})
+        method, settings = read_named(text, what="method")
+        return cls(name=text.strip(), method=method, settings=settings)
 
 
 def compare(

@@ -1,0 +1,166 @@
+"""The networks that are attacked: what a run holds, in float and at some bits, on each runtime, as lazy Predictors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mixbit import _io
+from mixbit._bits import read_option
+from mixbit.attacks import InputGrid
+from mixbit.cost import LayerBits
+from mixbit.data import InputSpace
+from mixbit.errors import ExportError, MixbitError, did_you_mean, shown
+from mixbit.export import exporter_names
+from mixbit.inference import Predictor, TorchPredictor
+from mixbit.policy import Policy, resolve_pins
+from mixbit.ptq import PTQConfig, ptq
+from mixbit.quantization import detach
+from mixbit.runs import _folder
+from mixbit.runs._trained import TrainedRun, open_run
+from mixbit.runs.exporting import EXECUTOR, integer_network, predictor_of
+
+FLOAT, FAKE = "float", "fake-quantized"
+_PINNED = 8
+
+
+class Variant:
+    """A network on a runtime: a Predictor that is made when its logits are first asked for.
+
+    Attributes:
+        key: what it is within its run, for a ledger: `float`, `W8A8 executor`, or `executor` of a run's own bits.
+        name: the same for tables; with the name of its run where there are several.
+        run: folder of the run.
+        bits: of a float run that was calibrated; empty for float, and for a run's own bits.
+        on: `float`, `fake-quantized`, `executor` or the name of an exporter.
+        space: of its inputs.
+        differentiable: whether attacks may ask it for gradients.
+    """
+
+    def __init__(self, held: HeldRun, bits: str, on: str) -> None:
+        self.bits, self.on, self.run, self.space = bits, on, held.run, held.space
+        self.key = " ".join(filter(None, (bits, on)))
+        self.name = " ".join(filter(None, (held.name, self.key)))
+        self.differentiable = on in (FLOAT, FAKE)
+        self._held = held
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What gives the logits."""
+        return self._held.predictor(self.bits, self.on)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Make the network if it is not there, and ask it; see `mixbit.inference.Predictor`."""
+        return self.predictor.logits(x)
+
+    @property
+    def snap(self) -> Callable[[Tensor], Tensor] | None:
+        """Inputs as the network's own quantization leaves them; None of the float network, which has none."""
+        grid = None if self.on == FLOAT else self._held.grid(self.bits)
+        return None if grid is None else grid.snap
+
+
+class HeldRun:
+    """A run folder, opened, with all that is made of its weights.
+
+    Args:
+        run: folder of a finished training.
+        data: another data set than its own.
+        name: of the run, for tables; empty where it is the only one.
+    """
+
+    def __init__(self, run: Path, data: str | None, name: str) -> None:
+        self.run, self.name = run, name
+        self.opened = open_run(run, data=data)
+        self.opened.fold()  # it is what ships
+        self.weights = _io.digest(run / _folder.WEIGHTS).partition(":")[2]
+        self._made, self.grid = cache(self._quantized), cache(self._grid)
+
+    @property
+    def space(self) -> InputSpace:
+        """The input space of its task."""
+        return self.opened.task.space
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it was trained under a policy, and has bits of its own."""
+        return self.opened.policy is not None
+
+    def variants(self, bits: Sequence[str], on: Sequence[str]) -> Iterator[Variant]:
+        """Each runtime of each network: float once, then the run's own bits, or those that a float run is given."""
+        if FLOAT in on:
+            yield Variant(self, "", FLOAT)
+        for option in ("",) if self.quantized else bits:
+            yield from (Variant(self, option, one) for one in on if one != FLOAT)
+
+    def predictor(self, bits: str, on: str) -> Predictor:
+        """One network on one runtime.
+
+        Raises:
+            ExportError: what has no integer form, or a runtime or compiler that is not here.
+        """
+        output = self.opened.task.objective.output
+        if on == FLOAT:
+            return TorchPredictor(self._float_model(), self.space, output=output, name=FLOAT)
+        opened = self._made(bits)
+        if on == FAKE:
+            return TorchPredictor(opened.task.model, self.space, output=output, name=FAKE)
+        return predictor_of(opened, self.run, on)
+
+    def _grid(self, bits: str) -> InputGrid | None:
+        """The grid of a network's input; None of one that has no integer form."""
+        try:
+            return InputGrid.of(integer_network(self._made(bits), self.run, "float32"), self.space)
+        except ExportError:
+            return None
+
+    def _float_model(self) -> nn.Module:
+        if not self.quantized:
+            return self.opened.task.model
+        model = copy.deepcopy(self.opened.task.model)
+        detach(model)
+        return model
+
+    def _quantized(self, bits: str) -> TrainedRun:
+        """The run itself, or a float one quantized on images of its training split."""
+        if not bits:
+            return self.opened
+        task = self.opened.task
+        chosen = option_bits(bits)
+        edge = LayerBits(max(_PINNED, chosen.weight_bits or 0), max(_PINNED, chosen.activation_bits or 0))
+        pins = dict.fromkeys(resolve_pins(task.network), edge)
+        policy = Policy.uniform(task.network, chosen.weight_bits, chosen.activation_bits, pins)
+        model = ptq(task, policy, PTQConfig(seed=self.opened.subject.seed), quiet=True).model
+        return replace(self.opened, task=replace(task, model=model), policy=policy)
+
+
+def option_bits(text: str) -> LayerBits:
+    """Bits of weights and activations, both in integers.
+
+    Raises:
+        MixbitError: no bits, or a side in float32.
+    """
+    found = read_option(text)
+    if found is None or None in found:
+        raise MixbitError(
+            f"variants: {shown(text)} are no bits of an integer network. Write W8A8: weight bits, then activation "
+            "bits, up to 8 and 16; the float network is float of --on."
+        )
+    return LayerBits(*found)
+
+
+def check_on(on: Sequence[str]) -> None:
+    """Raise unless each names a runtime.
+
+    Raises:
+        MixbitError: an unknown name, with the nearest legal one.
+    """
+    legal = [FLOAT, FAKE, EXECUTOR, *exporter_names()]
+    for one in on:
+        if one not in legal:
+            raise MixbitError(f"on={one!r} is unknown.{did_you_mean(one, legal)} Legal: {', '.join(legal)}.")
