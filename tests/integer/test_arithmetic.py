@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import floor
+from math import floor, frexp
 
 import numpy as np
 import pytest
@@ -180,6 +180,47 @@ def test_sums_are_within_a_step_of_the_real_sum(a: int, b: int, first: Grid, sec
     for rounding in ROUNDINGS:
         found = int(add(np.array([a]), np.array([b]), (first, second, result), rounding)[0])
         assert abs(found - exact) <= 0.5 + 2e-4 * (1 + abs(exact)), rounding
+
+
+def litert_factor(real: float) -> tuple[int, int]:
+    """`QuantizeMultiplier`: 31 bits and a power of two."""
+    mantissa, exponent = frexp(real)
+    multiplier = floor(mantissa * 2**31 + 0.5)
+    return (multiplier // 2, exponent + 1) if multiplier == 2**31 else (multiplier, exponent)
+
+
+def litert_sum(a: int, b: int, first: Grid, second: Grid, result: Grid) -> int:
+    """The reference kernel of `Add` for int8, in Python integers."""
+    twice = 2.0 * max(first.scale, second.scale)
+    shifted = ((a - first.zero_point) << 20, first.scale), ((b - second.zero_point) << 20, second.scale)
+    total = sum(gemmlowp(x, *litert_factor(scale / twice)) for x, scale in shifted)
+    return gemmlowp(total, *litert_factor(twice / (2**20 * result.scale)))
+
+
+def fixed_sum(a: int, b: int, first: Grid, second: Grid, result: Grid) -> int:
+    """Both ratios in one fixed point, of 30 binary places and fewer only where a ratio is 1 or more; rounded once."""
+    ratios = [first.scale / result.scale, second.scale / result.scale]
+    places = 30 - max(frexp(max(ratios))[1], 0)
+    centred = (a - first.zero_point, b - second.zero_point)
+    total = sum(x * round(Fraction(ratio) * 2**places) for x, ratio in zip(centred, ratios, strict=True))
+    return floor(Fraction(total, 2**places) + Fraction(1, 2))
+
+
+def test_sums_are_those_of_the_kernels_written_out_in_whole_numbers() -> None:
+    random = np.random.default_rng(0)
+    for wide, rounding, written in ((128, "double", litert_sum), (2**15, "single", fixed_sum)):
+        for _ in range(400):
+            scales = np.float32(10.0 ** random.uniform(-3, 3, size=3))
+            points = random.integers(-wide, wide, size=3)
+            first, second, result = (
+                Grid(scale=float(scale), zero_point=int(zero), qmin=-wide, qmax=wide - 1)
+                for scale, zero in zip(scales, points, strict=True)
+            )
+            if max(first.scale, second.scale) > 100 * result.scale:  # beyond what a result can hold
+                continue
+            a, b = (int(one) for one in random.integers(-wide, wide, size=2))
+            found = int(add(np.array([a]), np.array([b]), (first, second, result), rounding)[0])
+            assert found == written(a, b, first, second, result), (a, b, first, second, result)
 
 
 @given(st.integers(-(2**13), 2**13), st.integers(1, 64), grids, grids)
