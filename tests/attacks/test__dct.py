@@ -12,8 +12,10 @@ def test_noise_is_the_inverse_transform_of_its_lowest_frequencies() -> None:
     found = noise(Streams(0, "a", [5, 6]), rows, (3, 8, 6), 4, count=2)
     drawn = Streams(0, "a", [5, 6]).normal(rows, (2, 3, 4, 4))
     whole = torch.zeros(2, 2, 3, 8, 6)
-    whole[..., :4, :4] = drawn
+    whole[..., :4, :4] = drawn * 48**0.5 / 4
     torch.testing.assert_close(found, torch.from_numpy(idctn(whole.numpy(), axes=(3, 4), norm="ortho")))
+    many = noise(Streams(0, "a", [5]), torch.tensor([0]), (3, 8, 6), 2, count=500)
+    assert float(many.square().mean()) == pytest.approx(1, rel=0.05)
 
 
 def test_all_frequencies_span_all_images_and_none_is_a_number_for_each_pixel() -> None:

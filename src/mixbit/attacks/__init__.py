@@ -6,6 +6,7 @@ from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.deepfool import DeepFool
+from mixbit.attacks.geoda import GeoDA
 from mixbit.attacks.gradients import (
     Alignment,
     Density,
@@ -31,6 +32,7 @@ __all__ = [
     "DeepFool",
     "Density",
     "Found",
+    "GeoDA",
     "ImageResults",
     "Info",
     "InputGrid",

@@ -31,7 +31,9 @@ def cosines(side: int, count: int) -> Tensor:
 
 
 def noise(streams: Streams, rows: Tensor, shape: tuple[int, ...], sub_dim: int | None, count: int = 1) -> Tensor:
-    """`count` perturbations for each of the rows `(len(rows), count, *shape)`, standard normal in their subspace.
+    """`count` normal perturbations for each of the rows `(len(rows), count, *shape)`, of variance 1 in a pixel.
+
+    In a subspace that is the mean over the pixels: coefficients have the variance `H W / sub_dim^2`.
 
     Args:
         streams: of the images.
@@ -44,6 +46,7 @@ def noise(streams: Streams, rows: Tensor, shape: tuple[int, ...], sub_dim: int |
         return streams.normal(rows, (count, *shape))
     channels, height, width = shape
     drawn = streams.normal(rows, (count, channels, sub_dim, sub_dim))
+    drawn *= math.sqrt(height * width) / sub_dim
     return cosines(height, sub_dim) @ drawn @ cosines(width, sub_dim).T
 
 
