@@ -21,6 +21,7 @@ from mixbit.attacks.measures import ImageResults, Interval, Measures, Spread, in
 from mixbit.attacks.pgd import Pgd
 from mixbit.attacks.registry import Info, info, make, names, register
 from mixbit.attacks.shift import LayerShift, quantization_shift
+from mixbit.attacks.square import Square
 from mixbit.attacks.transfer import TransferMatrix, classes_of, transfer_matrix
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Norm",
     "Pgd",
     "Spread",
+    "Square",
     "Target",
     "TransferMatrix",
     "Trial",
