@@ -101,12 +101,14 @@ def _launched(folder: Path, python: str) -> str:
 def pytest_collection() -> Iterator[None]:
     """Python looks for no garbage while ten thousand cases are made, and afterwards not among them and all modules.
 
-    There are more than a million objects, all of which stay: each look at them takes a second.
+    There are more than a million objects, all of which stay: each look at them takes a second. What tests make goes by
+    itself, nearly all: looking for the rest after every 700 objects takes a twentieth of their time.
     """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.set_threshold(50_000)
         gc.enable()
         gc.freeze()
 
@@ -118,7 +120,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Folders and files where a run, a method or a command opens the same network again and again.
-REMEMBERED = {"cli", "end_to_end", "methods", "robustness", "runs", "test_cli"}
+REMEMBERED = {"cli", "end_to_end", "export", "integer", "methods", "reference", "robustness", "runs", "test_cli"}
 
 
 @pytest.fixture(scope="module", autouse=True)

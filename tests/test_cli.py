@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -258,9 +259,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_module_runs_as_a_program_and_errors_go_to_standard_error() -> None:
+def test_the_module_runs_as_a_program_and_errors_go_to_standard_error(warm: str) -> None:
+    python = str(shutil.which("python", path=warm))
     done = subprocess.run(
-        [sys.executable, "-m", "mixbit", "list", "models", "zzz"], text=True, capture_output=True, check=False
+        [python, "-m", "mixbit", "list", "models", "zzz"], text=True, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ")

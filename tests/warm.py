@@ -246,6 +246,7 @@ def serve(listening: socket.socket, until: int) -> None:
     _imports()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)
     gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     listening.settimeout(5)
