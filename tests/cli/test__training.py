@@ -192,6 +192,8 @@ class TestStressOptions(OptionCases):
                   lambda words: handed("stress", "stress", "r", *words)["data"], exactly(None, "digits?seed=1")),
         OptionRow("--seed", ([], ["--seed", "3"]), stressed("seed"), exactly(0, 3)),
         OptionRow("--on", ([], ["--on", "c"]), stressed("on"), exactly(None, "c")),
+        OptionRow("--attacks", ([], ["--parts", "attacks", "--attacks", "pgd?steps=2,deepfool"]), stressed("attacks"),
+                  exactly(None, ("pgd?steps=2", "deepfool"))),
         OptionRow("--out", ([], ["--out", "plots"]), lambda words: written(profiles("one", "two", *words))[-1],
                   exactly(Path("one/stress/shifts.html"), Path("plots/shifts.html"))),
     )  # fmt: skip
@@ -257,7 +259,7 @@ class TestAttackOptions(OptionCases):
 
 def test_an_attack_is_asked_for_the_usual_unless_told_otherwise() -> None:
     found = handed("attack", "attack", "r")
-    assert found == {"run": [Path("r")], "settings": AttackSettings(), "data": None, "out": None}
+    assert found == {"run": [Path("r")], "settings": AttackSettings(), "data": None, "out": None, "keep": None}
 
 
 def test_what_is_said_of_attacked_runs() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from mixbit.errors import MixbitError
-from mixbit.report import corruption_plot, corruption_table, stress_plots, stress_tables
+from mixbit.report import attack_tables, corruption_plot, corruption_table, stress_plots, stress_tables
 from mixbit.robustness import CorruptionCell, CorruptionReport, ShiftPoint, ShiftSweep
 from mixbit.runs import Profile
 from tests.needs import need
+from tests.report.attacked import FOUND
 
 FACTORS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
 
@@ -164,3 +165,14 @@ def test_runs_stand_in_the_tables_of_the_parts_that_they_have() -> None:
     assert tables["Accuracy with weights at other bits"].columns == ("weight bits", ">one")
     assert [row[0] for row in tables["Robustness to the quantizer"].rows] == ["one", "two"]
     assert "Accuracy on bad data: one" in tables
+
+
+def test_attacks_have_their_tables_and_a_plot_of_their_own(tmp_path: Path) -> None:
+    need("plotly")
+    alone, other = profile("one", attacks=FOUND), profile("two", attacks=FOUND)
+    assert [one.title for one in stress_tables([alone])] == [one.title for one in attack_tables(FOUND)]
+    assert stress_tables([alone, other])[0].title == "Accuracy under attack: one"
+    assert stress_tables([alone, other])[-1].title == "Signs of masked gradients: two"
+    assert list(stress_plots([alone], tmp_path)) == [tmp_path / "attack.html"]
+    assert list(stress_plots([alone, other], tmp_path)) == [tmp_path / "attack-one.html", tmp_path / "attack-two.html"]
+    assert "Accuracy under attack" in (tmp_path / "attack-two.html").read_text()

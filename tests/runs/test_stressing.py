@@ -21,7 +21,8 @@ from mixbit.ptq import PTQConfig
 from mixbit.quantization import quantized_layers, quantizers
 from mixbit.quantizers import Quantizer
 from mixbit.robustness import ShiftPoint
-from mixbit.runs import Profile, StressSettings, stressing
+from mixbit.runs import AttackSettings, Profile, StressSettings, stressing
+from mixbit.runs.stressing import PARTS
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from tests.cli import tiny
 from tests.runs.conftest import DIGITS, SHORT, squared_error
@@ -104,7 +105,49 @@ class TestStressOptions(OptionCases):
         OptionRow("seed", (0, 1), noisy, lambda a, b: a != b and a == noisy(0)),
         OptionRow("on", (None, "executor"), lambda v: measured_on(v).notes,
                   lambda a, b: a == () and "corruption was measured on integer executor" in b[0]),
+        OptionRow("on", (None, "onnx"), lambda v: assailed(on=v).on, says="of attacks", holds=lambda a, b:
+                  (a, b) == (("float", "fake-quantized", "executor"), ("float", "fake-quantized", "onnx"))),
+        OptionRow("images", (None, 9), lambda v: assailed(images=v).images, lambda a, b: (a, b) == (100, 9),
+                  says="of attacks"),
+        OptionRow("seed", (0, 3), lambda v: assailed(seed=v).seed, lambda a, b: (a, b) == (0, 3), says="of attacks"),
+        OptionRow("attacks", (None, ("deepfool", "pgd?steps=2")), lambda v: assailed(attacks=v).attacks,
+                  lambda a, b: (a, b) == (("pgd",), ("deepfool", "pgd?steps=2"))),
     )  # fmt: skip
+
+
+def assailed(**settings: Any) -> AttackSettings:
+    """What attacks of a profile are asked to be."""
+    with (
+        mock.patch.object(stressing, "attack", side_effect=KeyboardInterrupt) as asked,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        measured(parts=("attacks",), **{"images": 12, **settings})
+    found: AttackSettings = asked.call_args.args[1]
+    return found
+
+
+def test_attacks_are_a_part_that_is_asked_for(tmp_path: Path) -> None:
+    """Beside the others, in the folder of the profile; and not made twice."""
+    settings = StressSettings(
+        images=9,
+        parts=("corruption", "attacks"),
+        kinds=("contrast",),
+        severities=(5,),
+        attacks=("pgd?steps=1&restarts=1",),
+    )
+    run = tiny.fitted_runs()[1]
+    found = runs.stress(run, settings, out=tmp_path)
+    assert found.attacks is not None and found.corruption is not None and "attacks" not in PARTS
+    assert found.attacks.networks == ("float", "fake-quantized", "executor") and found.attacks.images == 9
+    content = json.loads((tmp_path / "profile.json").read_text())
+    assert content["attacks"] == json.loads((tmp_path / "attack.json").read_text())
+    assert content["attacks"] == json.loads(json.dumps(found.attacks.to_json()))
+    assert set(found.files) == {tmp_path / "profile.json", tmp_path / "attack.json"}
+    assert (tmp_path / "attack" / "attacks.jsonl").is_file() and not (run / "attack").exists()
+    assert any("no gradients" in note for note in found.notes)
+    with mock.patch("mixbit.attacks.Attack.run", side_effect=AssertionError("made again")):
+        assert runs.stress(run, settings, out=tmp_path).to_json() == found.to_json()
+    assert found.notes == tuple(dict.fromkeys(found.notes))
 
 
 def measured_on(on: str | None, **settings: Any) -> Profile:
@@ -140,7 +183,7 @@ def test_what_ships_must_be_there(tmp_path: Path) -> None:
         measured(tiny.quantized_run(), on="tflite", **wanted)
     with pytest.raises(MixbitError, match="was trained in float32. Train under a policy first"):
         measured(tiny.float_run(), on="executor", **wanted)
-    with pytest.raises(MixbitError, match="on='onnx' is of the part 'corruption' alone"):
+    with pytest.raises(MixbitError, match="on='onnx' is of the part 'corruption' and 'attacks' alone"):
         StressSettings(parts=("bits",), on="onnx")
 
 
@@ -299,7 +342,10 @@ def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parts": ("attacks",)}, "parts=.'attacks',. is illegal. Legal: a list, each 'corruption', 'steps' or 'bits'"),
+        ({"parts": ("attack",)}, "parts=.'attack',. is illegal. .*each 'corruption', 'steps', 'bits' or 'attacks'"),
+        ({"parts": ()}, "one or more of corruption, steps, bits, attacks"),
+        ({"attacks": ("pgd",)}, "attacks=.'pgd',. is of the part 'attacks' alone, and parts="),
+        ({"attacks": ("pdg",), "parts": ("attacks",)}, "Did you mean 'pgd'"),
         ({"images": 0}, "Legal: a whole number from 1"),
         ({"weight_bits": 9}, "Legal: a whole number from 1 to 8"),
         ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: 'minmax'"),

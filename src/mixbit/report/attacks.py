@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mixbit.report.table import Table
@@ -18,11 +19,17 @@ _NORMS: tuple[Norm, ...] = ("L0", "L1", "L2", "Linf")
 _SNAPPED: tuple[Norm, ...] = ("L2", "Linf")
 
 
-def attack_tables(found: Attacked) -> list[Table]:
-    """A table of accuracies, one of distances, one for the transfer of each attack, and what looks like masking."""
+def attack_tables(found: Attacked, of: str = "") -> list[Table]:
+    """A table of accuracies, one of distances, one for the transfer of each attack, and what looks like masking.
+
+    Args:
+        found: what attacks came to.
+        of: name of the run, where tables of several stand below each other.
+    """
     tables = [_accuracies(found), _distances(found)]
     tables += [_transfer(name, matrix) for name, matrix in found.transfers.items() if len(matrix.targets) > 1]
-    return [*tables, *_signs(found)]
+    tables += _signs(found)
+    return [replace(one, title=f"{one.title}: {of}") for one in tables] if of else tables
 
 
 def _accuracies(found: Attacked) -> Table:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mixbit import _io
 from mixbit.errors import MissingExtra, MixbitError
+from mixbit.report.attack_plots import attack_plot
+from mixbit.report.attacks import attack_tables
 from mixbit.report.shift_plots import shift_plot
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.table import Table
@@ -31,6 +33,9 @@ def stress_tables(profiles: Sequence[Profile]) -> list[Table]:
             tables.append(shift_table(sweeps))
     if summaries := {n: p.summary for n, p in zip(names, profiles, strict=True) if p.summary is not None}:
         tables.append(shift_summary_table(summaries))
+    for name, profile in zip(names, profiles, strict=True):
+        if profile.attacks is not None:
+            tables += attack_tables(profile.attacks, name if len(profiles) > 1 else "")
     return tables
 
 
@@ -119,6 +124,10 @@ def stress_plots(profiles: Sequence[Profile], folder: Path) -> dict[Path, str]:
     if steps := _sweeps(names, profiles, "steps"):
         bits = _sweeps(names, profiles, "bits")
         files[shift_plot(steps, folder / "shifts.html", bits=bits)] = "results with other quantizers, for a browser"
+    for name, profile in zip(names, profiles, strict=True):
+        if profile.attacks is not None:
+            path = folder / ("attack.html" if len(profiles) == 1 else f"attack-{name.replace('/', '-')}.html")
+            files[attack_plot(profile.attacks, path)] = "results under attack, for a browser"
     return files
 
 

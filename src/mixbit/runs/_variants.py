@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mixbit.data import InputSpace
 from mixbit.errors import ExportError, MixbitError, did_you_mean, shown
 from mixbit.export import exporter_names
 from mixbit.inference import Predictor, TorchPredictor
+from mixbit.integer import GraphRounding, IntegerGraph
 from mixbit.policy import Policy, resolve_pins
 from mixbit.ptq import PTQConfig, ptq
 from mixbit.quantization import detach
@@ -80,6 +81,7 @@ class HeldRun:
         self.opened.fold()  # it is what ships
         self.weights = _io.digest(run / _folder.WEIGHTS).partition(":")[2]
         self._made, self.grid = cache(self._quantized), cache(self._grid)
+        self._graphs = dict[tuple[str, str], IntegerGraph]()
 
     @property
     def space(self) -> InputSpace:
@@ -110,12 +112,19 @@ class HeldRun:
         opened = self._made(bits)
         if on == FAKE:
             return TorchPredictor(opened.task.model, self.space, output=output, name=FAKE)
-        return predictor_of(opened, self.run, on)
+        return predictor_of(opened, self.run, on, partial(self._graph, bits))
+
+    def _graph(self, bits: str, rounding: GraphRounding) -> IntegerGraph:
+        """The integer network with a rounding; what several runtimes share is lowered once."""
+        if (bits, rounding) not in self._graphs:
+            self._graphs[bits, rounding] = integer_network(self._made(bits), self.run, rounding)
+        return self._graphs[bits, rounding]
 
     def _grid(self, bits: str) -> InputGrid | None:
-        """The grid of a network's input; None of one that has no integer form."""
+        """The grid of a network's input, whatever its rounding; None of one that has no integer form."""
+        known = [graph for (of, _), graph in self._graphs.items() if of == bits]
         try:
-            return InputGrid.of(integer_network(self._made(bits), self.run, "float32"), self.space)
+            return InputGrid.of(known[0] if known else self._graph(bits, "float32"), self.space)
         except ExportError:
             return None
 

@@ -193,7 +193,12 @@ class Attacked:
 
 
 def attack(
-    run: Sequence[Path], settings: AttackSettings | None = None, *, data: str | None = None, out: Path | None = None
+    run: Sequence[Path],
+    settings: AttackSettings | None = None,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    keep: Sequence[Path] | None = None,
 ) -> Attacked:
     """Attack the networks of one run or of several; every piece is kept in `RUN/attack`, and is not made twice.
 
@@ -202,6 +207,7 @@ def attack(
         settings: attacks and networks.
         data: another data set than the runs' own.
         out: folder for attack.json; default `RUN/attack` of the first run.
+        keep: folders for the pieces, one a run; default `RUN/attack` of each.
 
     Raises:
         MixbitError: no finished training, a task whose inputs or labels cannot be attacked, runs of other test images,
@@ -218,7 +224,8 @@ def attack(
         if not all(map(torch.equal, _images(other, settings.images)[:2], (x, y))):
             raise MixbitError(f"{other.run} has other test images than {held[0].run}. Legal: runs of the same data.")
     _check_attackable(settings, variants, x, y)
-    known = {one.run: _pieces(one, settings, x, y) for one in held}
+    folders = [one.run / FOLDER for one in held] if keep is None else keep
+    known = {one.run: _pieces(one, folder, settings, x, y) for one, folder in zip(held, folders, strict=True)}
     found = _Attacking(settings, held, variants, known, x, y).result()
     found = replace(found, notes=(*((fewer,) if fewer else ()), *found.notes))
     path = (run[0] / FOLDER if out is None else out) / RESULT
@@ -263,9 +270,9 @@ def _check_attackable(settings: AttackSettings, variants: Sequence[Variant], x: 
         one.check((able or variants)[0], x, y, seed=settings.seed, queries=settings.queries)
 
 
-def _pieces(held: HeldRun, settings: AttackSettings, x: Tensor, y: Tensor) -> Pieces:
+def _pieces(held: HeldRun, folder: Path, settings: AttackSettings, x: Tensor, y: Tensor) -> Pieces:
     """What is known of a run; begun with all that each piece depends on."""
-    subject, folder = held.opened.subject, held.run / FOLDER
+    subject = held.opened.subject
     content = {"weights": held.weights, "images": settings.images, "seed": settings.seed} | metric_facts(
         held.opened.task
     )

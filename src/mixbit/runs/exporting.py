@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -215,19 +217,28 @@ def integer_network(opened: TrainedRun, run: Path, rounding: GraphRounding, *, s
     return lower(task.model.cpu(), task.network, [_calibration(opened)], rounding=rounding, strict=strict)
 
 
-def predictor_of(opened: TrainedRun, run: Path, on: str) -> Predictor:
+def predictor_of(
+    opened: TrainedRun, run: Path, on: str, lowering: Callable[[GraphRounding], IntegerGraph] | None = None
+) -> Predictor:
     """What ships of a run, as a Predictor: `executor`, or the name of an exporter.
+
+    Args:
+        opened: the run.
+        run: its folder, for messages.
+        on: where it runs.
+        lowering: gives the integer network with a rounding, for who keeps it; None lowers it.
 
     Raises:
         ExportError: another name, a run in float, or a runtime or compiler that is not here.
     """
+    made = lowering or partial(integer_network, opened, run)
     if on == EXECUTOR:
-        return ExecutorPredictor(integer_network(opened, run, "float32"), opened.task.space)
+        return ExecutorPredictor(made("float32"), opened.task.space)
     if on not in export_targets():
         legal = [EXECUTOR, *export_targets()]
         raise ExportError(f"on={on!r} is unknown.{did_you_mean(on, legal)} Legal: {', '.join(legal)}.")
     exporter = find_exporter(on)
-    return exporter.predictor(integer_network(opened, run, exporter.rounding), opened.task.space)
+    return exporter.predictor(made(exporter.rounding), opened.task.space)
 
 
 def _calibration(opened: TrainedRun) -> Any:

@@ -1,4 +1,4 @@
-"""The robustness profile of a trained run: bad data, other quantizers, other bits."""
+"""The robustness profile of a trained run: bad data, other quantizers, other bits; attacks where they are asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from mixbit import _io
 from mixbit._progress import Advance, progress_bar
@@ -35,18 +35,21 @@ from mixbit.robustness import (
 )
 from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
+from mixbit.runs._variants import FAKE, FLOAT
+from mixbit.runs.attacking import Attacked, AttackSettings, attack
 from mixbit.runs.exporting import predictor_of
 from mixbit.runs.subject import metric_facts
 
 __all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
 
-Part = Literal["corruption", "steps", "bits"]
+Part = Literal["corruption", "steps", "bits", "attacks"]
 PARTS: tuple[Part, ...] = ("corruption", "steps", "bits")
+"""Those of a profile that says nothing of them; attacks take longer, and must be asked for."""
 
 _WEIGHT_BITS = 4
 """Of a float run, where no others are asked for."""
 
-FOLDER, PROFILE, FIGURES = "stress", "profile.json", "figures.jsonl"
+FOLDER, PROFILE, FIGURES, ATTACKS = "stress", "profile.json", "figures.jsonl", "attack"
 _CORRUPTED = "corruption"
 _BEFORE = ("points.json", "corruptions.json")
 
@@ -56,17 +59,20 @@ class StressSettings:
     """What a profile is made of.
 
     Attributes:
-        parts: "corruption" (bad data), "steps" (other step sizes and powers of two), "bits" (other weight bits).
-        images: test images behind every figure, the same ones everywhere; None for all.
+        parts: "corruption" (bad data), "steps" (other step sizes and powers of two), "bits" (other weight bits),
+            "attacks" (adversarial inputs, see `AttackSettings`).
+        images: test images behind every figure, the same ones everywhere; None for all, and for attacks 100.
         kinds: corruptions, see `mixbit.data.corruption.KINDS`.
         severities: of every kind, out of 1 to 5.
         ptq: method of `mixbit.ptq.PTQConfig` that quantizes a float run, which has no quantizers of its own; None for
             "lp". A run that was trained under a policy keeps its own, and a note says so where this was given.
         weight_bits: of a float run, for "steps"; activations stay in float. None for 4.
-        seed: of the noise.
+        seed: of the noise, and of attacks.
         on: what the part "corruption" is measured on: None for the network in PyTorch; "executor", "onnx", "c" or an
-            exporter of your own for what ships of it, see `mixbit.export.Exporter`. The other parts change quantizers,
-            which only PyTorch's network has.
+            exporter of your own for what ships of it, see `mixbit.export.Exporter`. Attacks are then made on it beside
+            the networks in PyTorch, else on the executor. The other parts change quantizers, which only PyTorch's
+            network has.
+        attacks: of the part "attacks", with their settings: `pgd?steps=40`; None for "pgd".
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -77,23 +83,36 @@ class StressSettings:
     weight_bits: Bits | None = None
     seed: Seed = 0
     on: str | None = None
+    attacks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check(self)
-        if self.on is not None and "corruption" not in self.parts:
-            raise MixbitError(f"on={self.on!r} is of the part 'corruption' alone, and parts={list(self.parts)}.")
         if not self.parts:
-            raise MixbitError(f"parts={self.parts} is illegal. Legal: one or more of {', '.join(PARTS)}.")
+            raise MixbitError(f"parts={self.parts} is illegal. Legal: one or more of {', '.join(get_args(Part))}.")
         self.ptq_config()
         self._check_read()
+        if "attacks" in self.parts:
+            self.attack_settings()
 
     def ptq_config(self) -> PTQConfig:
         """Settings of the quantization; its own error where there is no such method."""
         return PTQConfig() if self.ptq is None else PTQConfig(method=self.ptq)  # type: ignore[arg-type]
 
+    def attack_settings(self) -> AttackSettings:
+        """Settings of the attacks; their own errors where there is no such attack or runtime."""
+        given: dict[str, Any] = {"images": self.images, "attacks": self.attacks}
+        if self.on is not None:
+            given["on"] = (FLOAT, FAKE, self.on)
+        return AttackSettings(seed=self.seed, **{name: value for name, value in given.items() if value is not None})
+
     def _check_read(self) -> None:
-        """Raise where one of the two settings of float runs was given, and no part that was asked for reads it."""
-        readers: dict[str, tuple[Part, ...]] = {"ptq": ("steps", "bits"), "weight_bits": ("steps",)}
+        """Raise where a setting was given, and no part that was asked for reads it."""
+        readers: dict[str, tuple[Part, ...]] = {
+            "ptq": ("steps", "bits"),
+            "weight_bits": ("steps",),
+            "on": ("corruption", "attacks"),
+            "attacks": ("attacks",),
+        }
         for name, parts in readers.items():
             if getattr(self, name) is not None and set(parts).isdisjoint(self.parts):
                 raise MixbitError(
@@ -113,6 +132,7 @@ class Profile:
     steps: ShiftSweep | None = None
     power_of_two: ShiftSweep | None = None
     bits: ShiftSweep | None = None
+    attacks: Attacked | None = None
     notes: tuple[str, ...] = ()
     files: dict[Path, str] = field(default_factory=dict)
 
@@ -133,6 +153,7 @@ class Profile:
             "format": "mixbit-stress",
             "version": 1,
             "quantized": self.quantized,
+            "attacks": None if self.attacks is None else self.attacks.to_json(),
             "corruption": None if self.corruption is None else json.loads(self.corruption.to_json()),
             **{key: None if found is None else found.to_json() for key, found in parts.items()},
             "notes": list(self.notes),
@@ -164,6 +185,9 @@ def stress(
     before = [folder / name for name in _BEFORE]
     figures = Ledger(folder / FIGURES, "figures of a robustness profile", content, before=before)
     profile = _Stress(opened, settings, figures, run).profile()
+    if "attacks" in settings.parts:
+        made = attack([run], settings.attack_settings(), data=data, out=folder, keep=[folder / ATTACKS])
+        profile = replace(profile, attacks=made, notes=(*profile.notes, *made.notes), files=made.files)
     _io.write_json(folder / PROFILE, profile.to_json())
     return replace(profile, files={folder / PROFILE: "the robustness profile, for scripts", **profile.files})
 
@@ -201,7 +225,8 @@ class _Stress:
 
     def __init__(self, opened: TrainedRun, settings: StressSettings, figures: Ledger, run: Path) -> None:
         self.task, self.policy, self.settings = opened.task, opened.policy, settings
-        self.shipped = None if settings.on is None else predictor_of(opened, run, settings.on)
+        shipped = settings.on if "corruption" in settings.parts else None
+        self.shipped = None if shipped is None else predictor_of(opened, run, shipped)
         self.figures, self.run = figures, run
         self.evaluate = evaluator(self.task.test, images=settings.images, loss=self.task.objective)
         self.edges = tuple(resolve_pins(self.task.network))
