@@ -23,6 +23,7 @@ from mixbit.attacks.registry import Info, info, make, names, register
 from mixbit.attacks.shift import LayerShift, quantization_shift
 from mixbit.attacks.square import Square
 from mixbit.attacks.transfer import TransferMatrix, classes_of, transfer_matrix
+from mixbit.attacks.zoo import Zoo
 
 __all__ = [
     "NORMS",
@@ -48,6 +49,7 @@ __all__ = [
     "Target",
     "TransferMatrix",
     "Trial",
+    "Zoo",
     "alignment",
     "classes_of",
     "density",
