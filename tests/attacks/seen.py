@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixbit.attacks import Attack, Found
 from mixbit.export import ExecutorPredictor
+from mixbit.testing.attacks import LinearPredictor
 from mixbit.testing.predictors import PredictorCases
 from tests.inference import seen
 
@@ -36,3 +37,10 @@ def fools_integers(attack: Attack, images: int = 6) -> Found:
     assert torch.equal(found.success, wrong) and bool(wrong.any())
     assert not found.gradients.any()
     return found
+
+
+class Curved(LinearPredictor):
+    """The linear network with `sinh` of its logits, which leaves the boundaries where they are."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        return LinearPredictor.logits(self, x).sinh()

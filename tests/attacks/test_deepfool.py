@@ -8,16 +8,9 @@ from mixbit.attacks import DeepFool, Found, norm_of
 from mixbit.data import InputSpace
 from mixbit.testing.attacks import AttackCases, LinearPredictor
 from mixbit.testing.options import OptionCases, OptionRow, fields_of, higher, lower
-from tests.attacks.seen import expects
+from tests.attacks.seen import Curved, expects
 
 HERE = "tests/attacks/test_deepfool.py"
-
-
-class Curved(LinearPredictor):
-    """The linear network with `sinh` of its logits, which leaves the boundaries where they are."""
-
-    def logits(self, x: Tensor) -> Tensor:
-        return LinearPredictor.logits(self, x).sinh()
 
 
 class TestDeepFool(AttackCases):

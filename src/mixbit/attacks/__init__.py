@@ -5,6 +5,7 @@ from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.boundary import Boundary
+from mixbit.attacks.carlini_wagner import CarliniWagnerL2
 from mixbit.attacks.deepfool import DeepFool
 from mixbit.attacks.geoda import GeoDA
 from mixbit.attacks.gradients import (
@@ -31,6 +32,7 @@ __all__ = [
     "Alignment",
     "Attack",
     "Boundary",
+    "CarliniWagnerL2",
     "DeepFool",
     "Density",
     "Found",
