@@ -140,8 +140,11 @@ def test_highs_keeps_off_standard_output() -> None:
     assert done.stdout.split()[-1] == "after"
 
 
-def test_a_closed_standard_output_is_no_error(warm: str) -> None:
-    code = "import os; os.close(1)\nfrom mixbit.allocation._milp import quiet_stdout\nwith quiet_stdout():\n    pass\n"
+@pytest.mark.parametrize("closed", ["1", "0, 1"])
+def test_a_closed_standard_output_is_no_error(closed: str, warm: str) -> None:
+    """Alone its number is that of the next file; with standard input there is none that could be held back."""
+    code = f"import os\nfrom mixbit.allocation._milp import quiet_stdout\nfor one in [{closed}]:\n    os.close(one)\n"
+    code += "with quiet_stdout():\n    pass\n"
     python = str(shutil.which("python", path=warm))
     assert subprocess.run([python, "-c", code], env=os.environ, check=False).returncode == 0
 
