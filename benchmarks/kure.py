@@ -313,12 +313,12 @@ def searches(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ cost
 
 
-def cost(batch: int, rounds: int) -> dict[str, Any]:
-    """CPU seconds of a float training step of ResNet-18 at 224, and of the term, in turns."""
+def cost(batch: int, rounds: int, network: str, side: int) -> dict[str, Any]:
+    """CPU seconds of a float training step of a network on images of this side, and of the term, in turns."""
     torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8)
-    split = TensorSplit(pixels, torch.arange(batch) % 1000, 1000, [0.5] * 3, [0.25] * 3)
-    model = models.build("resnet18").to(memory_format=torch.channels_last)
+    pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    split = TensorSplit(pixels, torch.arange(batch) % 10, 1000, [0.5] * 3, [0.25] * 3)
+    model = models.build(network).to(memory_format=torch.channels_last)
     task = Task(model=model, train=split, test=split)
     penalty = KurtosisPenalty(task)
     x, y = next(split.batches(batch))
@@ -374,7 +374,8 @@ def main(words: Sequence[str] | None = None) -> None:
         settings = {"batch": batch, "rounds": rounds}
         results = records.Results("kure", settings=settings, fresh=given.fresh, smoke=given.smoke)
         results.plan(["cost"])
-        results.part("cost", lambda: cost(batch, rounds))
+        of = ("resnet20", 32) if given.smoke else ("resnet18", 224)
+        results.part("cost", lambda: cost(batch, rounds, *of))
     else:
         {"train": train, "evaluate": evaluate, "search": search}[given.part](given)
 
