@@ -3,6 +3,7 @@
 from mixbit.attacks._entries import Access
 from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
+from mixbit.attacks.apgd import Apgd, ApgdT
 from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.carlini_wagner import CarliniWagnerL2
@@ -30,6 +31,8 @@ __all__ = [
     "NORMS",
     "Access",
     "Alignment",
+    "Apgd",
+    "ApgdT",
     "Attack",
     "Boundary",
     "CarliniWagnerL2",

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["cross_entropy", "is_wrong", "margin", "others"]
+from mixbit.errors import MixbitError
+
+__all__ = ["cross_entropy", "dlr", "is_wrong", "margin", "others", "ranked_others", "targeted_dlr"]
+
+_TINY = 1e-12
+"""Keeps a ratio finite where all logits are the same."""
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -31,3 +36,50 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
     """Whether the class of the largest logit, the first one among equals, is not the label."""
     return logits.argmax(1) != y
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, `(max of the others - z_y) / (z_1 - z_3)` with `z_1 >= z_2 >= z_3` the largest ones.
+
+    It does not change where all logits are scaled or moved. Croce, Hein (ICML 2020), equation 6.
+
+    Raises:
+        MixbitError: fewer than 3 classes.
+
+    >>> dlr(torch.tensor([[5.0, 1.0, 3.0]]), torch.tensor([0]))
+    tensor([-0.5000])
+    """
+    top = _largest(logits, 3)
+    return -margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
+    """Towards a class `t`: `(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)`. Croce, Hein (ICML 2020), equation 7.
+
+    Raises:
+        MixbitError: fewer than 4 classes.
+
+    >>> targeted_dlr(torch.tensor([[5.0, 1.0, 3.0, 2.0]]), torch.tensor([0]), torch.tensor([2]))
+    tensor([-0.5714])
+    """
+    top = _largest(logits, 4)
+    gap = logits.gather(1, towards[:, None]) - logits.gather(1, y[:, None])
+    return gap.squeeze(1) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def ranked_others(logits: Tensor, y: Tensor) -> Tensor:
+    """Classes that are not the label, the likeliest first, `(N, C - 1)`.
+
+    >>> ranked_others(torch.tensor([[5.0, 1.0, 3.0]]), torch.tensor([0]))
+    tensor([[2, 1]])
+    """
+    return others(logits, y).argsort(dim=1, descending=True, stable=True)[:, :-1]
+
+
+def _largest(logits: Tensor, count: int) -> Tensor:
+    if logits.shape[1] < count:
+        raise MixbitError(
+            f"this difference of logits ratio needs {count} classes or more, and the network has {logits.shape[1]}. "
+            "Take the attack 'apgd' with the cross-entropy, or 'fab'."
+        )
+    return logits.topk(count, dim=1).values

@@ -75,9 +75,11 @@ class AttackCases:
 
     Attributes:
         images: attacked in each case; slow attacks take fewer.
+        classes: of the network; more than 3 for attacks that need them.
     """
 
     images = 8
+    classes = 3
 
     def make(self) -> Attack:
         """The attack, with settings under which it succeeds on the linear network, a radius of 0.25 or more."""
@@ -85,7 +87,7 @@ class AttackCases:
 
     def shapes(self) -> tuple[Tensor, Tensor, LinearPredictor]:
         """Images near grey with their labels, and the network that has them right."""
-        predictor = LinearPredictor(differentiable=self.make().access == "gradients")
+        predictor = LinearPredictor(differentiable=self.make().access == "gradients", classes=self.classes)
         x = 0.5 + 0.1 * torch.randn(self.images, 1, 4, 4, generator=torch.Generator().manual_seed(2))
         x = x.clamp(0, 1)
         y = predictor.logits(x).argmax(1)
@@ -117,7 +119,7 @@ class AttackCases:
 
     def test_leaves_wrong_images_alone(self) -> None:
         x, y, predictor = self.shapes()
-        y[0] = (y[0] + 1) % 3
+        y[0] = (y[0] + 1) % self.classes
         found = self.make().run(predictor, x, y)
         assert found.right.tolist() == [False] + [True] * (len(x) - 1)
         assert torch.equal(found.points[0], x[0]) and not found.success[0] and not found.queries[0]
@@ -150,7 +152,8 @@ class AttackCases:
         """A network that calls everything the same: nothing is found, and nothing is claimed."""
         x, _, predictor = self.shapes()
         predictor.weight = torch.zeros_like(predictor.weight)
-        predictor.bias = torch.tensor([1.0, 0.0, 0.0])
+        predictor.bias = torch.zeros_like(predictor.bias)
+        predictor.bias[0] = 1.0
         found = self.make().run(predictor, x, torch.zeros(len(x), dtype=torch.int64), queries=300)
         assert bool(found.right.all()) and not found.success.any()
         assert bool(torch.isfinite(found.points).all())
