@@ -79,6 +79,12 @@ def test_given_starts_come_first_and_in_turn() -> None:
     assert len(predictor.seen) == 5 and predictor.seen[3].unique().numel() == 10  # no image: no squares
 
 
+def test_random_starts_begin_fine_after_given_ones() -> None:
+    target, predictor = _target("never", 1)
+    first_points(target, torch.zeros(1, 1, 4, 4), Streams(0, "a", [0]), 1, torch.ones(1, 1, 4, 4))
+    assert len(predictor.seen) == 2 and predictor.seen[1].unique().numel() == 16
+
+
 def test_starts_end_with_the_queries() -> None:
     target, predictor = _target("never", 2, limit=3)
     _first(target, torch.zeros(2, 1, 2, 2), 9)
@@ -95,6 +101,14 @@ def test_bisection_ends_as_near_as_it_says_on_the_wrong_side() -> None:
     for row, width in ((0, 3.0 / 2**12), (2, 1.5 / 2**4)):
         low, high = float(right[row, 0, 0]), float(points[row, 0, 0])
         assert low <= 0 < high and high - low == pytest.approx(width)
+
+
+def test_bisection_ends_with_the_queries() -> None:
+    target, _ = _target("mean", 2, limit=3)
+    target.queries[1] = 2
+    points = torch.full((2, 1, 4), 3.0)
+    bisect(target, torch.full((2, 1, 4), -1.0), points, torch.arange(2), torch.tensor([9, 9]))
+    assert target.queries.tolist() == [3, 3] and points[:, 0, 0].tolist() == [0.5, 1.0]
 
 
 def test_halvings_reach_the_tolerance_and_no_farther() -> None:

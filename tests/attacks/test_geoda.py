@@ -68,6 +68,40 @@ def test_the_normal_is_that_of_the_boundary_within_the_subspace() -> None:
     torch.testing.assert_close(found.flatten(1).norm(dim=1) / 3000, density, rtol=0.1, atol=0.0)
 
 
+class _Scripted(GeoDA):
+    """Normals of 1, 2 and 3, and points at distances of 3, 1 and 2 tenths."""
+
+    __slots__ = ()
+
+    def _normal(self, target: Target, points: Tensor, rows: Tensor, *_: object) -> Tensor:
+        return torch.full_like(points[rows], float(len(NORMALS) + 1))
+
+    def _to_boundary(self, target: Target, x: Tensor, points: Tensor, rows: Tensor, normal: Tensor) -> None:
+        NORMALS.append(float(normal[0, 0, 0, 0]))
+        points[rows] = x[rows]
+        points[rows, 0, 0, 0] += (0.3, 0.1, 0.2)[len(NORMALS) - 1]
+
+
+NORMALS: list[float] = []
+
+
+def test_normals_of_all_steps_are_summed_and_the_nearest_point_is_given() -> None:
+    predictor = LinearPredictor(differentiable=False)
+    x, y = _images(predictor, 2)
+    NORMALS.clear()
+    found = _Scripted(budget=300, first=80).run(predictor, x, y, queries=300)
+    assert [1.0, 3.0, 6.0][: len(NORMALS)] == NORMALS and len(NORMALS) > 1
+    assert norm_of(found.points - x, "L2").tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_no_point_beyond_the_bounds_is_asked_for() -> None:
+    predictor = _Recorder()
+    x = (torch.full((4, 1, 4, 4), 0.5) + 0.5 * predictor.weight[0].sign()).clamp(0.01, 0.99)
+    GeoDA(budget=200, first=30, sigma=0.1).run(predictor, x, predictor.logits(x).argmax(1))
+    asked = torch.cat(predictor.points)
+    assert float(asked.min()) == 0 and float(asked.max()) == 1
+
+
 def test_probes_are_split_as_the_paper_says() -> None:
     predictor = LinearPredictor(differentiable=False)
     target = Target(predictor, torch.zeros(3, dtype=torch.int64))
@@ -94,6 +128,25 @@ def test_a_ray_that_never_crosses_leaves_the_point() -> None:
     GeoDA()._to_boundary(target, x, points, target.all_rows, away * torch.tensor([1.0, -1.0])[:, None, None, None])
     assert torch.equal(points[0], kept[0]) and int(target.queries[0]) == _GROWTHS
     assert float(norm_of(points - x, "L2")[1]) == pytest.approx(float(predictor.distances(x, y, 2.0)[1]), abs=1.1e-3)
+
+
+def test_the_radius_grows_until_a_slanted_ray_crosses() -> None:
+    predictor = LinearPredictor(differentiable=False, classes=2)
+    x, y = _images(predictor, 1)
+    away = per_class(predictor, y)
+    aside = torch.randn(away.shape, generator=torch.Generator().manual_seed(0))
+    aside -= (aside * away).sum() / away.square().sum() * away
+    far = predictor.distances(x, y, 2.0)
+    points = x - far * away / away.norm()
+    for slant, asked in ((1.0, 2), (2.0, 3)):  # 1.4 and 2.2 times as far: once and twice grown by a half
+        target, moved = Target(predictor, y), points.clone()
+        ray = -away / away.norm() + slant * aside / aside.norm()
+        GeoDA(tol=10.0)._to_boundary(target, x, moved, target.all_rows, ray)
+        assert target.queries.tolist() == [asked]
+        assert float((moved - x).norm() / far) == pytest.approx(1.5 ** (asked - 1), rel=1e-3)
+    narrow = Target(predictor, y, limit=1)
+    GeoDA(tol=10.0)._to_boundary(narrow, x, moved, narrow.all_rows, away)
+    assert narrow.queries.tolist() == [1]
 
 
 def test_bad_settings_are_refused_when_the_images_are_known() -> None:

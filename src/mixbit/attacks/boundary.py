@@ -94,7 +94,7 @@ class Boundary(Attack):
                 break
             eta = noise(streams, rows, tuple(x.shape[1:]), self.sub_dim)[:, 0]
             sideways = target.clip(_on_sphere(x[rows], points[rows], delta[rows], eta))
-            nearer = target.clip(sideways + per_image(epsilon[rows], x) * (x[rows] - sideways))
+            nearer = sideways + per_image(epsilon[rows], x) * (x[rows] - sideways)  # between the two: within the bounds
             if coupled:
                 wrong = target.is_wrong(nearer, rows)
                 _learn(delta, rows, wrong, _COUPLED)
