@@ -9,6 +9,7 @@ from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.carlini_wagner import CarliniWagnerL2
 from mixbit.attacks.deepfool import DeepFool
 from mixbit.attacks.fab import Fab
+from mixbit.attacks.elastic_net import ElasticNet
 from mixbit.attacks.geoda import GeoDA
 from mixbit.attacks.gradients import (
     Alignment,
@@ -40,6 +41,7 @@ __all__ = [
     "DeepFool",
     "Density",
     "Fab",
+    "ElasticNet",
     "Found",
     "GeoDA",
     "ImageResults",

@@ -38,7 +38,7 @@ class CarliniWagnerL2(Attack):
     binary search. Distances are measured in widths of the input space, so that `c` has the same meaning in all.
 
     Attributes:
-        steps: for each `c`: 10000 in the paper, 10 in the experiments of Costa and Pinto.
+        steps: for each `c`: 10000 in the released code, 10 in the experiments of Costa and Pinto.
         searches: values of `c`, 9 in the released code.
         first_c: the first of them, 0.001 in the released code.
         confidence: by how much the other class must win, in logits.
