@@ -57,7 +57,7 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 	    { $$sudo apt-get update && $$sudo apt-get install --yes --no-install-recommends $(MCU_PACKAGES); }; \
 	fi
 
-# What tests compare with: homology packages, other runtimes, a second emulator, another NSGA-II. Without them those tests are not run.
+# What tests compare with: homology packages, other runtimes, a second emulator, another NSGA-II, attacks. Without them those tests are not run.
 setup-oracles: .venv/.dev  ## packages that tests compare with (340 MB)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]' unicorn
 

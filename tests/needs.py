@@ -67,11 +67,13 @@ DATA = "the shared reference material: MIXBIT_DATA names its data folder"
 NEEDS: dict[str, tuple[str, Callable[[], bool]]] = {
     "ai_edge_litert": ("ai-edge-litert: make setup-oracles", _packages("ai_edge_litert")),
     "arm": ("the compiler for Cortex-M: make setup-mcu", _programs(*ARM)),
+    "art": ("adversarial-robustness-toolbox: make setup-oracles", _packages("art", "packaging")),
     "board": ("compiler and emulator for Cortex-M: make setup-mcu", _programs(*ARM, "qemu-system-arm")),
     "cmsis-nn": ("a checkout of CMSIS-NN: MIXBIT_CMSIS_NN names its folder", lambda: "MIXBIT_CMSIS_NN" in os.environ),
     "cosmic-ray": ("cosmic-ray: extra mutants", _packages("cosmic_ray")),
     "cuda": ("a CUDA device", _cuda),
     "datasets": ("datasets: extra data", _packages("datasets")),
+    "foolbox": ("foolbox: make setup-oracles", _packages("foolbox")),
     "g++": ("g++: apt-get install g++", _programs("g++")),
     "gcc": ("gcc and make: apt-get install gcc make", _programs("gcc", "make", "ar", "objcopy")),
     "gudhi": ("gudhi: make setup-oracles", _packages("gudhi")),

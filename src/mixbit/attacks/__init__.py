@@ -8,8 +8,8 @@ from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.carlini_wagner import CarliniWagnerL2
 from mixbit.attacks.deepfool import DeepFool
-from mixbit.attacks.fab import Fab
 from mixbit.attacks.elastic_net import ElasticNet
+from mixbit.attacks.fab import Fab
 from mixbit.attacks.geoda import GeoDA
 from mixbit.attacks.gradients import (
     Alignment,
@@ -40,8 +40,8 @@ __all__ = [
     "CarliniWagnerL2",
     "DeepFool",
     "Density",
-    "Fab",
     "ElasticNet",
+    "Fab",
     "Found",
     "GeoDA",
     "ImageResults",
