@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +28,10 @@ from mixbit.attacks._streams import Streams
 from mixbit.errors import MixbitError, StaleRun
 from mixbit.inference import TorchPredictor
 from mixbit.runs import Attacked, AttackSettings, Subject, _folder, _variants
+from mixbit.runs._attack_pieces import Pieces
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs._variants import HeldRun
+from mixbit.runs.exporting import predictor_of
 from mixbit.testing.options import OptionCases, OptionRow, fields_of, unlike
 from tests.cli import tiny
 
@@ -168,6 +170,7 @@ def test_numbers_are_those_of_the_points_in_the_files(both: tuple[Attacked, list
     assert (row.measures.right, row.measures.fooled) == (int(right.sum()), int(fooled.sum()))
     assert found.clean["fitted float"].value == pytest.approx(float(right.float().mean()))
     assert row.measures.distances["Linf"].largest == pytest.approx(float((points - x)[fooled].abs().max()), abs=1e-6)
+    assert row.measures.boundary is None
     assert row.measures.snapped == {} and row.measures.queries is not None and row.measures.queries.largest == 3
 
 
@@ -185,6 +188,11 @@ def test_white_box_points_of_integers_are_those_of_their_own_network_in_pytorch(
     assert {name for name in found.networks if sources[name] == name} == set(found.networks[:2] + found.networks[3:5])
     row = next(one for one in found.results if one.target == "mixed executor" and one.attack == WEAK)
     assert row.measures.queries is None and row.measures.boundary is None
+    x, y = first_images(mixed, 40)
+    shipped = predictor_of(_variants.open_run(mixed), mixed, "executor")
+    before, after = (shipped.logits(one).argmax(1) == y for one in (x, points_of(mixed, "fake-quantized")))
+    assert bool((before & after).any() and (~before & ~after).any())
+    assert (row.measures.right, row.measures.fooled) == (int(before.sum()), int((before & ~after).sum()))
     matrix = found.transfers[WEAK]
     assert matrix.sources == found.networks[:2] + found.networks[3:5] and matrix.targets == found.networks
     for row in (one for one in found.results if one.attack == WEAK):
@@ -234,6 +242,23 @@ def test_pictures_are_points_that_fooled_their_own_network(both: tuple[Attacked,
         if one.target == "fitted float":
             logits = TorchPredictor(task.model, task.space).logits(torch.stack([one.image, one.point]))
             assert logits.argmax(1).tolist() == [one.label, one.called]
+
+
+def test_points_of_one_run_are_tried_on_another_once(both: tuple[Attacked, list[Path]]) -> None:
+    found, given = both
+    settings = AttackSettings(attacks=(WEAK, "test-noise"), images=40, variants=("W8A8",))
+    with (
+        mock.patch.object(Attack, "run", side_effect=AssertionError("made again")),
+        mock.patch("mixbit.runs.attacking.classes_of", side_effect=AssertionError("asked again")),
+    ):
+        assert runs.attack(given, settings, out=given[0].parent).to_json() == found.to_json()
+
+
+def test_classes_are_those_of_the_points_that_are_there(tmp_path: Path) -> None:
+    pieces, points = Pieces(tmp_path, {}), torch.zeros(2, 3)
+    assert pieces.classes("a", points, lambda: torch.tensor([4, 5])).tolist() == [4, 5]
+    assert pieces.classes("a", points, lambda: torch.tensor([6, 7])).tolist() == [4, 5]
+    assert pieces.classes("a", points + 1, lambda: torch.tensor([6, 7])).tolist() == [6, 7]
 
 
 def test_nothing_is_made_twice(run: Path) -> None:
@@ -406,8 +431,10 @@ def own_run(task: str, folder: Path) -> Path:
 
 
 def test_inputs_that_are_no_images_are_attacked_and_not_drawn(tmp_path: Path) -> None:
-    found = runs.attack([own_run("good", tmp_path)], few(attacks=("pgd?eps=3&restarts=1",), images=20))
+    found = runs.attack([own_run("good", tmp_path)], few(attacks=("pgd?eps=3&restarts=1", "deepfool"), images=20))
     assert found.results[0].measures.fooled and found.pictures == () and found.images == 20
+    nearest = found.results[1].measures
+    assert nearest.boundary is not None and nearest.boundary.value == pytest.approx(nearest.distances["L2"].mean)
 
 
 def test_what_cannot_be_begun_leaves_nothing_behind(run: Path, tmp_path: Path) -> None:
@@ -461,9 +488,11 @@ def test_bad_settings(settings: dict[str, Any], said: str) -> None:
 def test_bits_of_both_ends_are_8_or_more(run: Path) -> None:
     """int16 x int8 has 16 bits at the first layer too; W4A4 has its first and last layer at 8, as elsewhere."""
     held = HeldRun(run, None, "")
+    held.opened = replace(held.opened, subject=replace(held.opened.subject, seed=5))
     for text, ends, within in (("W8A16", "W8A16", "W8A16"), ("W4A4", "W8A8", "W4A4")):
-        with mock.patch.object(_variants, "ptq", side_effect=lambda task, *_, **__: SimpleNamespace(model=task.model)):
+        with mock.patch.object(_variants, "ptq", return_value=SimpleNamespace(model=held.opened.task.model)) as made:
             layers = held._made(text).policy.layers
+        assert made.call_args.args[2].seed == 5
         assert {name: str(bits) for name, bits in layers.items()} == {
             "stem": ends, "left": within, "right": within, "head": ends
         }  # fmt: skip
@@ -474,8 +503,30 @@ def test_a_run_under_a_policy_keeps_its_bits_and_says_so(tmp_path: Path) -> None
     found = runs.attack([mixed], few(variants=("W2A2",), on=("float", "fake-quantized")))
     assert found.networks == ("float", "fake-quantized")
     assert found.notes == ("mixed: trained under a policy, with bits of its own; variants are of float runs alone.",)
-    plain = _variants.open_run(mixed).task
     x, y = first_images(mixed, 12)
-    assert found.clean["fake-quantized"].value == pytest.approx(
-        float((TorchPredictor(plain.model, plain.space).logits(x).argmax(1) == y).float().mean())
-    )
+    for name, run in (("fake-quantized", mixed), ("float", tiny.fitted_runs()[0])):  # of the same weights
+        task = _variants.open_run(run).task
+        right = TorchPredictor(task.model, task.space).logits(x).argmax(1) == y
+        assert found.clean[name].value == pytest.approx(float(right.float().mean()))
+    assert found.clean["float"] != found.clean["fake-quantized"]
+
+
+def test_without_a_twin_in_pytorch_the_points_are_those_of_the_float_network(tmp_path: Path) -> None:
+    """Who is right is asked of the integers themselves."""
+    mixed = copied(tiny.fitted_runs()[1], tmp_path / "mixed")
+    found = runs.attack([mixed], few(on=("float", "executor"), images=32))
+    first, row = found.results
+    assert (row.target, row.source) == ("executor", "float") and row.measures.right != first.measures.right
+    assert row.measures.right == round(32 * found.clean["executor"].value)
+    assert row.measures.clean_accuracy == found.clean["executor"]
+
+
+def test_a_network_is_lowered_once_for_each_rounding(run: Path) -> None:
+    held = HeldRun(run, None, "")
+    quantized = SimpleNamespace(model=held.opened.task.model)
+    with (
+        mock.patch.object(_variants, "ptq", return_value=quantized),
+        mock.patch.object(_variants, "integer_network", side_effect=lambda *_: object()) as lower,
+    ):
+        made = [held._graph(bits, how) for bits in ("W8A8", "W4A4") for how in ("float32", "single", "float32")]
+    assert lower.call_count == 4 == len(set(map(id, made))) and made[0] is made[2] is not made[3]
