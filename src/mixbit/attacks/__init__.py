@@ -20,6 +20,7 @@ from mixbit.attacks.gradients import (
     exact_gradients,
 )
 from mixbit.attacks.input_grid import InputGrid
+from mixbit.attacks.jsma import Jsma
 from mixbit.attacks.masking import MaskingSign, Trial, masking_signs, missed_points
 from mixbit.attacks.measures import ImageResults, Interval, Measures, Spread, interval_of_mean, measure
 from mixbit.attacks.pgd import Pgd
@@ -48,6 +49,7 @@ __all__ = [
     "Info",
     "InputGrid",
     "Interval",
+    "Jsma",
     "LayerShift",
     "MaskingSign",
     "Measures",
