@@ -238,6 +238,18 @@ def test_a_result_may_be_off_by_its_own_rounding_alone(rounding: Rounding, legal
             comparison._hold(op, middle, wanted, np.zeros(1))
 
 
+def test_at_sixteen_bits_it_may_be_off_by_the_last_digits_of_float32_too() -> None:
+    """65,535 steps of a number worked out in float32 are known to a 30th of one."""
+    graph = rounded(random_graph(0), "float32")
+    op = next(one for one in graph.ops if getattr(one, "rounding", "") == "float32")
+    grid = g.Grid(scale=0.1, zero_point=0, qmin=0, qmax=65535)
+    graph.tensors[op.output] = dataclasses.replace(graph.tensors[op.output], grid=grid)
+    comparison = _comparing._Comparison(graph, {}, SimpleNamespace(calls=(), live=()), {})  # type: ignore[arg-type]
+    comparison._hold(op, np.array([7]), np.array([0.752]), np.zeros(1))
+    with pytest.raises(ExportError, match=r"off by 0\.054"):
+        comparison._hold(op, np.array([7]), np.array([0.754]), np.zeros(1))
+
+
 def test_what_weights_lost_is_forgiven_as_far_as_it_can_reach() -> None:
     """Each of four weights is held a whole step off, and no input is above 10: 40, and half a unit of the accumulator.
     A channel without weights is forgiven nothing of what it lost."""

@@ -34,6 +34,8 @@ _TERMS = 25.0
 """Float sums of real layers are off by less than so many roundings of the largest sum that their terms allow."""
 _TIES = 1e-3
 """Steps by which float32 can miss a tie, at 8 bits and some room."""
+_FLOAT32 = 2.0**-21
+"""The same by the integers of a grid: eight roundings of float32, for a result that is worked out in it."""
 
 
 def compare(graph: IntegerGraph, flow: Flow, names: Mapping[Wire, str], program: Program, batch: torch.Tensor) -> None:
@@ -105,7 +107,7 @@ class _Comparison:
             self._compare(op.name, made, wanted, may, 0.0)
             return
         half = 0.75 if getattr(op, "rounding", "") == "double" else 0.5
-        self._compare(op.name, _real(made, grid), _within(wanted, grid), may + (half + _TIES) * grid.scale, grid.scale)
+        self._compare(op.name, _real(made, grid), _within(wanted, grid), may + (half + _ties(grid)) * grid.scale, grid.scale)
 
     def _integers(self, wire: Wire) -> Array:
         grid = self._graph.tensors[self._names[wire]].grid
@@ -120,7 +122,7 @@ class _Comparison:
     def check_quantizer(self, step: FakeQuantize) -> None:
         """That what a quantizer of the network reads is what lowering believes that it reads."""
         source = _within(self._reals[step.inputs[0]], step.grid)
-        may = (0.5 + _TIES) * step.grid.scale + 8 * self._precision * np.abs(source)
+        may = (0.5 + _ties(step.grid)) * step.grid.scale + 8 * self._precision * np.abs(source)
         self._compare(step.name, source, self._reals[step.output], may, step.grid.scale)
 
     def _compare(self, name: str, found: Array, wanted: Array, may: Array, step: float) -> None:
@@ -180,6 +182,16 @@ def _precision(program: Program) -> float:
     """Relative rounding of the coarsest float type that the network computes in."""
     types = {value.dtype for node in program.calls if node in program.live for value in values(node)}
     return max((torch.finfo(one).eps for one in types if one.is_floating_point), default=torch.finfo().eps)
+
+
+def _ties(grid: Grid) -> float:
+    """Steps by which a rounding in float32 may miss a tie: of 16 bits the last digits are as large as that.
+
+    >>> of = {bits: Grid(scale=1.0, zero_point=0, qmin=0, qmax=2**bits - 1) for bits in (8, 16)}
+    >>> _ties(of[8]), round(_ties(of[16]), 4)
+    (0.001, 0.0312)
+    """
+    return max(_TIES, (grid.qmax - grid.qmin) * _FLOAT32)
 
 
 def _real(integers: Array, grid: Grid) -> Array:
