@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import prose
+import tables_attacks
 import tables_cpu
 import tables_kure
 import tables_latency
@@ -470,6 +471,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_ptq.TABLES,
     **tables_remake.TABLES,
     **tables_steps.TABLES,
+    **tables_attacks.TABLES,
     **tables_supernet.TABLES,
     **tables_supernet_cost.TABLES,
     **tables_topology.TABLES,
