@@ -37,11 +37,11 @@ from mixbit.attacks import (
     InputGrid,
     Pgd,
     alignment,
+    classes_of,
     density,
     estimated_gradients,
     exact_gradients,
     interval_of_mean,
-    is_fooled,
     norm_of,
     quantization_shift,
 )
@@ -86,14 +86,15 @@ class Subject:
 
 
 @cache
-def subject(name: str, images: int) -> Subject:
+def subject(name: str, images: int, variants: tuple[str, ...] = tuple(VARIANTS)) -> Subject:
     """See the head of this file."""
     zoo = models.info(name)
     found = data.load(cifar10(), mean=zoo.mean, std=zoo.std)
     model = models.load_weights(models.build(name), shared_data() / "weights" / WEIGHTS[name]).eval()
     task = Task(model=model, train=found.train, test=found.test, space=found.space)
     fake, integers, grids = {}, {}, {}
-    for variant, bits in VARIANTS.items():
+    for variant in variants:
+        bits = VARIANTS[variant]
         policy = Policy.uniform(task.network, 8, bits, dict.fromkeys(_edges(task), LayerBits(8, bits)))
         quantized = ptq(task, policy, PTQConfig(method="mse"), quiet=True).model
         exporter = find_exporter("onnx")
@@ -122,6 +123,11 @@ def _test(task: Task) -> tuple[Tensor, Tensor]:
     """The first images of a seeded shuffle, in the unit of the input space."""
     z, y = next(task.test.batches(TRIED, seed=SEED, shuffle=True))
     return task.space.clip(task.space.leave(z)), y
+
+
+def is_fooled(network: Predictor, points: Tensor, y: Tensor) -> Tensor:
+    """Whether the network has each point wrong `(N,)`."""
+    return classes_of(network, points) != y
 
 
 def share(flags: Tensor) -> list[float]:
@@ -263,7 +269,7 @@ def main() -> None:
         smoke=given.smoke,
     )
     for network in given.networks[: 1 if given.smoke else None]:
-        one = subject(network, images)
+        one = subject(network, images, ("int8",)) if given.smoke else subject(network, images)
         radii, steps = (RADII[2:3], STEPS_OF_LSB[:1]) if given.smoke else (RADII, STEPS_OF_LSB)
         facts = {"accuracy": one.accuracy, "lsb": one.grid.step, "images": len(one.x), "tried": TRIED}
         work: dict[str, Callable[[], Any]] = {
@@ -274,7 +280,7 @@ def main() -> None:
             "layers": lambda one=one, r=radii: layers(one, r),  # type: ignore[misc]
         }
         results.part(f"subject.{network}", lambda facts=facts: facts)  # type: ignore[misc]
-        for part in given.parts:
+        for part in ("threshold", "ray", "near") if given.smoke else given.parts:
             results.part(f"{part}.{network}", work[part])
 
 

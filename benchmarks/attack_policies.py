@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 import records
-from attack_findings import SEED, TRIED, WEIGHTS, mean, share
+from attack_findings import SEED, TRIED, WEIGHTS, is_fooled, mean, share
 from common import ROOT, cifar10, cifar10_folder, shared_data
 from mixbit import data, methods, models
 from mixbit._heap import keep_freed_memory
 from mixbit.allocation import allocate
 from mixbit.allocation.random_policy import random_policy
-from mixbit.attacks import Attack, is_fooled, make, norm_of
+from mixbit.attacks import Attack, make, norm_of
 from mixbit.cost import Budget, LayerBits
 from mixbit.evaluation import evaluate
 from mixbit.export import find_exporter

@@ -53,6 +53,7 @@ NEEDS: dict[str, Need] = {
     "emulator": Need(text="the emulator", remedy="make setup-mcu", there=_programs(*ARM, "qemu-system-arm")),
     "oracles": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("ripser", "ai_edge_litert")),
     "pymoo": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("pymoo")),
+    "foolbox": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("foolbox")),
     "cmsis-nn": Need(
         text="a checkout of CMSIS-NN",
         remedy="set MIXBIT_CMSIS_NN to its folder",
@@ -339,6 +340,30 @@ SPEED: dict[str, Entry] = {
         makes=["results/evolution.json"],
         needs=["data", "pymoo"],
         cost="3 minutes of one core",
+    ),
+    **_entry(
+        ["attack_threshold", "attack_ray", "attack_near", "attack_gradients", "attack_layers"],
+        ["attack_findings.py --images 300"],
+        makes=["results/attack_findings.json"],
+        needs=["data"],
+        cost="30 minutes of one core",
+        pending=["results/attack_findings.json"],
+    ),
+    **_entry(
+        ["attack_policies"],
+        ["attack_policies.py --seeds 0 1 2"],
+        makes=["results/attack_policies.json"],
+        needs=["data"],
+        cost="40 minutes of one core",
+        pending=["results/attack_policies.json"],
+    ),
+    **_entry(
+        ["attack_oracles"],
+        ["attack_oracles.py --images 100"],
+        makes=["results/attack_oracles.json"],
+        needs=["data", "foolbox"],
+        cost="an hour of one core",
+        pending=["results/attack_oracles.json"],
     ),
     **_entry(
         ["against"],

@@ -28,6 +28,7 @@ NEEDS = {
     "oracles": ("ripser", "ai_edge_litert"),
     "peers": ("peers",),
     "pymoo": ("pymoo",),
+    "foolbox": ("foolbox",),
     "cmsis-nn": (),  # the smoke version goes without
     "quiet": (),
 }
