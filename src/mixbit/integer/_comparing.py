@@ -107,7 +107,8 @@ class _Comparison:
             self._compare(op.name, made, wanted, may, 0.0)
             return
         half = 0.75 if getattr(op, "rounding", "") == "double" else 0.5
-        self._compare(op.name, _real(made, grid), _within(wanted, grid), may + (half + _ties(grid)) * grid.scale, grid.scale)
+        may = may + (half + _ties(grid)) * grid.scale
+        self._compare(op.name, _real(made, grid), _within(wanted, grid), may, grid.scale)
 
     def _integers(self, wire: Wire) -> Array:
         grid = self._graph.tensors[self._names[wire]].grid
