@@ -190,7 +190,7 @@ class Case:
     """One attack, ours and a library's."""
 
     attack: str
-    library: str
+    package: str
     what: str
     """Norm of the distances that are compared (`mean L2`, `median L2`), or `robust`."""
     ours: Callable[[str], Attack]
@@ -211,15 +211,15 @@ def _nearest() -> Iterator[Case]:
     long = {"steps": 10, "searches": 10, "first_c": 0.01}
     theirs = {"steps": 10, "binary_search_steps": 10, "initial_const": 0.01}
     yield Case(
-        attack="DeepFool", library="foolbox", what="mean L2", ours=ours("deepfool", overshoot=0.02),
+        attack="DeepFool", package="foolbox", what="mean L2", ours=ours("deepfool", overshoot=0.02),
         theirs=of_foolbox("L2DeepFoolAttack", overshoot=0.02),
     )  # fmt: skip
     yield Case(
-        attack="C&W L2", library="foolbox", what="mean L2", ours=ours("cw-l2", **long),
+        attack="C&W L2", package="foolbox", what="mean L2", ours=ours("cw-l2", **long),
         theirs=of_foolbox("L2CarliniWagnerAttack", **theirs),
     )  # fmt: skip
     yield Case(
-        attack="EAD", library="foolbox", what="mean L1", ours=ours("ead", **long),
+        attack="EAD", package="foolbox", what="mean L1", ours=ours("ead", **long),
         theirs=of_foolbox("EADAttack", **theirs),
     )  # fmt: skip
 
@@ -228,19 +228,19 @@ def _balls() -> Iterator[Case]:
     for radius in (0.001, 0.002):
         step = radius / 10
         yield Case(
-            attack=f"PGD {radius}", library="foolbox", what="robust",
+            attack=f"PGD {radius}", package="foolbox", what="robust",
             ours=ours("pgd", eps=radius, step=step, restarts=1),
             theirs=of_foolbox("LinfPGD", radius, abs_stepsize=step, steps=20, random_start=True),
         )  # fmt: skip
     for norm, radius, queries in (("Linf", 0.006, 300), ("Linf", 0.012, 100), ("L2", 0.3, 300)):
         yield Case(
-            attack=f"Square {norm} {radius}, {queries} queries", library="torchattacks", what="robust",
+            attack=f"Square {norm} {radius}, {queries} queries", package="torchattacks", what="robust",
             ours=ours("square", eps=radius, queries=queries, ball=norm),
             theirs=of_torchattacks("Square", norm=norm, eps=radius, n_queries=queries, seed=SEED),
         )  # fmt: skip
     for norm, radius in (("Linf", 0.0012), ("L2", 0.05)):
         yield Case(
-            attack=f"AutoAttack {norm} {radius}", library="pyautoattack", what="robust",
+            attack=f"AutoAttack {norm} {radius}", package="pyautoattack", what="robust",
             ours=ours("auto-attack", eps=radius, steps=20, queries=100, ball=norm),
             theirs=of_pyautoattack(
                 ["apgd-ce", "apgd-t", "fab-t", "square"], radius, norm, n_iter=20, n_queries=100
@@ -250,7 +250,7 @@ def _balls() -> Iterator[Case]:
 
 def _art() -> Iterator[Case]:
     """At the settings of the study of attacks at the deep edge, where these come to an end on images of 32 pixels."""
-    cost: dict[str, Any] = {"library": "art", "most": FEW}
+    cost: dict[str, Any] = {"package": "art", "most": FEW}
     yield Case(
         attack="PGD 0.001, 20 x 20", what="robust", ours=ours("pgd", eps=0.001, loss="cross-entropy"),
         theirs=of_art("ProjectedGradientDescent", eps=0.001, eps_step=0.0001, max_iter=20, num_random_init=20), **cost,
@@ -283,7 +283,7 @@ def _art() -> Iterator[Case]:
         attack="ZOO", what="robust", ours=ours("zoo"),
         theirs=of_art("ZooAttack", max_iter=10, binary_search_steps=5, initial_const=0.01, use_resize=False), **cost,
     )  # fmt: skip
-    slow: dict[str, Any] = {"library": "art", "most": SLOW, "what": "median L2"}
+    slow: dict[str, Any] = {"package": "art", "most": SLOW, "what": "median L2"}
     yield Case(
         attack="GeoDA, 1000 queries", ours=ours("geoda", budget=1000),
         theirs=of_art("GeoDA", batch_size=32, max_iter=1000, sub_dim=16), **slow,
@@ -346,9 +346,9 @@ def main() -> None:
     )
     for on in given.networks[: 1 if given.smoke else None]:
         for case in list(cases())[: 1 if given.smoke else None]:
-            if case.library not in given.libraries or (case.library == "art" and on != "resnet8"):
+            if case.package not in given.libraries or (case.package == "art" and on != "resnet8"):
                 continue
-            of = {"network": on, "attack": case.attack, "library": case.library, "what": case.what}
+            of = {"network": on, "attack": case.attack, "package": case.package, "what": case.what}
             results.row(of, lambda c=case, n=on: compare(c, n, 2 if given.smoke else given.images))  # type: ignore[misc]
 
 

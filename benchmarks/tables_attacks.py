@@ -173,7 +173,7 @@ def attack_oracles() -> str:
         (
             row["network"],
             row["attack"],
-            row["library"],
+            row["package"],
             row["what"],
             f"{row['ours']:.4g}",
             f"{row['theirs']:.4g}",
