@@ -248,6 +248,7 @@ class TestAttackOptions(OptionCases):
         OptionRow("--on", ([], ["--on", "onnx, float"]), asked("on"),
                   exactly(("float", "fake-quantized", "executor"), ("onnx", "float"))),
         OptionRow("--variants", ([], ["--variants", "W4A4"]), asked("variants"), exactly(("W8A16", "W8A8"), ("W4A4",))),
+        OptionRow("--twins", ([], ["--twins"]), asked("twins"), exactly(False, True)),
         OptionRow("--data", ([], ["--data", "digits?seed=1"]),
                   lambda words: handed("attack", "attack", "r", *words)["data"], exactly(None, "digits?seed=1")),
         OptionRow("--out", ([], ["--out", "o"]), lambda words: handed("attack", "attack", "r", *words)["out"],

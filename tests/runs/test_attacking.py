@@ -106,6 +106,11 @@ def attacked(**settings: Any) -> Attacked:
     return runs.attack([copied(tiny.fitted_runs()[0], tiny.place() / f"run-{time.monotonic_ns()}")], few(**settings))
 
 
+def mixed_alone(**settings: Any) -> Attacked:
+    """The run under a policy, likewise."""
+    return runs.attack([copied(tiny.fitted_runs()[1], tiny.place() / f"run-{time.monotonic_ns()}")], few(**settings))
+
+
 class TestAttackSettingsOptions(OptionCases):
     owner = AttackSettings
     options = fields_of(AttackSettings)
@@ -128,6 +133,9 @@ class TestAttackSettingsOptions(OptionCases):
                   lambda a, b: (a, b) == (("float",), ("float", "W8A8 executor"))),
         OptionRow("variants", ((), ("W4A16",)), lambda v: attacked(on=("fake-quantized", "float"), variants=v).networks,
                   lambda a, b: (a, b) == (("float",), ("float", "W4A16 fake-quantized"))),
+        OptionRow("twins", (False, True),
+                  lambda v: [one.source for one in mixed_alone(on=("float", "executor"), twins=v).results],
+                  lambda a, b: (a, b) == (["float", "float"], ["float", "executor"])),
     )  # fmt: skip
 
 
@@ -519,6 +527,17 @@ def test_without_a_twin_in_pytorch_the_points_are_those_of_the_float_network(tmp
     assert (row.target, row.source) == ("executor", "float") and row.measures.right != first.measures.right
     assert row.measures.right == round(32 * found.clean["executor"].value)
     assert row.measures.clean_accuracy == found.clean["executor"]
+
+
+def test_twins_are_judged_by_the_integers() -> None:
+    """Logits of the one, gradients of the other: what counts is what the integers say of the points."""
+    found = mixed_alone(attacks=("pgd?restarts=1&eps=0.3",), on=("executor",), twins=True, images=32)
+    (row,) = found.results
+    assert row.measures.fooled > 0 and row.measures.queries is not None
+    assert found.transfers[row.attack].share("executor", "executor") == row.measures.success
+    assert "judged by the integers" in found.notes[0]
+    plain = mixed_alone(attacks=("pgd?restarts=1&eps=0.3",), on=("fake-quantized", "executor"), images=32).results[1]
+    assert plain.measures.right == row.measures.right and plain.measures.fooled <= row.measures.fooled
 
 
 def test_a_network_is_lowered_once_for_each_rounding(run: Path) -> None:

@@ -166,6 +166,10 @@ def attack(
         str,
         typer.Option(metavar="W8A8,...", help="bits of a float run, quantized without training: weights, activations"),
     ] = "W8A16,W8A8",
+    twins: Annotated[
+        bool,
+        typer.Option("--twins", help="white-box attacks on integers, by the fake-quantized network's gradients"),
+    ] = False,
     data: Annotated[str | None, typer.Option(help="another data set than the runs' own")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for results and plots; default: attack in the first run")] = (
         None
@@ -182,6 +186,7 @@ def attack(
         seed=seed,
         on=words.word_list(on),
         variants=words.word_list(variants),
+        twins=twins,
     )
     done = runs.attack(run, settings, data=data, out=out)
     for table in report.attack_tables(done):

@@ -17,7 +17,7 @@ from mixbit.cost import LayerBits
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError, MixbitError, did_you_mean, shown
 from mixbit.export import exporter_names
-from mixbit.inference import Predictor, TorchPredictor
+from mixbit.inference import Predictor, TorchPredictor, TwinPredictor
 from mixbit.integer import GraphRounding, IntegerGraph
 from mixbit.policy import Policy, resolve_pins
 from mixbit.ptq import PTQConfig, ptq
@@ -58,6 +58,11 @@ class Variant:
     def logits(self, x: Tensor) -> Tensor:
         """Make the network if it is not there, and ask it; see `mixbit.inference.Predictor`."""
         return self.predictor.logits(x)
+
+    @cached_property
+    def with_gradients(self) -> Predictor:
+        """The network itself where it has gradients; else it gives the logits, and its fake-quantized one gradients."""
+        return self if self.differentiable else TwinPredictor(self, Variant(self._held, self.bits, FAKE))
 
     @property
     def snap(self) -> Callable[[Tensor], Tensor] | None:

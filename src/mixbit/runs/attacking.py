@@ -34,6 +34,7 @@ from mixbit.attacks import (
     transfer_matrix,
 )
 from mixbit.errors import MixbitError
+from mixbit.inference import Predictor
 from mixbit.ledger import content_of
 from mixbit.runs import _folder
 from mixbit.runs._attack_pieces import Pieces
@@ -66,6 +67,8 @@ class AttackSettings:
         variants: bits of a float run, as W8A8, weight bits and activation bits up to 8 and 16: it is quantized without
             training on images of its training split, the first and the last layer at 8 bits or more. A run that was
             trained under a policy has its own bits.
+        twins: make white-box attacks on integers too: each step follows the gradients of their fake-quantized network,
+            and is judged by the integers (`TwinPredictor`). Else they are shown the points of that network.
     """
 
     attacks: tuple[str, ...] = ("pgd",)
@@ -75,6 +78,7 @@ class AttackSettings:
     seed: Seed = 0
     on: tuple[str, ...] = (FLOAT, FAKE, EXECUTOR)
     variants: tuple[str, ...] = ("W8A16", "W8A8")
+    twins: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -266,8 +270,19 @@ def _check_attackable(settings: AttackSettings, variants: Sequence[Variant], x: 
             "a variant: W8A8."
         )
     for one in settings.chosen().values():
-        able = [each for each in variants if each.differentiable or one.access != "gradients"]
-        one.check((able or variants)[0], x, y, seed=settings.seed, queries=settings.queries)
+        able = [each for each in variants if _can_attack(one, each, settings)]
+        asked = _asked(one, able[0]) if able else variants[0]
+        one.check(asked, x, y, seed=settings.seed, queries=settings.queries)
+
+
+def _can_attack(one: Attack, on: Variant, settings: AttackSettings) -> bool:
+    """Whether an attack is made on a network, and not shown points of another."""
+    return on.differentiable or one.access != "gradients" or settings.twins
+
+
+def _asked(one: Attack, on: Variant) -> Predictor:
+    """What the attack is given of the network."""
+    return on.with_gradients if one.access == "gradients" else on
 
 
 def _pieces(held: HeldRun, folder: Path, settings: AttackSettings, x: Tensor, y: Tensor) -> Pieces:
@@ -327,9 +342,9 @@ class _Attacking:
 
     def _sources(self, one: Attack) -> list[Variant]:
         """The networks that an attack is made on."""
-        return [each for each in self.variants if each.differentiable or one.access != "gradients"]
+        return [each for each in self.variants if _can_attack(one, each, self.settings)]
 
-    def _asked(self, name: str) -> str:
+    def _settings_of(self, name: str) -> str:
         """An attack with all its settings, for the keys of pieces: other defaults make other points."""
         one = self.attacks[name]
         values = {key.name: getattr(one, key.name) for key in fields(one)}
@@ -345,7 +360,7 @@ class _Attacking:
 
             def make(chunk: slice = chunk, images: range = images) -> Found:
                 return one.run(
-                    on,
+                    _asked(one, on),
                     self.x[chunk],
                     self.y[chunk],
                     seed=self.settings.seed,
@@ -353,7 +368,7 @@ class _Attacking:
                     queries=self.settings.queries,
                 )
 
-            key = f"{self._asked(name)} on {on.key}, {_shown(images)}"
+            key = f"{self._settings_of(name)} on {on.key}, {_shown(images)}"
             parts.append(self.known[on.run].attack(key, one.name, make))
             advance(1, f"{name} on {on.name}")
         return Found(**{each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Found)})
@@ -363,7 +378,7 @@ class _Attacking:
     ) -> Tensor:
         """The classes that the target gives the source's points."""
         place = source.key if source.run == target.run else f"{source.key} of {self.weights[source.run]}"
-        return self._classes(target, f"{self._asked(name)} on {place}", found[name, source.name].points, advance)
+        return self._classes(target, f"{self._settings_of(name)} on {place}", found[name, source.name].points, advance)
 
     def _classes(self, target: Variant, of: str, points: Tensor, advance: Advance) -> Tensor:
         parts = []
@@ -462,7 +477,11 @@ class _Attacking:
         if any(one.access == "gradients" for one in self.attacks.values()) and not all(
             each.differentiable for each in self.variants
         ):
-            yield "integers have no gradients: their points of white-box attacks are those of the network named beside."
+            yield "integers have no gradients: " + (
+                "white-box attacks follow those of their fake-quantized networks, and are judged by the integers."
+                if self.settings.twins
+                else "their points of white-box attacks are those of the network named beside."
+            )
         for name, one in right.items():
             if not one.any():
                 yield f"{name} has all {len(one)} images wrong, so there was nothing to attack."
