@@ -5,6 +5,7 @@ from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.apgd import Apgd, ApgdT
 from mixbit.attacks.attack import Attack, Found, need_access
+from mixbit.attacks.auto_attack import AutoAttack
 from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.carlini_wagner import CarliniWagnerL2
 from mixbit.attacks.deepfool import DeepFool
@@ -37,6 +38,7 @@ __all__ = [
     "Apgd",
     "ApgdT",
     "Attack",
+    "AutoAttack",
     "Boundary",
     "CarliniWagnerL2",
     "DeepFool",

@@ -37,6 +37,12 @@ class Streams:
             for image in images
         ]
 
+    def part(self, rows: Tensor) -> Streams:
+        """The streams of some of the images, which go on where they are."""
+        found = Streams(0, "", [])
+        found._streams = [self._streams[row] for row in rows.tolist()]
+        return found
+
     def normal(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers `(len(rows), *shape)`, float32."""
         return self._drawn(rows, lambda stream: stream.standard_normal(shape, dtype=np.float32))

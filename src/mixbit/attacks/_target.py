@@ -33,6 +33,8 @@ class Target:
         """Points of which each image got logits."""
         self.gradients = torch.zeros(len(y), dtype=torch.int64)
         """Gradients that each image got; each comes with a query."""
+        self.by = [""] * len(y)
+        """Name of the attack that broke each image, of one that is made of several."""
 
     @property
     def all_rows(self) -> Tensor:
@@ -56,6 +58,16 @@ class Target:
         if self.limit is None:
             return torch.ones(len(rows), dtype=torch.bool)
         return self.queries[rows] + count <= self.limit
+
+    def part(self, rows: Tensor, *, keep: int = 0) -> Target:
+        """What an attack on some of the images may ask: what these have left, but for `keep` points."""
+        found = Target(self.predictor, self.y[rows], None if self.limit is None else self.limit - keep)
+        found.queries, found.gradients = self.queries[rows], self.gradients[rows]
+        return found
+
+    def charge_for(self, rows: Tensor, part: Target) -> None:
+        """These images pay for what was asked of their `part`."""
+        self.queries[rows], self.gradients[rows] = part.queries, part.gradients
 
     def logits(self, points: Tensor, rows: Tensor) -> Tensor:
         """Logits `(M, C)`, without gradients.

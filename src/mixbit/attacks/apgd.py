@@ -122,6 +122,8 @@ class ApgdT(Attack):
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         ascent = _Ascent(target, x, y, eps=self.eps, steps=self.steps, ball=self.ball)
         active = target.all_rows
+        if not bool(target.can_ask(active).all()):
+            return ascent.worst
         ranks = ranked_others(target.logits(x, active), y)
         for towards in ranks.T[: self.targets]:
 

@@ -34,6 +34,7 @@ class Found:
         success: whether it had the image right, and has the point wrong `(N,)`.
         queries: points of which the image got logits or a class `(N,)`, int64.
         gradients: gradients that it got `(N,)`, int64.
+        by: name of the attack that broke each image, of an attack that is made of several; otherwise empty.
     """
 
     points: Tensor
@@ -41,6 +42,14 @@ class Found:
     success: Tensor
     queries: Tensor
     gradients: Tensor
+    by: tuple[str, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """Join what came of several batches of images, in their order."""
+        tensors = ("points", "right", "success", "queries", "gradients")
+        both = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
+        return cls(**both, by=tuple(name for part in parts for name in part.by))
 
 
 class Attack(ABC):
@@ -100,14 +109,16 @@ class Attack(ABC):
         rows = right.nonzero().squeeze(1)
         target = Target(predictor, y[rows], queries)
         points, asked, gradients = x.detach().clone(), torch.zeros(len(x), dtype=torch.int64), torch.zeros_like(y)
-        success = torch.zeros_like(right)
+        success, by = torch.zeros_like(right), [""] * len(x)
         if len(rows):
             streams = Streams(seed, self.name, [numbers[row] for row in rows.tolist()])
             points[rows] = self._perturb(target, points[rows], target.y, streams)
             asked[rows], gradients[rows] = target.queries, target.gradients
             with torch.no_grad():  # whatever the attack believes: this is what counts
                 success[rows] = is_wrong(predictor.logits(points[rows]), target.y)
-        return Found(points=points, right=right, success=success, queries=asked, gradients=gradients)
+            for row, name in zip(rows.tolist(), target.by, strict=True):
+                by[row] = name if success[row] else ""
+        return Found(points=points, right=right, success=success, queries=asked, gradients=gradients, by=tuple(by))
 
     @abstractmethod
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:

@@ -74,8 +74,7 @@ class Fab(Attack):
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         best, least = x.clone(), torch.full((len(x),), torch.inf)
         active = target.all_rows
-        active = active[target.can_ask(active)]
-        if not len(active):
+        if not bool(target.can_ask(active).all()):
             return best
         logits = target.logits(x, active)
         ranks = ranked_others(logits, y)

@@ -29,6 +29,7 @@ class _Attacked:
     gradients: tuple[int, ...]
     points: str
     content: str
+    by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Pieces:
             success=torch.tensor(found.success),
             queries=torch.tensor(found.queries),
             gradients=torch.tensor(found.gradients),
+            by=found.by,
         )
 
     def _keep(self, key: str, name: str, found: Found) -> None:
@@ -81,6 +83,7 @@ class Pieces:
             success=tuple(found.success.tolist()),
             queries=tuple(found.queries.tolist()),
             gradients=tuple(found.gradients.tolist()),
+            by=found.by,
             points=file,
             content=content_of([found.points]),
         )

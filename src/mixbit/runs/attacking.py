@@ -371,7 +371,7 @@ class _Attacking:
             key = f"{self._settings_of(name)} on {on.key}, {_shown(images)}"
             parts.append(self.known[on.run].attack(key, one.name, make))
             advance(1, f"{name} on {on.name}")
-        return Found(**{each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Found)})
+        return Found.joined(parts)
 
     def _transferred(
         self, name: str, source: Variant, target: Variant, found: Mapping[tuple[str, str], Found], advance: Advance
