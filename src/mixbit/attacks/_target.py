@@ -12,8 +12,9 @@ from mixbit.inference import Predictor
 
 __all__ = ["Target"]
 
-_AT_ONCE = 512
-"""Points that go through the network together: an attack may ask for many an image."""
+_AT_ONCE = 256
+"""Points that go through the network together: an attack may ask for many an image, and of twice as many the maps of a
+small network leave the cache."""
 
 
 class Target:
