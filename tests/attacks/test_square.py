@@ -201,6 +201,8 @@ def test_the_first_point_of_l2_is_tiles_of_a_bump_beside_a_dent() -> None:
     ]
     assert all(first[0] == second[0] for first, second in seen)
     assert len({(first[0], first[1], second[1]) for first, second in seen}) == 8
+    lies = np.array([first[0] for first, _ in seen]).reshape(6, 6, 5)
+    assert (lies != lies[:, :1]).any() and (lies != lies[:, :, :1]).any()  # each tile by itself
     square = (_watched((1, 1, 17, 17), limit=1, ball="L2")[0] - 0.5)[0, 0].abs()
     assert float(square[1:16, 1:16].sum()) == pytest.approx(float(square.sum()))
 

@@ -191,7 +191,7 @@ class _Ascent:
             length=length,
             raised=torch.zeros(len(rows)),
             length_then=length.clone(),
-            most_then=torch.full((len(rows),), torch.inf),
+            most_then=torch.full((len(rows),), -torch.inf),
         )
 
     def _seen(self, state: _State, objective: Objective, *, last: bool) -> _State:
