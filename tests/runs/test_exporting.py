@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mixbit import runs
 from mixbit.cli import main
 from mixbit.cost import LayerBits
 from mixbit.errors import ExportError, MixbitError
+from mixbit.export import ExecutorPredictor
 from mixbit.export.onnx import OnnxFile
 from mixbit.models import read_weights, write_weights
 from mixbit.policy import Policy
-from mixbit.runs.exporting import lowered, taken
+from mixbit.runs._trained import open_run
+from mixbit.runs.exporting import integer_network, lowered, predictor_of, runtimes, taken
 from mixbit.task import Task
 from tests.cli import tiny
-from tests.needs import need, why
+from tests.needs import need, needs, why
 from tests.runs.conftest import DIGITS, SHORT
 
 pytest.importorskip("onnxruntime", reason=why("onnx"))
@@ -249,6 +252,20 @@ def test_the_c_of_folded_ranges_is_exact(ranged: Path, tmp_path: Path) -> None:
     need("gcc")
     done = runs.export_c(ranged, images=20)
     assert done.checked is not None and done.checked.exact and done.checked.samples == 20
+
+
+@needs("board")
+def test_a_board_is_a_runtime_by_the_name_of_its_core(trained: Path) -> None:
+    opened = open_run(trained)
+    graph = integer_network(opened, trained, "single")
+    asked = []
+    board = predictor_of(opened, trained, "cortex-m3", lambda rounding: asked.append(rounding) or graph)
+    x = opened.task.space.leave(next(opened.task.test.batches(3))[0])
+    assert torch.equal(board.logits(x), ExecutorPredictor(graph, opened.task.space).logits(x))
+    assert asked == ["single"] and "mps2-an385" in board.name
+    assert runtimes()[0] == "executor" and {"onnx", "c", "cortex-m3"} <= set(runtimes())
+    with pytest.raises(ExportError, match=r"Did you mean 'cortex-m\d+'\? Legal: executor, .*onnx.*cortex-m3"):
+        predictor_of(opened, trained, "cortex-m9")
 
 
 def test_a_float_run_and_other_folders_are_refused(float_run: runs.Trained, trained: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def attack(
     queries: Annotated[int | None, typer.Option(min=1, help="points that each image may ask for; default: any")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of all that is random in attacks")] = 0,
     on: Annotated[
-        str, typer.Option(metavar="T,T,...", help="float, fake-quantized, executor, onnx, c, or your own exporter")
+        str, typer.Option(metavar="T,T,...", help="float, fake-quantized, executor, onnx, c, cortex-m4, ...")
     ] = "float,fake-quantized,executor",
     variants: Annotated[
         str,

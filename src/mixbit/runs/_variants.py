@@ -16,7 +16,6 @@ from mixbit.attacks import InputGrid
 from mixbit.cost import LayerBits
 from mixbit.data import InputSpace
 from mixbit.errors import ExportError, MixbitError, did_you_mean, shown
-from mixbit.export import exporter_names
 from mixbit.inference import Predictor, TorchPredictor, TwinPredictor
 from mixbit.integer import GraphRounding, IntegerGraph
 from mixbit.policy import Policy, resolve_pins
@@ -24,7 +23,7 @@ from mixbit.ptq import PTQConfig, ptq
 from mixbit.quantization import detach
 from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
-from mixbit.runs.exporting import EXECUTOR, integer_network, predictor_of
+from mixbit.runs.exporting import integer_network, predictor_of, runtimes
 
 FLOAT, FAKE = "float", "fake-quantized"
 _PINNED = 8
@@ -174,7 +173,7 @@ def check_on(on: Sequence[str]) -> None:
     Raises:
         MixbitError: an unknown name, with the nearest legal one.
     """
-    legal = [FLOAT, FAKE, EXECUTOR, *exporter_names()]
+    legal = [FLOAT, FAKE, *runtimes()]
     for one in on:
         if one not in legal:
             raise MixbitError(f"on={one!r} is unknown.{did_you_mean(one, legal)} Legal: {', '.join(legal)}.")

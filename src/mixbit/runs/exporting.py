@@ -19,6 +19,7 @@ from mixbit._progress import announce, progress_bar, watched
 from mixbit.errors import ExportError, did_you_mean
 from mixbit.export import ExecutorPredictor, Exporter, Written, exporter_names, find_exporter
 from mixbit.export.float_onnx import float_onnx
+from mixbit.export.mcu import BOARDS, BoardPredictor
 from mixbit.export.onnx import CPUS, Cpu, OnnxFile, Packing, render_onnx
 from mixbit.export.qonnx import render_qonnx
 from mixbit.export.verify import Agreement, Judge, Verification, is_qonnx, sample_batches, verify_predictor
@@ -29,7 +30,7 @@ from mixbit.quantization import CALIBRATION_SAMPLES
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.task import Task
 
-__all__ = ["Exported", "Verified", "export", "export_targets", "lowered", "verify"]
+__all__ = ["Exported", "Verified", "export", "export_targets", "lowered", "runtimes", "verify"]
 
 EXECUTOR = "executor"
 """Where a network runs that no exporter wrote: in the reference executor."""
@@ -199,6 +200,11 @@ def export_targets() -> list[str]:
     return exporter_names()
 
 
+def runtimes() -> list[str]:
+    """Where the integers of a run can be asked for logits: the executor, every exporter's runtime, emulated boards."""
+    return [EXECUTOR, *export_targets(), *BOARDS]
+
+
 def lowered(
     run: Path, target: str, strict: bool, rounding: GraphRounding | None = None
 ) -> tuple[TrainedRun, IntegerGraph]:
@@ -220,7 +226,7 @@ def integer_network(opened: TrainedRun, run: Path, rounding: GraphRounding, *, s
 def predictor_of(
     opened: TrainedRun, run: Path, on: str, lowering: Callable[[GraphRounding], IntegerGraph] | None = None
 ) -> Predictor:
-    """What ships of a run, as a Predictor: `executor`, or the name of an exporter.
+    """What ships of a run, as a Predictor: `executor`, the name of an exporter, or the core of an emulated board.
 
     Args:
         opened: the run.
@@ -234,8 +240,10 @@ def predictor_of(
     made = lowering or partial(integer_network, opened, run)
     if on == EXECUTOR:
         return ExecutorPredictor(made("float32"), opened.task.space)
+    if on in BOARDS:
+        return BoardPredictor(made(find_exporter("c").rounding), opened.task.space, board=on)
     if on not in export_targets():
-        legal = [EXECUTOR, *export_targets()]
+        legal = runtimes()
         raise ExportError(f"on={on!r} is unknown.{did_you_mean(on, legal)} Legal: {', '.join(legal)}.")
     exporter = find_exporter(on)
     return exporter.predictor(made(exporter.rounding), opened.task.space)
