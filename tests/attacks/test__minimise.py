@@ -19,6 +19,15 @@ def test_adam_is_torchs_whichever_rows_move() -> None:
     torch.testing.assert_close(mine, torch.stack([row.detach() for row in theirs]))
 
 
+def test_adam_begins_anew_where_it_forgets() -> None:
+    gradients = torch.tensor([[[3.0], [3.0]], [[-1.0], [-1.0]]])
+    adam, rows = Adam(gradients[0]), torch.arange(2)
+    adam.direction(rows, gradients[0])
+    adam.forget(rows[1:])
+    direction = adam.direction(rows, gradients[1]).flatten().tolist()
+    assert direction[0] > 0 and direction[1] == pytest.approx(-1.0)
+
+
 def test_constants_come_to_the_least_that_is_enough() -> None:
     enough = torch.tensor([0.003, 0.5, 7.0, 1234.0])
     constants = Constants(0.01, 4)

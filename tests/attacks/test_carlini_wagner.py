@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixbit.attacks import CarliniWagnerL2, Found, norm_of
+from mixbit.attacks import Attack, CarliniWagnerL2, CarliniWagnerLinf, Found, norm_of
 from mixbit.data import InputSpace
 from mixbit.testing.attacks import AttackCases, LinearPredictor
-from mixbit.testing.options import OptionCases, OptionRow, fields_of, lower
+from mixbit.testing.options import OptionCases, OptionRow, fields_of, higher, lower
 from tests.attacks.seen import Curved, expects
 
 
@@ -21,6 +21,11 @@ class TestL2Adam(AttackCases):
         return CarliniWagnerL2(steps=20, searches=6, solver="adam", lr=0.05)
 
 
+class TestLinf(AttackCases):
+    def make(self) -> CarliniWagnerLinf:
+        return CarliniWagnerLinf(steps=5)
+
+
 class TestL2Options(OptionCases):
     owner = CarliniWagnerL2
     options = fields_of(CarliniWagnerL2)
@@ -29,13 +34,45 @@ class TestL2Options(OptionCases):
         OptionRow("searches", (1, 3), seen=lambda value: _asked(steps=4, searches=value), holds=expects(4, 12)),
         OptionRow("first_c", (1e-6, 1.0), seen=lambda value: _fooled(first_c=value, searches=1), holds=expects(0, 8)),
         OptionRow(
-            "confidence", (0.0, 3.0), seen=lambda value: _lead(confidence=value), holds=lambda a, b: a < 1 < 3 <= b
+            "confidence",
+            (0.0, 3.0),
+            seen=lambda value: _lead(CarliniWagnerL2(searches=12, confidence=value)),
+            holds=lambda a, b: a < 1 < 3 <= b,
         ),
         OptionRow(
             "solver", ("adam", "descent"), seen=lambda value: _length(solver=value, steps=10, lr=0.05), holds=lower
         ),
         # The first step of Adam is as long as its rate in every pixel, wherever the gradient is not 0.
         OptionRow("lr", (0.2, 0.4), seen=lambda value: _first_step(lr=value), holds=expects(0.2, 0.4)),
+    )
+
+
+class TestLinfOptions(OptionCases):
+    """On a network of one class a round makes its steps and `c` doubles: each asks once, and the last point once."""
+
+    owner = CarliniWagnerLinf
+    options = fields_of(CarliniWagnerLinf)
+    rows = (
+        OptionRow("steps", (3, 7), seen=lambda value: _hopeless(steps=value, first_c=20.0), holds=expects(4, 8)),
+        OptionRow(
+            "first_c", (1.0, 4.0), seen=lambda value: _hopeless(first_c=value, largest_c=4.0), holds=expects(7, 3)
+        ),
+        OptionRow(
+            "largest_c", (1.0, 4.0), seen=lambda value: _hopeless(first_c=1.0, largest_c=value), holds=expects(3, 7)
+        ),
+        OptionRow(
+            "patience", (1, 3), seen=lambda value: int(_attacked_linf(patience=value).queries.min()), holds=higher
+        ),
+        OptionRow(
+            "shrink", (0.5, 0.95), seen=lambda value: int(_attacked_linf(shrink=value).queries.sum()), holds=higher
+        ),
+        OptionRow("lr", (0.05, 0.1), seen=lambda value: _first_step_linf(lr=value), holds=expects(0.05, 0.1)),
+        OptionRow(
+            "confidence",
+            (0.0, 3.0),
+            seen=lambda value: _lead(CarliniWagnerLinf(confidence=value)),
+            holds=lambda a, b: a < 1 < 3 <= b,
+        ),
     )
 
 
@@ -100,12 +137,14 @@ def test_means_the_same_in_every_unit_of_the_inputs() -> None:
     predictor, pixels = LinearPredictor(), LinearPredictor(space=InputSpace(bounds=(0.0, 255.0)))
     pixels.weight = predictor.weight / 255
     x, y = _images(predictor)
-    for solver in ("descent", "adam"):
-        attack = CarliniWagnerL2(steps=10, searches=6, solver=solver, lr=0.05)
+    for attack in (
+        CarliniWagnerL2(steps=10, searches=6),
+        CarliniWagnerL2(steps=10, searches=6, solver="adam", lr=0.05),
+        CarliniWagnerLinf(),
+    ):
         one, other = attack.run(predictor, x, y), attack.run(pixels, 255 * x, y)
-        torch.testing.assert_close(
-            norm_of(other.points - 255 * x, "L2"), 255 * norm_of(one.points - x, "L2"), rtol=1e-2, atol=0
-        )
+        lengths = [norm_of(points, attack.norm) for points in (one.points - x, other.points - 255 * x)]
+        torch.testing.assert_close(lengths[1], 255 * lengths[0], rtol=1e-2, atol=0)
 
 
 def test_moves_pixels_that_lie_at_the_bounds() -> None:
@@ -115,6 +154,53 @@ def test_moves_pixels_that_lie_at_the_bounds() -> None:
     y = predictor.logits(x).argmax(1)
     found = CarliniWagnerL2().run(predictor, x, y)
     assert found.success.all() and float(found.points.min()) >= 0 and float(found.points.max()) <= 1
+
+
+def test_in_linf_it_comes_to_the_nearest_point_of_the_boundary() -> None:
+    predictor = LinearPredictor()
+    x, y = _images(predictor)
+    found = CarliniWagnerLinf(steps=20, shrink=0.98).run(predictor, x, y)
+    times = norm_of(found.points - x, "Linf") / predictor.distances(x, y, 1.0)
+    assert float(times.min()) > 0.999 and float(times.max()) < 1.1
+
+
+def test_in_linf_it_is_what_a_plain_loop_finds_image_by_image() -> None:
+    predictor = Curved(scale=4.0)
+    x, y = _images(predictor)
+    attack = CarliniWagnerLinf(steps=3, lr=0.01, shrink=0.9, first_c=0.02, largest_c=5.0, patience=2, confidence=0.3)
+    wanted = torch.cat(
+        [_plain_linf(predictor, one, label, attack) for one, label in zip(x[:, None], y[:, None], strict=True)]
+    )
+    found = attack.run(predictor, x, y)
+    assert found.success.sum() > 5
+    torch.testing.assert_close(found.points, wanted, rtol=0, atol=1e-5)
+
+
+def _plain_linf(predictor: LinearPredictor, x: Tensor, y: Tensor, attack: CarliniWagnerLinf) -> Tensor:
+    """The attack on one image: a loop of rounds around one of steps, with autograd and PyTorch's Adam."""
+    best, least, tau, c, failed = x, float("inf"), 1.0, attack.first_c, 0
+    w = torch.atanh((2 * x - 1) * (1 - 1e-6)).requires_grad_()
+    while c <= attack.largest_c and (failed < attack.patience or least == float("inf")):
+        optimiser = torch.optim.Adam([w], min(attack.lr, 0.2 * tau))
+        succeeded = False
+        for at in range(attack.steps + 1):
+            points = 0.5 + 0.5 * torch.tanh(w)
+            logits = predictor.logits(points)[0]
+            gap = logits[y] - logits[[k for k in range(3) if k != y]].max()
+            length = float((points - x).detach().abs().max())
+            if float(gap.detach()) <= -attack.confidence:
+                if length < least:
+                    best, least = points.detach(), length
+                if succeeded := length < tau:
+                    break
+            if at == attack.steps:
+                break
+            loss = c * torch.relu(gap + attack.confidence) + torch.relu((points - x).abs() - tau).sum()
+            optimiser.zero_grad()
+            loss.sum().backward()
+            optimiser.step()
+        tau, c, failed = (attack.shrink * length, c, 0) if succeeded else (tau, 2 * c, failed + 1)
+    return best
 
 
 def _images(predictor: LinearPredictor) -> tuple[Tensor, Tensor]:
@@ -136,11 +222,34 @@ def _fooled(**settings: Any) -> int:
     return int(_attacked(**settings)[3].success.sum())
 
 
-def _lead(**settings: Any) -> float:
+def _lead(attack: Attack) -> float:
     """By how much the other class wins at the least."""
-    predictor, _, y, found = _attacked(searches=12, **settings)
-    logits = predictor.logits(found.points)
+    predictor = LinearPredictor()
+    x, y = _images(predictor)
+    logits = predictor.logits(attack.run(predictor, x, y).points)
     return float((logits.amax(1) - logits.gather(1, y[:, None]).squeeze(1)).min())
+
+
+def _hopeless(**settings: Any) -> int:
+    """What an image asks of a network of which nothing is found."""
+    predictor = LinearPredictor()
+    predictor.weight, predictor.bias = torch.zeros_like(predictor.weight), torch.tensor([1.0, 0.0, 0.0])
+    x = torch.full((1, 1, 4, 4), 0.3)
+    found = CarliniWagnerLinf(**{"steps": 2, **settings}).run(predictor, x, torch.tensor([0]))
+    return int(found.queries)
+
+
+def _attacked_linf(**settings: Any) -> Found:
+    predictor = LinearPredictor()
+    return CarliniWagnerLinf(**settings).run(predictor, *_images(predictor))
+
+
+def _first_step_linf(**settings: Any) -> float:
+    predictor = LinearPredictor()
+    x, y = _images(predictor)
+    found = CarliniWagnerLinf(**settings).run(predictor, x, y, queries=2)
+    assert found.success.any()
+    return _moved(x, found)
 
 
 def _length(**settings: Any) -> float:
@@ -152,5 +261,10 @@ def _length(**settings: Any) -> float:
 def _first_step(**settings: Any) -> float:
     _, x, _, found = _attacked(solver="adam", steps=2, searches=1, first_c=100.0, **settings)
     assert found.success.any()
+    return _moved(x, found)
+
+
+def _moved(x: Tensor, found: Found) -> float:
+    """How far numbers of `w` are, in the middle."""
     moved = torch.atanh(2 * found.points - 1) - torch.atanh(2 * x - 1)
     return float(moved[found.success].abs().median())

@@ -7,7 +7,7 @@ from mixbit.attacks.apgd import Apgd, ApgdT
 from mixbit.attacks.attack import Attack, Found, need_access
 from mixbit.attacks.auto_attack import AutoAttack
 from mixbit.attacks.boundary import Boundary
-from mixbit.attacks.carlini_wagner import CarliniWagnerL2
+from mixbit.attacks.carlini_wagner import CarliniWagnerL2, CarliniWagnerLinf
 from mixbit.attacks.deepfool import DeepFool
 from mixbit.attacks.elastic_net import ElasticNet
 from mixbit.attacks.fab import Fab
@@ -41,6 +41,7 @@ __all__ = [
     "AutoAttack",
     "Boundary",
     "CarliniWagnerL2",
+    "CarliniWagnerLinf",
     "DeepFool",
     "Density",
     "ElasticNet",

@@ -98,6 +98,10 @@ class Adam:
         self._mean, self._square = torch.zeros_like(self.like), torch.zeros_like(self.like)
         self._steps = torch.zeros(len(self.like))
 
+    def forget(self, rows: Tensor) -> None:
+        """These rows begin anew."""
+        self._mean[rows], self._square[rows], self._steps[rows] = 0.0, 0.0, 0.0
+
     def direction(self, rows: Tensor, gradient: Tensor) -> Tensor:
         """What is subtracted from these rows, but for the learning rate."""
         self._steps[rows] += 1

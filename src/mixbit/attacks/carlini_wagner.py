@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from mixbit._settings import Count, NotNegative, Positive
+from mixbit._settings import Count, NotNegative, Positive, Range
 from mixbit.attacks._minimise import Adam, Constants, Nearest, TanhSpace, hinge, is_found
 from mixbit.attacks._norms import Norm, norm_of, per_image
 from mixbit.attacks._streams import Streams
@@ -16,12 +16,14 @@ from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack
 from mixbit.attacks.registry import register
 
-__all__ = ["CarliniWagnerL2"]
+__all__ = ["CarliniWagnerL2", "CarliniWagnerLinf"]
 
 _STEP = 2.0
 """Of descent in `w`: one over the largest curvature of the distance, which is 2 (half / width)^2."""
 _SETTLED = 0.05
 """A point that moves by less than this part of its distance is where its `c` takes it."""
+_STEPS_TO_TAU = 10
+"""A step of the attack in Linf is at most `tau` divided by this, or it would leap over the box that it shall reach."""
 
 
 @register(
@@ -102,3 +104,97 @@ class CarliniWagnerL2(Attack):
             going = ~found & (moved > _SETTLED * distance)
             active, w = active[going], w[going]
         return success
+
+
+@register(
+    "cw-linf",
+    "c times a misclassification plus what sticks out of a box that shrinks, between bounds by tanh",
+    source="Carlini and Wagner, S&P 2017",
+    access="gradients",
+)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarliniWagnerLinf(Attack):
+    """The nearest point in Linf: the least of `c f(x') + sum of max(|x'_i - x_i| - tau, 0)`, round by round.
+
+    `f` and the `w` of `x'` are those of `CarliniWagnerL2`. A round makes steps of Adam. It succeeds at the first
+    adversarial point within `tau`, which then becomes smaller than that point's distance; else `c` is doubled. The next
+    round goes on from the point reached, with a new Adam. `tau` is in widths of the input space, 1 at first.
+
+    Attributes:
+        steps: of a round: 1000 in the released code, 10 in the experiments of Costa and Pinto.
+        lr: largest rate of Adam, in `w`; a step is a tenth of `tau` at most (ours).
+        shrink: `tau` is this part of the nearest distance.
+        first_c: 0.00001 in the released code, whose first doublings change nothing but the time.
+        largest_c: an image is given up where no smaller one leads to an adversarial point.
+        patience: rounds that may fail one after another when a point has been found (ours).
+        confidence: by how much the other class must win, in logits.
+
+    >>> import mixbit.testing.attacks as testing
+    >>> predictor = testing.LinearPredictor(classes=2)
+    >>> x = torch.full((1, 1, 4, 4), 0.5) + 0.02 * predictor.weight[0].sign()
+    >>> found = CarliniWagnerLinf().run(predictor, x, torch.tensor([0]))
+    >>> bool(found.success), float((found.points - x).abs().max()) < 0.05
+    (True, True)
+    """
+
+    steps: Count = 10
+    lr: Positive = 0.01
+    shrink: Annotated[float, Range(above=0, below=1)] = 0.9
+    first_c: Positive = 0.1
+    largest_c: Positive = 20.0
+    patience: Count = 2
+    confidence: NotNegative = 0.0
+
+    @property
+    def norm(self) -> Norm:
+        """What it makes small is Linf."""
+        return "Linf"
+
+    def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
+        nearest, adam, rounds = Nearest(x), Adam(x), _Rounds(self, len(x))
+        space, active = TanhSpace(*target.bounds), target.all_rows
+        w = space.enter(x)
+        while True:
+            active = active[target.can_ask(active)]
+            if not len(active):
+                return nearest.points
+            at = w[active]
+            points = space.leave(at)
+            slope, logits = target.gradient(points, active, lambda z, labels: hinge(z, labels, self.confidence))
+            delta = (points - x[active]) / (2 * space.half)
+            found, distance = is_found(logits, target.y[active], self.confidence), norm_of(delta, "Linf")
+            nearest.offer(active, points, distance, found)
+            adam.forget(rounds.end(active, found, distance))
+            c, tau = per_image(rounds.c[active], x), per_image(rounds.tau[active], x)
+            outside = delta.sign() * (delta.abs() > tau) / (2 * space.half)
+            step = adam.direction(active, space.slope(at) * (c * slope + outside))
+            w[active] = at - (2 * tau / _STEPS_TO_TAU).clamp(max=self.lr) * step
+            active = active[rounds.going(active, nearest.distances[active].isfinite())]
+
+
+class _Rounds:
+    """How each image's round goes: `c` and `tau` `(N,)`, steps made, and rounds that failed since the last success."""
+
+    def __init__(self, attack: CarliniWagnerLinf, images: int) -> None:
+        self.attack = attack
+        self.c, self.tau = torch.full((images,), attack.first_c), torch.ones(images)
+        self._steps, self._failed = (torch.zeros(images, dtype=torch.int64) for _ in range(2))
+
+    def end(self, rows: Tensor, found: Tensor, distance: Tensor) -> Tensor:
+        """End the rounds that have succeeded or made all steps; the images whose next one begins."""
+        success = found & (distance < self.tau[rows])
+        nearer = rows[success]
+        self.tau[nearer] = self.attack.shrink * distance[success]
+        self._failed[nearer] = 0
+        failure = rows[~success & (self._steps[rows] == self.attack.steps)]
+        self.c[failure] *= 2
+        self._failed[failure] += 1
+        over = torch.cat([nearer, failure])
+        self._steps[over] = 0
+        self._steps[rows] += 1
+        return over
+
+    def going(self, rows: Tensor, found: Tensor) -> Tensor:
+        """Which images have another round to make, or are within one; `found`: whether they have a point."""
+        patient = ~found | (self._failed[rows] < self.attack.patience)
+        return patient & (self.c[rows] <= self.attack.largest_c)
