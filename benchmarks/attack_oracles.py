@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -41,7 +42,13 @@ from mixbit.attacks import Norm, make, norm_of
 from mixbit.data import InputSpace
 from mixbit.inference import TorchPredictor
 
-LIBRARIES = ("foolbox", "torchattacks", "pyautoattack", "art")
+DISTRIBUTIONS = {
+    "foolbox": "foolbox",
+    "torchattacks": "torchattacks",
+    "pyautoattack": "pyautoattack",
+    "art": "adversarial-robustness-toolbox",
+}
+LIBRARIES = tuple(DISTRIBUTIONS)
 ADVERSARIAL = "cifar10_resnet20_pgd_optB_ehanw.safetensors"
 WEIGHTS = {"resnet8": "mlperf_resnet8_cifar10.safetensors", "resnet20-adversarial": ADVERSARIAL}
 FEW, SLOW = 8, 16
@@ -341,6 +348,14 @@ def _value(what: str, delta: Tensor, wrong: Tensor, both: Tensor) -> float:
     return float(lengths.mean() if how == "mean" else lengths.median()) if len(lengths) else float("nan")
 
 
+def installed() -> Iterator[str]:
+    """Distributions of the packages that are there: torchattacks and pyautoattack are in no extra, since they pin
+    others that do not go with ours; `pip install --no-deps` brings them."""
+    for module, name in DISTRIBUTIONS.items():
+        if importlib.util.find_spec(module):
+            yield name
+
+
 def main() -> None:
     """A row for each case and network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -356,7 +371,7 @@ def main() -> None:
         "attack_oracles",
         settings={"images": 2 if given.smoke else given.images, "seed": SEED},
         inputs={"data": cifar10_folder(), **{n: shared_data() / "weights" / f for n, f in WEIGHTS.items()}},
-        libraries=("torch", "foolbox", "torchattacks", "pyautoattack", "adversarial-robustness-toolbox"),
+        libraries=("torch", *installed()),
         fresh=given.fresh,
         smoke=given.smoke,
     )

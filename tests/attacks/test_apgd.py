@@ -104,15 +104,15 @@ class _Wavy:
 @pytest.mark.parametrize("ball", ["Linf", "L2"])
 def test_a_start_is_algorithm_1_written_out(ball: str) -> None:
     """Every point of every image, with bounds that cut; from the first point on, which is random, at the edge."""
-    steps, eps = 60, 0.3 if ball == "Linf" else 0.7
-    network = _Wavy(9.0 if ball == "Linf" else 2.0)  # steps of a sign forget rounding, others multiply it
+    steps, eps = (60, 0.3) if ball == "Linf" else (30, 0.7)  # steps of a sign forget rounding, others multiply it
+    network = _Wavy(9.0 if ball == "Linf" else 2.0)
     x = torch.rand(6, 1, 3, 4, generator=torch.Generator().manual_seed(2))
     found = Apgd(eps=eps, steps=steps, ball=ball).run(network, x, torch.zeros(6, dtype=torch.int64))
     asked = torch.stack(network.points[1:-1])
     assert len(asked) == steps + 1 and found.gradients.tolist() == [steps] * 6
     for image in range(6):
         wanted = _ascent(network, x[image], asked[0, image], steps, eps, ball)
-        torch.testing.assert_close(asked[:, image], wanted, rtol=0, atol=1e-4 if ball == "Linf" else 5e-3)
+        torch.testing.assert_close(asked[:, image], wanted, rtol=0, atol=1e-4 if ball == "Linf" else 1e-3)
     gaps = torch.stack([network.of(points)[:, 0] - network.of(points)[:, 1:].amax(1) for points in asked])
     assert torch.equal(found.points, asked[gaps.argmin(0), torch.arange(6)])
 
