@@ -74,13 +74,15 @@ def batchquant_is_above() -> bool:
     )
 
 
-def w3a3_is_as_alone() -> bool:
+def beside_alone(bits: int) -> int:
+    """Whether BatchQuant's uniform sub-network is above (1), below (-1) or as good as one trained alone (0)."""
     (alone,) = (
         row["test"]["accuracy"]
         for row in result("supernet")["dedicated"]
-        if (row["network"], row["seed"], row["bits"]) == ("mobilenetv1-cifar", 0, 3)
+        if (row["network"], row["seed"], row["bits"]) == ("mobilenetv1-cifar", 0, bits)
     )
-    return not differ(uniform("batchquant")["3"], alone, TEST_IMAGES)
+    member = uniform("batchquant")[str(bits)]
+    return (1 if member > alone else -1) if differ(member, alone, TEST_IMAGES) else 0
 
 
 CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
@@ -91,8 +93,13 @@ CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
     ): batchquant_is_above,
     (
         QFA,
-        "At W3A3 its sub-network is not distinguishable from the network that was trained alone for as many epochs.",
-    ): w3a3_is_as_alone,
+        "At W3A3 and W4A4 its sub-networks are not distinguishable from the networks that were trained alone for as many "
+        "epochs.",
+    ): lambda: not beside_alone(3) and not beside_alone(4),
+    (
+        QFA,
+        "At W2A2 it is above the one that was trained alone, and at W8A8 below, both by more than two standard errors.",
+    ): lambda: (beside_alone(2), beside_alone(8)) == (1, -1),
     (RESULTS, "LIMPQ does not beat the uniform network on this problem."): lambda: all(
         points > 0 for budget in ("3x3", "4x4") for points in arena.behind("limpq", budget)
     ),
