@@ -153,7 +153,7 @@ def pgd(one: Subject, radius: float) -> Tensor:
     return one.points[radius]
 
 
-def threshold(one: Subject, radii: Sequence[float] = RADII) -> list[dict[str, Any]]:
+def threshold(one: Subject, radii: Sequence[float] = RADII) -> dict[str, Any]:
     """Errors of every variant on the float network's PGD points, radius by radius."""
     rows = []
     for radius in radii:
@@ -164,7 +164,7 @@ def threshold(one: Subject, radii: Sequence[float] = RADII) -> list[dict[str, An
         rows.append(
             {"radius": radius, "errors": errors, "l2": float(moved.mean()), "l2_snapped": float(snapped.mean())}
         )
-    return rows
+    return {"rows": rows}
 
 
 def ray(one: Subject) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def near(one: Subject) -> dict[str, Any]:
     return rows
 
 
-def gradients(one: Subject, images: int, steps: Sequence[int] = STEPS_OF_LSB) -> list[dict[str, Any]]:
+def gradients(one: Subject, images: int, steps: Sequence[int] = STEPS_OF_LSB) -> dict[str, Any]:
     """Central differences of k steps of the int8 input: of logits and of probabilities, on every variant."""
     x, y = one.x[:images], one.y[:images]
     chosen = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(SEED))[:COORDINATES]
@@ -233,17 +233,17 @@ def gradients(one: Subject, images: int, steps: Sequence[int] = STEPS_OF_LSB) ->
                         "exact_largest": density(exact).largest,
                     }
                 )
-    return rows
+    return {"rows": rows}
 
 
-def layers(one: Subject, radii: Sequence[float] = RADII) -> list[dict[str, Any]]:
+def layers(one: Subject, radii: Sequence[float] = RADII) -> dict[str, Any]:
     """Quantization shift at each layer of the int8 network, for PGD points of the float network."""
     rows = []
     for radius in radii:
         for found in quantization_shift(one.fake["int8"], one.x, pgd(one, radius)):
             values = {"l2": found.l2, "linf": found.linf, "erased": found.erased, "images": found.images}
             rows.append({"radius": radius, "layer": found.layer, **values})
-    return rows
+    return {"rows": rows}
 
 
 def main() -> None:

@@ -347,7 +347,6 @@ SPEED: dict[str, Entry] = {
         makes=["results/attack_findings.json"],
         needs=["data"],
         cost="30 minutes of one core",
-        pending=["results/attack_findings.json"],
     ),
     **_entry(
         ["attack_policies"],

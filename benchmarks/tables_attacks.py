@@ -58,7 +58,7 @@ def attack_threshold() -> str:
             *(percent(row["errors"][variant]) for variant in VARIANTS),
         )
         for network, part in _networks(found, "threshold")
-        for row in part
+        for row in part["rows"]
     ]
     columns = ("network", ">radius", ">L2", ">L2 behind the int8 input", *(f">{one}, errors in %" for one in VARIANTS))
     return markdown(columns, rows) + "\n" + _subjects(found)
@@ -119,7 +119,7 @@ def attack_gradients() -> str:
             f"{100 * row['sign']:.0f}",
         )
         for network, part in _networks(found, "gradients")
-        for row in part
+        for row in part["rows"]
     ]
     columns = (
         "network", "gradient of the label's", ">steps", "variant", ">zeros, %", ">images all zero, %",
@@ -134,10 +134,10 @@ def attack_layers() -> str:
     found = result("attack_findings")
     rows = []
     for network, part in _networks(found, "layers"):
-        for radius in dict.fromkeys(row["radius"] for row in part):
-            first, *others = [row for row in part if row["radius"] == radius]
+        for radius in dict.fromkeys(row["radius"] for row in part["rows"]):
+            first, *others = [row for row in part["rows"] if row["radius"] == radius]
             reached = [row for row in others if row["images"]]
-            ends = [f"{end(row['l2'] for row in reached):.2f}" if reached else "-" for end in (min, max)]
+            ends = [f"{end(row['l2'] for row in reached):.2f}" for end in (min, max)] if reached else ["-"]
             cells = (f"{first['l2']:.2f}", f"{first['linf']:.2f}", f"{100 * first['erased']:.1f}", " to ".join(ends))
             rows.append((network, f"{radius:g}", *cells))
     columns = ("network", ">radius", ">input, L2 ratio", ">input, Linf ratio", ">erased, %", ">other layers, L2 ratio")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,42 @@ def beside_alone(bits: int) -> int:
     return (1 if member > alone else -1) if differ(member, alone, TEST_IMAGES) else 0
 
 
+def attacked(part: str, network: str) -> Any:
+    return result("attack_findings")[part][network]
+
+
+def errors(network: str, variant: str) -> list[list[float]]:
+    """Share and interval at each radius, from the least."""
+    return [row["errors"][variant] for row in attacked("threshold", network)["rows"]]
+
+
+def twins_apart(network: str, variant: str) -> bool:
+    """Whether the interval of the variant's own distance and that of float have nothing in common."""
+    near = attacked("near", network)
+    return bool(near[f"{variant}, twin"]["l2"][1] > near["float"]["l2"][2])
+
+
+ATTACKS = "docs/attacks.md"
+
 CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
+    (ATTACKS, "no point of the two least radii is an error there, while float errs."): lambda: (
+        [one[0] for one in errors("resnet8", "int8")[:2]] == [0, 0] and errors("resnet8", "float")[0][1] > 0
+    ),
+    (ATTACKS, "There int8 errs as often as float at every radius."): lambda: all(
+        one[1] <= other[0] <= one[2]
+        for one, other in zip(errors("resnet20", "int8"), errors("resnet20", "float"), strict=True)
+    ),
+    (ATTACKS, "It does not make int8 err more often than float at any radius here."): lambda: all(
+        one[0] <= other[0]
+        for network in ("resnet8", "resnet20")
+        for one, other in zip(errors(network, "int8"), errors(network, "float"), strict=True)
+    ),
+    (ATTACKS, "int16 has its boundary where float has it, and int8 farther on ResNet-8 alone."): lambda: (
+        not twins_apart("resnet8", "int16")
+        and not twins_apart("resnet20", "int16")
+        and not twins_apart("resnet20", "int8")
+        and attacked("near", "resnet8")["int8, twin"]["l2"][0] > attacked("near", "resnet8")["float"]["l2"][2]
+    ),
     (
         QFA,
         "BatchQuant is above LSQ at every uniform bit-width there, by more than two standard errors where the table's "
@@ -93,8 +129,8 @@ CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
     ): batchquant_is_above,
     (
         QFA,
-        "At W3A3 and W4A4 its sub-networks are not distinguishable from the networks that were trained alone for as many "
-        "epochs.",
+        "At W3A3 and W4A4 its sub-networks are not distinguishable from the networks that were trained alone for as "
+        "many epochs.",
     ): lambda: not beside_alone(3) and not beside_alone(4),
     (
         QFA,
