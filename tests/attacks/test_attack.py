@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from mixbit import attacks
 from mixbit.attacks import Attack, Norm, Target
 from mixbit.attacks._norms import NORMS, norm_of, project
 from mixbit.attacks._streams import Streams
+from mixbit.data import InputSpace
+from mixbit.errors import MixbitError
 from mixbit.testing.attacks import LinearPredictor
 
 
@@ -40,6 +43,41 @@ def test_the_input_is_not_changed_by_an_attack() -> None:
     kept, y = x.clone(), predictor.logits(x).argmax(1)
     assert attacks.make("pgd", {"eps": 0.5}).run(predictor, x, y).success.any()
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("name", attacks.names())
+def test_inputs_and_labels_of_another_width_are_attacked_as_float32_and_int64(name: str) -> None:
+    predictor = LinearPredictor(classes=4)
+    x = (torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 64).round() / 64  # float16 holds these
+    y, attack = predictor.logits(x).argmax(1), attacks.make(name)
+    wanted = attack.run(predictor, x, y, queries=300)
+    for values, labels in ((x.double(), y.to(torch.uint8)), (x.half().requires_grad_(), y.to(torch.int32))):
+        found = attack.run(predictor, values, labels, queries=300)
+        assert torch.equal(found.points, wanted.points) and torch.equal(found.gradients, wanted.gradients)
+
+
+def test_an_image_at_a_bound_that_float32_rounds_up_is_within() -> None:
+    predictor = LinearPredictor(space=InputSpace(bounds=(0.0, 0.1)))
+    x = torch.full((1, 1, 4, 4), 0.1)
+    assert float(x.max()) > 0.1
+    _Liar().check(predictor, x, torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"y": [0, 1]}, "labels list and 2 numbers of images. Legal: a whole number an image"),
+        ({"y": torch.tensor([True, False])}, "labels torch.bool"),
+        ({"y": torch.tensor([0.0, 1.0])}, "labels torch.float32"),
+        ({"images": [0]}, "1 numbers of images"),
+        ({"images": [-1, 0]}, "images has -1. Legal: whole numbers of 0 or more"),
+        ({"images": ["a", 0]}, "images has 'a'"),
+    ],
+)
+def test_labels_and_numbers_of_images_that_are_none(changed: dict[str, Any], said: str) -> None:
+    given = {"y": torch.tensor([0, 1]), **changed}
+    with pytest.raises(MixbitError, match=said):
+        _Liar().run(LinearPredictor(), torch.rand(2, 1, 4, 4), **given)
 
 
 def test_norms_are_numpys() -> None:

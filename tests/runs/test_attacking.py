@@ -324,7 +324,7 @@ def _slowly(folder: Path, settings: AttackSettings) -> None:
 def test_a_folder_of_other_weights_images_or_seed_is_refused(run: Path) -> None:
     runs.attack([run], few())
     for changed, said in (({"images": 13}, "images=12, now images=13"), ({"seed": 1}, "seed=0, now seed=1")):
-        with pytest.raises(StaleRun, match=said):
+        with pytest.raises(StaleRun, match=f"{said}.* or delete that folder"):  # another --out would not help
             runs.attack([run], few(**changed))
     with (
         mock.patch("mixbit.runs.subject.data_sets.digest", return_value="blake2b:other"),
@@ -476,7 +476,10 @@ def test_what_cannot_be_begun_leaves_nothing_behind(run: Path, tmp_path: Path) -
         ({"attacks": ("pgd?eps=0",)}, "eps=0 is illegal. Legal: a number above 0"),
         ({"attacks": ("pgd", "pgd?steps=20")}, "is asked for twice"),
         ({"attacks": ("pgd?eps=0.1",), "eps": (0.1,)}, "has its own eps"),
-        ({"attacks": ("deepfool",), "eps": (0.1,)}, "is of attacks within a ball, and deepfool"),
+        (
+            {"attacks": ("deepfool",), "eps": (0.1,)},
+            "there is none among deepfool. Legal with eps: apgd,.*pgd",
+        ),
         ({"eps": (0.0,)}, "each a number above 0"),
         ({"eps": ()}, "one radius or more"),
         ({"on": ()}, "on=.. is illegal"),
@@ -491,6 +494,19 @@ def test_what_cannot_be_begun_leaves_nothing_behind(run: Path, tmp_path: Path) -
 def test_bad_settings(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(MixbitError, match=said):
         AttackSettings(**settings)
+
+
+def test_radii_that_are_nearly_equal_are_two_attacks() -> None:
+    names = list(AttackSettings(attacks=("pgd",), eps=(0.1, 0.10001, 8 / 255)).chosen())
+    assert names == ["pgd at 0.1", "pgd at 0.10001", "pgd at 0.03137"]
+
+
+def test_an_attack_that_may_not_ask_for_its_first_step_says_so() -> None:
+    found = attacked(attacks=("zoo", WEAK), queries=5)
+    assert [one for one in found.notes if "asked for nothing" in one] == [
+        "zoo on float asked for nothing: its first step takes more than queries=5, so its success says nothing. "
+        "Give more queries."
+    ]
 
 
 def test_bits_of_both_ends_are_8_or_more(run: Path) -> None:

@@ -79,7 +79,7 @@ def ranked_others(logits: Tensor, y: Tensor) -> Tensor:
 def _largest(logits: Tensor, count: int) -> Tensor:
     if logits.shape[1] < count:
         raise MixbitError(
-            f"this difference of logits ratio needs {count} classes or more, and the network has {logits.shape[1]}. "
-            "Take the attack 'apgd' with the cross-entropy, or 'fab'."
+            f"the difference of logits ratio (apgd-t, apgd?loss=dlr) needs {count} classes or more, and the network "
+            f"has {logits.shape[1]}. Take the attack 'apgd' with the cross-entropy, or 'fab'."
         )
     return logits.topk(count, dim=1).values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -89,8 +90,8 @@ class Attack(ABC):
 
         Args:
             predictor: the network; one with gradients where `access` is "gradients".
-            x: images `(N, ...)` within the bounds of the Predictor's space.
-            y: labels `(N,)`.
+            x: images `(N, ...)` within the bounds of the Predictor's space; attacked in float32, which points are in.
+            y: labels `(N,)`, whole numbers of any width.
             seed: of all that is random.
             images: number of each image in its data set, which its random numbers hang on; None for 0 to N - 1.
             queries: points that an image may ask for; an attack whose images may ask for no more ends with what it has.
@@ -101,6 +102,7 @@ class Attack(ABC):
         """
         numbers = range(len(x)) if images is None else images
         self.check(predictor, x, y, seed=seed, images=numbers, queries=queries)
+        x, y = predictor.space.clip(x.detach().to(torch.float32)), y.to(torch.int64)  # rounding may leave the bounds
         with torch.no_grad():
             first = predictor.logits(x)
         check_logits(predictor, first)
@@ -108,10 +110,10 @@ class Attack(ABC):
         right = ~is_wrong(first, y)
         rows = right.nonzero().squeeze(1)
         target = Target(predictor, y[rows], queries)
-        points, asked, gradients = x.detach().clone(), torch.zeros(len(x), dtype=torch.int64), torch.zeros_like(y)
+        points, asked, gradients = x.clone(), *torch.zeros(2, len(x), dtype=torch.int64)
         success, by = torch.zeros_like(right), [""] * len(x)
         if len(rows):
-            streams = Streams(seed, self.name, [numbers[row] for row in rows.tolist()])
+            streams = Streams(seed, self.name, [int(numbers[row]) for row in rows.tolist()])
             points[rows] = self._perturb(target, points[rows], target.y, streams)
             asked[rows], gradients[rows] = target.queries, target.gradients
             with torch.no_grad():  # whatever the attack believes: this is what counts
@@ -150,11 +152,7 @@ class Attack(ABC):
         images = range(len(x)) if images is None else images
         who = f"attack {self.name!r}"
         check_inputs(x, who)
-        if y.shape != x.shape[:1] or y.is_floating_point() or len(images) != len(x):
-            raise MixbitError(
-                f"{who} got {len(x)} images, labels {y.dtype} {tuple(y.shape)} and {len(images)} numbers of images. "
-                "Legal: a whole number an image for each."
-            )
+        _check_numbers(who, x, y, images)
         check_value("seed", seed, int, room=who)
         if queries is not None:
             check_value("queries", queries, Count, room=who)
@@ -165,9 +163,11 @@ class Attack(ABC):
                 "InputSpace(bounds=(least, largest)); of pixels it is InputSpace.of_images."
             )
         low, high = bounds
-        if float(x.min()) < low or float(x.max()) > high:
+        x = x.detach()
+        if not torch.equal(predictor.space.clip(x), x):  # in the precision of x: 0.1 of float32 is above 0.1
+            least, largest = float(x.min()), float(x.max())
             raise MixbitError(
-                f"{who} got inputs from {float(x.min()):g} to {float(x.max()):g}, legal is {low:g} to {high:g}, the "
+                f"{who} got inputs from {least:g} to {largest:g}, legal is {low:g} to {high:g}, the "
                 f"bounds of {predictor.name}. Give them in the unit of its space, not normalised."
             )
         most = float(norm_of(torch.full((1, x[0].numel()), high - low), self.norm))
@@ -205,6 +205,23 @@ def check_logits(predictor: Predictor, logits: Tensor) -> None:
         )
     if not bool(torch.isfinite(logits).all()):
         raise MixbitError(f"{predictor.name} gives logits with NaN or infinity. Check the network.")
+
+
+def _check_numbers(who: str, x: Tensor, y: Any, images: Sequence[Any]) -> None:
+    """Raise unless each image has a label and a number."""
+    whole = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not whole or y.shape != x.shape[:1] or len(images) != len(x):
+        labels = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise MixbitError(
+            f"{who} got {len(x)} images, labels {labels} and {len(images)} numbers of images. Legal: a whole number an "
+            "image for each, labels in a tensor."
+        )
+    for one in images:
+        whole = isinstance(one, Integral) or (isinstance(one, Tensor) and not one.is_floating_point())
+        if not whole or not 0 <= int(one) < 2**63:
+            raise MixbitError(
+                f"{who}: images has {one!r}. Legal: whole numbers of 0 or more, each image's place in its data set."
+            )
 
 
 def _check_labels(predictor: Predictor, logits: Tensor, y: Tensor) -> None:

@@ -60,8 +60,8 @@ class _CompareFacts(_Facts):
 _KINDS: dict[str, type[_Facts]] = {"train": _TrainFacts, "search": _SearchFacts, "compare": _CompareFacts}
 
 
-def begin(run: Path, facts: Mapping[str, Any]) -> None:
-    """Write `config.json`, or compare with the one that is there.
+def begin(run: Path, facts: Mapping[str, Any], anew: str = "another folder to begin anew") -> None:
+    """Write `config.json`, or compare with the one that is there; `anew` is what else than the old value helps.
 
     Raises:
         StaleRun: the folder belongs to a run with other settings, or with weights or data of other content; the message
@@ -71,7 +71,7 @@ def begin(run: Path, facts: Mapping[str, Any]) -> None:
     # As they come back from the file: a tuple is a list there, and must not make a run refuse itself.
     wanted = json.loads(json.dumps({**_FORMAT, **facts}))
     if (run / CONFIG).exists():
-        check_settings(str(run), *_by_content(run, read(run), wanted), "another folder to begin anew")
+        check_settings(str(run), *_by_content(run, read(run), wanted), anew)
     elif _distributed.rank() == 0:
         _io.write_json(run / CONFIG, wanted)
 

@@ -48,6 +48,8 @@ FOLDER, RESULT = "attack", "attack.json"
 PICTURES = 6
 _CHUNK = 32
 """Images of a piece: what a killed run has to do again is at most one attack on so many."""
+_ANEW = "delete that folder to begin anew"
+"""What is said beside the old value: a run keeps its attacks in one place, whatever --out is."""
 _ORDER = 0
 """Seed of the order of test images: the first ones are the same in every run."""
 
@@ -105,8 +107,10 @@ class AttackSettings:
                     raise MixbitError(f"attack {name!r} is asked for twice. Give it once.")
                 found[name] = one
         if self.eps is not None and all(one.radius is None for one in found.values()):
+            legal = [one for one in attacks.names() if attacks.make(one).radius is not None]
             raise MixbitError(
-                f"eps={self.eps} is of attacks within a ball, and {', '.join(self.attacks)} seek a point."
+                f"eps={self.eps} is of attacks within a ball, and there is none among {', '.join(self.attacks)}. Legal "
+                f"with eps: {', '.join(legal)}. Add one of them, or leave eps out."
             )
         return found
 
@@ -119,8 +123,10 @@ class AttackSettings:
             return
         if "eps" in given:
             raise MixbitError(f"attack {text!r} has its own eps, and eps={self.eps} is given too. Give one of them.")
-        for eps in self.eps:
-            yield f"{text.strip()} at {eps:.4g}", attacks.make(name, {**given, "eps": eps})
+        shown = [f"{eps:.4g}" for eps in self.eps]
+        for eps, short in zip(self.eps, shown, strict=True):
+            radius = short if shown.count(short) == 1 else repr(eps)  # as short as tells them apart
+            yield f"{text.strip()} at {radius}", attacks.make(name, {**given, "eps": eps})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +297,7 @@ def _pieces(held: HeldRun, folder: Path, settings: AttackSettings, x: Tensor, y:
     content = {"weights": held.weights, "images": settings.images, "seed": settings.seed} | metric_facts(
         held.opened.task
     )
-    _folder.begin(folder, {"command": "attack", "subject": replace(subject, weights=None).to_json(), **content})
+    _folder.begin(folder, {"command": "attack", "subject": replace(subject, weights=None).to_json(), **content}, _ANEW)
     return Pieces(folder, {"data": subject.content()["data"], "pixels": content_of([x, y]), **content})
 
 
@@ -335,7 +341,7 @@ class _Attacking:
             transfers=dict(self._transfers(right, wrong)),
             signs=dict(self._signs(found)),
             pictures=tuple(self._pictures(found, seen)),
-            notes=tuple(self._notes(right)),
+            notes=(*self._notes(right), *self._unasked(found)),
         )
 
     # -- pieces
@@ -485,6 +491,15 @@ class _Attacking:
         for name, one in right.items():
             if not one.any():
                 yield f"{name} has all {len(one)} images wrong, so there was nothing to attack."
+
+    def _unasked(self, found: Mapping[tuple[str, str], Found]) -> Iterator[str]:
+        """Attacks that had images to attack, and may not ask for what their first step takes."""
+        for (name, on), one in found.items():
+            if one.right.any() and not one.queries.any():
+                yield (
+                    f"{name} on {on} asked for nothing: its first step takes more than "
+                    f"queries={self.settings.queries}, so its success says nothing. Give more queries."
+                )
 
 
 def _shown(images: range) -> str:
