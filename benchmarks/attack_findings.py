@@ -190,20 +190,23 @@ def ray(one: Subject) -> dict[str, Any]:
 
 def near(one: Subject) -> dict[str, Any]:
     """The nearest point by each variant's own DeepFool, and what the integers say of it."""
-    rows = {}
+    rows = []
     twins = {f"{name}, twin": TwinPredictor(it, one.fake[name]) for name, it in one.integers.items()}
     for name, network in {"float": one.float, **one.fake, **twins}.items():
         begun = time.process_time()
         found = DeepFool(overshoot=0.02, steps=100, rivals=None).run(network, one.x, one.y, seed=SEED)
         spent = time.process_time() - begun
         length = norm_of(found.points - one.x, "L2")
-        rows[name] = {
-            "success": share(found.success),
-            "l2": mean(length[found.success]),
-            "on_integers": {key: share(is_fooled(it, found.points, one.y)) for key, it in one.integers.items()},
-            "cpu_s_per_image": spent / len(one.x),
-        }
-    return rows
+        rows.append(
+            {
+                "variant": name,
+                "success": share(found.success),
+                "l2": mean(length[found.success]),
+                "on_integers": {key: share(is_fooled(it, found.points, one.y)) for key, it in one.integers.items()},
+                "cpu_s_per_image": spent / len(one.x),
+            }
+        )
+    return {"rows": rows}
 
 
 def gradients(one: Subject, images: int, steps: Sequence[int] = STEPS_OF_LSB) -> dict[str, Any]:

@@ -90,13 +90,13 @@ def attack_near() -> str:
     rows = [
         (
             network,
-            name,
+            one["variant"],
             number(one["l2"]),
             percent(one["success"]),
             *(percent(one["on_integers"][variant]) for variant in ("int16", "int8")),
         )
         for network, part in _networks(found, "near")
-        for name, one in part.items()
+        for one in part["rows"]
     ]
     columns = ("network", "DeepFool on", ">L2", ">success, %", ">fools int16, %", ">fools int8, %")
     return markdown(columns, rows)
