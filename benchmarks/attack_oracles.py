@@ -9,6 +9,8 @@ at a time where it cannot batch, so of ART a few images are attacked, and both s
 
 What is compared: of an attack that seeks the nearest point the mean (Boundary, GeoDA: median) distance over images that
 both fooled; of one within a ball the share of images that stay right. A random search is averaged over five seeds.
+Boundary and GeoDA get as many queries an image as the library asked for, and are then made with 1/64 of them, 1/32, and
+so on, until they are as near: `queries_equal` and `cpu_equal`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -51,11 +54,15 @@ DISTRIBUTIONS = {
 LIBRARIES = tuple(DISTRIBUTIONS)
 ADVERSARIAL = "cifar10_resnet20_pgd_optB_ehanw.safetensors"
 WEIGHTS = {"resnet8": "mlperf_resnet8_cifar10.safetensors", "resnet20-adversarial": ADVERSARIAL}
-FEW, SLOW = 8, 16
-"""Images of ART; of its attacks by labels, whose medians are compared."""
+FEW, SLOW = 8, {"resnet8": 100, "resnet20-adversarial": 32}
+"""Images of ART, which attacks most of them one by one; of its attacks by labels, whose medians are compared."""
 
 Attack = Callable[[Tensor, Tensor, int], Tensor]
 """Points of images, their labels and a seed."""
+
+
+ASKED: Counter[str] = Counter()
+"""Points that libraries asked for."""
 
 
 class Pixels(nn.Module):
@@ -68,6 +75,7 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, 10)` of images `(N, 3, 32, 32)`."""
+        ASKED.update(points=len(x))
         logits: Tensor = self.model(self.space.enter(x.float()))
         return logits
 
@@ -116,9 +124,9 @@ def images(name: str, count: int) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------------------------ libraries
 
 
-def ours(name: str, **settings: Any) -> Callable[[str], Attack]:
-    """An attack of this package."""
-    return lambda on: lambda x, y, seed: make(name, settings).run(network(on), x, y, seed=seed).points
+def ours(name: str, limit: int | None = None, **settings: Any) -> Callable[[str], Attack]:
+    """An attack of this package, of `limit` queries an image at the most."""
+    return lambda on: lambda x, y, seed: make(name, settings).run(network(on), x, y, seed=seed, queries=limit).points
 
 
 def of_foolbox(kind: str, radius: float | None = None, **settings: Any) -> Callable[[str], Attack]:
@@ -212,10 +220,12 @@ class Case:
     """Norm of the distances that are compared (`mean L2`, `median L2`), or `robust`."""
     ours: Callable[[str], Attack]
     theirs: Callable[[str], Attack]
-    most: int = 10_000
-    """Images."""
+    most: Mapping[str, int] | int = 10_000
+    """Images, of both networks or of each that has the case."""
     seeds: int = 1
     """Over which the values are averaged: of a random search one seed is mostly luck."""
+    within: Callable[[int], Callable[[str], Attack]] | None = None
+    """Ours with so many queries an image, in place of `ours`, where queries are what an attack costs."""
 
 
 def cases() -> Iterator[Case]:
@@ -238,7 +248,7 @@ def _nearest() -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         attack="EAD", package="foolbox", what="mean L1", ours=ours("ead", **long),
-        theirs=of_foolbox("EADAttack", **theirs),
+        theirs=of_foolbox("EADAttack", regularization=1e-3, **theirs),
     )  # fmt: skip
 
 
@@ -250,11 +260,11 @@ def _balls() -> Iterator[Case]:
             ours=ours("pgd", eps=radius, step=step, restarts=1),
             theirs=of_foolbox("LinfPGD", radius, abs_stepsize=step, steps=20, random_start=True),
         )  # fmt: skip
-    for norm, radius, queries in (("Linf", 0.006, 300), ("Linf", 0.012, 100), ("L2", 0.3, 300)):
+    for norm, radius, queries in (("Linf", 0.012, 100), ("L2", 0.3, 300)):
         yield Case(
             attack=f"Square {norm} {radius}, {queries} queries", package="torchattacks", what="robust",
             ours=ours("square", eps=radius, queries=queries, ball=norm),
-            theirs=of_torchattacks("Square", norm=norm, eps=radius, n_queries=queries), seeds=5,
+            theirs=of_torchattacks("Square", norm=norm, eps=radius, n_queries=queries, loss="margin"), seeds=5,
         )  # fmt: skip
     for norm, radius in (("Linf", 0.0012), ("L2", 0.05)):
         yield Case(
@@ -268,11 +278,14 @@ def _balls() -> Iterator[Case]:
 
 def _art() -> Iterator[Case]:
     """At the settings of the study of attacks at the deep edge, where these come to an end on images of 32 pixels."""
-    cost: dict[str, Any] = {"package": "art", "most": FEW}
-    yield Case(
-        attack="PGD 0.001, 20 x 20", what="robust", ours=ours("pgd", eps=0.001, loss="cross-entropy"),
-        theirs=of_art("ProjectedGradientDescent", eps=0.001, eps_step=0.0001, max_iter=20, num_random_init=20), **cost,
-    )  # fmt: skip
+    cost: dict[str, Any] = {"package": "art", "most": {"resnet8": FEW}}
+    for radius in (0.001, 0.004, 0.008):
+        yield Case(
+            attack=f"PGD {radius}, 20 x 20", what="robust", ours=ours("pgd", eps=radius, loss="cross-entropy"),
+            theirs=of_art(
+                "ProjectedGradientDescent", eps=radius, eps_step=radius / 10, max_iter=20, num_random_init=20
+            ), **cost,
+        )  # fmt: skip
     yield Case(
         attack="DeepFool", what="mean L2", ours=ours("deepfool", overshoot=0.008, steps=100, rivals=None),
         theirs=of_art("DeepFool", epsilon=0.008, max_iter=100), **cost,
@@ -289,25 +302,26 @@ def _art() -> Iterator[Case]:
         attack="EAD", what="mean L1", ours=ours("ead", steps=10, searches=10, first_c=0.01),
         theirs=of_art("ElasticNet", max_iter=10, binary_search_steps=10, initial_const=0.01), **cost,
     )  # fmt: skip
-    yield Case(
-        attack="JSMA", what="mean L0", ours=ours("jsma", theta=0.08, gamma=1.0),
-        theirs=of_art("SaliencyMapMethod", theta=0.08, gamma=1.0), **cost,
-    )  # fmt: skip
+    for saliency in ("lead", "pairs"):
+        yield Case(
+            attack=f"JSMA, {saliency}", what="mean L0", ours=ours("jsma", theta=0.08, gamma=1.0, saliency=saliency),
+            theirs=of_art("SaliencyMapMethod", theta=0.08, gamma=1.0), **cost,
+        )  # fmt: skip
     yield Case(
         attack="Square 0.015, 1000 queries", what="robust", ours=ours("square", eps=0.015, queries=1000, p=0.05),
         theirs=of_art("SquareAttack", eps=0.015, max_iter=1000, p_init=0.05), **cost,
     )  # fmt: skip
     yield Case(
-        attack="ZOO", what="robust", ours=ours("zoo"),
+        attack="ZOO", what="mean L2", ours=ours("zoo", steps=10, rounds=5),
         theirs=of_art("ZooAttack", max_iter=10, binary_search_steps=5, initial_const=0.01, use_resize=False), **cost,
     )  # fmt: skip
     slow: dict[str, Any] = {"package": "art", "most": SLOW, "what": "median L2"}
     yield Case(
-        attack="GeoDA, 1000 queries", ours=ours("geoda", budget=1000),
+        attack="GeoDA, 1000 queries", ours=ours("geoda"), within=lambda queries: ours("geoda", queries, budget=queries),
         theirs=of_art("GeoDA", batch_size=32, max_iter=1000, sub_dim=16), **slow,
     )  # fmt: skip
     yield Case(
-        attack="Boundary, 100 steps of ART", ours=ours("boundary"),
+        attack="Boundary, 100 steps", ours=ours("boundary"), within=lambda queries: ours("boundary", queries),
         theirs=of_art("BoundaryAttack", targeted=False, delta=0.1, epsilon=1.0, max_iter=100, init_size=100), **slow,
     )  # fmt: skip
 
@@ -315,31 +329,61 @@ def _art() -> Iterator[Case]:
 # -------------------------------------------------------------------------------------------------------------- measure
 
 
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What one side came to: points of each seed, which of them are wrong, and CPU seconds an image."""
+
+    points: list[Tensor]
+    wrong: Tensor
+    cpu: float
+
+
+def attacked(attack: Attack, on: str, x: Tensor, y: Tensor, seeds: int) -> Side:
+    """Make the attack once for each seed."""
+    begun = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [attack(x, y, SEED + seed) for seed in range(seeds)]
+    spent = (time.process_time() - begun) / len(x) / seeds
+    wrong = torch.stack([network(on).logits(points).argmax(1) != y for points in found])
+    return Side(points=found, wrong=wrong, cpu=spent)
+
+
 def compare(case: Case, on: str, count: int) -> dict[str, Any]:
-    """Ours, then the library's."""
-    x, y = images(on, min(count, case.most))
-    found, spent = {}, {}
-    for side, made in (("theirs", case.theirs), ("ours", case.ours)):
-        attack = made(on)
-        begun = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found[side] = [attack(x, y, SEED + seed) for seed in range(case.seeds)]
-        spent[side] = (time.process_time() - begun) / len(x) / case.seeds
-    wrong = {
-        side: torch.stack([network(on).logits(points).argmax(1) != y for points in those])
-        for side, those in found.items()
-    }
-    both = (wrong["ours"] & wrong["theirs"]).all(0)
-    values: dict[str, Any] = {"images": len(x), "seeds": case.seeds}
-    for side, those in found.items():
-        each = [_value(case.what, points - x, one, both) for points, one in zip(those, wrong[side], strict=True)]
-        values[side], values[f"cpu_{side}"] = statistics.mean(each), spent[side]
-        values[f"success_{side}"] = float(wrong[side].double().mean())
-    return values
+    """The library's, then ours."""
+    x, y = images(on, min(count, case.most if isinstance(case.most, int) else case.most[on]))
+    ASKED.clear()
+    theirs = attacked(case.theirs(on), on, x, y, case.seeds)
+    asked = ASKED["points"] // len(x) // case.seeds
+    attack = case.ours if case.within is None else case.within(asked)
+    ours = attacked(attack(on), on, x, y, case.seeds)
+    values: dict[str, Any] = {"images": len(x), "seeds": case.seeds, "queries_theirs": asked}
+    for side, found in {"theirs": theirs, "ours": ours}.items():
+        values |= {side: _value(case.what, x, found, theirs, ours), f"cpu_{side}": found.cpu}
+        values[f"success_{side}"] = float(found.wrong.double().mean())
+    return values | (_as_near(case, on, x, y, theirs, asked) if case.within else {})
 
 
-def _value(what: str, delta: Tensor, wrong: Tensor, both: Tensor) -> float:
+def _as_near(case: Case, on: str, x: Tensor, y: Tensor, theirs: Side, asked: int) -> dict[str, Any]:
+    """The least of a doubling number of queries with which ours comes as near as theirs, and what it costs."""
+    assert case.within is not None
+    for queries in (asked >> halved for halved in range(6, -1, -1)):
+        found = attacked(case.within(queries)(on), on, x, y, case.seeds)
+        if bool(found.wrong.all()) and _value(case.what, x, found, theirs, found) <= _value(
+            case.what, x, theirs, theirs, found
+        ):
+            return {"queries_equal": queries, "cpu_equal": found.cpu}
+    return {"queries_equal": None, "cpu_equal": None}
+
+
+def _value(what: str, x: Tensor, side: Side, one: Side, other: Side) -> float:
+    """What is compared, of one of two sides: a distance over images that both fooled with every seed."""
+    both = (one.wrong & other.wrong).all(0)
+    each = [_of(what, points - x, wrong, both) for points, wrong in zip(side.points, side.wrong, strict=True)]
+    return statistics.mean(each)
+
+
+def _of(what: str, delta: Tensor, wrong: Tensor, both: Tensor) -> float:
     if what == "robust":
         return 100 * float((~wrong).double().mean())
     how, _, norm = what.partition(" ")
@@ -377,7 +421,7 @@ def main() -> None:
     )
     for on in given.networks[: 1 if given.smoke else None]:
         for case in list(cases())[: 1 if given.smoke else None]:
-            if case.package not in given.libraries or (case.package == "art" and on != "resnet8"):
+            if case.package not in given.libraries or not (isinstance(case.most, int) or on in case.most):
                 continue
             of = {"network": on, "attack": case.attack, "package": case.package, "what": case.what, "seeds": case.seeds}
             results.row(of, lambda c=case, n=on: compare(c, n, 2 if given.smoke else given.images))  # type: ignore[misc]

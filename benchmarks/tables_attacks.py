@@ -180,11 +180,13 @@ def attack_oracles() -> str:
             f"{row['cpu_ours']:.3g}",
             f"{row['cpu_theirs']:.3g}",
             f"{row['cpu_theirs'] / row['cpu_ours']:.1f}",
+            f"{row['cpu_theirs'] / row['cpu_equal']:.1f}" if row.get("cpu_equal") else "-",
         )
         for row in found["rows"]
     ]
     columns = (
         "network", "attack", "library", "what", ">ours", ">library's", ">CPU s an image", ">library's", ">times",
+        ">times, to the library's distance",
     )  # fmt: skip
     return markdown(columns, rows)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mixbit.attacks._minimise import Adam, Constants, Nearest, TanhSpace, is_found
+from mixbit.attacks._minimise import Adam, Constants, CutSpace, Nearest, TanhSpace, is_found
 
 
 def test_adam_is_torchs_whichever_rows_move() -> None:
@@ -34,6 +34,29 @@ def test_constants_come_to_the_least_that_is_enough() -> None:
     for _ in range(40):
         constants.narrow(constants.c >= enough)
     torch.testing.assert_close(constants.c, enough)
+
+
+def test_constants_are_open_until_they_are_known_to_a_part() -> None:
+    constants = Constants(8.0, 3)
+    assert constants.open(0.9).tolist() == [0, 1, 2]
+    for enough in ([True, False, True], [True, True, False], [False, True, True]):  # 2 to 4, 8 to 44, 4 to 6
+        constants.narrow(torch.tensor(enough))
+    assert constants.c.tolist() == [3.0, 26.0, 5.0]
+    assert (
+        constants.open(0.4).tolist() == [0, 1]
+        and constants.open(0.6).tolist() == [1]
+        and constants.open(0).tolist() == [0, 1, 2]
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 5.0)])
+def test_cut_space_moves_by_half_widths_and_stays_within(low: float, high: float) -> None:
+    space, x = CutSpace(low, high), torch.tensor([low, (low + high) / 2, high])
+    assert torch.equal(space.leave(space.enter(x)), x)
+    moved = space.leave(space.move(space.enter(x), torch.tensor([0.5, 0.5, -0.5])))
+    half = (high - low) / 2
+    torch.testing.assert_close(moved, torch.tensor([low, low + half / 2, high]))
+    assert float(space.slope(x)) == half
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 5.0)])

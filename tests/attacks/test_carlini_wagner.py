@@ -39,6 +39,7 @@ class TestL2Options(OptionCases):
             seen=lambda value: _lead(CarliniWagnerL2(searches=12, confidence=value)),
             holds=lambda a, b: a < 1 < 3 <= b,
         ),
+        OptionRow("within", (0.5, 0.0), seen=lambda value: int(_attacked(within=value)[3].queries.sum()), holds=higher),
         OptionRow(
             "solver", ("adam", "descent"), seen=lambda value: _length(solver=value, steps=10, lr=0.05), holds=lower
         ),
@@ -67,6 +68,8 @@ class TestLinfOptions(OptionCases):
             "shrink", (0.5, 0.95), seen=lambda value: int(_attacked_linf(shrink=value).queries.sum()), holds=higher
         ),
         OptionRow("lr", (0.05, 0.1), seen=lambda value: _first_step_linf(lr=value), holds=expects(0.05, 0.1)),
+        # Of the images that are black and white alone, tanh moves none to another class.
+        OptionRow("bounds", ("tanh", "cut"), seen=lambda value: _saturated(bounds=value), holds=expects(0, 8)),
         OptionRow(
             "confidence",
             (0.0, 3.0),
@@ -89,7 +92,7 @@ def test_comes_to_the_nearest_point_of_the_boundary(solver: str, steps: int, wit
 def test_is_what_a_plain_loop_finds_image_by_image(solver: Literal["descent", "adam"]) -> None:
     predictor = Curved(scale=4.0)
     x, y = _images(predictor)
-    attack = CarliniWagnerL2(steps=8, searches=7, first_c=0.02, confidence=0.3, solver=solver, lr=0.08)
+    attack = CarliniWagnerL2(steps=8, searches=7, first_c=0.02, within=0.0, confidence=0.3, solver=solver, lr=0.08)
     wanted = torch.cat(
         [_plain(predictor, one, label, attack) for one, label in zip(x[:, None], y[:, None], strict=True)]
     )
@@ -102,11 +105,12 @@ def _plain(predictor: LinearPredictor, x: Tensor, y: Tensor, attack: CarliniWagn
     """The attack on one image, with autograd through everything and PyTorch's optimisers."""
     best, least, c, low, high = x, float("inf"), attack.first_c, 0.0, float("inf")
     for _ in range(attack.searches):
-        w = torch.atanh((2 * x - 1) * (1 - 1e-6)).requires_grad_()
-        optimiser = torch.optim.Adam([w], attack.lr) if attack.solver == "adam" else torch.optim.SGD([w], 2.0)
+        adam = attack.solver == "adam"
+        w = (torch.atanh((2 * x - 1) * (1 - 1e-6)) if adam else x.clone()).requires_grad_()
+        optimiser = torch.optim.Adam([w], attack.lr) if adam else torch.optim.SGD([w], 0.5)
         success = False
         for at in range(attack.steps):
-            points = 0.5 + 0.5 * torch.tanh(w)
+            points = 0.5 + 0.5 * torch.tanh(w) if adam else 1.0 * w
             logits = predictor.logits(points)[0]
             gap = logits[y] - logits[[k for k in range(3) if k != y]].max()
             length = (points - x).detach().norm()
@@ -114,16 +118,18 @@ def _plain(predictor: LinearPredictor, x: Tensor, y: Tensor, attack: CarliniWagn
                 success = True
                 if float(length) < least:
                     best, least = points.detach(), float(length)
-                if attack.solver == "descent":
+                if not adam:
                     break
             loss = (points - x).square().sum() + c * torch.relu(gap + attack.confidence)
             optimiser.zero_grad()
             loss.sum().backward()
-            if attack.solver == "descent":
-                optimiser.param_groups[0]["lr"] = 2.0 * (1 - at / attack.steps)
+            if not adam:
+                optimiser.param_groups[0]["lr"] = 0.5 * (1 - at / attack.steps)
             optimiser.step()
-            if attack.solver == "descent" and (0.5 + 0.5 * torch.tanh(w) - points).norm() <= 0.05 * length:
-                break
+            if not adam:
+                w.data.clamp_(0, 1)
+                if (w - points).norm() <= 0.05 * length:
+                    break
         low, high = (low, c) if success else (c, high)
         c = 10 * c if high == float("inf") else (low + high) / 2
     return best
@@ -147,13 +153,29 @@ def test_means_the_same_in_every_unit_of_the_inputs() -> None:
         torch.testing.assert_close(lengths[1], 255 * lengths[0], rtol=1e-2, atol=0)
 
 
-def test_moves_pixels_that_lie_at_the_bounds() -> None:
-    predictor = LinearPredictor()
-    x, y = _images(predictor)
-    x[:, :, 0] = x[:, :, 0].round()  # black or white
-    y = predictor.logits(x).argmax(1)
-    found = CarliniWagnerL2().run(predictor, x, y)
-    assert found.success.all() and float(found.points.min()) >= 0 and float(found.points.max()) <= 1
+@pytest.mark.parametrize("attack", [CarliniWagnerL2(searches=12), CarliniWagnerLinf(steps=20, shrink=0.98)], ids=str)
+def test_pixels_at_the_bounds_move_as_far_as_any_other(attack: Attack) -> None:
+    """The nearest point of two classes of a linear network, when only half of the pixels can move: a closed form."""
+    predictor = LinearPredictor(classes=2)
+    x, y = _black_and_white(predictor)
+    found = attack.run(predictor, x, y)
+    assert found.success.all()
+    gap = (predictor.weight[1 - y] - predictor.weight[y]).reshape(x.shape)
+    wanted = _nearest_between_bounds(predictor, x, y, gap, attack.norm)
+    times = norm_of(found.points - x, attack.norm) / wanted
+    assert float(times.min()) > 0.999 and float(times.max()) < 1.1
+
+
+def _nearest_between_bounds(predictor: LinearPredictor, x: Tensor, y: Tensor, gap: Tensor, norm: str) -> Tensor:
+    """Pixels move along their gradients where these lead inwards, each by less than the whole width."""
+    free = torch.where(x == 0, gap > 0, gap < 0)
+    logits = predictor.logits(x)
+    lead = logits.gather(1, y[:, None]).squeeze(1) - logits.gather(1, 1 - y[:, None]).squeeze(1)
+    slope = (gap * free).flatten(1)
+    found = lead / (slope.norm(dim=1) if norm == "L2" else slope.abs().sum(1))
+    change = found[:, None] * slope / slope.norm(dim=1, keepdim=True)
+    assert norm != "L2" or float(change.abs().max()) < 1
+    return found
 
 
 def test_in_linf_it_comes_to_the_nearest_point_of_the_boundary() -> None:
@@ -164,10 +186,13 @@ def test_in_linf_it_comes_to_the_nearest_point_of_the_boundary() -> None:
     assert float(times.min()) > 0.999 and float(times.max()) < 1.1
 
 
-def test_in_linf_it_is_what_a_plain_loop_finds_image_by_image() -> None:
+@pytest.mark.parametrize("bounds", ["cut", "tanh"])
+def test_in_linf_it_is_what_a_plain_loop_finds_image_by_image(bounds: Literal["cut", "tanh"]) -> None:
     predictor = Curved(scale=4.0)
     x, y = _images(predictor)
-    attack = CarliniWagnerLinf(steps=3, lr=0.01, shrink=0.9, first_c=0.02, largest_c=5.0, patience=2, confidence=0.3)
+    attack = CarliniWagnerLinf(
+        steps=3, bounds=bounds, lr=0.01, shrink=0.9, first_c=0.02, largest_c=5.0, patience=2, confidence=0.3
+    )
     wanted = torch.cat(
         [_plain_linf(predictor, one, label, attack) for one, label in zip(x[:, None], y[:, None], strict=True)]
     )
@@ -179,12 +204,13 @@ def test_in_linf_it_is_what_a_plain_loop_finds_image_by_image() -> None:
 def _plain_linf(predictor: LinearPredictor, x: Tensor, y: Tensor, attack: CarliniWagnerLinf) -> Tensor:
     """The attack on one image: a loop of rounds around one of steps, with autograd and PyTorch's Adam."""
     best, least, tau, c, failed = x, float("inf"), 1.0, attack.first_c, 0
-    w = torch.atanh((2 * x - 1) * (1 - 1e-6)).requires_grad_()
+    tanh = attack.bounds == "tanh"
+    w = (torch.atanh((2 * x - 1) * (1 - 1e-6)) if tanh else x.clone()).requires_grad_()
     while c <= attack.largest_c and (failed < attack.patience or least == float("inf")):
-        optimiser = torch.optim.Adam([w], min(attack.lr, 0.2 * tau))
+        optimiser = torch.optim.Adam([w], min(attack.lr, 0.2 * tau) * (1 if tanh else 0.5))
         succeeded = False
         for at in range(attack.steps + 1):
-            points = 0.5 + 0.5 * torch.tanh(w)
+            points = 0.5 + 0.5 * torch.tanh(w) if tanh else 1.0 * w
             logits = predictor.logits(points)[0]
             gap = logits[y] - logits[[k for k in range(3) if k != y]].max()
             length = float((points - x).detach().abs().max())
@@ -199,6 +225,8 @@ def _plain_linf(predictor: LinearPredictor, x: Tensor, y: Tensor, attack: Carlin
             optimiser.zero_grad()
             loss.sum().backward()
             optimiser.step()
+            if not tanh:
+                w.data.clamp_(0, 1)
         tau, c, failed = (attack.shrink * length, c, 0) if succeeded else (tau, 2 * c, failed + 1)
     return best
 
@@ -245,11 +273,22 @@ def _attacked_linf(**settings: Any) -> Found:
 
 
 def _first_step_linf(**settings: Any) -> float:
+    """In half widths, which are 0.5."""
     predictor = LinearPredictor()
     x, y = _images(predictor)
     found = CarliniWagnerLinf(**settings).run(predictor, x, y, queries=2)
     assert found.success.any()
-    return _moved(x, found)
+    return float(2 * (found.points - x)[found.success].abs().median())
+
+
+def _black_and_white(predictor: LinearPredictor) -> tuple[Tensor, Tensor]:
+    x = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+    return x, predictor.logits(x).argmax(1)
+
+
+def _saturated(**settings: Any) -> int:
+    predictor = LinearPredictor()
+    return int(CarliniWagnerLinf(**settings).run(predictor, *_black_and_white(predictor)).success.sum())
 
 
 def _length(**settings: Any) -> float:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mixbit.attacks import Found, Jsma, norm_of
-from mixbit.attacks.jsma import most_salient_pair
+from mixbit.attacks.jsma import most_salient, most_salient_pair
 from mixbit.testing.attacks import AttackCases, LinearPredictor
 from mixbit.testing.options import OptionCases, OptionRow, fields_of, higher
 from tests.attacks.seen import expects
@@ -20,12 +20,19 @@ class TestJsmaRandom(AttackCases):
         return Jsma(theta=0.25, towards="random")
 
 
+class TestJsmaOfPairs(AttackCases):
+    def make(self) -> Jsma:
+        return Jsma(theta=0.1, saliency="pairs")
+
+
 class TestJsmaOptions(OptionCases):
     owner = Jsma
     options = fields_of(Jsma)
     rows = (
         OptionRow("theta", (0.03, 0.04), seen=lambda value: _least_step(theta=value), holds=expects(0.03, 0.04)),
         OptionRow("gamma", (1 / 8, 1.0), seen=lambda value: _fooled(gamma=value), holds=higher),
+        # Pairs must also push the third class down, which takes more numbers.
+        OptionRow("saliency", ("lead", "pairs"), seen=lambda value: _changed(saliency=value), holds=higher),
         OptionRow("towards", ("second", "random"), seen=lambda value: _reached(towards=value), holds=expects(1, 2)),
     )
 
@@ -50,6 +57,37 @@ def test_the_pair_is_that_of_all_pairs() -> None:
         if scores:
             assert tuple(sorted(found[row].tolist(), reverse=True)) == max(scores, key=lambda pair: scores[pair])
     assert not there[:3].any() and there[3:].sum() > 20
+
+
+def test_numbers_of_the_largest_gradients_above_zero_are_raised() -> None:
+    random = torch.Generator().manual_seed(0)
+    slope = torch.randn(60, 6, generator=random)
+    usable = torch.rand(60, 6, generator=random) < 0.5
+    found, there = most_salient(slope, usable)
+    for row in range(60):
+        legal = [at for at in range(6) if usable[row, at] and slope[row, at] > 0]
+        legal.sort(key=lambda at: -float(slope[row, at]))
+        assert bool(there[row]) == bool(legal)
+        if legal:
+            assert found[row].tolist() == [*legal, *legal][:2]
+    assert not there.all() and there.any()
+
+
+def test_a_step_raises_two_by_theta_towards_the_target_and_away_from_the_label() -> None:
+    predictor = LinearPredictor()
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.arange(3)
+    predictor.bias = torch.tensor([0.2, 0.1, 0.0]) - 0.5 * predictor.weight.flatten(1).sum(1)
+    y = predictor.logits(x).argmax(1)
+    found = Jsma(theta=0.02).run(predictor, x, y)
+    lead = (predictor.weight[1] - predictor.weight[0]).flatten()  # of the second class over the label
+    assert found.success.all()
+    assert set((found.points[0] != x[0]).flatten().nonzero().flatten().tolist()) == set(lead.topk(2).indices.tolist())
+
+
+def test_inputs_of_one_number_are_raised() -> None:
+    slope = torch.tensor([[2.0], [-1.0]])
+    found, there = most_salient(slope, torch.ones(2, 1) > 0)
+    assert found.tolist()[0] == [0, 0] and there.tolist() == [True, False]
 
 
 def test_raises_no_more_than_a_part_of_the_numbers() -> None:
@@ -81,6 +119,12 @@ def _least_step(**settings: Any) -> float:
     x, _, found = _attacked(**settings)
     delta = (found.points - x)[found.success]
     return float(delta[delta > 0].min())
+
+
+def _changed(**settings: Any) -> float:
+    """Numbers that were changed, on average."""
+    x, _, found = _attacked(theta=0.04, **settings)
+    return float(norm_of(found.points - x, "L0")[found.success].mean())
 
 
 def _fooled(**settings: Any) -> int:

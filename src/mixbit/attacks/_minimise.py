@@ -10,7 +10,7 @@ from torch import Tensor
 from mixbit.attacks._norms import per_image
 from mixbit.attacks._objectives import is_wrong, margin
 
-__all__ = ["Adam", "Constants", "Nearest", "TanhSpace", "hinge", "is_found"]
+__all__ = ["Adam", "Constants", "CutSpace", "Nearest", "TanhSpace", "hinge", "is_found"]
 
 _INSIDE = 1 - 1e-6
 """Images are drawn so much towards the middle of the bounds, where `atanh` is finite: the released code's 0.999999."""
@@ -47,8 +47,12 @@ class Constants:
         self.c = torch.full((images,), first)
         self._failed, self._enough = torch.zeros(images), torch.full((images,), torch.inf)
 
+    def open(self, within: float) -> Tensor:
+        """The images `(M,)` whose `c` is not known to a part `within` of itself."""
+        return (self._enough.isinf() | (self._enough - self._failed > within * self._enough)).nonzero().squeeze(1)
+
     def narrow(self, success: Tensor) -> None:
-        """What came of the `c` of each image."""
+        """What came of the `c` of each image; of those that are not open any more it does not matter."""
         self._failed = torch.where(success, self._failed, self.c)
         self._enough = torch.where(success, self.c, self._enough)
         middle = (self._failed + self._enough) / 2
@@ -83,6 +87,47 @@ class TanhSpace:
     def slope(self, w: Tensor) -> Tensor:
         """Derivative of the points with respect to `w`."""
         return self.half * (1 - torch.tanh(w).square())
+
+    def move(self, w: Tensor, change: Tensor) -> Tensor:
+        """`w` after a step."""
+        return w - change
+
+
+@dataclass(frozen=True, slots=True)
+class CutSpace:
+    """Points that are cut at the bounds after each step: a pixel that lies at a bound moves as far as any other.
+
+    `w` are the points themselves, so what does not move keeps its value to the bit. Steps are in half widths of the
+    space, as those of `TanhSpace` are around its middle.
+
+    >>> space = CutSpace(0.0, 1.0)
+    >>> space.move(torch.tensor([0.0, 0.5]), torch.tensor([0.1, -0.1])).tolist()
+    [0.0, 0.550000011920929]
+    """
+
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half the width of the space."""
+        return (self.high - self.low) / 2
+
+    def enter(self, x: Tensor) -> Tensor:
+        """`w` of points within the bounds."""
+        return x.clone()
+
+    def leave(self, w: Tensor) -> Tensor:
+        """The points that `w` stands for."""
+        return w
+
+    def slope(self, w: Tensor) -> Tensor:
+        """By how much a point moves for a step of 1."""
+        return torch.full((), self.half)
+
+    def move(self, w: Tensor, change: Tensor) -> Tensor:
+        """`w` after a step."""
+        return (w - self.half * change).clamp(self.low, self.high)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixbit._settings import Count, NotNegative, Positive, Range
-from mixbit.attacks._minimise import Adam, Constants, Nearest, TanhSpace, hinge, is_found
+from mixbit.attacks._minimise import Adam, Constants, CutSpace, Nearest, TanhSpace, hinge, is_found
 from mixbit.attacks._norms import Norm, norm_of, per_image
 from mixbit.attacks._streams import Streams
 from mixbit.attacks._target import Target
@@ -19,34 +19,39 @@ from mixbit.attacks.registry import register
 __all__ = ["CarliniWagnerL2", "CarliniWagnerLinf"]
 
 _STEP = 2.0
-"""Of descent in `w`: one over the largest curvature of the distance, which is 2 (half / width)^2."""
+"""Of descent, in half widths: one over the curvature of the distance, which is 2 (half / width)^2."""
 _SETTLED = 0.05
 """A point that moves by less than this part of its distance is where its `c` takes it."""
+_BISECTIONS = 4
+"""Of the line from an image to its point: they leave an eighth of `within` open."""
 _STEPS_TO_TAU = 10
 """A step of the attack in Linf is at most `tau` divided by this, or it would leap over the box that it shall reach."""
 
 
 @register(
     "cw-l2",
-    "least distance in L2 plus c times a misclassification, between bounds by tanh",
+    "least distance in L2 plus c times a misclassification",
     source="Carlini and Wagner, S&P 2017",
     access="gradients",
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarliniWagnerL2(Attack):
-    """The nearest point in L2: the least of `|x' - x|^2 + c f(x')` over `w`, with `x' = middle + half tanh(w)`.
+    """The nearest point in L2: the least of `|x' - x|^2 + c f(x')`.
 
     `f = max(z_y - max of the other logits + confidence, 0)`, and `c` is the least that gives an adversarial point, by
     binary search. Distances are measured in widths of the input space, so that `c` has the same meaning in all.
 
     Attributes:
-        steps: for each `c`: 10000 in the released code, 10 in the experiments of Costa and Pinto.
-        searches: values of `c`, 9 in the released code.
+        steps: for each `c`: 10000 in the released code. This and the next two are those of Costa and Pinto.
+        searches: values of `c` at the most, 9 in the released code.
         first_c: the first of them, 0.001 in the released code.
+        within: an image is done when its `c` is known to this part of itself (ours); 0 for all searches. Solver
+            "descent" then draws the point back to the image as far as it stays adversarial.
         confidence: by how much the other class must win, in logits.
-        solver: "adam", the paper's, which makes all steps; or "descent" (ours), steps of the gradient that become
-            smaller to the end. It needs a tenth of the steps, for Adam's first ones move all pixels alike; and it tries
-            the next `c` as soon as this one is known to be enough, or to take the point nowhere else.
+        solver: "adam", the paper's, which makes all steps, in `w` with `x' = middle + half tanh(w)`; or "descent"
+            (ours), steps of the gradient that become smaller to the end, cut at the bounds. It needs a tenth of the
+            steps, for Adam's first ones move all pixels alike; it tries the next `c` as soon as this one is known to be
+            enough, or to take the point nowhere else; and it moves pixels at the bounds, where tanh is flat.
         lr: rate of Adam, in `w`.
 
     >>> import mixbit.testing.attacks as testing
@@ -57,9 +62,10 @@ class CarliniWagnerL2(Attack):
     True
     """
 
-    steps: Count = 30
-    searches: Count = 9
-    first_c: Positive = 1e-3
+    steps: Count = 10
+    searches: Count = 10
+    first_c: Positive = 0.01
+    within: NotNegative = 0.05
     confidence: NotNegative = 0.0
     solver: Literal["descent", "adam"] = "descent"
     lr: Positive = 0.01
@@ -71,17 +77,44 @@ class CarliniWagnerL2(Attack):
 
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         nearest, constants = Nearest(x), Constants(self.first_c, len(x))
-        space = TanhSpace(*target.bounds)
+        space = TanhSpace(*target.bounds) if self.solver == "adam" else CutSpace(*target.bounds)
         start = space.enter(x)
         for _ in range(self.searches):
-            constants.narrow(self._minimise(target, space, x, start, constants.c, nearest))
+            rows = constants.open(self.within)
+            if not len(rows):
+                break
+            constants.narrow(self._minimise(target, space, x, rows, start[rows], constants.c, nearest))
+        if self.solver == "descent":
+            self._draw_back(target, x, nearest)
         return nearest.points
 
+    def _draw_back(self, target: Target, x: Tensor, nearest: Nearest) -> None:
+        """Bring points nearer along the straight line to their image, by bisection of what `within` left open."""
+        rows = nearest.distances.isfinite().nonzero().squeeze(1)
+        line = nearest.points - x
+        low, high = torch.full((len(x),), 1 - 2 * self.within).clamp_min(0), torch.ones(len(x))
+        for _ in range(_BISECTIONS if self.within else 0):
+            rows = rows[target.can_ask(rows)]
+            if not len(rows):
+                break
+            middle = (low + high) / 2
+            points = target.clip(x[rows] + per_image(middle[rows], x) * line[rows])
+            found = is_found(target.logits(points, rows), target.y[rows], self.confidence)
+            high[rows[found]], low[rows[~found]] = middle[rows[found]], middle[rows[~found]]
+            nearest.offer(rows, points, norm_of(points - x[rows], "L2"), found)
+
     def _minimise(
-        self, target: Target, space: TanhSpace, x: Tensor, start: Tensor, c: Tensor, nearest: Nearest
+        self,
+        target: Target,
+        space: TanhSpace | CutSpace,
+        x: Tensor,
+        active: Tensor,
+        w: Tensor,
+        c: Tensor,
+        nearest: Nearest,
     ) -> Tensor:
-        """Steps for one `c`; which images `(N,)` came to an adversarial point."""
-        success, active, w = torch.zeros(len(x), dtype=torch.bool), target.all_rows, start
+        """Steps of the active images for one `c`; which images `(N,)` came to an adversarial point."""
+        success = torch.zeros(len(x), dtype=torch.bool)
         adam = Adam(x) if self.solver == "adam" else None
         for at in range(self.steps):
             asking = target.can_ask(active)
@@ -97,9 +130,9 @@ class CarliniWagnerL2(Attack):
             success[active] |= found
             gradient = space.slope(w) * (delta / (2 * space.half**2) + per_image(c[active], x) * slope)
             if adam is not None:
-                w = w - self.lr * adam.direction(active, gradient)
+                w = space.move(w, self.lr * adam.direction(active, gradient))
                 continue
-            w = w - _STEP * (1 - at / self.steps) * gradient
+            w = space.move(w, _STEP * (1 - at / self.steps) * gradient)
             moved = norm_of(space.leave(w) - points, "L2")
             going = ~found & (moved > _SETTLED * distance)
             active, w = active[going], w[going]
@@ -108,7 +141,7 @@ class CarliniWagnerL2(Attack):
 
 @register(
     "cw-linf",
-    "c times a misclassification plus what sticks out of a box that shrinks, between bounds by tanh",
+    "c times a misclassification plus what sticks out of a box that shrinks",
     source="Carlini and Wagner, S&P 2017",
     access="gradients",
 )
@@ -116,13 +149,15 @@ class CarliniWagnerL2(Attack):
 class CarliniWagnerLinf(Attack):
     """The nearest point in Linf: the least of `c f(x') + sum of max(|x'_i - x_i| - tau, 0)`, round by round.
 
-    `f` and the `w` of `x'` are those of `CarliniWagnerL2`. A round makes steps of Adam. It succeeds at the first
+    `f` is that of `CarliniWagnerL2`. A round makes steps of Adam. It succeeds at the first
     adversarial point within `tau`, which then becomes smaller than that point's distance; else `c` is doubled. The next
     round goes on from the point reached, with a new Adam. `tau` is in widths of the input space, 1 at first.
 
     Attributes:
         steps: of a round: 1000 in the released code, 10 in the experiments of Costa and Pinto.
-        lr: largest rate of Adam, in `w`; a step is a tenth of `tau` at most (ours).
+        bounds: "cut" (ours), at the end of each step; or "tanh", the paper's `w` with `x' = middle + half tanh(w)`, in
+            which a black or white pixel hardly moves.
+        lr: largest rate of Adam, in half widths or in `w`; a step is a tenth of `tau` at most (ours).
         shrink: `tau` is this part of the nearest distance.
         first_c: 0.00001 in the released code, whose first doublings change nothing but the time.
         largest_c: an image is given up where no smaller one leads to an adversarial point.
@@ -138,6 +173,7 @@ class CarliniWagnerLinf(Attack):
     """
 
     steps: Count = 10
+    bounds: Literal["cut", "tanh"] = "cut"
     lr: Positive = 0.01
     shrink: Annotated[float, Range(above=0, below=1)] = 0.9
     first_c: Positive = 0.1
@@ -152,7 +188,8 @@ class CarliniWagnerLinf(Attack):
 
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         nearest, adam, rounds = Nearest(x), Adam(x), _Rounds(self, len(x))
-        space, active = TanhSpace(*target.bounds), target.all_rows
+        space = (TanhSpace if self.bounds == "tanh" else CutSpace)(*target.bounds)
+        active = target.all_rows
         w = space.enter(x)
         while True:
             active = active[target.can_ask(active)]
@@ -168,7 +205,7 @@ class CarliniWagnerLinf(Attack):
             c, tau = per_image(rounds.c[active], x), per_image(rounds.tau[active], x)
             outside = delta.sign() * (delta.abs() > tau) / (2 * space.half)
             step = adam.direction(active, space.slope(at) * (c * slope + outside))
-            w[active] = at - (2 * tau / _STEPS_TO_TAU).clamp(max=self.lr) * step
+            w[active] = space.move(at, (2 * tau / _STEPS_TO_TAU).clamp(max=self.lr) * step)
             active = active[rounds.going(active, nearest.distances[active].isfinite())]
 
 

@@ -1,4 +1,4 @@
-"""JSMA: pixels are raised two at a time, those that a saliency map of all pairs names."""
+"""JSMA: pixels are raised two at a time, those that a saliency map names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mixbit.attacks._target import Target
 from mixbit.attacks.attack import Attack
 from mixbit.attacks.registry import register
 
-__all__ = ["Jsma", "most_salient_pair"]
+__all__ = ["Jsma", "most_salient", "most_salient_pair"]
 
 _FRONT = 256
 """Numbers that are paired at most, so that the table of pairs stays small; commonly there are 10 to 40."""
@@ -30,12 +30,15 @@ _FRONT = 256
 )
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jsma(Attack):
-    """Few changed numbers: in each step the pair `p, q` of the largest `A B` is raised by `theta`, cut at the bound.
+    """Few changed numbers: in each step the two most salient are raised by `theta`, cut at the bound.
 
-    `A` is the sum over the pair of the gradient of the target's logit, `B` that of the other logits' sum, with its sign
-    changed; both must be above 0. Numbers at the upper bound are no longer looked at.
+    Numbers at the upper bound are no longer looked at.
 
     Attributes:
+        saliency: of which numbers it is the largest: "pairs", the paper's, is the pair `p, q` of the largest `A B`, `A`
+            being the sum over the pair of the gradient of the target's logit, `B` that of the other logits' sum with
+            its sign changed, both above 0; "lead" (ours) is the gradient of how far the target's logit is above the
+            label's, above 0, which takes one pass back and fewer numbers.
         theta: by how much a number is raised in a step, in the unit of the input space.
         gamma: largest part of the numbers of an image that may be changed.
         towards: the target: "second", the class of the second largest logit, or a "random" one other than the label.
@@ -48,6 +51,7 @@ class Jsma(Attack):
     (True, True)
     """
 
+    saliency: Literal["lead", "pairs"] = "lead"
     theta: Positive = 0.08
     gamma: Part = 1.0
     towards: Literal["second", "random"] = "second"
@@ -66,11 +70,10 @@ class Jsma(Attack):
             active, points = active[asking], points[asking]
             if not len(active):
                 return nearest
-            a, b, logits = self._saliency(target, points, active, goal[active])
+            flat = points.flatten(1)
+            pair, there, logits = self._salient(target, points, active, goal[active], flat < high)
             wrong = is_wrong(logits, target.y[active])
             nearest[active[wrong]] = points[wrong]
-            flat = points.flatten(1)
-            pair, there = most_salient_pair(a, b, flat < high)
             raised = flat.scatter(1, pair, (flat.gather(1, pair) + self.theta).clamp(max=high))
             changed = (raised != x[active].flatten(1)).sum(1)
             moved = (raised != flat).any(1)  # a theta below the rounding of float32 moves nothing
@@ -86,15 +89,50 @@ class Jsma(Attack):
         drawn = streams.integers(rows, rivals.shape[1] - 1)
         return drawn + (drawn >= target.y)
 
-    def _saliency(self, target: Target, points: Tensor, active: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of the target's logit, minus that of the others' sum `(N, numbers)` each, and the logits."""
+    def _salient(
+        self, target: Target, points: Tensor, active: Tensor, goal: Tensor, usable: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Two of the usable numbers `(N, 2)`, whether there are any `(N,)`, and the logits."""
+
+        def lead(logits: Tensor) -> list[Tensor]:
+            return [_of(logits, goal) - _of(logits, target.y[active])]
 
         def both(logits: Tensor) -> list[Tensor]:
-            wanted = logits.gather(1, goal[:, None]).squeeze(1)
+            wanted = _of(logits, goal)
             return [wanted, wanted - logits.sum(1)]
 
-        (a, b), logits = target.gradients_of(points, active, both)
-        return a.flatten(1), b.flatten(1), logits
+        slopes, logits = target.gradients_of(points, active, lead if self.saliency == "lead" else both)
+        slopes = slopes.flatten(2)
+        if self.saliency == "lead":
+            pair, there = most_salient(slopes[0], usable)
+        else:
+            pair, there = most_salient_pair(slopes[0], slopes[1], usable)
+        return pair, there, logits
+
+
+def _of(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit of one class a row."""
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def most_salient(slope: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """The two usable numbers of the largest gradients above 0, row by row; where there is one alone, it twice.
+
+    Args:
+        slope: `(N, numbers)`.
+        usable: `(N, numbers)`, bool.
+
+    Returns:
+        The numbers `(N, 2)`, and whether there is one `(N,)`.
+
+    >>> slope = torch.tensor([[1.0, 3.0, 2.0], [-1.0, 5.0, 4.0]])
+    >>> most_salient(slope, torch.tensor([[True, True, True], [True, True, False]]))
+    (tensor([[1, 2],
+            [1, 1]]), tensor([True, True]))
+    """
+    values, at = torch.where(usable, slope, -torch.inf).topk(min(2, slope.shape[1]), dim=1)
+    first, last = at[:, 0], torch.where(values[:, -1] > 0, at[:, -1], at[:, 0])
+    return torch.stack([first, last], 1), values[:, 0] > 0
 
 
 def most_salient_pair(a: Tensor, b: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
