@@ -354,7 +354,6 @@ SPEED: dict[str, Entry] = {
         makes=["results/attack_policies.json"],
         needs=["data"],
         cost="40 minutes of one core",
-        pending=["results/attack_policies.json"],
     ),
     **_entry(
         ["attack_oracles"],

@@ -106,6 +106,35 @@ def twins_apart(network: str, variant: str) -> bool:
     return nearest(network, f"{variant}, twin")[1] > nearest(network, "float")[2]
 
 
+def policies(name: str) -> list[dict[str, Any]]:
+    """Rows of one policy of equal flash, by seed."""
+    rows = [row for row in result("attack_policies")["rows"] if row["name"] == name]
+    return sorted(rows, key=lambda row: int(row["seed"]))
+
+
+def left(row: dict[str, Any]) -> list[list[float]]:
+    """What each attack leaves: shares of images, and DeepFool's distance, with their intervals."""
+    return [row[key] for key in row if key.startswith(("pgd", "square"))] + [row["deepfool"]["l2"]]
+
+
+def policies_apart(one: str, other: str) -> bool:
+    """Whether under any attack intervals of the same seed have nothing in common."""
+    return any(
+        a[1] > b[2] or b[1] > a[2]
+        for x, y in zip(policies(one), policies(other), strict=True)
+        for a, b in zip(left(x), left(y), strict=True)
+    )
+
+
+def more_robust_somewhere(one: str, other: str) -> bool:
+    """Whether one is above the other on the average of the seeds under any attack."""
+    sums = [
+        [sum(row[0] for row in attack) for attack in zip(*map(left, policies(name)), strict=True)]
+        for name in (one, other)
+    ]
+    return any(a > b for a, b in zip(*sums, strict=True))
+
+
 ATTACKS = "docs/attacks.md"
 
 CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
@@ -126,6 +155,20 @@ CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
         and not twins_apart("resnet20", "int16")
         and not twins_apart("resnet20", "int8")
         and nearest("resnet8", "int8, twin")[0] > nearest("resnet8", "float")[2]
+    ),
+    (
+        ATTACKS,
+        "the interval of FIT's policy meets that of the uniform one of the same seed under every attack.",
+    ): lambda: len(policies("fit")) == 3 and not policies_apart("fit", "uniform"),
+    (
+        ATTACKS,
+        "W8A8 is more accurate, and under no attack more robust than uniform 3 bits on the average of the seeds.",
+    ): lambda: (
+        not more_robust_somewhere("W8A8", "uniform")
+        and min(row["accuracy"] for row in policies("W8A8")) > max(row["accuracy"] for row in policies("uniform"))
+    ),
+    (ATTACKS, "The random policy of seed 1 came out as the uniform one."): lambda: (
+        policies("random")[1]["bits"] == policies("uniform")[1]["bits"]
     ),
     (
         QFA,
