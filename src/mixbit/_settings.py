@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
+_FRACTION = re.compile(r"[0-9]{1,9}/[1-9][0-9]{0,8}")
 LARGEST = 2**63 - 1
 """The largest whole number without a range of its own: what files, generators and tensors can hold."""
 LARGEST_COUNT = 1_000_000_000
@@ -167,18 +170,18 @@ def read_options(
 
 
 def read_value(text: str) -> Any:
-    """What was typed: JSON, or else the text itself.
+    """What was typed: JSON, a fraction as a number, or else the text itself.
 
     Raises:
         MixbitError: JSON that is nested too deeply, or a whole number of thousands of digits.
 
-    >>> read_value("[4, 2]"), read_value("cosine")
-    ([4, 2], 'cosine')
+    >>> read_value("[4, 2]"), read_value("1/8"), read_value("cosine")
+    ([4, 2], 0.125, 'cosine')
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return float(Fraction(text)) if _FRACTION.fullmatch(text) else text
     except (RecursionError, ValueError) as cause:
         raise MixbitError(
             f"{shown(text)} cannot be read: it is nested too deeply, or a whole number of thousands of digits. Legal: "

@@ -168,8 +168,12 @@ def test_ratios_need_three_and_four_classes() -> None:
     x = torch.full((1, 1, 4, 4), 0.6)
     for attack, classes in ((Apgd(loss="dlr"), 3), (ApgdT(), 4)):
         predictor = LinearPredictor(classes=classes - 1)
-        with pytest.raises(MixbitError, match=f"needs {classes} classes or more, and the network has {classes - 1}"):
+        with pytest.raises(
+            MixbitError, match=f"needs {classes} classes or more, and a linear network has {classes - 1}"
+        ):
             attack.run(predictor, x, predictor.logits(x).argmax(1))
+        enough = LinearPredictor(classes=classes)
+        attack.run(enough, x, enough.logits(x).argmax(1))
 
 
 def _ascent(network: _Wavy, x: Tensor, start: Tensor, steps: int, eps: float, ball: str) -> Tensor:

@@ -428,6 +428,18 @@ def test_tasks_that_cannot_be_attacked(task: str, said: str, tmp_path: Path) -> 
         runs.attack([own_run(task, tmp_path)], few(attacks=("test-noise",)))
 
 
+def test_an_attack_for_which_classes_are_too_few_is_told_before_any_other_begins(tmp_path: Path) -> None:
+    run = own_run("good", tmp_path)
+    with pytest.raises(MixbitError, match=r"attack 'apgd-t' needs 4 classes or more, and float has 2"):
+        runs.attack([run], few(attacks=("test-noise", "apgd-t")))
+    assert not (run / "attack").exists()
+
+
+def test_settings_of_an_attack_may_be_fractions() -> None:
+    settings = few(attacks=("pgd?eps=8/255&steps=3",))
+    assert settings.chosen()["pgd?eps=8/255&steps=3"].radius == 8 / 255
+
+
 def own_run(task: str, folder: Path) -> Path:
     """The folder that a float training of a task in a file leaves behind."""
     (folder / "mine.py").write_text(MINE)

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixbit.errors import MixbitError
-
 __all__ = ["cross_entropy", "dlr", "is_wrong", "margin", "others", "ranked_others", "targeted_dlr"]
 
 _TINY = 1e-12
@@ -41,28 +39,22 @@ def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, `(max of the others - z_y) / (z_1 - z_3)` with `z_1 >= z_2 >= z_3` the largest ones.
 
-    It does not change where all logits are scaled or moved. Croce, Hein (ICML 2020), equation 6.
-
-    Raises:
-        MixbitError: fewer than 3 classes.
+    It does not change where all logits are scaled or moved, and takes 3 classes. Croce, Hein (ICML 2020), equation 6.
 
     >>> dlr(torch.tensor([[5.0, 1.0, 3.0]]), torch.tensor([0]))
     tensor([-0.5000])
     """
-    top = _largest(logits, 3)
+    top = logits.topk(3, dim=1).values
     return -margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
-    """Towards a class `t`: `(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)`. Croce, Hein (ICML 2020), equation 7.
-
-    Raises:
-        MixbitError: fewer than 4 classes.
+    """Towards a class `t`, of 4 or more: `(z_t - z_y) / (z_1 - (z_3 + z_4) / 2)`. Croce, Hein (ICML 2020), equation 7.
 
     >>> targeted_dlr(torch.tensor([[5.0, 1.0, 3.0, 2.0]]), torch.tensor([0]), torch.tensor([2]))
     tensor([-0.5714])
     """
-    top = _largest(logits, 4)
+    top = logits.topk(4, dim=1).values
     gap = logits.gather(1, towards[:, None]) - logits.gather(1, y[:, None])
     return gap.squeeze(1) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
@@ -74,12 +66,3 @@ def ranked_others(logits: Tensor, y: Tensor) -> Tensor:
     tensor([[2, 1]])
     """
     return others(logits, y).argsort(dim=1, descending=True, stable=True)[:, :-1]
-
-
-def _largest(logits: Tensor, count: int) -> Tensor:
-    if logits.shape[1] < count:
-        raise MixbitError(
-            f"the difference of logits ratio (apgd-t, apgd?loss=dlr) needs {count} classes or more, and the network "
-            f"has {logits.shape[1]}. Take the attack 'apgd' with the cross-entropy, or 'fab'."
-        )
-    return logits.topk(count, dim=1).values

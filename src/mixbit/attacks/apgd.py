@@ -73,6 +73,11 @@ class Apgd(Attack):
         """The bound is `eps`."""
         return self.eps
 
+    @property
+    def least_classes(self) -> int:
+        """The ratio has three logits."""
+        return 3 if self.loss == "dlr" else 2
+
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         loss = cross_entropy if self.loss == "cross-entropy" else dlr
         ascent = _Ascent(target, x, y, eps=self.eps, steps=self.steps, ball=self.ball)
@@ -118,6 +123,11 @@ class ApgdT(Attack):
     def radius(self) -> float | None:
         """The bound is `eps`."""
         return self.eps
+
+    @property
+    def least_classes(self) -> int:
+        """The ratio has four logits."""
+        return 4
 
     def _perturb(self, target: Target, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         ascent = _Ascent(target, x, y, eps=self.eps, steps=self.steps, ball=self.ball)

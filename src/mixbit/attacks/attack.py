@@ -20,7 +20,7 @@ from mixbit.attacks._target import Target
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor, check_inputs
 
-__all__ = ["Access", "Attack", "Found", "check_logits", "need_access"]
+__all__ = ["Access", "Attack", "Found", "check_logits", "need_access", "need_classes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +76,11 @@ class Attack(ABC):
         """The bound on the norm, in the unit of the input space; None of an attack that seeks the nearest point."""
         return None
 
+    @property
+    def least_classes(self) -> int:
+        """How many classes the network must have."""
+        return 2
+
     def run(
         self,
         predictor: Predictor,
@@ -106,6 +111,7 @@ class Attack(ABC):
         with torch.no_grad():
             first = predictor.logits(x)
         check_logits(predictor, first)
+        need_classes(self, predictor, first.shape[1])
         _check_labels(predictor, first, y)
         right = ~is_wrong(first, y)
         rows = right.nonzero().squeeze(1)
@@ -193,6 +199,19 @@ def need_access(attack: Attack, predictor: Predictor) -> None:
         )
 
 
+def need_classes(attack: Attack, predictor: Predictor, classes: int) -> None:
+    """Raise if a network has fewer classes than the attack needs.
+
+    Raises:
+        MixbitError: it has; with the attacks that need two.
+    """
+    if classes < attack.least_classes:
+        raise MixbitError(
+            f"attack {attack.name!r} needs {attack.least_classes} classes or more, and {predictor.name} has {classes}: "
+            "its loss is a ratio of the largest logits. Take 'apgd' with the cross-entropy, or 'fab'."
+        )
+
+
 def check_logits(predictor: Predictor, logits: Tensor) -> None:
     """Raise unless a network's logits are those of a classification, and finite.
 
@@ -201,7 +220,8 @@ def check_logits(predictor: Predictor, logits: Tensor) -> None:
     """
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise MixbitError(
-            f"{predictor.name} gives logits of shape {tuple(logits.shape)}. Legal: (N, C) with two classes or more."
+            f"{predictor.name} gives logits of shape {tuple(logits.shape)}. Legal: (N, C) with two classes or more; an "
+            "attack is on one class an input. Of a map of classes, attack the part of the network that ends in one."
         )
     if not bool(torch.isfinite(logits).all()):
         raise MixbitError(f"{predictor.name} gives logits with NaN or infinity. Check the network.")

@@ -25,9 +25,6 @@ from mixbit.attacks.square import Square
 
 __all__ = ["AutoAttack"]
 
-_RATIO_CLASSES = 4
-"""The targeted difference of logits ratio needs so many."""
-
 _ROUNDING = 1e-6
 """A point at the edge of the ball may be so far beyond it in float32."""
 
@@ -76,7 +73,7 @@ class AutoAttack(Attack):
         targeted = ApgdT(eps=eps, steps=steps, targets=targets, ball=ball)
         return [
             Apgd(eps=eps, steps=steps, ball=ball),
-            *([targeted] if classes >= _RATIO_CLASSES else []),
+            *([targeted] if classes >= targeted.least_classes else []),
             Fab(steps=steps, targets=targets, ball=ball, enough=eps),
             Square(eps=eps, queries=self.queries, ball=ball),
         ]

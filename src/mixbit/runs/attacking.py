@@ -275,7 +275,12 @@ def _check_attackable(settings: AttackSettings, variants: Sequence[Variant], x: 
             f"on={list(settings.on)} and variants={list(settings.variants)} leave no network. Add float to on, or give "
             "a variant: W8A8."
         )
-    for one in settings.chosen().values():
+    chosen = settings.chosen().values()
+    if any(one.least_classes > 2 for one in chosen):  # a network says how many it has when it is asked
+        classes = variants[0].logits(x[:1]).shape[1]
+        for one in chosen:
+            attacks.need_classes(one, variants[0], classes)
+    for one in chosen:
         able = [each for each in variants if _can_attack(one, each, settings)]
         asked = _asked(one, able[0]) if able else variants[0]
         one.check(asked, x, y, seed=settings.seed, queries=settings.queries)
