@@ -23,7 +23,13 @@ def test_accuracies_have_their_intervals_and_say_whose_points() -> None:
     )
     assert table.rows[1][:5] == (STRONG, INT8, FLOAT, "70.00 %", "30.00 %")
     assert table.rows[-1] == (NEAREST, INT8, FLOAT, "0.00 %", "0.00 %", "-10.00 to 10.00", "-", "-")
-    assert table.notes[0].startswith("10 test images.")
+    assert table.notes[0].startswith("10 test images.") and len(table.notes) == 1
+
+
+def test_an_attack_that_is_made_of_several_says_which_broke_how_many() -> None:
+    first, *others = FOUND.results
+    parted = replace(FOUND, results=(replace(first, by={"apgd": 3, "square": 1}), *others))
+    assert attack_tables(parted)[0].notes[1:] == (f"{STRONG} on {FLOAT}: 3 by apgd, 1 by square.",)
 
 
 def test_distances_are_of_the_fooled_and_queries_of_those_who_asked() -> None:

@@ -428,6 +428,15 @@ def test_tasks_that_cannot_be_attacked(task: str, said: str, tmp_path: Path) -> 
         runs.attack([own_run(task, tmp_path)], few(attacks=("test-noise",)))
 
 
+def test_an_attack_that_is_made_of_several_says_which_broke_how_many(run: Path) -> None:
+    found = runs.attack([run], few(attacks=("auto-attack?steps=3&queries=3&eps=0.2",), on=("float", "executor")))
+    whole, shown = found.results[0], found.results[1]
+    assert (whole.target, shown.source) == ("float", "float") and shown.target != "float"
+    assert sum(whole.by.values()) == whole.measures.fooled > 0 and shown.by == {}
+    assert set(whole.by) <= {"apgd", "apgd-t", "fab", "square"}
+    assert found.to_json()["results"][0]["by"] == whole.by
+
+
 def test_an_attack_for_which_classes_are_too_few_is_told_before_any_other_begins(tmp_path: Path) -> None:
     run = own_run("good", tmp_path)
     with pytest.raises(MixbitError, match=r"attack 'apgd-t' needs 4 classes or more, and float has 2"):

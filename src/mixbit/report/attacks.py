@@ -51,6 +51,11 @@ def _accuracies(found: Attacked) -> Table:
         notes=(
             f"{found.images} test images. robust: right before and after. success: of the images that the network has "
             "right, those whose point it has wrong.",
+            *(
+                f"{one.attack} on {one.target}: {', '.join(f'{count} by {part}' for part, count in one.by.items())}."
+                for one in found.results
+                if one.by
+            ),
         ),
     )
 

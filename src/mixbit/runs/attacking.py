@@ -6,6 +6,7 @@ made on every one. All networks are shown the same images, of which each is atta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -143,6 +144,8 @@ class AttackResult:
     source: str
     """The network on which the points were made: the target itself, or one in PyTorch."""
     measures: Measures
+    by: dict[str, int] = field(default_factory=dict)
+    """Of an attack that is made of several: images that each of these broke, on the network they were made on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -429,6 +432,7 @@ class _Attacking:
                     target=target.name,
                     source=source.name,
                     measures=measures if source is target else replace(measures, queries=None),
+                    by=dict(Counter(filter(None, made.by))) if source is target else {},
                 )
 
     def _source_of(self, one: Attack, target: Variant) -> Variant:
