@@ -26,6 +26,7 @@ from mixbit.errors import BudgetError, MixbitError
         (_words.names, "limpq,fit", ["limpq", "fit"]),
         (_words.names, "limpq?bits=[4,2],fit,", ["limpq?bits=[4,2]", "fit"]),
         (_words.names, "a?x=[1,2]&y=[3,4],b?x=[5]", ["a?x=[1,2]&y=[3,4]", "b?x=[5]"]),
+        (_words.names, "a?x=2,3,b?y=1", ["a?x=2,3", "b?y=1"]),
         (partial(_words.fractions, "--eps"), "0.01, 8/255,1e-3,0.01", (0.01, 8 / 255, 0.001)),
         (_words.word_list, " steps, bits ,steps,,", ("steps", "bits")),
         (_words.named_file, "mct=a=b.json", ("mct", Path("a=b.json"))),  # a path may hold =, a name not

@@ -35,8 +35,11 @@ def bit_list(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> list[str]:
-    """Methods or attacks between commas, but for the commas within a list: `limpq?bits=[4,2],fit`."""
-    return [one for one in re.split(r",(?![^\[]*\])", text) if one]
+    """Methods or attacks between commas, but for the commas within a list: `limpq?bits=[4,2],fit`.
+
+    No name begins with a digit: the 2 of `limpq?bits=4,2` stays with it, whose error then says how lists are written.
+    """
+    return [one for one in re.split(r",(?![^\[]*\])(?!\s*\d)", text) if one]
 
 
 def seeds(text: str) -> tuple[int, ...]:
