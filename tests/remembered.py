@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
+from torch.utils.hooks import RemovableHandle
 
 from tests.warm import one_onnx_registry
 
@@ -30,17 +32,29 @@ _MOST = 100
 
 
 class _Content(pickle.Pickler):
-    """Writes what a module holds: a digest in the place of a tensor, and of parameters and buffers only their form."""
+    """Writes what a module holds: a digest in the place of a tensor, and of parameters and buffers only their form.
+
+    PyTorch counts all hooks of a process. A hook has here the number that it has among those of its network.
+    """
 
     def __init__(self, stream: io.BytesIO, model: nn.Module) -> None:
         super().__init__(stream)
         self._registered = {id(one) for one in (*model.parameters(), *model.buffers())}
+        self._hooks = {id(held) for one in model.modules() for name, held in vars(one).items() if "_hooks" in name}
+        self._numbers: dict[int, int] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor):
             form = (str(obj.dtype), str(obj.device), obj.shape, obj.stride(), obj.requires_grad)
             return tuple, ((type(obj).__name__, None if id(obj) in self._registered else _digest(obj), form),)
+        if id(obj) in self._hooks and isinstance(obj, OrderedDict):
+            return OrderedDict, (), None, None, iter([(self._number(key), hook) for key, hook in obj.items()])
+        if isinstance(obj, RemovableHandle):
+            return tuple, (("handle", obj.hooks_dict_ref(), self._number(obj.id)),)
         return NotImplemented
+
+    def _number(self, of: int) -> int:
+        return self._numbers.setdefault(of, len(self._numbers))
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from mixbit.export.float_onnx import float_onnx
 from mixbit.network import _export, capture
 from mixbit.network._inputs import read_inputs
 from mixbit.network.program import follow, interpret
+from mixbit.policy import Policy
+from mixbit.quantization import quantize
 from tests.needs import need
 from tests.remembered import content, remembered_exports
 
@@ -92,6 +95,31 @@ def test_values_of_parameters_and_buffers_are_those_of_the_network_that_asks() -
         *_, (_, found) = interpret(program, x)
     assert torch.equal(found, second(x)) and not torch.equal(found, first(x))
     assert program.model is second
+
+
+def hooked(*hooks: Callable[..., object]) -> Net:
+    """With hooks on two modules, one of which holds the handle."""
+    made = net()
+    for hook in hooks:
+        made.first.register_forward_hook(hook)
+    made.handle = made.second.register_forward_pre_hook(print, with_kwargs=True)
+    return made
+
+
+def test_numbers_of_hooks_are_no_change_and_their_order_is() -> None:
+    """Every hook of a process has a number of its own: quantized networks would never be alike."""
+    inputs = read_inputs(X)
+    assert content(hooked(print, repr), inputs) == content(hooked(print, repr), inputs)
+    assert content(hooked(print, repr), inputs) != content(hooked(repr, print), inputs)
+    assert content(hooked(print), inputs) != content(hooked(print, print), inputs)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    network = capture(model, X)
+    found = []
+    for bits in (3, 3, 4):
+        made = copy.deepcopy(model)
+        quantize(made, Policy.uniform(network, bits, 4), network)
+        found.append(content(made, inputs))
+    assert found[0] == found[1] != found[2]
 
 
 def test_sharing_a_parameter_is_a_change() -> None:
