@@ -4,7 +4,7 @@ from mixbit.attacks._entries import Access
 from mixbit.attacks._norms import NORMS, Norm, norm_of
 from mixbit.attacks._target import Target
 from mixbit.attacks.apgd import Apgd, ApgdT
-from mixbit.attacks.attack import Attack, Found, need_access, need_classes
+from mixbit.attacks.attack import Attack, Found, check_logits, need_access, need_classes
 from mixbit.attacks.auto_attack import AutoAttack
 from mixbit.attacks.boundary import Boundary
 from mixbit.attacks.carlini_wagner import CarliniWagnerL2, CarliniWagnerLinf
@@ -65,6 +65,7 @@ __all__ = [
     "Trial",
     "Zoo",
     "alignment",
+    "check_logits",
     "classes_of",
     "density",
     "estimated_gradients",

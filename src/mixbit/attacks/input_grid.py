@@ -31,6 +31,8 @@ class InputGrid:
     >>> pixels = InputGrid(grid=grid, space=InputSpace(mean=(0.5,), std=(0.25,), bounds=(0.0, 1.0)))
     >>> pixels.step                                      # 0.02 of a standard deviation of 0.25
     (0.005,)
+    >>> [round(end, 3) for end in pixels.ends[0]]        # 128 steps below the mean, 127 above
+    [-0.14, 1.135]
     >>> pixels.snap(torch.tensor([[[[0.5, 0.5024, 0.5026]]]]))
     tensor([[[[0.5000, 0.5000, 0.5050]]]])
     """
@@ -58,6 +60,13 @@ class InputGrid:
     def step(self) -> tuple[float, ...]:
         """Distance of two neighbours in the user's unit, a number a channel of the space."""
         return tuple(round(self.grid.scale * std, 12) for std in self.space.std)
+
+    @property
+    def ends(self) -> tuple[tuple[float, float], ...]:
+        """The least and the largest number on the grid in the user's unit, a pair a channel of the space."""
+        low, high = (self.grid.scale * (q - self.grid.zero_point) for q in (self.grid.qmin, self.grid.qmax))
+        channels = zip(self.space.mean, self.space.std, strict=True)
+        return tuple((low * std + mean, high * std + mean) for mean, std in channels)
 
     def integers(self, x: Tensor) -> Tensor:
         """What the network reads of inputs `(N, C, ...)`: int32 of the same shape."""
