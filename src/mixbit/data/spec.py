@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mixbit import _io
 from mixbit._settings import read_options, read_pairs
-from mixbit.data import _quality_spec
+from mixbit.data import _quality_spec, noisy
 from mixbit.data.base import DataSet
 from mixbit.errors import DataError, did_you_mean, shown
 
@@ -54,8 +54,8 @@ def load(
     Args:
         spec: `digits`, `cifar10:DIR`, `fashion-mnist:DIR`, `imagefolder:DIR` or `hf:NAME`, with options behind a
             question mark: `imagefolder:DIR?size=160&workers=4`, `cifar10:DIR?mean=0.49,0.48,0.45&std=0.25,0.24,0.26`.
-            Every kind of data takes `corrupt=KIND&severity=3` (the test split alone) and `quality=mixed` (both splits;
-            see `MixedQuality`) as well.
+            Every kind of data takes `corrupt=KIND&severity=3` (the test split alone), `quality=mixed` (both splits; see
+            `MixedQuality`) and `noise=SIGMA` (the training split alone; see `NoisySplit`) as well.
         seed: draws the split of data that come without one (digits, and `hf` data without a test part). Keep it fixed
             for all commands on one network, or a model is tested on what it was trained on.
         mean: instead of the data set's own, one number a channel on the scale of pixel / 255.
@@ -67,6 +67,7 @@ def load(
     """
     name, argument, given_options = parse_spec(spec)
     quality, options = _quality_spec.split_options(given_options, spec)
+    noise, options = noisy.split_options(options, spec)
     function = _function(name)
     given: dict[str, object] = {} if mean is None else {"mean": mean}
     given |= {} if std is None else {"std": std}
@@ -75,7 +76,8 @@ def load(
         given.setdefault("seed", seed)
     with _io.filesystem():
         found = function(argument, **given) if _SOURCES[name].argument else function(**given)
-    return found if quality is None else quality.applied(found)
+    found = found if quality is None else quality.applied(found)
+    return found if noise is None else noise.applied(found)
 
 
 def digest(spec: str) -> str | None:
@@ -131,6 +133,7 @@ def _typed(function: Callable[..., DataSet], options: Mapping[str, str], spec: s
     legal = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in legal:
-            known, near = ", ".join(sorted(legal)), did_you_mean(option, [*legal, *_quality_spec.OPTIONS])
+            everywhere = (*_quality_spec.OPTIONS, *noisy.OPTIONS)
+            known, near = ", ".join(sorted(legal)), did_you_mean(option, [*legal, *everywhere])
             raise DataError(f"{shown(spec)}: unknown option {option!r}; there are: {known}.{near}")
     return read_options(function, options, where=shown(spec), error=DataError)

@@ -1,0 +1,118 @@
+"""Splits whose images have Gaussian noise on them: for networks that shall stand it, and be certified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import tee
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixbit.data.base import Batch, DataSet, IndexedSplit, PixelChange
+from mixbit.data.order import BatchPlan, key
+from mixbit.errors import DataError, shown
+
+__all__ = ["NoisySplit"]
+
+_NOISE = 11
+_FIXED = -1
+"""Stands for the epoch in passes without augmentation."""
+OPTIONS = ("noise", "noise_seed")
+
+
+class NoisySplit(IndexedSplit):
+    """A split with `N(0, sigma^2)` added to every pixel of its images, which are not cut at the bounds afterwards.
+
+    That is how the base network of randomized smoothing is trained (Cohen et al., ICML 2019). Noise comes after
+    augmentation and normalisation, in float. That of a sample is a function of (`seed`, its index); in passes with
+    augmentation, that is in training, of (`seed`, index, epoch). So calibration sees noisy images too, always the same.
+
+    Args:
+        base: the split.
+        sigma: standard deviation on the scale of pixels in [0, 1].
+        std: of the normalisation of the base, a number a channel or one for all.
+        seed: another seed is other noise. The seed of `batches`, which orders the samples, changes nothing here.
+
+    Raises:
+        DataError: a sigma that is not above 0, or a base whose samples have no number.
+
+    >>> from mixbit.data import TensorSplit
+    >>> images, labels = torch.full((6, 1, 32, 32), 100, dtype=torch.uint8), torch.zeros(6)
+    >>> split = NoisySplit(TensorSplit(images, labels, 6, [0.5], [0.5]), 0.25, (0.5,))
+    >>> (x, _), = split.batches(6)
+    >>> round(float((0.5 * x + 0.5 - 100 / 255).std()), 2)
+    0.25
+    """
+
+    def __init__(self, base: Any, sigma: float, std: Sequence[float], *, seed: int = 0) -> None:
+        if not isinstance(base, IndexedSplit):
+            raise DataError(
+                f"A {type(base).__name__} has no numbers of its samples, which noise hangs on. Give a split of "
+                "mixbit.data that has them: a TensorSplit, or one of mixbit.data.load."
+            )
+        if not 0 < sigma < float("inf"):
+            raise DataError(f"sigma is {sigma}; legal are numbers above 0, on the scale of pixels in [0, 1].")
+        super().__init__(base.labels, base.num_classes, "noisy images")
+        self.base, self.sigma, self.std, self.seed = base, float(sigma), tuple(std), seed
+
+    def _produce(
+        self, plans: Iterator[BatchPlan], *, augment: bool, change: PixelChange | None = None
+    ) -> Iterator[Batch]:
+        mine, others = tee(plans)
+        made = self.base._produce(others, augment=augment, change=change)
+        for plan, (images, labels) in zip(mine, made, strict=True):
+            yield images + self._noise(plan, images, augment=augment), labels
+
+    def _located(self, samples: Tensor) -> Tensor:
+        return self.base._located(samples)
+
+    def _noise(self, plan: BatchPlan, like: Tensor, *, augment: bool) -> Tensor:
+        """Of the samples of this rank, in the network's unit."""
+        epoch, shape = plan.epoch if augment else _FIXED, tuple(like.shape[1:])
+        drawn = np.empty((len(like), *shape), dtype=np.float32)
+        for row, sample in enumerate(self._located(plan.samples[plan.part]).tolist()):
+            stream = np.random.Generator(np.random.SFC64(key(_NOISE, self.seed, sample, epoch)))
+            stream.standard_normal(out=drawn[row], dtype=np.float32)
+        scale = self.sigma / torch.tensor(self.std).view(-1, *[1] * (len(shape) - 1))
+        return (torch.from_numpy(drawn) * scale).to(like.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSpec:
+    """What a spec says of noise."""
+
+    sigma: float
+    seed: int
+
+    def applied(self, clean: DataSet) -> DataSet:
+        """The data set with noise on its training images; test images stay as they are."""
+        return replace(clean, train=NoisySplit(clean.train, self.sigma, clean.std, seed=self.seed))
+
+
+def split_options(options: Mapping[str, str], spec: str) -> tuple[NoiseSpec | None, dict[str, str]]:
+    """Take the options of noise out of a spec's; the others are left.
+
+    Raises:
+        DataError: a value that cannot be read, or a seed without noise.
+
+    >>> found, left = split_options({"noise": "0.25", "size": "160"}, "imagefolder:pets?noise=0.25&size=160")
+    >>> found.sigma, left
+    (0.25, {'size': '160'})
+    """
+    left = {name: value for name, value in options.items() if name not in OPTIONS}
+    if len(left) == len(options):
+        return None, left
+    if "noise" not in options:
+        raise DataError(f"{shown(spec)}: noise_seed does not go without noise=SIGMA.")
+    try:
+        sigma, seed = float(options["noise"]), int(options.get("noise_seed", "0"))
+    except ValueError as cause:
+        raise DataError(f"{shown(spec)}: noise is a number above 0, noise_seed a whole number.") from cause
+    if not (0 < sigma < float("inf") and 0 <= seed < 2**63):
+        raise DataError(
+            f"{shown(spec)}: noise={sigma:g}, noise_seed={seed}. Legal: noise above 0, a seed of 0 or more."
+        )
+    return NoiseSpec(sigma=sigma, seed=seed), left
