@@ -24,6 +24,7 @@ from mixbit.certification._noise import copies
 from mixbit.data import InputSpace
 from mixbit.errors import MixbitError
 from mixbit.testing.attacks import LinearPredictor
+from mixbit.testing.options import OptionCases, OptionRow, fields_of, higher
 
 SMALL = Smoothing(sigma=0.02, n0=40, n=600)
 
@@ -52,6 +53,42 @@ def changed(before: Anchor, now: Sequence[int], **how: Any) -> Certificate:
     smoothing = Smoothing(sigma=1.0, n=len(before.said))
     incremental = Incremental(samples=len(now), **how)
     return certify_incrementally(Said([*now, *[1] * 200]), [before], torch.zeros(1, 3), smoothing, incremental)[0]
+
+
+def shown(**how: Any) -> int:
+    before = anchored(9500, 10000)
+    found = certify_incrementally(
+        Said([1] * 2000), [before], torch.zeros(1, 3), Smoothing(sigma=1.0), Incremental(**how)
+    )
+    return found[0].passes
+
+
+class TestIncrementalOptions(OptionCases):
+    owner = Incremental
+    options = fields_of(Incremental)
+    rows = (
+        OptionRow("samples", (100, 500), seen=lambda it: shown(samples=it), holds=lambda a, b: (a, b) == (100, 500)),
+        OptionRow("mode", ("irs", "both"), seen=lambda it: _chance([1] * 950 + [0] * 50, mode=it), holds=higher),
+        OptionRow(
+            "disparity", ("all", "harmful"), seen=lambda it: _chance([0] * 20 + [1] * 980, disparity=it, mode="irs"),
+            holds=lambda a, b: a == b,
+        ),
+        OptionRow(
+            "disparity", ("all", "harmful"), holds=higher,
+            seen=lambda it: changed(anchored(500, 1000), [1] * 1000, disparity=it, mode="irs").chance,
+        ),
+        # Where new samples are asked for, a tenth more choose the class.
+        OptionRow(
+            "gamma", (0.9, 0.99), seen=lambda it: shown(gamma=it, mode="irs"),
+            holds=lambda a, b: (a, b) == (1100, 1000),
+        ),
+        OptionRow("alpha", (0.001, 0.1), seen=lambda it: _chance([1] * 1000, alpha=it, mode="irs"), holds=higher),
+        OptionRow("alpha_z", (0.001, 0.1), seen=lambda it: _chance([1] * 1000, alpha_z=it, mode="irs"), holds=higher),
+    )  # fmt: skip
+
+
+def _chance(now: Sequence[int], **how: Any) -> float:
+    return changed(anchored(9500, 10000), now, **how).chance
 
 
 def test_the_papers_bound_end_to_end() -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mixbit.certification import Certificate, ConfidenceSequence, Smoothing, cer
 from mixbit.errors import MixbitError
 from mixbit.export import ExecutorPredictor, find_exporter
 from mixbit.testing.attacks import LinearPredictor
+from mixbit.testing.options import OptionCases, OptionRow, fields_of, higher, lower, unlike
 from tests.inference import seen
 from tests.needs import needs
 
@@ -24,6 +26,54 @@ def images(predictor: LinearPredictor, count: int = 6, spread: float = 0.03) -> 
 def true_chances(predictor: LinearPredictor, x: Tensor, y: Tensor, sigma: float) -> np.ndarray:
     """Of two classes the noise moves the lead by a normal number: the chance is Phi(distance / sigma)."""
     return np.asarray(norm.cdf(predictor.distances(x, y, 2.0).numpy() / sigma))
+
+
+def made(**settings: Any) -> tuple[Certificate, ...]:
+    predictor = LinearPredictor(classes=2)
+    x, y = images(predictor, 3)
+    return certify(predictor, x, y, Smoothing(**{"sigma": 0.02, "n0": 30, "n": 200, **settings}))
+
+
+def passes(**settings: Any) -> int:
+    return sum(one.passes for one in made(**settings))
+
+
+def largest_batch(batch: int) -> int:
+    asked = list[int]()
+
+    class Listening(LinearPredictor):
+        def logits(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return super().logits(x)
+
+    predictor = Listening()
+    x, y = images(predictor, 1)
+    asked.clear()
+    certify(predictor, x, y, Smoothing(sigma=0.02, n=200, batch=batch))
+    return max(asked)
+
+
+def wrong_passes(skip_wrong: bool) -> int:
+    predictor = LinearPredictor(classes=2)
+    x, y = images(predictor, 1)
+    (found,) = certify(predictor, x, 1 - y, Smoothing(sigma=0.001, n0=30, n=200, skip_wrong=skip_wrong))
+    return found.passes
+
+
+class TestSmoothingOptions(OptionCases):
+    owner = Smoothing
+    options = fields_of(Smoothing)
+    rows = (
+        # The noisier, the fewer samples are of the class.
+        OptionRow("sigma", (0.01, 0.1), seen=lambda it: sum(one.hits for one in made(sigma=it)), holds=lower),
+        OptionRow("n0", (20, 50), seen=lambda it: passes(n0=it), holds=lambda a, b: (a, b) == (660, 750)),
+        OptionRow("n", (100, 300), seen=lambda it: passes(n=it), holds=lambda a, b: (a, b) == (390, 990)),
+        OptionRow("alpha", (0.001, 0.1), seen=lambda it: min(one.chance for one in made(alpha=it)), holds=higher),
+        OptionRow("seed", (0, 1), seen=lambda it: [one.hits for one in made(seed=it)], holds=unlike),
+        OptionRow("batch", (16, 64), seen=largest_batch, holds=lambda a, b: (a, b) == (16, 64)),
+        OptionRow("radii", (None, (0.001,)), seen=lambda it: passes(radii=it, batch=20), holds=lower),
+        OptionRow("skip_wrong", (True, False), seen=wrong_passes, holds=lambda a, b: (a, b) == (30, 230)),
+    )
 
 
 def test_counts_are_those_of_the_true_chance_and_radii_below_the_true_distance() -> None:
