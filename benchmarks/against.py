@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def _same(one: Path, other: Path) -> bool:
     return one.exists() and one.read_bytes() == other.read_bytes()
 
 
-def measured(tree: Path, workload: str, repeats: int) -> list[float]:
+def measured(tree: Path, workload: str, repeats: int, *more: str) -> list[float]:
     """What one process finds in a tree."""
     environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORK), workload, str(repeats)]
+    command = [sys.executable, str(WORK), workload, str(repeats), *more]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{workload} failed in {tree}: {done.stderr.strip().splitlines()[-1]}")
@@ -75,13 +76,13 @@ def measured(tree: Path, workload: str, repeats: int) -> list[float]:
     return values
 
 
-def compared(base: Path, workload: str, rounds: int, repeats: int) -> dict[str, Any]:
+def compared(base: Path, workload: str, rounds: int, repeats: int, *more: str) -> dict[str, Any]:
     """Both trees in turns; the one that begins changes with the round."""
     found: dict[str, list[float]] = {"base": [], "now": []}
     trees = {"base": base, "now": records.ROOT}
     for number in range(rounds):
         for name in sorted(trees, reverse=bool(number % 2)):
-            found[name].append(min(measured(trees[name], workload, repeats)))
+            found[name].append(min(measured(trees[name], workload, repeats, *more)))
     ratios = [now / then for now, then in zip(found["now"], found["base"], strict=True)]
     return {
         "base": statistics.median(found["base"]),
@@ -113,9 +114,9 @@ def main() -> None:
     records.arguments(parser)
     args = parser.parse_args()
     base = commit_of(args.base)
-    chosen, rounds, repeats = args.workloads, args.rounds, REPEATS
+    chosen, rounds, repeats, more = args.workloads, args.rounds, REPEATS, list[str]()
     if args.smoke:
-        chosen, rounds, repeats = ["allocation"], 1, 1
+        chosen, rounds, repeats, more = ["allocation"], 1, 1, ["small"]
     results = records.Results(
         "against",
         settings={"rounds": rounds, "repeats": repeats, "base": base, "now": records.commit()["commit"]},
@@ -125,7 +126,8 @@ def main() -> None:
     )
     with checked_out(base) as tree:
         for workload in chosen:
-            row = results.row({"workload": workload}, lambda name=workload: compared(tree, name, rounds, repeats))
+            make = partial(compared, tree, workload, rounds, repeats, *more)
+            row = results.row({"workload": workload}, make)
             print(f"{workload:<26} {row['ratio']:.3f} ({row['least']:.3f} to {row['most']:.3f})")
 
 

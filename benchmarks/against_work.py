@@ -1,8 +1,9 @@
 """What `against.py` times, written with names that older commits have as well. Run by it, one workload a process:
 
-    PYTHONPATH=TREE/src python benchmarks/against_work.py WORKLOAD REPEATS
+    PYTHONPATH=TREE/src python benchmarks/against_work.py WORKLOAD REPEATS [small]
 
-prints the CPU seconds of each of REPEATS runs after one that is not counted, or what is counted otherwise.
+prints the CPU seconds of each of REPEATS runs after one that is not counted, or what is counted otherwise. `small` has
+the allocation of a small network, for a smoke run.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def _task(images: int, name: str = "resnet20") -> Task:
     return Task(model=models.build(name).to(memory_format=torch.channels_last), train=split, test=split)
 
 
-def allocation() -> Run:
-    """ResNet-50, six bit-widths a side, one limit by dynamic programming and two by HiGHS."""
-    model, split = models.build("resnet50"), _split(2)
-    network = mixbit.capture(model, torch.zeros(2, 3, 224, 224))
+def allocation(name: str = "resnet50", pixels: int = 224) -> Run:
+    """Six bit-widths a side, one limit by dynamic programming and two by HiGHS."""
+    model, split = models.build(name), _split(2)
+    network = mixbit.capture(model, torch.zeros(2, 3, pixels, pixels))
     task = Task(model=model, train=split, test=split, network=network)
     scores = mixbit.methods.make("random", {"bits": [2, 3, 4, 5, 6, 8]}).search(task)
     one, two = mixbit.Budget.parse(["bitops=4x4"]), mixbit.Budget.parse(["bitops=4x4", "weight-bytes=12MB"])
@@ -115,11 +116,11 @@ WORKLOADS: dict[str, Callable[[], Run]] = {
 }
 
 
-def main(name: str, repeats: int) -> None:
+def main(name: str, repeats: int, *, small: bool = False) -> None:
     """Print what was found as JSON."""
     keep_freed_memory()
     torch.set_num_threads(1)
-    run, found = WORKLOADS[name](), []
+    run, found = allocation("resnet20", 32) if small else WORKLOADS[name](), []
     run()
     for _ in range(repeats):
         begin = time.process_time()
@@ -129,4 +130,4 @@ def main(name: str, repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), small="small" in sys.argv[3:])

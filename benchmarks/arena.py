@@ -253,7 +253,7 @@ def subject_of(*, smoke: bool) -> tuple[runs.Subject, Task]:
     )
     task = subject.task()[0]
     if smoke:
-        task = replace(task, train=Part(task.train, torch.arange(256)), test=Part(task.test, torch.arange(64)))
+        task = replace(task, train=Part(task.train, torch.arange(32)), test=Part(task.test, torch.arange(16)))
     return subject, task
 
 
@@ -271,7 +271,8 @@ def main() -> None:
         smoke=given.smoke,
     )
     policies = peer_policies(given.peers)
-    arena = Arena(results=results, subject=subject, task=task, settings=settings, policies=policies)
+    trained = {**settings, "batch_size": 16} if settings and given.smoke else settings
+    arena = Arena(results=results, subject=subject, task=task, settings=trained, policies=policies)
     missing = results.plan(arena.names(chosen_methods(given.methods), given.budgets, given.seeds))
     if missing:
         arena.make([of for of in missing if not isinstance(of, str)])

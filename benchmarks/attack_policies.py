@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 import records
 from attack_findings import SEED, TRIED, WEIGHTS, is_fooled, mean, share
-from common import ROOT, cifar10, cifar10_folder, shared_data
+from common import ROOT, cifar10, cifar10_folder, shared_data, smoking
 from mixbit import data, methods, models
 from mixbit._heap import keep_freed_memory
 from mixbit.allocation import allocate
 from mixbit.allocation.random_policy import random_policy
 from mixbit.attacks import Attack, make, norm_of
 from mixbit.cost import Budget, LayerBits
+from mixbit.data import Part
 from mixbit.evaluation import evaluate
 from mixbit.export import find_exporter
 from mixbit.inference import TorchPredictor, TwinPredictor
@@ -53,7 +54,8 @@ def task() -> Task:
     zoo = models.info(NETWORK)
     found = data.load(cifar10(), mean=zoo.mean, std=zoo.std)
     model = models.load_weights(models.build(NETWORK), shared_data() / "weights" / WEIGHTS[NETWORK]).eval()
-    return Task(model=model, train=found.train, test=found.test, space=found.space)
+    training = Part(found.train, torch.arange(64)) if smoking() else found.train
+    return Task(model=model, train=training, test=found.test, space=found.space)
 
 
 def policies(seed: int) -> dict[str, Policy]:
@@ -93,8 +95,9 @@ def trained(policy: Policy, epochs: int, seed: int, folder: Path) -> nn.Module:
     model = copy.deepcopy(task().model)
     put_policy_on(model, policy, task(), seed=seed)
     config = TrainConfig(
-        epochs=epochs, lr=0.01, step_lr=0.001, weight_decay=3e-5, distill=0.5, seed=seed, validate_every=0
-    )
+        epochs=epochs, lr=0.01, step_lr=0.001, weight_decay=3e-5, distill=0.5, seed=seed, validate_every=0,
+        batch_size=64 if smoking() else 128,
+    )  # fmt: skip
     train(model, task().train, None, config, run=folder, teacher=task().model, loss=task().objective)
     return model.eval()
 
@@ -152,7 +155,7 @@ def main() -> None:
         for name in NAMES[:1] if given.smoke else NAMES:
             policy = made[name]
             words = " ".join(f"W{bits.weight_bits}A{bits.activation_bits}" for bits in policy.layers.values())
-            folder = ROOT / "runs" / ("smoke" if given.smoke else "attacks") / f"{name}-s{seed}-e{epochs}"
+            folder = (records.SMOKE if given.smoke else ROOT / "runs" / "attacks") / f"{name}-s{seed}-e{epochs}"
             of = {"name": name, "seed": seed, "bits": words}
             results.row(of, lambda p=policy, s=seed, f=folder: attacked(trained(p, epochs, s, f), count))  # type: ignore[misc]
 

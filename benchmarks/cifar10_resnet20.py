@@ -116,7 +116,7 @@ def subject(*, smoke: bool) -> Task:
     network = capture(model, next(dataset.test.batches(2))[0])
     parts = [dataset.train, dataset.test]
     if smoke:
-        parts = [Part(split, torch.arange(128)) for split in parts]
+        parts = [Part(split, torch.arange(32)) for split in parts]
     return Task(model=model, train=parts[0], test=parts[1], network=network)
 
 
@@ -132,7 +132,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     task = subject(smoke=given.smoke)
-    settings = asdict(TrainConfig(epochs=1 if given.smoke else given.epochs, validate_every=0))
+    length = {"epochs": 1, "batch_size": 32} if given.smoke else {"epochs": given.epochs}
+    settings = asdict(TrainConfig(**length, validate_every=0))
     for own in ("precision", "seed", "checkpoint_seconds"):  # a row has its own, or they change no number
         del settings[own]
     results = records.Results(

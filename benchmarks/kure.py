@@ -111,7 +111,7 @@ class Bench:
 
     def settings(self, values: dict[str, Any], term: str) -> dict[str, Any]:
         """Those of a recipe, with the term or without."""
-        short = {"epochs": 1} if self.smoke else {}
+        short = {"epochs": 1, "batch_size": 32} if self.smoke else {}
         return {"validate_every": 0, **values, **short, **({"kurtosis": self.recipe.kurtosis} if term == KURE else {})}
 
     def _resnet20(self) -> tuple[Subject, Task]:
@@ -151,7 +151,7 @@ class Bench:
 
 def few(task: Task) -> Task:
     """On a few images, for a smoke run."""
-    return replace(task, train=Part(task.train, torch.arange(128)), test=Part(task.test, torch.arange(16)))
+    return replace(task, train=Part(task.train, torch.arange(32)), test=Part(task.test, torch.arange(16)))
 
 
 def uniform(task: Task, weight: int | None, activation: int | None) -> Policy:

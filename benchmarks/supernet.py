@@ -135,7 +135,7 @@ class Study:
         rest, _ = self.parts(dataset.train)
         test: Split = dataset.test
         if self.smoke:
-            rest, test = Part(rest, torch.arange(32)), Part(test, torch.arange(16))
+            rest, test = Part(rest, torch.arange(16)), Part(test, torch.arange(16))
         return Task(model=model, train=rest, test=test, network=network)
 
     def parts(self, split: Split) -> tuple[Split, Split]:
@@ -146,7 +146,7 @@ class Study:
     def held(self) -> Split:
         """All held-out images."""
         held = self.parts(data.load(cifar10()).train)[1]
-        return Part(held, torch.arange(32)) if self.smoke else held
+        return Part(held, torch.arange(16)) if self.smoke else held
 
     @cached_property
     def judging(self) -> Split:

@@ -34,6 +34,7 @@ from mixbit.evaluation import evaluate
 from mixbit.network import capture
 from mixbit.policy import Policy, Scores, policy_distance, rank_correlation, resolve_pins
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
+from mixbit.quantizers import RuleName
 from mixbit.runs import Subject
 from mixbit.task import Task
 from mobilenet_tf import enlarged, mobilenet_tf, photographs, relabelled
@@ -54,7 +55,7 @@ class Setup:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.smoke = given, bool(given.smoke)
-        self.float = {**FLOAT, "precision": given.precision} | ({"epochs": 1} if self.smoke else {})
+        self.float = {**FLOAT, "precision": given.precision} | ({"epochs": 1, "batch_size": 32} if self.smoke else {})
         self.fine_tune = {"precision": given.precision, "validate_every": 0}
         self.name = f"transfer_{given.epochs}" if given.epochs else "transfer"
 
@@ -101,7 +102,7 @@ class Setup:
     def task(self, subject: Subject) -> Task:
         """The subject's task."""
         found = subject.task()[0]
-        return replace(found, train=self.small(found.train, 128), test=self.small(found.test, 32))
+        return replace(found, train=self.small(found.train, 32), test=self.small(found.test, 16))
 
 
 # -------------------------------------------------------------------------------- ResNet-20, both ways
@@ -212,7 +213,8 @@ class MobileNet:
         for name, split in self.sets.items():
             same_label = method == "topological-entropy"
             images = split if same_label else relabelled(split, self.predicted[name])
-            settings = entropy_settings(name) if same_label else {"bits": (4, 8)} if self.setup.smoke else {}
+            few = {"bits": (4, 8), "rule": "lsq"} if self.setup.smoke else {}
+            settings = entropy_settings(name) if same_label else few
             folder = self.runs / "mobilenet" / name / method
             found[name] = mobilenet_scores(replace(self.home, train=images), method, settings, folder)
         return found
@@ -234,9 +236,10 @@ class MobileNet:
             model = copy.deepcopy(self.home.model)
             # Nothing is trained behind it, so steps are those of least squared error, not those that training starts
             # from.
-            quantize(model, policy, self.home.network, QuantizeConfig(weight_rule="mse"))
+            rule: RuleName = "lsq" if self.setup.smoke else "mse"
+            quantize(model, policy, self.home.network, QuantizeConfig(weight_rule=rule))
             samples = self.setup.mobilenet.depends["settings"]["calibration"]
-            calibrate(model, [next(self.home.train.batches(samples, seed=0, shuffle=True))[0]], "mse")
+            calibrate(model, [next(self.home.train.batches(samples, seed=0, shuffle=True))[0]], rule)
             used = costs(self.home.network, policy.layers)
             accuracy = evaluate(model, self.home.test, batch_size=64).accuracy
             self.known[key] = {"accuracy": accuracy, "bitops": used.bitops, "weight_bytes": used.weight_bytes}
