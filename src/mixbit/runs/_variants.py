@@ -1,4 +1,4 @@
-"""The networks that are attacked: what a run holds, in float and at some bits, on each runtime, as lazy Predictors."""
+"""Networks to attack or certify: what a run holds, in float and at some bits, on each runtime, as lazy Predictors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from mixbit import _io
@@ -23,10 +24,12 @@ from mixbit.ptq import PTQConfig, ptq
 from mixbit.quantization import detach
 from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
-from mixbit.runs.exporting import integer_network, predictor_of, runtimes
+from mixbit.runs.exporting import integer_network, predictor_of, runtimes, taken
 
 FLOAT, FAKE = "float", "fake-quantized"
 _PINNED = 8
+_ORDER = 0
+"""Seed of the order of test images: the first ones are the same in every run."""
 
 
 class Variant:
@@ -150,6 +153,44 @@ class HeldRun:
         policy = Policy.uniform(task.network, chosen.weight_bits, chosen.activation_bits, pins)
         model = ptq(task, policy, PTQConfig(seed=self.opened.subject.seed), quiet=True).model
         return replace(self.opened, task=replace(task, model=model), policy=policy)
+
+
+def run_names(run: Sequence[Path]) -> list[str]:
+    """Names of the folders, or their paths where two are equal; none for a run alone."""
+    short = [one.name for one in run]
+    return [""] if len(run) == 1 else [n if short.count(n) == 1 else str(o) for n, o in zip(short, run, strict=True)]
+
+
+def common_images(held: Sequence[HeldRun], images: int) -> tuple[Tensor, Tensor, str | None]:
+    """Test images that several runs share, see `images_of`.
+
+    Raises:
+        MixbitError: they have others.
+    """
+    x, y, fewer = images_of(held[0], images)
+    for other in held[1:]:
+        if not all(map(torch.equal, images_of(other, images)[:2], (x, y))):
+            raise MixbitError(f"{other.run} has other test images than {held[0].run}. Legal: runs of the same data.")
+    return x, y, fewer
+
+
+def images_of(held: HeldRun, images: int) -> tuple[Tensor, Tensor, str | None]:
+    """Images in the unit of the space, their labels, and why they are fewer than were asked for."""
+    task = held.opened.task
+    count, fewer = taken(task, images)
+    parts, have = list[tuple[Tensor, Tensor]](), 0
+    for inputs, targets in task.test.batches(count, seed=_ORDER, shuffle=True):
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+            raise MixbitError(f"{held.run}: its inputs or labels are no tensors. Legal: one tensor (N, ...) of each.")
+        parts.append((inputs, targets))
+        have += len(inputs)
+        if have >= count:
+            break
+    inputs, y = (torch.cat(one)[:count].cpu() for one in zip(*parts, strict=True))
+    x = held.space.leave(inputs)
+    within = held.space.clip(x)
+    near = bool(torch.isclose(x, within, rtol=0, atol=1e-5).all())  # what the rounding of the normalisation moved
+    return (within if near else x), y, fewer
 
 
 def option_bits(text: str) -> LayerBits:

@@ -39,8 +39,8 @@ from mixbit.inference import Predictor
 from mixbit.ledger import content_of
 from mixbit.runs import _folder
 from mixbit.runs._attack_pieces import Pieces
-from mixbit.runs._variants import FAKE, FLOAT, HeldRun, Variant, check_on, option_bits
-from mixbit.runs.exporting import EXECUTOR, taken
+from mixbit.runs._variants import FAKE, FLOAT, HeldRun, Variant, check_on, common_images, option_bits, run_names
+from mixbit.runs.exporting import EXECUTOR
 from mixbit.runs.subject import metric_facts
 
 __all__ = ["AttackResult", "AttackSettings", "Attacked", "Picture", "attack"]
@@ -51,8 +51,6 @@ _CHUNK = 32
 """Images of a piece: what a killed run has to do again is at most one attack on so many."""
 _ANEW = "delete that folder to begin anew"
 """What is said beside the old value: a run keeps its attacks in one place, whatever --out is."""
-_ORDER = 0
-"""Seed of the order of test images: the first ones are the same in every run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,14 +226,11 @@ def attack(
         StaleRun: a folder holds attacks on other weights, data or images, or of another seed.
     """
     settings = AttackSettings() if settings is None else settings
-    held = [HeldRun(one, data, name) for one, name in zip(run, _names(run), strict=True)]
+    held = [HeldRun(one, data, name) for one, name in zip(run, run_names(run), strict=True)]
     if not held:
         raise MixbitError("there is nothing to attack. Give one run or more.")
     variants = [one for each in held for one in each.variants(settings.variants, settings.on)]
-    x, y, fewer = _images(held[0], settings.images)
-    for other in held[1:]:
-        if not all(map(torch.equal, _images(other, settings.images)[:2], (x, y))):
-            raise MixbitError(f"{other.run} has other test images than {held[0].run}. Legal: runs of the same data.")
+    x, y, fewer = common_images(held, settings.images)
     _check_attackable(settings, variants, x, y)
     folders = [one.run / FOLDER for one in held] if keep is None else keep
     known = {one.run: _pieces(one, folder, settings, x, y) for one, folder in zip(held, folders, strict=True)}
@@ -244,31 +239,6 @@ def attack(
     path = (run[0] / FOLDER if out is None else out) / RESULT
     write_json(path, found.to_json())
     return replace(found, files={path: "accuracies, distances and transfer, for scripts"})
-
-
-def _names(run: Sequence[Path]) -> list[str]:
-    """Names of the folders, or their paths where two are equal; none for a run alone."""
-    short = [one.name for one in run]
-    return [""] if len(run) == 1 else [n if short.count(n) == 1 else str(o) for n, o in zip(short, run, strict=True)]
-
-
-def _images(held: HeldRun, images: int) -> tuple[Tensor, Tensor, str | None]:
-    """Images in the unit of the space, their labels, and why they are fewer than were asked for."""
-    task = held.opened.task
-    count, fewer = taken(task, images)
-    parts, have = list[tuple[Tensor, Tensor]](), 0
-    for inputs, targets in task.test.batches(count, seed=_ORDER, shuffle=True):
-        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
-            raise MixbitError(f"{held.run}: its inputs or labels are no tensors. Legal: one tensor (N, ...) of each.")
-        parts.append((inputs, targets))
-        have += len(inputs)
-        if have >= count:
-            break
-    inputs, y = (torch.cat(one)[:count].cpu() for one in zip(*parts, strict=True))
-    x = held.space.leave(inputs)
-    within = held.space.clip(x)
-    near = bool(torch.isclose(x, within, rtol=0, atol=1e-5).all())  # what the rounding of the normalisation moved
-    return (within if near else x), y, fewer
 
 
 def _check_attackable(settings: AttackSettings, variants: Sequence[Variant], x: Tensor, y: Tensor) -> None:
