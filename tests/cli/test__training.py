@@ -1,4 +1,4 @@
-"""train, evaluate, stress, attack: every option reaches what it is for, and what was found is shown."""
+"""train, evaluate, stress, attack, certify: every option reaches what it is for, and what was found is shown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from mixbit import cli, report, runs
 from mixbit.cost import Costs
 from mixbit.data.corruption import STANDARD_KINDS
 from mixbit.errors import MissingExtra
-from mixbit.runs import AttackSettings, Outcome, Profile, StressSettings, Subject
+from mixbit.runs import AttackSettings, CertifySettings, Outcome, Profile, StressSettings, Subject
 from mixbit.testing.options import OptionCases, OptionRow, flags_of
 from tests.cli import tiny
 from tests.cli.typed import exactly, gives, handed, next_of, typed, written
+from tests.report import certified
 from tests.report.attacked import FOUND
 from tests.report.sweeps import step_sweep
 
@@ -270,3 +271,62 @@ def test_what_is_said_of_attacked_runs() -> None:
     assert next_of(said) == ["attack", "runs/one", "OTHER_RUN"]
     assert "no list of numbers" in typed("attack", "one", "--eps", "small", code=2)
     assert "Did you mean 'pgd'" in typed("attack", "one", "--attacks", "pdg", code=2)
+
+
+# -------------------------------------------------------------------------------------------------------- certify
+
+CERTIFY = ("certify", "r", "--sigma", "0.25")
+
+
+def guaranteed(field: str) -> Any:
+    return lambda words: getattr(handed("certify", *CERTIFY, *words)["settings"], field)
+
+
+def sure(*words: str, plot: Any = drawn) -> str:
+    """What is said of runs that were certified before."""
+    with mock.patch.object(report, "certificate_plot", side_effect=plot):
+        return gives("certify", replace(certified.FOUND, notes=("note A",)), "certify", *words, "--sigma", "0.5")
+
+
+class TestCertifyOptions(OptionCases):
+    """How which networks are certified; what comes of it is in the table of CertifySettings."""
+
+    owner = "mixbit certify"
+    options = flags_of(COMMANDS.commands["certify"])
+    rows = (
+        OptionRow("run", (["one"], ["one", "two"]), lambda v: handed("certify", "certify", *v, "--sigma", "1")["run"],
+                  exactly([Path("one")], [Path("one"), Path("two")])),
+        OptionRow("--sigma", ("0.25", "0.5"),
+                  lambda v: handed("certify", "certify", "r", "--sigma", v)["settings"].sigma, exactly(0.25, 0.5)),
+        OptionRow("--radius", ([], ["--radius", "1/4,0.5"]), guaranteed("radii"), exactly(None, (0.25, 0.5))),
+        OptionRow("--images", ([], ["--images", "9"]), guaranteed("images"), exactly(100, 9)),
+        OptionRow("--n", ([], ["--n", "50"]), guaranteed("n"), exactly(1000, 50)),
+        OptionRow("--n0", ([], ["--n0", "50"]), guaranteed("n0"), exactly(100, 50)),
+        OptionRow("--alpha", ([], ["--alpha", "0.01"]), guaranteed("alpha"), exactly(0.001, 0.01)),
+        OptionRow("--early", ([], ["--early"]), guaranteed("early"), exactly(False, True)),
+        OptionRow("--seed", ([], ["--seed", "3"]), guaranteed("seed"), exactly(0, 3)),
+        OptionRow("--batch", ([], ["--batch", "32"]), guaranteed("batch"), exactly(256, 32)),
+        OptionRow("--on", ([], ["--on", "onnx, float"]), guaranteed("on"),
+                  exactly(("float", "fake-quantized", "executor"), ("onnx", "float"))),
+        OptionRow("--variants", ([], ["--variants", "W4A4"]), guaranteed("variants"), exactly(("W8A8",), ("W4A4",))),
+        OptionRow("--data", ([], ["--data", "digits?seed=1"]),
+                  lambda words: handed("certify", *CERTIFY, *words)["data"], exactly(None, "digits?seed=1")),
+        OptionRow("--out", ([], ["--out", "o"]), lambda words: handed("certify", *CERTIFY, *words)["out"],
+                  exactly(None, Path("o"))),
+        OptionRow("--out", ([], ["--out", "o"]), lambda words: written(sure("one", *words))[-1],
+                  exactly(Path("one/certify/certify.html"), Path("o/certify.html")), says="of the plot"),
+    )  # fmt: skip
+
+
+def test_certificates_are_asked_for_the_usual_unless_told_otherwise() -> None:
+    found = handed("certify", *CERTIFY)
+    assert found == {"run": [Path("r")], "settings": CertifySettings(sigma=0.25), "data": None, "out": None}
+
+
+def test_what_is_said_of_certified_runs() -> None:
+    said = sure("one", plot=MissingExtra("The plot needs plotly."))
+    assert "Certified accuracy in %, noise of sigma 0.5" in said and "Note: note A\n" in said
+    assert "Note: no plot. The plot needs plotly.\n" in said and written(said) == [Path("one/certify.json")]
+    assert next_of(said) == ["attack", "runs/one"]
+    assert "no list of numbers" in typed("certify", "one", "--sigma", "1", "--radius", "small", code=2)
+    assert "sigma=-1.0 is illegal" in typed("certify", "one", "--sigma", "-1", code=2)

@@ -145,6 +145,65 @@ def stress(
 
 
 @app.command()
+def certify(
+    run: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, of the same data")
+    ],
+    sigma: Annotated[float, typer.Option(help="standard deviation of the noise, in the unit of the inputs")],
+    radius: Annotated[
+        str | None,
+        typer.Option(metavar="R,R,...", help="of the table, in the unit of the inputs; default: 0.5 to 3 sigma"),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="test images, the same ones every time")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="samples that estimate a chance; 100000 in the literature")] = 1000,
+    n0: Annotated[int, typer.Option(min=1, help="samples that choose a class")] = 100,
+    alpha: Annotated[float, typer.Option(help="chance that a certificate is wrong")] = 0.001,
+    early: Annotated[bool, typer.Option("--early", help="stop an image when all radii are decided")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    on: Annotated[
+        str, typer.Option(metavar="T,T,...", help="float, fake-quantized, executor, onnx, c, ...")
+    ] = "float,fake-quantized,executor",
+    variants: Annotated[
+        str,
+        typer.Option(metavar="W8A8,...", help="bits of a float run, quantized without training: weights, activations"),
+    ] = "W8A8",
+    batch: Annotated[int, typer.Option(min=1, help="samples that go through a network together")] = 256,
+    data: Annotated[str | None, typer.Option(help="another data set than the runs' own")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for results and plot; default: certify in the first run")] = (
+        None
+    ),
+) -> None:
+    """Certify runs in float, fake-quantized and on the integers that ship. A killed one goes on."""
+    from mixbit import report, runs
+
+    settings = runs.CertifySettings(
+        sigma=sigma,
+        radii=None if radius is None else words.fractions("--radius", radius),
+        images=images,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        seed=seed,
+        batch=batch,
+        early=early,
+        on=words.word_list(on),
+        variants=words.word_list(variants),
+    )
+    done = runs.certify(run, settings, data=data, out=out)
+    screen.show(report.certificate_table(done))
+    for note in done.notes:
+        screen.say(f"Note: {note}")
+    files = dict(done.files)
+    try:
+        path = (run[0] / "certify" if out is None else out) / "certify.html"
+        files[report.certificate_plot(done, path)] = "certified accuracy over the radius, for a browser"
+    except MissingExtra as error:
+        screen.say(f"Note: no plot. {error}")
+    screen.files(files)
+    screen.next(report.after_certify(done))
+
+
+@app.command()
 def attack(
     run: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, of the same data")

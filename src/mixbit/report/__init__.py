@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mixbit.report.attack_plots import attack_plot
 from mixbit.report.attacks import attack_tables
+from mixbit.report.certificates import certificate_plot, certificate_table
 from mixbit.report.comparisons import comparison_line, comparison_table, comparison_tables
 from mixbit.report.entropy import entropy_table
 from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
@@ -19,6 +20,7 @@ from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.steps import (
     after_allocate,
     after_attack,
+    after_certify,
     after_compare,
     after_demo,
     after_evaluate,
@@ -53,6 +55,7 @@ __all__ = [
     "Table",
     "after_allocate",
     "after_attack",
+    "after_certify",
     "after_compare",
     "after_demo",
     "after_evaluate",
@@ -72,6 +75,8 @@ __all__ = [
     "budget_table",
     "c_tables",
     "c_verification_table",
+    "certificate_plot",
+    "certificate_table",
     "comparison_line",
     "comparison_table",
     "comparison_tables",

@@ -11,7 +11,7 @@ from mixbit.policy import Front, Policy
 
 if TYPE_CHECKING:
     from mixbit.cost import LatencyTable
-    from mixbit.runs import Attacked, Comparison, Picked, Profile, Searched, Subject
+    from mixbit.runs import Attacked, CertifiedRuns, Comparison, Picked, Profile, Searched, Subject
 
 __all__ = [
     "after_allocate",
@@ -136,6 +136,16 @@ def after_attack(found: Attacked) -> list[str]:
     if len(found.runs) == 1:
         return ["mixbit", "attack", str(found.runs[0]), "OTHER_RUN"]
     return ["mixbit", "stress", *map(str, found.runs)]
+
+
+def after_certify(found: CertifiedRuns) -> list[str]:
+    """Attacks on the same runs: what certificates leave open, from the other side.
+
+    >>> from types import SimpleNamespace
+    >>> " ".join(after_certify(SimpleNamespace(runs=(Path("runs/float"),))))
+    'mixbit attack runs/float'
+    """
+    return ["mixbit", "attack", *map(str, found.runs)]
 
 
 def after_supernet(run: Path) -> list[str]:

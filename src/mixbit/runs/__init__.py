@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mixbit.runs.allocating import Allocated, allocate
 from mixbit.runs.attacking import Attacked, AttackResult, AttackSettings, Picture, attack
+from mixbit.runs.certifying import CertifiedRuns, CertifySettings, certify
 from mixbit.runs.comparing import (
     Comparison,
     Effort,
@@ -46,6 +47,8 @@ __all__ = [
     "AttackSettings",
     "Attacked",
     "BuiltLatency",
+    "CertifiedRuns",
+    "CertifySettings",
     "Comparison",
     "Demo",
     "Effort",
@@ -76,6 +79,7 @@ __all__ = [
     "allocate",
     "attack",
     "build_latency",
+    "certify",
     "compare",
     "demo",
     "evaluate",

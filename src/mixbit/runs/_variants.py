@@ -67,10 +67,14 @@ class Variant:
         return self if self.differentiable else TwinPredictor(self, Variant(self._held, self.bits, FAKE))
 
     @property
+    def grid(self) -> InputGrid | None:
+        """The grid of the network's input; None of the float network, which has none."""
+        return None if self.on == FLOAT else self._held.grid(self.bits)
+
+    @property
     def snap(self) -> Callable[[Tensor], Tensor] | None:
         """Inputs as the network's own quantization leaves them; None of the float network, which has none."""
-        grid = None if self.on == FLOAT else self._held.grid(self.bits)
-        return None if grid is None else grid.snap
+        return None if self.grid is None else self.grid.snap
 
 
 class HeldRun:
