@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixbit.errors import MixbitError
-from mixbit.ptq import Levels, Sketch, lp_error, lp_step, widest_step
+from mixbit.ptq import Levels, Sketch, lp, lp_error, lp_step, widest_step
 
 LEVELS: tuple[Levels, ...] = ("signed", "unsigned", "midrise")
 
@@ -54,6 +54,20 @@ def test_rows_are_searched_on_their_own() -> None:
     x = values(rows=3) * torch.tensor([[1.0], [10.0], [0.01]])
     together = lp_step(x, 3, p=2.5)
     assert torch.equal(together, torch.cat([lp_step(row[None], 3, p=2.5) for row in x]))
+
+
+@pytest.mark.parametrize("shape", [None, (300,), (3, 300)], ids=["alike", "of all rows", "of each row"])
+def test_steps_are_the_same_however_many_are_tried_at_once(
+    shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.cat([values(rows=2, count=300), torch.zeros(1, 300)])
+    weights = None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(1)) ** 4
+    together = lp_step(rows, 3, p=2.5, weights=weights)
+    monkeypatch.setattr(lp, "_CACHED", 1)
+    torch.testing.assert_close(
+        lp_step(rows, 3, p=2.5, weights=weights), together, rtol=3e-3, atol=0
+    )  # as fine as it looks
+    assert together[2] < 1e-7 < together[0]
 
 
 def test_weights_count_values_several_times() -> None:

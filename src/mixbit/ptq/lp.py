@@ -25,6 +25,8 @@ _SPAN, _COARSE, _FINE = (3e-3, 1.2), 48, 9
 _SPACING = math.log(_SPAN[1] / _SPAN[0]) / (_COARSE - 1)
 _ROUNDS = 3
 _SMALLEST = 1e-8
+_CACHED = 1 << 16
+"""Numbers whose errors are found at once: a call costs more than its work on a few, and more fill the cache."""
 
 
 def widest_step(rows: Tensor, bits: int, levels: Levels = "signed") -> Tensor:
@@ -186,13 +188,22 @@ def _best(
     rows: Tensor, centre: Tensor, parts: list[float], bits: int, levels: Levels, p: float, weights: Tensor | None
 ) -> Tensor:
     """The best of `centre * parts`, row by row."""
-    best = centre
-    least = torch.full(centre.shape, math.inf, dtype=torch.float64, device=rows.device)
-    for part in parts:
-        step = centre * part
-        error = lp_error(rows, step, bits, levels, p=p, weights=weights)
-        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
-    return best
+    steps = centre * torch.tensor(parts, dtype=centre.dtype, device=rows.device).unsqueeze(1)
+    together = max(1, _CACHED // max(1, rows.numel()))
+    errors = torch.cat([_errors(rows, some, bits, levels, p, weights) for some in torch.split(steps, together)])
+    least = errors.nan_to_num(math.inf, math.inf).amin(dim=0)
+    # The first of equals; the centre where no error is a number.
+    places = torch.arange(len(errors), device=rows.device).unsqueeze(1)
+    found = places.where((errors == least) & errors.isfinite(), len(errors)).amin(dim=0)
+    return torch.cat([steps, centre.unsqueeze(0)]).gather(0, found.unsqueeze(0)).squeeze(0)
+
+
+def _errors(rows: Tensor, steps: Tensor, bits: int, levels: Levels, p: float, weights: Tensor | None) -> Tensor:
+    """`lp_error` of each row at each of its steps; both of shape (steps, rows)."""
+    if len(steps) > 1:
+        rows = rows.repeat(len(steps), 1)
+        weights = weights if weights is None or weights.dim() == 1 else weights.repeat(len(steps), 1)
+    return lp_error(rows, steps.flatten(), bits, levels, p=p, weights=weights).view(steps.shape)
 
 
 def _power(x: Tensor, p: float) -> Tensor:
