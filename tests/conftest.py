@@ -120,7 +120,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Folders and files where a run, a method or a command opens the same network again and again.
-REMEMBERED = {"cli", "end_to_end", "export", "integer", "methods", "reference", "robustness", "runs", "test_cli"}
+REMEMBERED = {
+    *("allocation", "attacks", "cli", "end_to_end", "export", "inference", "integer", "latency", "methods", "ptq"),
+    *("quantization", "reference", "robustness", "runs", "sensitivity", "supernet", "test_cli", "training"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

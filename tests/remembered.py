@@ -89,7 +89,7 @@ def remembering(real: Callable[[nn.Module, Inputs], Any]) -> Callable[[nn.Module
             return real(model, inputs)
         if key not in _KNOWN:
             if len(_KNOWN) == _MOST:
-                _KNOWN.clear()
+                del _KNOWN[next(iter(_KNOWN))]  # the oldest
             _KNOWN[key] = real(model, inputs)
         return _KNOWN[key]
 
