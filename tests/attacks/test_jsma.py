@@ -84,6 +84,24 @@ def test_a_step_raises_two_by_theta_towards_the_target_and_away_from_the_label()
     assert set((found.points[0] != x[0]).flatten().nonzero().flatten().tolist()) == set(lead.topk(2).indices.tolist())
 
 
+def test_pairs_push_the_target_up_and_the_sum_of_the_others_down() -> None:
+    predictor = LinearPredictor()
+    x = torch.full((1, 1, 4, 4), 0.5)
+    predictor.bias = torch.tensor([0.2, 0.1, 0.0]) - 0.5 * predictor.weight.flatten(1).sum(1)
+    found = Jsma(theta=0.02, saliency="pairs").run(predictor, x, torch.tensor([0]), queries=3)
+    a, b = predictor.weight[1].flatten(), -(predictor.weight[0] + predictor.weight[2]).flatten()
+    scores = {
+        (p, q): float((a[p] + a[q]) * (b[p] + b[q]))
+        for p in range(16)
+        for q in range(p)
+        if a[p] + a[q] > 0 and b[p] + b[q] > 0
+    }
+    assert found.success.all()
+    assert tuple(sorted(found.points.ne(0.5).flatten().nonzero().flatten().tolist(), reverse=True)) == max(
+        scores, key=lambda pair: scores[pair]
+    )
+
+
 def test_inputs_of_one_number_are_raised() -> None:
     slope = torch.tensor([[2.0], [-1.0]])
     found, there = most_salient(slope, torch.ones(2, 1) > 0)

@@ -31,6 +31,14 @@ def test_a_smaller_sigma_may_fit() -> None:
         need_cover(grid(-2.6, 3.6), 0.1)
 
 
+def test_a_step_too_few_is_no_matter() -> None:
+    """A grid of whole steps rarely ends where noise does; steps of the first channel are the wider ones."""
+    step = (7.5 + 6.5) / 255
+    need_cover(grid(-6.5 + 1.1 * step, 7.5), 0.3)
+    with pytest.raises(MixbitError, match="covers"):
+        need_cover(grid(-6.5 + 3 * step, 7.5), 0.3)
+
+
 def test_a_space_without_bounds_is_refused() -> None:
     with pytest.raises(MixbitError, match=r"Give InputSpace\(bounds="):
         need_cover(grid(-7, 7, InputSpace()), 0.1)

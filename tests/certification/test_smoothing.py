@@ -76,6 +76,13 @@ class TestSmoothingOptions(OptionCases):
     )
 
 
+def test_defaults_are_those_of_the_page() -> None:
+    found = Smoothing(sigma=0.1)
+    assert (found.n0, found.n, found.alpha, found.seed, found.radii, found.skip_wrong) == (
+        100, 10_000, 0.001, 0, None, False
+    )  # fmt: skip
+
+
 def test_counts_are_those_of_the_true_chance_and_radii_below_the_true_distance() -> None:
     predictor = LinearPredictor(classes=2)
     x, y = images(predictor, 12)
