@@ -117,7 +117,8 @@ def test_an_image_has_its_noise_wherever_it_stands() -> None:
     part = certify(predictor, x[2:4], y[2:4], SMALL, images=[9, 11], done=done.append)
     assert part == whole[2:4] and tuple(done) == part
     assert [one.image for one in part] == [9, 11] and [one.label for one in part] == y[2:4].tolist()
-    assert certify(predictor, x[2:3], y[2:3], SMALL, images=[8])[0].hits != whole[2].hits
+    others = {certify(predictor, x[4:5], y[4:5], replace(SMALL, sigma=0.1), images=[at])[0].hits for at in range(6)}
+    assert len(others) > 2
 
 
 def test_the_class_is_chosen_on_samples_that_are_not_counted() -> None:
@@ -134,7 +135,7 @@ def test_the_class_is_chosen_on_samples_that_are_not_counted() -> None:
     (found,) = certify(predictor, x, y, replace(SMALL, batch=100))
     sizes = [len(one) for one in asked]
     assert sizes == [40, 100, 100, 100, 100, 100, 100] and found.passes == sum(sizes)
-    assert not torch.isin(asked[0], torch.cat(asked[1:])).any()
+    assert float(torch.cdist(asked[0].flatten(1), torch.cat(asked[1:]).flatten(1)).min()) > 0.01
     counted = LinearPredictor().logits(torch.cat(asked[1:])).argmax(1)
     assert found.hits == int((counted == found.chosen).sum())
 

@@ -15,11 +15,13 @@ Purpose = Literal["select", "estimate", "fresh"]
 _KEYS: dict[Purpose, int] = {"select": 1, "estimate": 2, "fresh": 3}
 
 BLOCK = 64
-"""Samples that have one counter: made whole, so that a certificate does not hang on how many go through together."""
+"""Samples of one generator: made whole, so that a certificate does not hang on how many go through together."""
 
 
 def noise(seed: int, image: int, purpose: Purpose, block: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers `(BLOCK, *shape)` float32, by Philox with the seed as key and the rest as counter.
+    """Standard normal numbers `(BLOCK, *shape)` float32, by a generator that is seeded with all that is given.
+
+    It is SFC64, the fastest of numpy's: of a network of integers noise is a tenth of the time.
 
     Args:
         seed: of the run.
@@ -33,8 +35,7 @@ def noise(seed: int, image: int, purpose: Purpose, block: int, shape: tuple[int,
     >>> torch.equal(noise(0, 7, "select", 2, (3,)), noise(0, 7, "estimate", 2, (3,)))
     False
     """
-    key, counter = np.array([seed, _KEYS[purpose]], dtype=np.uint64), np.array([0, block, image, 0], dtype=np.uint64)
-    stream = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    stream = np.random.Generator(np.random.SFC64([seed, _KEYS[purpose], image, block]))
     return torch.from_numpy(stream.standard_normal((BLOCK, *shape), dtype=np.float32))
 
 
