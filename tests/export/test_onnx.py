@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mixbit.errors import ExportError, MissingExtra
@@ -86,6 +86,7 @@ def kernels(graph: g.IntegerGraph, folder: Path, pack: Packing = "fields") -> Co
 
 
 @settings(deadline=None, max_examples=40)
+@example(326, 2, "fields")  # a wide pad before a max pool, where the runtime moves channels to the end
 @given(st.integers(0, 10**6), st.sampled_from([1, 2]), st.sampled_from(PACKINGS))
 def test_random_graphs_equal_the_reference_bit_for_bit(seed: int, spatial: int, pack: Packing) -> None:
     graph = random_graph(seed, spatial=spatial)

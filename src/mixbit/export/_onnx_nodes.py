@@ -403,7 +403,8 @@ class _Printer:
         """With the stored zero.
 
         ONNX Runtime makes a pad part of the max pool that reads it, and then refuses one that is as wide as the window.
-        It leaves pads alone whose axes are listed.
+        It leaves pads alone whose axes are listed: all of them, for where it moves channels to the end it takes the pads
+        to be of every axis.
         """
         inputs = [self.values[op.x], *self._pads(op)]
         return self.sheet.node("Pad", *inputs)
@@ -412,9 +413,10 @@ class _Printer:
         before, after = zip(*op.padding, strict=True)
         zero = self._scale(op.x)[1]
         readers = (one for one in self.graph.ops if isinstance(one, g.MaxPool) and one.x == op.output)
+        pads = [self.sheet.shape(0, *before, 0, *after), zero]
         if not any(_beyond_window(op, pool) for pool in readers):
-            return [self.sheet.shape(0, *before, 0, *after), zero]
-        return [self.sheet.shape(*before, *after), zero, self.sheet.shape(*range(1, len(before) + 1))]
+            return pads
+        return [*pads, self.sheet.shape(*range(len(before) + 1))]
 
     def softmax(self, op: g.Softmax) -> str:
         """Of float32."""
