@@ -193,6 +193,8 @@ class TestStressOptions(OptionCases):
                   lambda words: handed("stress", "stress", "r", *words)["data"], exactly(None, "digits?seed=1")),
         OptionRow("--seed", ([], ["--seed", "3"]), stressed("seed"), exactly(0, 3)),
         OptionRow("--on", ([], ["--on", "c"]), stressed("on"), exactly(None, "c")),
+        OptionRow("--sigma", ([], ["--parts", "certificates", "--sigma", "0.3"]), stressed("sigma"),
+                  exactly(None, 0.3)),
         OptionRow("--attacks", ([], ["--parts", "attacks", "--attacks", "pgd?steps=2,deepfool"]), stressed("attacks"),
                   exactly(None, ("pgd?steps=2", "deepfool"))),
         OptionRow("--out", ([], ["--out", "plots"]), lambda words: written(profiles("one", "two", *words))[-1],
@@ -320,7 +322,13 @@ class TestCertifyOptions(OptionCases):
 
 def test_certificates_are_asked_for_the_usual_unless_told_otherwise() -> None:
     found = handed("certify", *CERTIFY)
-    assert found == {"run": [Path("r")], "settings": CertifySettings(sigma=0.25), "data": None, "out": None}
+    assert found == {
+        "run": [Path("r")],
+        "settings": CertifySettings(sigma=0.25),
+        "data": None,
+        "out": None,
+        "keep": None,
+    }
 
 
 def test_what_is_said_of_certified_runs() -> None:

@@ -13,6 +13,7 @@ from mixbit.report import attack_tables, corruption_plot, corruption_table, stre
 from mixbit.robustness import CorruptionCell, CorruptionReport, ShiftPoint, ShiftSweep
 from mixbit.runs import Profile
 from tests.needs import need
+from tests.report import certified
 from tests.report.attacked import FOUND
 
 FACTORS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
@@ -165,6 +166,17 @@ def test_runs_stand_in_the_tables_of_the_parts_that_they_have() -> None:
     assert tables["Accuracy with weights at other bits"].columns == ("weight bits", ">one")
     assert [row[0] for row in tables["Robustness to the quantizer"].rows] == ["one", "two"]
     assert "Accuracy on bad data: one" in tables
+
+
+def test_certificates_have_their_table_and_a_plot_of_their_own(tmp_path: Path) -> None:
+    need("plotly")
+    alone, other = (profile(name, certificates=certified.FOUND) for name in ("one", "two"))
+    assert [one.title for one in stress_tables([alone])] == ["Certified accuracy in %, noise of sigma 0.5"]
+    assert stress_tables([alone, other])[1].title == "Certified accuracy in %, noise of sigma 0.5: two"
+    assert list(stress_plots([alone], tmp_path)) == [tmp_path / "certify.html"]
+    assert list(stress_plots([alone, other], tmp_path)) == [
+        tmp_path / f"certify-{name}.html" for name in ("one", "two")
+    ]
 
 
 def test_attacks_have_their_tables_and_a_plot_of_their_own(tmp_path: Path) -> None:

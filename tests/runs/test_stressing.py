@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mixbit.ptq import PTQConfig
 from mixbit.quantization import quantized_layers, quantizers
 from mixbit.quantizers import Quantizer
 from mixbit.robustness import ShiftPoint
-from mixbit.runs import AttackSettings, Profile, StressSettings, stressing
+from mixbit.runs import AttackSettings, CertifySettings, Profile, StressSettings, stressing
 from mixbit.runs.stressing import PARTS
 from mixbit.testing.options import OptionCases, OptionRow, fields_of
 from tests.cli import tiny
@@ -112,7 +113,42 @@ class TestStressOptions(OptionCases):
         OptionRow("seed", (0, 3), lambda v: assailed(seed=v).seed, lambda a, b: (a, b) == (0, 3), says="of attacks"),
         OptionRow("attacks", (None, ("deepfool", "pgd?steps=2")), lambda v: assailed(attacks=v).attacks,
                   lambda a, b: (a, b) == (("pgd",), ("deepfool", "pgd?steps=2"))),
+        OptionRow("sigma", (0.02, 0.03), lambda v: guaranteed(sigma=v).sigma, lambda a, b: (a, b) == (0.02, 0.03)),
+        OptionRow("images", (None, 9), lambda v: guaranteed(images=v).images, lambda a, b: (a, b) == (100, 9),
+                  says="of certificates"),
+        OptionRow("seed", (0, 3), lambda v: guaranteed(seed=v).seed, lambda a, b: (a, b) == (0, 3),
+                  says="of certificates"),
+        OptionRow("on", (None, "onnx"), lambda v: guaranteed(on=v).on, says="of certificates", holds=lambda a, b:
+                  (a, b) == (("float", "fake-quantized", "executor"), ("float", "fake-quantized", "onnx"))),
     )  # fmt: skip
+
+
+def guaranteed(**settings: Any) -> CertifySettings:
+    """What certificates of a profile are asked to be."""
+    with (
+        mock.patch.object(stressing, "certify", side_effect=KeyboardInterrupt) as asked,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        measured(parts=("certificates",), **{"images": 12, "sigma": 0.02, **settings})
+    found: CertifySettings = asked.call_args.args[1]
+    return found
+
+
+def test_certificates_are_a_part_that_is_asked_for(tmp_path: Path) -> None:
+    """Beside the others, in the folder of the profile; and not made twice."""
+    settings = StressSettings(
+        images=2, parts=("corruption", "certificates"), kinds=("contrast",), severities=(5,), sigma=0.01
+    )
+    run = Path(shutil.copytree(tiny.fitted_runs()[0], tmp_path / "run", ignore=shutil.ignore_patterns("stress")))
+    found = runs.stress(run, settings, out=tmp_path)
+    assert found.certificates is not None and "certificates" not in PARTS
+    assert [*found.certificates.certified] == ["float", "W8A8 fake-quantized", "W8A8 executor"]
+    content = json.loads((tmp_path / "profile.json").read_text())
+    assert content["certificates"] == json.loads((tmp_path / "certify.json").read_text())
+    assert set(found.files) == {tmp_path / "profile.json", tmp_path / "certify.json"}
+    assert (tmp_path / "certify" / "certificates.jsonl").is_file() and not (run / "certify").exists()
+    with mock.patch("mixbit.certification.certify", side_effect=AssertionError("made again")):
+        assert runs.stress(run, settings, out=tmp_path).to_json() == found.to_json()
 
 
 def assailed(**settings: Any) -> AttackSettings:
@@ -183,7 +219,9 @@ def test_what_ships_must_be_there(tmp_path: Path) -> None:
         measured(tiny.quantized_run(), on="tflite", **wanted)
     with pytest.raises(MixbitError, match="was trained in float32. Train under a policy first"):
         measured(tiny.float_run(), on="executor", **wanted)
-    with pytest.raises(MixbitError, match="on='onnx' is of the part 'corruption' and 'attacks' alone"):
+    with pytest.raises(
+        MixbitError, match="on='onnx' is of the part 'corruption' and 'attacks' and 'certificates' alone"
+    ):
         StressSettings(parts=("bits",), on="onnx")
 
 
@@ -342,10 +380,16 @@ def test_folder_without_weights(tmp_path: Path, searched: tuple[runs.Subject, Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parts": ("attack",)}, "parts=.'attack',. is illegal. .*each 'corruption', 'steps', 'bits' or 'attacks'"),
-        ({"parts": ()}, "one or more of corruption, steps, bits, attacks"),
+        (
+            {"parts": ("attack",)},
+            "parts=.'attack',. is illegal. .*each 'corruption', 'steps', 'bits', 'attacks' or 'certificates'",
+        ),
+        ({"parts": ()}, "one or more of corruption, steps, bits, attacks, certificates"),
         ({"attacks": ("pgd",)}, "attacks=.'pgd',. is of the part 'attacks' alone, and parts="),
         ({"attacks": ("pdg",), "parts": ("attacks",)}, "Did you mean 'pgd'"),
+        ({"parts": ("certificates",)}, "the part 'certificates' needs sigma"),
+        ({"sigma": 0.1}, "sigma=0.1 is of the part 'certificates' alone"),
+        ({"sigma": -1.0, "parts": ("certificates",)}, "sigma=-1.0 is illegal"),
         ({"images": 0}, "Legal: a whole number from 1"),
         ({"weight_bits": 9}, "Legal: a whole number from 1 to 8"),
         ({"ptq": "lqp"}, "Did you mean 'lapq'|Legal: 'minmax'"),

@@ -1,4 +1,4 @@
-"""Commands on trained networks: train, evaluate, stress, attack."""
+"""Commands on trained networks: train, evaluate, stress, certify, attack."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def stress(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished trainings, to compare")],
     images: Annotated[int | None, typer.Option(min=1, help="test images behind every figure; default: all")] = None,
     parts: Annotated[
-        str, typer.Option(metavar="P,P,...", help="corruption, steps, bits, attacks")
+        str, typer.Option(metavar="P,P,...", help="corruption, steps, bits, attacks, certificates")
     ] = "corruption,steps,bits",
     kinds: Annotated[str | None, typer.Option(metavar="K,K,...", help="gaussian_noise,jpeg; default: eight")] = None,
     severities: Annotated[str, typer.Option(metavar="S,S,...", help="of every kind, 1 to 5")] = "1,2,3,4,5",
@@ -104,13 +104,16 @@ def stress(
         int | None, typer.Option(min=2, max=8, help="of a float run, for the steps; default: 4")
     ] = None,
     data: Annotated[str | None, typer.Option(help="another data set than the run's own")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the noise, and of attacks")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise, attacks and certificates")] = 0,
     on: Annotated[
         str | None,
-        typer.Option(metavar="TARGET", help="corruption and attacks on what ships: executor, onnx, qonnx, c"),
+        typer.Option(metavar="TARGET", help="the first and the last two on what ships: executor, onnx, qonnx, c"),
     ] = None,
     attacks: Annotated[
         str | None, typer.Option(metavar="A,A,...", help="of the part attacks, as for mixbit attack; default: pgd")
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="of the part certificates: standard deviation of the noise")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the plots; default: stress in the first run")] = None,
 ) -> None:
@@ -127,6 +130,7 @@ def stress(
         seed=seed,
         on=on,
         attacks=None if attacks is None else tuple(words.names(attacks)),
+        sigma=sigma,
         **chosen,
     )
     done = [runs.stress(one, settings, data=data) for one in run]

@@ -403,8 +403,8 @@ class _Printer:
         """With the stored zero.
 
         ONNX Runtime makes a pad part of the max pool that reads it, and then refuses one that is as wide as the window.
-        It leaves pads alone whose axes are listed: all of them, for where it moves channels to the end it takes the pads
-        to be of every axis.
+        It leaves pads alone whose axes are listed: all of them, for where it moves channels to the end it takes the
+        pads to be of every axis.
         """
         inputs = [self.values[op.x], *self._pads(op)]
         return self.sheet.node("Pad", *inputs)

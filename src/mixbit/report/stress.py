@@ -10,6 +10,7 @@ from mixbit import _io
 from mixbit.errors import MissingExtra, MixbitError
 from mixbit.report.attack_plots import attack_plot
 from mixbit.report.attacks import attack_tables
+from mixbit.report.certificates import certificate_plot, certificate_table
 from mixbit.report.shift_plots import shift_plot
 from mixbit.report.shifts import shift_summary_table, shift_table
 from mixbit.report.table import Table
@@ -36,6 +37,8 @@ def stress_tables(profiles: Sequence[Profile]) -> list[Table]:
     for name, profile in zip(names, profiles, strict=True):
         if profile.attacks is not None:
             tables += attack_tables(profile.attacks, name if len(profiles) > 1 else "")
+        if profile.certificates is not None:
+            tables.append(certificate_table(profile.certificates, name if len(profiles) > 1 else ""))
     return tables
 
 
@@ -126,9 +129,18 @@ def stress_plots(profiles: Sequence[Profile], folder: Path) -> dict[Path, str]:
         files[shift_plot(steps, folder / "shifts.html", bits=bits)] = "results with other quantizers, for a browser"
     for name, profile in zip(names, profiles, strict=True):
         if profile.attacks is not None:
-            path = folder / ("attack.html" if len(profiles) == 1 else f"attack-{name.replace('/', '-')}.html")
-            files[attack_plot(profile.attacks, path)] = "results under attack, for a browser"
+            files[attack_plot(profile.attacks, _place(folder, "attack", name, profiles))] = (
+                "results under attack, for a browser"
+            )
+        if profile.certificates is not None:
+            path = _place(folder, "certify", name, profiles)
+            files[certificate_plot(profile.certificates, path)] = "certified accuracy over the radius, for a browser"
     return files
+
+
+def _place(folder: Path, what: str, name: str, profiles: Sequence[Profile]) -> Path:
+    """Of a plot of one run, with its name where there are several."""
+    return folder / (f"{what}.html" if len(profiles) == 1 else f"{what}-{name.replace('/', '-')}.html")
 
 
 def corruption_plot(reports: Mapping[str, CorruptionReport], path: Path) -> Path:

@@ -144,6 +144,7 @@ def certify(
     *,
     data: str | None = None,
     out: Path | None = None,
+    keep: Sequence[Path] | None = None,
 ) -> CertifiedRuns:
     """Certify the networks of one run or of several; every certificate is kept in `RUN/certify`, and not made twice.
 
@@ -152,6 +153,7 @@ def certify(
         settings: noise, samples, images and networks.
         data: another data set than the runs' own.
         out: folder for certify.json; default `RUN/certify` of the first run.
+        keep: folders for the certificates, one a run; default `RUN/certify` of each.
 
     Raises:
         MixbitError: no finished training, a network whose input quantizer cuts the noise, runs of other test images, or
@@ -165,7 +167,8 @@ def certify(
     x, y, fewer = common_images(held, settings.images)
     for one in variants:
         _need_cover(one, settings.sigma)
-    known = {one.run: _kept(one, settings, x, y) for one in held}
+    folders = [one.run / FOLDER for one in held] if keep is None else keep
+    known = {one.run: _kept(one, folder, settings, x, y) for one, folder in zip(held, folders, strict=True)}
     found = {}
     with progress_bar("certify", len(variants) * len(x)) as advance:
         for one in variants:
@@ -192,14 +195,13 @@ def _need_cover(one: Variant, sigma: float) -> None:
             ) from None
 
 
-def _kept(held: HeldRun, settings: CertifySettings, x: Tensor, y: Tensor) -> Ledger:
+def _kept(held: HeldRun, folder: Path, settings: CertifySettings, x: Tensor, y: Tensor) -> Ledger:
     """What is known of a run; begun with all that each certificate depends on."""
     subject = held.opened.subject
     smoothing = asdict(settings.smoothing())
     del smoothing["batch"]  # nothing hangs on it
     content = {"weights": held.weights, "images": settings.images, **smoothing} | metric_facts(held.opened.task)
     facts = {"command": "certify", "subject": replace(subject, weights=None).to_json(), **content}
-    folder = held.run / FOLDER
     _folder.begin(folder, facts, _ANEW)
     begun = {"data": subject.content()["data"], "pixels": content_of([x, y]), **content}
     return Ledger(folder / LEDGER, "certificates of a run", begun)

@@ -1,4 +1,4 @@
-"""The robustness profile of a trained run: bad data, other quantizers, other bits; attacks where they are asked for."""
+"""The robustness profile of a run: bad data, other quantizers and bits; attacks and certificates if asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 from mixbit import _io
 from mixbit._progress import Advance, progress_bar
-from mixbit._settings import Bits, Count, Seed, check
+from mixbit._settings import Bits, Count, Positive, Seed, check
 from mixbit.cost import LayerBits
 from mixbit.data import IndexedSplit
 from mixbit.data.corruption import CLEAN, SEVERITIES, STANDARD_KINDS, default_scale
@@ -37,19 +37,20 @@ from mixbit.runs import _folder
 from mixbit.runs._trained import TrainedRun, open_run
 from mixbit.runs._variants import FAKE, FLOAT
 from mixbit.runs.attacking import Attacked, AttackSettings, attack
+from mixbit.runs.certifying import CertifiedRuns, CertifySettings, certify
 from mixbit.runs.exporting import predictor_of
 from mixbit.runs.subject import metric_facts
 
 __all__ = ["PARTS", "Part", "Profile", "StressSettings", "stress"]
 
-Part = Literal["corruption", "steps", "bits", "attacks"]
+Part = Literal["corruption", "steps", "bits", "attacks", "certificates"]
 PARTS: tuple[Part, ...] = ("corruption", "steps", "bits")
-"""Those of a profile that says nothing of them; attacks take longer, and must be asked for."""
+"""Those of a profile that says nothing of them; attacks and certificates take longer, and must be asked for."""
 
 _WEIGHT_BITS = 4
 """Of a float run, where no others are asked for."""
 
-FOLDER, PROFILE, FIGURES, ATTACKS = "stress", "profile.json", "figures.jsonl", "attack"
+FOLDER, PROFILE, FIGURES, ATTACKS, CERTIFICATES = "stress", "profile.json", "figures.jsonl", "attack", "certify"
 _CORRUPTED = "corruption"
 _BEFORE = ("points.json", "corruptions.json")
 
@@ -60,19 +61,21 @@ class StressSettings:
 
     Attributes:
         parts: "corruption" (bad data), "steps" (other step sizes and powers of two), "bits" (other weight bits),
-            "attacks" (adversarial inputs, see `AttackSettings`).
-        images: test images behind every figure, the same ones everywhere; None for all, and for attacks 100.
+            "attacks" (adversarial inputs, see `AttackSettings`), "certificates" (see `CertifySettings`).
+        images: test images behind every figure, the same ones everywhere; None for all, and for attacks and
+            certificates 100.
         kinds: corruptions, see `mixbit.data.corruption.KINDS`.
         severities: of every kind, out of 1 to 5.
         ptq: method of `mixbit.ptq.PTQConfig` that quantizes a float run, which has no quantizers of its own; None for
             "lp". A run that was trained under a policy keeps its own, and a note says so where this was given.
         weight_bits: of a float run, for "steps"; activations stay in float. None for 4.
-        seed: of the noise, and of attacks.
+        seed: of the noise, of attacks and of certificates.
         on: what the part "corruption" is measured on: None for the network in PyTorch; "executor", "onnx", "c" or an
-            exporter of your own for what ships of it, see `mixbit.export.Exporter`. Attacks are then made on it beside
-            the networks in PyTorch, else on the executor. The other parts change quantizers, which only PyTorch's
-            network has.
+            exporter of your own for what ships of it, see `mixbit.export.Exporter`. Attacks and certificates are then
+            made of it beside the networks in PyTorch, else of the executor. The other parts change quantizers, which
+            only PyTorch's network has.
         attacks: of the part "attacks", with their settings: `pgd?steps=40`; None for "pgd".
+        sigma: of the part "certificates", which needs it: standard deviation of the noise.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -84,6 +87,7 @@ class StressSettings:
     seed: Seed = 0
     on: str | None = None
     attacks: tuple[str, ...] | None = None
+    sigma: Positive | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -93,6 +97,8 @@ class StressSettings:
         self._check_read()
         if "attacks" in self.parts:
             self.attack_settings()
+        if "certificates" in self.parts:
+            self.certify_settings()
 
     def ptq_config(self) -> PTQConfig:
         """Settings of the quantization; its own error where there is no such method."""
@@ -105,13 +111,27 @@ class StressSettings:
             given["on"] = (FLOAT, FAKE, self.on)
         return AttackSettings(seed=self.seed, **{name: value for name, value in given.items() if value is not None})
 
+    def certify_settings(self) -> CertifySettings:
+        """Settings of the certificates.
+
+        Raises:
+            MixbitError: without sigma.
+        """
+        if self.sigma is None:
+            raise MixbitError("the part 'certificates' needs sigma, the standard deviation of the noise: sigma=0.25.")
+        given: dict[str, Any] = {} if self.images is None else {"images": self.images}
+        if self.on is not None:
+            given["on"] = (FLOAT, FAKE, self.on)
+        return CertifySettings(sigma=self.sigma, seed=self.seed, **given)
+
     def _check_read(self) -> None:
         """Raise where a setting was given, and no part that was asked for reads it."""
         readers: dict[str, tuple[Part, ...]] = {
             "ptq": ("steps", "bits"),
             "weight_bits": ("steps",),
-            "on": ("corruption", "attacks"),
+            "on": ("corruption", "attacks", "certificates"),
             "attacks": ("attacks",),
+            "sigma": ("certificates",),
         }
         for name, parts in readers.items():
             if getattr(self, name) is not None and set(parts).isdisjoint(self.parts):
@@ -133,6 +153,7 @@ class Profile:
     power_of_two: ShiftSweep | None = None
     bits: ShiftSweep | None = None
     attacks: Attacked | None = None
+    certificates: CertifiedRuns | None = None
     notes: tuple[str, ...] = ()
     files: dict[Path, str] = field(default_factory=dict)
 
@@ -154,6 +175,7 @@ class Profile:
             "version": 1,
             "quantized": self.quantized,
             "attacks": None if self.attacks is None else self.attacks.to_json(),
+            "certificates": None if self.certificates is None else self.certificates.to_json(),
             "corruption": None if self.corruption is None else json.loads(self.corruption.to_json()),
             **{key: None if found is None else found.to_json() for key, found in parts.items()},
             "notes": list(self.notes),
@@ -188,6 +210,10 @@ def stress(
     if "attacks" in settings.parts:
         made = attack([run], settings.attack_settings(), data=data, out=folder, keep=[folder / ATTACKS])
         profile = replace(profile, attacks=made, notes=(*profile.notes, *made.notes), files=made.files)
+    if "certificates" in settings.parts:
+        sure = certify([run], settings.certify_settings(), data=data, out=folder, keep=[folder / CERTIFICATES])
+        notes, files = (*profile.notes, *sure.notes), {**profile.files, **sure.files}
+        profile = replace(profile, certificates=sure, notes=notes, files=files)
     _io.write_json(folder / PROFILE, profile.to_json())
     return replace(profile, files={folder / PROFILE: "the robustness profile, for scripts", **profile.files})
 
