@@ -102,10 +102,11 @@ def masking_signs(predictor: Predictor, x: Tensor, y: Tensor, trials: Mapping[st
         right = max(int(trial.found.right.sum()), 1)
         missed = missed_points(predictor, x, y, trial, list(others.values()))
         if bool(missed.any()):
-            share = int(missed.sum()) / right
+            count = int(missed.sum())
+            share = count / right
             text = (
-                f"{name} calls {int(missed.sum())} images robust that have a wrong point within "
-                f"{trial.attack.radius:g} in {trial.attack.norm}, which other attacks lead to"
+                f"{name} calls {count} image{'' if count == 1 else 's'} robust for which other attacks lead to a wrong "
+                f"point within {trial.attack.radius:g} in {trial.attack.norm}"
             )
             found.append(MaskingSign(kind="missed", attack=name, share=share, text=text))
         found += _outdone(name, trial, others, right)

@@ -90,11 +90,11 @@ class Square(Attack):
             active = active[~wrong]
             if at % _BLOCK == 0 and len(active):
                 numbers[active] = streams.uniform(active, (_BLOCK, patches.numbers))
-            candidate = patches.changed(best[active], active, self._share(at + 1), numbers[active, at % _BLOCK])
+            candidate = patches.changed(best[active], active, self._share(at), numbers[active, at % _BLOCK])
         return best.view(x.shape)
 
     def _share(self, at: int) -> float:
-        """Share of the image that the patch of the query `at` covers."""
+        """Share of the image that the change after query `at` covers; the first is made at 0."""
         rescaled = int(at / self.queries * 10_000)
         halvings = sum(rescaled > after for after in _HALVINGS)
         return math.ldexp(self.p, -halvings)
