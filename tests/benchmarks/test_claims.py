@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support import ROOT
@@ -21,9 +22,11 @@ import numbers_devices as devices
 import numbers_export as export
 import numbers_kure as kure
 import tables_steps
+import tables_supernet
 from common import result
 from intervals import differ, of_median
 from numbers_arena import BITOPS, BYTES, TEST_IMAGES, calibrated, tuned
+from tables_supernet import kendall
 
 RESULTS, KURE, TRANSFER = "docs/results.md", "docs/kure.md", "docs/transfer.md"
 QFA = "docs/methods/qfa.md"
@@ -84,6 +87,23 @@ def beside_alone(bits: int) -> int:
     )
     member = uniform("batchquant")[str(bits)]
     return (1 if member > alone else -1) if differ(member, alone, TEST_IMAGES) else 0
+
+
+def taus() -> dict[str, float]:
+    """Judge -> Kendall's tau with the accuracy after training, MobileNetV1, seed 0."""
+    rows = [row for row in result("supernet")["ranked"] if (row["network"], row["seed"]) == ("mobilenetv1-cifar", 0)]
+    truth = [-row["test"]["accuracy"] for row in rows]
+    whole = np.arange(len(rows))[None]
+    return {name: float(kendall(values, truth, whole)[0]) for name, values in tables_supernet._judges(rows)}
+
+
+def judged_well() -> bool:
+    """Both losses above 0.6, FIT above or level with all, the other scores not above the better loss."""
+    found = taus()
+    losses = [found[f"supernet ({kind}), loss"] for kind in ("batchquant", "lsq")]
+    supernets = [tau for name, tau in found.items() if name.startswith("supernet")]
+    others = max(found[name] for name in ("hawq-v2", "limpq", "limpq-init"))
+    return min(losses) > 0.6 and found["fit"] >= max(supernets) - 1e-9 and others <= min(losses)
 
 
 def attacked(part: str, network: str) -> Any:
@@ -170,6 +190,9 @@ CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
     (ATTACKS, "The random policy of seed 1 came out as the uniform one."): lambda: (
         policies("random")[1]["bits"] == policies("uniform")[1]["bits"]
     ),
+    (QFA, "the loss of either supernet orders policies of one budget nearly as training each of them"): judged_well,
+    (QFA, "But no judgement of a supernet is above FIT's score there"): judged_well,
+    (QFA, "HAWQ-V2's and LIMPQ's scores are below both losses or level with one."): judged_well,
     (
         QFA,
         "BatchQuant is above LSQ at every uniform bit-width there, by more than two standard errors where the table's "
