@@ -14,13 +14,13 @@ export NO_MKDOCS_2_WARNING := 1
 # What the installed package depends on. Its Python files are not in the list: the install is editable.
 INSTALL_INPUTS := pyproject.toml constraints.txt setup.py src/mixbit/_version.py $(wildcard src/mixbit/*/_*.c)
 
-.PHONY: help demo setup-mcu setup-oracles test check pytest fuzz mutants tables FORCE bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
+.PHONY: help demo setup-mcu setup-oracles setup-all test check pytest fuzz mutants tables FORCE bench bench-cifar10 bench-arena bench-export bench-mcu bench-peers docs docs-serve format clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment. `.ok` holds what the demo needs; `.dev` adds what the other targets need.
-.venv/.ok: $(INSTALL_INPUTS)
+.venv/bin/python:
 	@python=""; \
 	for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13; do \
 	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -32,7 +32,9 @@ help:  ## this list
 	  echo "None of these fits: $(PYTHON) python3.11 python3 python3.12 python3.13." >&2; \
 	  echo "Name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
 	fi; \
-	test -x $(BIN)/python || "$$python" -m venv .venv
+	"$$python" -m venv .venv
+
+.venv/.ok: .venv/bin/python $(INSTALL_INPUTS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,data]'
 	@touch $@
 
@@ -60,6 +62,11 @@ setup-mcu:  ## compiler and emulator for microcontrollers (apt-get, asks for sud
 # What tests compare with: homology packages, other runtimes, a second emulator, another NSGA-II, attacks. Without them those tests are not run.
 setup-oracles: .venv/.dev  ## packages that tests compare with (340 MB)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[oracles]' unicorn
+
+# All of the above but the microcontrollers' at once: pip looks packages up once and builds mixbit once.
+setup-all: .venv/bin/python  ## the environments of demo, tests and oracles in one go, as CI has them
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,data,dev,oracles]' unicorn
+	@touch .venv/.ok .venv/.dev
 
 # `make pytest ISA=avx2` runs the tests as on a processor without AVX-512, `ISA=default` without PyTorch's vector kernels;
 # `make pytest ARGS=--durations=10` tells the ten slowest.

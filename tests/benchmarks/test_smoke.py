@@ -65,11 +65,19 @@ def run(line: str, folder: Path, warm: str) -> None:
     assert told.returncode == 0, f"{line}\n{told.stdout[-2000:]}\n{told.stderr[-4000:]}"
 
 
+LONG = {
+    "against.py", "attack_findings.py", "cifar10_resnet20.py", "export_c.py", "kure.py", "limpq_step.py",
+    "mcu_counts.py", "mlperf_tiny.py", "supernet.py", "transfer.py",
+}  # fmt: skip
+"""Smoke runs of more than four seconds, a minute together: `make bench` runs them, the gate the others."""
+
+
 def cases() -> Iterator[Any]:
     """The scripts; those of other toolkits run in an environment that only `make bench-peers` makes, and with it."""
+    assert LONG <= COMMANDS.keys()
     for name in COMMANDS:
         if name not in WITHOUT_SMOKE:
-            marks = [pytest.mark.bench] if name.startswith("peers/") else []
+            marks = [pytest.mark.bench] if name.startswith("peers/") or name in LONG else []
             yield pytest.param(name, id=name, marks=marks)
 
 
