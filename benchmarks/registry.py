@@ -361,7 +361,6 @@ SPEED: dict[str, Entry] = {
         makes=["results/attack_oracles.json"],
         needs=["data", "foolbox"],
         cost="an hour of one core",
-        pending=["results/attack_oracles.json"],
     ),
     **_entry(
         ["against"],

@@ -155,9 +155,44 @@ def more_robust_somewhere(one: str, other: str) -> bool:
     return any(a > b for a, b in zip(*sums, strict=True))
 
 
+def beside(*, attack: str = "", package: str = "") -> list[dict[str, Any]]:
+    """Rows of attacks beside a library's, but for JSMA's pairs."""
+    return [
+        row
+        for row in result("attack_oracles")["rows"]
+        if row["attack"].startswith(attack) and package in ("", row["package"]) and row["attack"] != "JSMA, pairs"
+    ]
+
+
+def faster(*attacks: str) -> list[float]:
+    """By how much ours is faster than ART's."""
+    return [row["cpu_theirs"] / row["cpu_ours"] for name in attacks for row in beside(attack=name, package="art")]
+
+
 ATTACKS = "docs/attacks.md"
 
 CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
+    (ATTACKS, "ours is nowhere farther than the library's. PGD and AutoAttack leave no more images right"): lambda: all(
+        row["ours"] <= row["theirs"] * (1 + 1e-6)
+        for row in beside()
+        if row["what"] != "robust" or row["attack"].startswith(("PGD", "AutoAttack"))
+    ),
+    (ATTACKS, "Square leaves one to two points more than torchattacks' on the average of five seeds"): lambda: all(
+        0 < row["ours"] - row["theirs"] < 2.5 and row["seeds"] == 5 for row in beside(package="torchattacks")
+    ),
+    (
+        ATTACKS,
+        "DeepFool, Carlini-Wagner's both, and PGD where images fall take less than a tenth of ART's time.",
+    ): lambda: min(faster("DeepFool", "C&W", "PGD 0.004", "PGD 0.008")) > 10,
+    (ATTACKS, "Where images stand, PGD is as fast as ART's, since both make every pass."): lambda: (
+        0.8 < max(faster("PGD 0.001")) < 2
+    ),
+    (ATTACKS, "GeoDA takes a sixteenth of the queries or less, Boundary a half."): lambda: all(
+        row["queries_equal"] * part <= row["queries_theirs"]
+        for name, part in (("GeoDA", 16), ("Boundary", 2))
+        for row in beside(attack=name)
+        if row["network"] == "resnet8"
+    ),
     (ATTACKS, "no point of the two least radii is an error there, while float errs."): lambda: (
         [one[0] for one in errors("resnet8", "int8")[:2]] == [0, 0] and errors("resnet8", "float")[0][1] > 0
     ),

@@ -74,7 +74,7 @@ LONG = {
 
 def cases() -> Iterator[Any]:
     """The scripts; those of other toolkits run in an environment that only `make bench-peers` makes, and with it."""
-    assert LONG <= COMMANDS.keys()
+    assert COMMANDS.keys() >= LONG
     for name in COMMANDS:
         if name not in WITHOUT_SMOKE:
             marks = [pytest.mark.bench] if name.startswith("peers/") or name in LONG else []
