@@ -126,7 +126,12 @@ class Study:
                 "noisy": evaluate(model, self.noisy_test).accuracy,
             }
 
-        yield Job(results=results, of={"sigma": self.sigma, "bits": "float"}, make=make, folder=self.folder / f"float-e{epochs}")
+        yield Job(
+            results=results,
+            of={"sigma": self.sigma, "bits": "float"},
+            make=make,
+            folder=self.folder / f"float-e{epochs}",
+        )
 
 
 def run(job: Job) -> bool:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,24 @@ def test_anchors_survive_a_file() -> None:
                          ({**one.to_json(), "said": "!"}, "no anchor of an image")):  # fmt: skip
         with pytest.raises(MixbitError, match=said):
             Anchor.from_json(broken)
+
+
+def test_an_image_whose_class_is_wrong_is_not_asked_more_about() -> None:
+    predictor = LinearPredictor(classes=2)
+    x = torch.stack([0.5 + 0.05 * predictor.weight[one] / predictor.weight[one].norm() for one in (0, 1)]).view(
+        2, 1, 4, 4
+    )
+    y, few = torch.tensor([0, 0]), replace(SMALL, skip_wrong=True)
+    kept, all_kept = anchor(predictor, x, y, few), anchor(predictor, x, y, SMALL)
+    assert [len(one.said) for one in kept] == [600, 0] and [len(one.said) for one in all_kept] == [600, 600]
+    assert (kept[1].chosen, kept[1].hits) == (1, 0) and Anchor.from_json(kept[1].to_json()).chosen == 1
+    (right, wrong), (same, other) = (
+        certify_incrementally(predictor, one, x, few, Incremental(samples=100)) for one in (kept, all_kept)
+    )
+    assert (wrong.radius, wrong.passes, wrong.samples, wrong.chosen) == (0.0, 0, 0, 1)
+    assert right == same and other.radius > 0 and not other.right
+    with pytest.raises(MixbitError, match="samples=601, and the anchor has 600"):
+        certify_incrementally(predictor, kept, x, few, Incremental(samples=601))
 
 
 def test_what_is_known_is_not_asked_again() -> None:

@@ -28,6 +28,9 @@ from mixbit.inference import Predictor
 __all__ = ["Anchor", "Incremental", "anchor", "certify_incrementally"]
 
 
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
     """What is kept of an image that the anchor was certified on: counts, and what it said of each sample.
@@ -39,7 +42,8 @@ class Anchor:
         label: its class.
         chosen: the class that was chosen on samples of its own.
         hits: samples of the estimate that were of this class.
-        said: the class of each sample of the estimate `(n,)`.
+        said: the class of each sample of the estimate `(n,)`; `(0,)` where the chosen class was wrong and no more was
+            asked.
     """
 
     image: int
@@ -88,7 +92,7 @@ def anchor(
         predictor: the network that others are made from.
         x: images `(N, ...)` in the unit of its input space.
         y: labels `(N,)`.
-        smoothing: how; all `n` samples of each image are asked.
+        smoothing: how; all `n` samples of each image are asked, those of `skip_wrong` excepted.
         images: number of each image in its data set; None for 0 to N - 1.
         known: what is there already, by the number of the image.
         done: is given what is new, as soon as it is known.
@@ -98,7 +102,8 @@ def anchor(
         one = (known or {}).get(image)
         if one is None:
             chosen = int(votes(predictor, row, smoothing, image, "select", smoothing.n0).argmax())
-            said = np.concatenate([*predictions(predictor, row, smoothing, image, "estimate", smoothing.n)])
+            asked = 0 if smoothing.skip_wrong and chosen != int(label) else smoothing.n
+            said = np.concatenate([_NOTHING, *predictions(predictor, row, smoothing, image, "estimate", asked)])
             hits = int((said == chosen).sum())
             one = Anchor(image=image, label=int(label), chosen=chosen, hits=hits, said=said.astype(np.uint16))
             if done is not None:
@@ -152,7 +157,8 @@ def certify_incrementally(
         predictor: the changed network.
         anchors: one an image, of the same images, noise and seed.
         x: images `(N, ...)`.
-        smoothing: what the anchors were made with.
+        smoothing: what the anchors were made with. An image that the anchor was not asked more about, because its class
+            was wrong, has a radius of 0 here too.
         incremental: how.
         done: is given each certificate as soon as it is made.
 
@@ -161,7 +167,7 @@ def certify_incrementally(
     """
     if len(anchors) != len(x):
         raise MixbitError(f"{len(anchors)} anchors and {len(x)} images. Legal: one for each.")
-    have = min((len(one.said) for one in anchors), default=0)
+    have = min((len(one.said) for one in anchors if len(one.said)), default=incremental.samples)
     if incremental.samples > have:
         raise MixbitError(
             f"samples={incremental.samples}, and the anchor has {have}. Legal: at most as many. Give fewer, or certify "
@@ -187,6 +193,8 @@ class _Image:
     how: Incremental
 
     def certificate(self) -> Certificate:
+        if not len(self.anchor.said):  # its class was wrong, and is that of the changed network
+            return self._made(self.anchor.chosen, 0, 0, 0.0, passes=0)
         anchored = float(lower_bound(self.anchor.hits, len(self.anchor.said), self.how.alpha))
         if self.how.mode == "irs" and anchored >= self.how.gamma:
             return self._fresh()
@@ -234,4 +242,4 @@ class _Image:
 def facts(smoothing: Smoothing) -> dict[str, Any]:
     """What anchors depend on, for the settings of a ledger: neither the batch nor when to stop."""
     given = asdict(smoothing)
-    return {name: given[name] for name in ("sigma", "n0", "n", "seed")}
+    return {name: given[name] for name in ("sigma", "n0", "n", "seed", "skip_wrong")}
