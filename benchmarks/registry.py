@@ -53,6 +53,9 @@ NEEDS: dict[str, Need] = {
     "emulator": Need(text="the emulator", remedy="make setup-mcu", there=_programs(*ARM, "qemu-system-arm")),
     "oracles": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("ripser", "ai_edge_litert")),
     "pymoo": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("pymoo")),
+    "stable-baselines3": Need(
+        text="stable-baselines3", remedy="pip install stable-baselines3", there=_packages("stable_baselines3")
+    ),
     "foolbox": Need(text="the extra oracles", remedy="make setup-oracles", there=_packages("foolbox")),
     "cmsis-nn": Need(
         text="a checkout of CMSIS-NN",
@@ -340,6 +343,14 @@ SPEED: dict[str, Entry] = {
         makes=["results/evolution.json"],
         needs=["data", "pymoo"],
         cost="3 minutes of one core",
+    ),
+    **_entry(
+        ["ddpg"],
+        ["ddpg.py --seeds 3 --episodes 300"],
+        makes=["results/ddpg.json"],
+        needs=["stable-baselines3"],
+        cost="10 minutes of one core",
+        pending=["results/ddpg.json"],
     ),
     **_entry(
         ["attack_threshold", "attack_ray", "attack_near", "attack_gradients", "attack_layers"],

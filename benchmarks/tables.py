@@ -25,6 +25,7 @@ import tables_latency
 import tables_mcu
 import tables_ptq
 import tables_remake
+import tables_search
 import tables_steps
 import tables_supernet
 import tables_supernet_cost
@@ -470,6 +471,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_mcu.TABLES,
     **tables_ptq.TABLES,
     **tables_remake.TABLES,
+    **tables_search.TABLES,
     **tables_steps.TABLES,
     **tables_attacks.TABLES,
     **tables_supernet.TABLES,

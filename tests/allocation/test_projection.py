@@ -20,14 +20,17 @@ def wishes(names: list[str], *, at: float = 3.6) -> dict[str, tuple[float, float
     return {name: (at - 0.37 * i, at + 0.11 * i) for i, name in enumerate(names)}
 
 
-def nearest(net: object, wished: dict[str, tuple[float, float]], budget: Budget, terms: Terms) -> float:
+def nearest(
+    net: object, wished: dict[str, tuple[float, float]], budget: Budget, terms: Terms, *, coupled: bool = False
+) -> float:
     """The least squared distance of all policies within the budget."""
     from mixbit.network import Network
 
     assert isinstance(net, Network)
     pins, limits, best = terms.pinned(net), terms.limits(net, budget), math.inf
     free = [one.name for one in net.layers if one.name not in pins]
-    for picked in product([LayerBits(w, a) for w in BITS for a in BITS], repeat=len(free)):
+    options = [LayerBits(w, a) for w in BITS for a in BITS if w == a or not coupled]
+    for picked in product(options, repeat=len(free)):
         layers = pins | dict(zip(free, picked, strict=True))
         if terms.ties and any(len({layers[n].activation_bits for n in g if n in free}) > 1 for g in net.ties()):
             continue
@@ -39,13 +42,19 @@ def nearest(net: object, wished: dict[str, tuple[float, float]], budget: Budget,
 
 
 @pytest.mark.parametrize("texts", [["bitops=3x3"], ["bitops=3x3", "weight-bytes=3x3"], ["latency=11us"]])
+@pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("ties", [True, False])
-def test_it_is_the_nearest_of_all(texts: list[str], ties: bool) -> None:
+def test_it_is_the_nearest_of_all(texts: list[str], ties: bool, coupled: bool) -> None:
     net, budget = random_network(3, layers=5), Budget.parse(texts)
     wished = wishes([one.name for one in net.layers])
     terms = Terms(ties=ties, latency=random_latency(net))
-    found = project(net, wished, budget, bits=BITS, terms=terms)
-    assert found.allocation["objective"] == pytest.approx(nearest(net, wished, budget, terms), rel=1e-9)
+    found = project(net, wished, budget, bits=BITS, terms=terms, coupled=coupled)
+    distance = nearest(net, wished, budget, terms, coupled=coupled)
+    assert found.allocation["objective"] == pytest.approx(distance, rel=1e-9)
+    pinned = terms.pinned(net)
+    assert not coupled or all(
+        one.weight_bits == one.activation_bits for n, one in found.layers.items() if n not in pinned
+    )
     budget.check(terms.costs(net, found.layers), terms.limits(net, budget))
     assert found.budget == budget.texts and found.check(net, terms.latency) is found
 

@@ -30,6 +30,7 @@ NEEDS = {
     "pymoo": ("pymoo",),
     "foolbox": ("foolbox",),
     "cmsis-nn": (),  # the smoke version goes without
+    "stable-baselines3": (),  # likewise
     "quiet": (),
 }
 

@@ -9,7 +9,7 @@ from mixbit.allocation.allocator import allocate
 from mixbit.allocation.settings import AllocationSettings
 from mixbit.cost import Budget
 from mixbit.errors import BudgetError
-from mixbit.policy import LayerScores, Policy, Scores, Terms
+from mixbit.policy import LayerScores, Policy, Program, Scores, Terms
 
 if TYPE_CHECKING:
     from mixbit.network import Network
@@ -24,6 +24,7 @@ def project(
     *,
     bits: Sequence[int],
     terms: Terms = Terms(),  # noqa: B008 (frozen)
+    coupled: bool = False,
 ) -> Policy:
     """The legal policy of least squared distance from `wished`, by the exact solver of `allocate`.
 
@@ -37,6 +38,7 @@ def project(
         budget: hard limits.
         bits: what a layer may have.
         terms: pins, ties and tables.
+        coupled: weights and activation of a free layer get the same bits.
 
     Returns:
         The policy; its `allocation` holds the squared distance as `objective`.
@@ -59,5 +61,6 @@ def project(
         what = f"no wish for {', '.join(missing[:5])}" if missing else "no bits"
         raise BudgetError(f"projection: {what}. Give bits to choose from, and two wished ones for every free layer.")
     table = {name: LayerScores(*({b: (b - wish) ** 2 for b in bits} for wish in wished[name])) for name in free}
-    scores = Scores(fingerprint=network.fingerprint, method="projection", layers=table)
+    program = Program(coupled=coupled)
+    scores = Scores(fingerprint=network.fingerprint, method="projection", layers=table, program=program)
     return allocate(network, scores, budget, AllocationSettings.under(terms, repair="none"))[0]
