@@ -350,7 +350,6 @@ SPEED: dict[str, Entry] = {
         makes=["results/ddpg.json"],
         needs=["stable-baselines3"],
         cost="10 minutes of one core",
-        pending=["results/ddpg.json"],
     ),
     **_entry(
         ["attack_threshold", "attack_ray", "attack_near", "attack_gradients", "attack_layers"],

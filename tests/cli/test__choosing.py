@@ -151,6 +151,19 @@ def test_a_search_under_a_budget_shows_its_policy(tmp_path: Path) -> None:
     assert "there is none. Give --budget" in typed(*words, *some, code=2)
 
 
+def test_a_search_by_episodes_shows_and_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["search", "haq", tiny.net(), "--data", "digits", "--run", tmp_path / "s", "--budget", "bitops=4x4"]
+    some = ["--set", "episodes=4", "--set", "warmup=2", "--set", "images=16", "--set", "calibration_images=8"]
+    said = typed(*words, *some)
+    assert "haq chose the bits of 4 layers within bitops=4x4." in said and "Episodes" in said
+    assert re.search(r"^0 to 1 +random ", said, re.MULTILINE) and "The agent itself took" in said
+    names = ["policy.json", "network.json", "config.json", "haq-episodes.jsonl", "episodes.html"]
+    assert [path.name for path in written(said)] == names
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    again = typed(*words, *some)  # only read
+    assert "Note: no plot." in again and [path.name for path in written(again)] == names[:-1]
+
+
 # ---------------------------------------------------------------------------------------------------------- front
 
 

@@ -26,11 +26,14 @@ def test_make_passes_settings_on() -> None:
     assert methods.make("limpq") == Limpq()
 
 
+MAYBE = ("step_lr", "label_smoothing", "noise_decay")
+"""Numbers that are None by default."""
 COSTS = {
     "none": {"map-size", "random", "uniform"},
     "weights": {"weight-entropy"},
     "forward": {
         "clado",
+        "haq",
         "limpq-init",
         "one-at-a-time",
         "random-search",
@@ -45,7 +48,8 @@ COSTS = {
 
 
 def test_every_method_says_what_it_ends_in() -> None:
-    assert methods.names(kind="policy") == ["random-search"] and methods.names(kind="front") == ["qfa", "uniform-front"]
+    assert methods.names(kind="policy") == ["haq", "random-search"]
+    assert methods.names(kind="front") == ["qfa", "uniform-front"]
     assert {*methods.names()} == {one for kind in ("score", "policy", "front") for one in methods.names(kind=kind)}
     assert methods.names("random*", kind="score") == ["random"] and methods.info("random-search").kind == "policy"
 
@@ -54,7 +58,7 @@ def test_one_kind_can_be_asked_for() -> None:
     assert methods.make("random-search", {"trials": 3}, kind="policy") == methods.RandomSearch(trials=3)
     assert methods.make("fit", kind="score") == methods.Fit() and methods.Method is methods.ScoreMethod
     with pytest.raises(
-        MixbitError, match=r"'fit' ends in scores.*Here one is wanted that ends in a policy.*: random-s"
+        MixbitError, match=r"'fit' ends in scores.*Here one is wanted that ends in a policy.*: haq, random-s"
     ):
         methods.make("fit", kind="policy")
     with pytest.raises(MixbitError, match="'uniform-front' ends in a front"):
@@ -96,7 +100,7 @@ def test_every_setting_of_every_method_has_a_type_and_a_range(name: str, junk: s
     settings = methods.make(name)
     for field in fields(settings):
         default = getattr(settings, field.name)
-        number = isinstance(default, float) or (default is None and field.name in ("step_lr", "label_smoothing"))
+        number = isinstance(default, float) or (default is None and field.name in MAYBE)
         if (number and junk in ("half", "negative")) or (isinstance(default, bool) and junk == "true"):
             continue
         told, inner = f"method '{name}': {field.name}=.* is illegal. Legal: ", f"^{field.name}=.* is illegal. Legal: "

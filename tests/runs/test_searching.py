@@ -179,6 +179,19 @@ def test_a_policy_is_searched_under_its_budget(tmp_path: Path) -> None:
         print(done.scores)
 
 
+def test_episodes_of_a_search_come_along(tmp_path: Path) -> None:
+    settings = {**SMALL, "episodes": 4, "warmup": 2}
+    how: dict[str, Any] = {"budget": ["ram=1100B", "bitops=6x6"], "task": tiny.task(), "quiet": True}
+    done = runs.search(tiny.subject(), "haq", settings, tmp_path / "r", **how)
+    assert isinstance(done.result, Policy) and done.footprint is not None and done.footprint.ram_bytes <= 1100
+    assert [one.number for one in done.episodes] == [0, 1, 2, 3]
+    assert max(one.reward for one in done.episodes) == done.result.allocation["objective"]
+    assert tmp_path / "r" / "haq-episodes.jsonl" in done.files
+    assert runs.search(tiny.subject(), "haq", settings, tmp_path / "r", **how) == done
+    with pytest.raises(StaleRun, match="begun with settings.episodes=4, now settings.episodes=5"):
+        runs.search(tiny.subject(), "haq", {**settings, "episodes": 5}, tmp_path / "r", **how)
+
+
 def test_a_search_under_limits_of_a_device_ends_in_c_that_fits(tmp_path: Path) -> None:
     """Flash, RAM and options of C are counted as `allocate` counts them, of the policy that is laid out."""
     options = COptions(kernels="plain", pack_activations=True)

@@ -17,7 +17,7 @@ from mixbit.metric import LOSS
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize
 from mixbit.sensitivity import judging
-from mixbit.sensitivity.judging import Judge, bits_text
+from mixbit.sensitivity.judging import Judge, bits_of, bits_text
 from mixbit.task import Task
 from tests.methods import seen
 
@@ -115,3 +115,32 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path, monkeyp
 
 def test_bits_as_text_are_those_of_all_layers() -> None:
     assert bits_text({"a": LayerBits(2, 3), "b": LayerBits(None, 8)}) == "W2A3 W32A8"
+
+
+def test_the_float_network_is_measured_on_the_same_images() -> None:
+    x, y = seen.labelled(seed=2)
+    with torch.no_grad():
+        outputs = seen.small_task().model.eval()(x[5:])
+    found = judge().floats()
+    assert found.loss == pytest.approx(float(F.cross_entropy(outputs, y[5:])), rel=1e-5) and found.samples == 7
+
+
+def test_a_network_may_be_tuned_between_calibration_and_measurement() -> None:
+    """Here by a loss of all that it says, so that all logits are equal."""
+
+    def tune(model: nn.Module) -> None:
+        with torch.no_grad():
+            for name in ("head.weight", "head.bias"):
+                model.get_parameter(name).zero_()
+
+    found = Judge(seen.small_task(), images=7, calibration_images=5, batch_size=3, seed=2, tune=tune)
+    assert found(policy(4, 4)).loss == pytest.approx(float(torch.tensor(3.0).log()), abs=1e-4)
+    assert judge()(policy(4, 4)).loss != pytest.approx(float(torch.tensor(3.0).log()), abs=1e-4)
+
+
+def test_bits_are_read_as_they_are_written() -> None:
+    network = seen.small_task().network
+    layers = {**policy(3, 4).layers, "conv": LayerBits(2, None)}
+    assert bits_of(bits_text(layers), network) == layers
+    with pytest.raises(ValueError, match="zip"):
+        bits_of("W3A4", network)

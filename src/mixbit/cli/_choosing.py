@@ -97,7 +97,14 @@ def search(
         screen.show(table)
     if done.footprint is not None:
         screen.say(report.footprint_summary(done.footprint))
-    screen.files(done.files)
+    files = dict(done.files)
+    if done.episodes:
+        try:
+            plot = report.episodes_plot(done.episodes, run / "episodes.html", method)
+            files[plot] = "rewards of all episodes, for a browser"
+        except MissingExtra as error:
+            screen.say(f"Note: no plot. {error}")
+    screen.files(files)
     screen.next(report.after_search(run, done))
 
 

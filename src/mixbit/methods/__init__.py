@@ -1,7 +1,9 @@
 """One file a published search method. They end in scores, in a policy under a budget, or in a front of policies."""
 
+from mixbit.methods._episodes import EpisodeRecord, read_episodes
 from mixbit.methods.clado import Clado
 from mixbit.methods.fit import Fit
+from mixbit.methods.haq import Haq
 from mixbit.methods.hawq import HawqV2, HawqV3
 from mixbit.methods.limpq import Limpq, LimpqInit
 from mixbit.methods.map_size import MapSize
@@ -34,8 +36,10 @@ __all__ = [
     "AnyMethod",
     "Clado",
     "CostClass",
+    "EpisodeRecord",
     "Fit",
     "FrontMethod",
+    "Haq",
     "HawqV2",
     "HawqV3",
     "Info",
@@ -59,5 +63,6 @@ __all__ = [
     "info",
     "make",
     "names",
+    "read_episodes",
     "register",
 ]

@@ -27,7 +27,7 @@ from mixbit.quantization import detach
 from mixbit.supernet import Supernet, SupernetConfig, Uniform, select
 from mixbit.task import Task
 
-__all__ = ["Started", "Starts", "check_starts", "float_task", "tables_digest"]
+__all__ = ["Started", "Starts", "check_starts", "float_task", "ordered", "tables_digest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +149,18 @@ def tables_digest(genes: Genes) -> dict[str, str]:
     """What costs depend on beside the network: digests of the tables, where there are any."""
     tables = {"latency": genes.terms.latency, "memory": genes.terms.memory}
     return {
-        name: blake2b(repr(_ordered(table)).encode(), digest_size=8).hexdigest()
+        name: blake2b(repr(ordered(table)).encode(), digest_size=8).hexdigest()
         for name, table in tables.items()
         if table is not None
     }
 
 
-def _ordered(value: Any) -> Any:
+def ordered(value: Any) -> Any:
     """With sets and mappings in an order that does not change from one process to the next."""
     if is_dataclass(value):
-        return [(one.name, _ordered(getattr(value, one.name))) for one in fields(value)]
+        return [(one.name, ordered(getattr(value, one.name))) for one in fields(value)]
     if isinstance(value, Mapping):
-        return sorted(((_ordered(key), _ordered(one)) for key, one in value.items()), key=repr)
+        return sorted(((ordered(key), ordered(one)) for key, one in value.items()), key=repr)
     if isinstance(value, set | frozenset):
-        return sorted(map(_ordered, value), key=repr)
-    return [_ordered(one) for one in value] if isinstance(value, list | tuple) else value
+        return sorted(map(ordered, value), key=repr)
+    return [ordered(one) for one in value] if isinstance(value, list | tuple) else value

@@ -7,6 +7,7 @@ from mixbit.report.attacks import attack_tables
 from mixbit.report.certificates import certificate_plot, certificate_table
 from mixbit.report.comparisons import comparison_line, comparison_table, comparison_tables
 from mixbit.report.entropy import entropy_table
+from mixbit.report.episodes import episodes_plot, episodes_table
 from mixbit.report.exports import file_tables, lowering_notes_table, saturation_warning, verification_table
 from mixbit.report.exports_c import c_tables, c_verification_table, footprint_summary, instructions_table
 from mixbit.report.fronts import front_plot, front_table
@@ -86,6 +87,8 @@ __all__ = [
     "count",
     "duration",
     "entropy_table",
+    "episodes_plot",
+    "episodes_table",
     "file_tables",
     "floats_table",
     "footprint_summary",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mixbit.policy import Front, Scores
 from mixbit.report.entropy import entropy_table
+from mixbit.report.episodes import episodes_table
 from mixbit.report.fronts import front_table
 from mixbit.report.table import Table
 from mixbit.report.tables import bits_table, budget_table
@@ -28,7 +29,7 @@ def search_summary(method: str, found: Searched) -> str:
 
 
 def search_tables(found: Searched) -> list[Table]:
-    """What there is to look at: of scores the entropies, if they are such; all of a policy or a front."""
+    """What there is to look at: of scores the entropies, if they are such; all of a policy or a front; episodes."""
     if isinstance(found.result, Scores):
         entropies = entropy_table(found.result)
         return [] if entropies is None else [entropies]
@@ -37,4 +38,4 @@ def search_tables(found: Searched) -> list[Table]:
     tables = [bits_table(found.result.layers, pinned=found.pinned)]
     if found.budget is not None and found.costs is not None:
         tables.append(budget_table(found.budget, found.costs, found.limits))
-    return tables
+    return [*tables, *([episodes_table(found.episodes)] if found.episodes else [])]

@@ -17,7 +17,7 @@ from mixbit.errors import BudgetError, MixbitError
 from mixbit.evaluation import try_out
 from mixbit.export.c import COptions, Footprint, Layouts
 from mixbit.integer import GraphRounding, lower_at
-from mixbit.methods import Kind, Qfa
+from mixbit.methods import EpisodeRecord, Kind, Qfa, read_episodes
 from mixbit.methods.qfa import EVOLUTION
 from mixbit.network import Network
 from mixbit.policy import Front, Policy, Scores, Terms, WeightsFile, resolve_pins
@@ -60,6 +60,8 @@ class Searched:
     """What the policy uses that such a search ended in."""
     footprint: Footprint | None = None
     """That policy as C, each layer with an input step of its own, as after training; None without such a limit."""
+    episodes: tuple[EpisodeRecord, ...] = ()
+    """What a search by episodes tried, in its order; none of other searches."""
 
     @property
     def scores(self) -> Scores:
@@ -391,6 +393,9 @@ def _read(run: Path, kind: Kind, network: Network, subject: Subject, asked: _Ask
     if asked is None:
         result.check(network)
         return Searched(result=result, network=network, files=files, subject=subject)
+    told = run / f"{result.method}-episodes.jsonl"
+    if told.exists():
+        files[told] = "one line an episode: policy, costs, reward"
     result, used, footprint = asked.counted(result, network)
     return Searched(
         result=result,
@@ -402,6 +407,7 @@ def _read(run: Path, kind: Kind, network: Network, subject: Subject, asked: _Ask
         pinned=tuple(asked.terms.pinned(network)),
         costs=used,
         footprint=footprint,
+        episodes=tuple(read_episodes(told)),
     )
 
 

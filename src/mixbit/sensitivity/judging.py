@@ -6,24 +6,28 @@ The measure of methods that try whole policies. Test images are never read: thos
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mixbit import _batch
+from mixbit._bits import read_option
 from mixbit._progress import progress_bar
 from mixbit.cost import LayerBits
 from mixbit.errors import MixbitError
 from mixbit.evaluation import Metrics, evaluate
 from mixbit.ledger import Ledger, content_of
 from mixbit.metric import LOSS, MetricInfo
+from mixbit.network import Network
 from mixbit.policy import Measured, Policy
 from mixbit.quantization import QuantizeConfig, calibrate, quantize
 from mixbit.sensitivity.measuring import calibration_images as training_images
 from mixbit.sensitivity.measuring import contents
 from mixbit.task import Task
 
-__all__ = ["Judge", "bits_text"]
+__all__ = ["Judge", "bits_of", "bits_text"]
 
 
 class Judge:
@@ -38,13 +42,24 @@ class Judge:
         calibration_images: training images for the steps of activations.
         batch_size: images that go through the network together while it is measured.
         seed: of the pass, and of what the model draws while it is calibrated.
+        tune: what is done to a network between calibration and the measurement, such as a short training on images
+            that are none of these; what it depends on is its caller's to say to the ledger.
 
     Raises:
         MixbitError: there are fewer than two training images.
     """
 
-    def __init__(self, task: Task, *, images: int, calibration_images: int, batch_size: int, seed: int) -> None:
-        self._task, self._seed, self._batch_size = task, seed, batch_size
+    def __init__(
+        self,
+        task: Task,
+        *,
+        images: int,
+        calibration_images: int,
+        batch_size: int,
+        seed: int,
+        tune: Callable[[nn.Module], object] | None = None,
+    ) -> None:
+        self._task, self._seed, self._batch_size, self._tune = task, seed, batch_size, tune
         x, y = training_images(task, images + calibration_images, seed)
         count = _batch.samples(x)
         if count < 2:
@@ -79,6 +94,15 @@ class Judge:
         model, config = copy.deepcopy(self._task.model), QuantizeConfig()
         quantize(model, policy, self._task.network, config)
         calibrate(model, [self._calibration], config.activation_rule, seed=self._seed)
+        if self._tune is not None:
+            self._tune(model)
+        return self._measured(model)
+
+    def floats(self) -> Metrics:
+        """The same of the float network itself, on the same images."""
+        return self._measured(self._task.model)
+
+    def _measured(self, model: nn.Module) -> Metrics:
         return evaluate(model, list(self._batches()), batch_size=self._batch_size, loss=self._task.objective)
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
@@ -111,7 +135,11 @@ class Judge:
             StaleRun: the folder holds measurements of other settings, another model or other images.
         """
         path = None if run is None else run / f"{name}.jsonl"
-        return Ledger(path, f"measurements of {name}", {**settings, **self._of})
+        return Ledger(path, f"measurements of {name}", self.depends(settings))
+
+    def depends(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a ledger of measurements: these, and the content of weights and images."""
+        return {**settings, **self._of}
 
 
 def bits_text(layers: Mapping[str, LayerBits]) -> str:
@@ -121,3 +149,14 @@ def bits_text(layers: Mapping[str, LayerBits]) -> str:
     'W3A4 W8A32'
     """
     return " ".join(map(str, layers.values()))
+
+
+def bits_of(text: str, network: Network) -> dict[str, LayerBits]:
+    """Bits of all layers of a network from their text.
+
+    >>> from types import SimpleNamespace
+    >>> bits_of("W3A4 W8A32", SimpleNamespace(layers=[SimpleNamespace(name="conv"), SimpleNamespace(name="fc")]))
+    {'conv': LayerBits(weight_bits=3, activation_bits=4), 'fc': LayerBits(weight_bits=8, activation_bits=None)}
+    """
+    pairs = [LayerBits(*read) for word in text.split() if (read := read_option(word)) is not None]
+    return {layer.name: bits for layer, bits in zip(network.layers, pairs, strict=True)}
