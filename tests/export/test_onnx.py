@@ -731,6 +731,22 @@ def test_a_file_for_a_newer_runtime_is_an_error(field: str) -> None:
         load_session(model.SerializeToString())
 
 
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    """As PyTorch writes them."""
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), dtype=np.float32), "w")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 64]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0, location="apart.data")
+    with pytest.raises(ExportError, match=r"apart\.onnx' keeps weights in another file.*onnx\.save\(onnx\.load"):
+        load_session(tmp_path / "apart.onnx")
+    onnx.save(onnx.load(tmp_path / "apart.onnx"), tmp_path / "whole.onnx")
+    (tmp_path / "apart.data").unlink()
+    assert load_session(tmp_path / "whole.onnx").run(None, {"x": np.ones((1, 64), dtype=np.float32)})[0][0, 0] == 64
+
+
 def test_a_model_that_the_runtime_does_not_know_is_an_error() -> None:
     model = build_onnx(small())
     model.graph.node[0].op_type = "Nope"

@@ -68,6 +68,11 @@ def _explain(name: str, content: bytes, reason: str, version: str) -> str:
         return f"{name} is truncated or damaged ({len(content)} bytes). Export or copy it again."
     if "IR version" in reason or "opset" in reason.lower():
         return f"{name} needs a newer runtime than {runtime}: pip install -U onnxruntime. It says: {first}"
+    if "xternal data" in reason:
+        return (
+            f"{name} keeps weights in another file, which is not read. Write it as one: "
+            "onnx.save(onnx.load(PATH), NEW_PATH)."
+        )
     return f"{runtime} cannot load {name}. Export it again, or with other settings. It says: {first}"
 
 
