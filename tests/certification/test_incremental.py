@@ -19,6 +19,7 @@ from mixbit.certification import (
     certify,
     certify_incrementally,
     lower_bound,
+    need_certified,
     upper_bound,
 )
 from mixbit.certification._noise import copies
@@ -219,6 +220,24 @@ def test_an_image_whose_class_is_wrong_is_not_asked_more_about() -> None:
     assert right == same and other.radius > 0 and not other.right
     with pytest.raises(MixbitError, match="samples=601, and the anchor has 600"):
         certify_incrementally(predictor, kept, x, few, Incremental(samples=601))
+
+
+def test_an_anchor_has_its_own_certificates() -> None:
+    predictor = LinearPredictor()
+    x = 0.5 + 0.03 * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.zeros(3, dtype=torch.int64)
+    for smoothing in (SMALL, replace(SMALL, skip_wrong=True, alpha=0.1)):
+        wanted = certify(predictor, x, y, smoothing)
+        assert tuple(one.certificate(smoothing) for one in anchor(predictor, x, y, smoothing)) == wanted
+
+
+def test_an_anchor_that_has_nothing_to_pass_on_is_refused() -> None:
+    smoothing = Smoothing(sigma=0.5, n=1000)
+    wrong, unsure, right = anchored(1000, 1000, chosen=2), anchored(540, 1000), anchored(560, 1000)
+    with pytest.raises(MixbitError, match=r"radius of the anchor is 0 on 2 images.*sigma 0\.5.*\?noise=0\.5"):
+        need_certified([wrong, unsure], smoothing)
+    need_certified([wrong, unsure, right], smoothing)
+    need_certified([unsure], replace(smoothing, alpha=0.1))
 
 
 def test_what_is_known_is_not_asked_again() -> None:

@@ -28,6 +28,11 @@ def test_a_row_has_every_radius_with_its_interval() -> None:
     early = replace(FOUND, settings=replace(FOUND.settings, early=True))
     assert "at most 100 estimate" in certificate_table(early, "here").notes[0]
     assert certificate_table(early, "here").title.endswith(": here")
+    for mode, way in (("both", "the better of two bounds"), ("irs", "the bound as published")):
+        shown = replace(FOUND, settings=replace(FOUND.settings, shown=20, mode=mode))  # type: ignore[arg-type]
+        assert certificate_table(shown).notes[-1] == (
+            f"Float has all 100 samples; the others are shown 20 of them, and have {way}."
+        )
 
 
 def test_a_curve_is_the_certified_accuracy_over_the_radius(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mixbit import certification, runs
 from mixbit.errors import MixbitError, StaleRun
@@ -21,6 +22,7 @@ from tests.runs.test_attacking import copied, opened_once  # noqa: F401  # a fix
 
 SIGMA = 0.02
 """Small enough that a network that was not trained for noise stands it."""
+BOTH = ("float", "executor")
 
 
 @pytest.fixture
@@ -74,6 +76,10 @@ class TestCertifyOptions(OptionCases):
         OptionRow("batch", (8, 16), seen=batches, holds=lambda a, b: (a, b) == (8, 16)),
         OptionRow("early", (False, True), holds=lower,
                   seen=lambda it: passes(early=it, n=400, radii=(0.001,), batch=20)),
+        OptionRow("shown", (None, 20), holds=lambda a, b: (a, b) == (50, 20),
+                  seen=lambda it: certified(shown=it, on=BOTH).certified["W8A8 executor"].passes // 4),
+        OptionRow("mode", ("both", "irs"), holds=unlike,
+                  seen=lambda it: certified(mode=it, shown=20, on=BOTH).to_json()["networks"]["W8A8 executor"]),
         OptionRow("on", (("float",), ("float", "fake-quantized")), seen=lambda it: [*certified(on=it).certified],
                   holds=lambda a, b: a == ["float"] and b == ["float", "W8A8 fake-quantized"]),
         OptionRow("variants", (("W8A8",), ("W4A8",)),
@@ -115,6 +121,101 @@ def test_a_killed_run_goes_on_and_nothing_is_asked_twice(run: Path, tmp_path: Pa
     assert again.call_count == 2 and found.certified == whole.certified
     with mock.patch.object(certification, "certify", side_effect=AssertionError("asked again")):
         assert runs.certify([run], few()).certified == whole.certified
+
+
+@pytest.mark.parametrize("mode", ["both", "irs"])
+def test_certificates_from_those_of_the_anchor(run: Path, mode: Any) -> None:
+    other = copied(run, run.parent / "incremental")
+    plain = runs.certify([run], few(on=BOTH))
+    settings = few(on=BOTH, shown=20, mode=mode, alpha=0.01)
+    found = runs.certify([other], settings)
+    assert found.certified["float"].certificates == tuple(
+        replace(one, chance=new.chance, radius=new.radius)  # of another alpha
+        for one, new in zip(plain.certified["float"].certificates, found.certified["float"].certificates, strict=True)
+    )
+    held = _variants.HeldRun(other, None, "")
+    x, y, _ = _variants.images_of(held, 4)
+    anchors = certification.anchor(held.predictor("", "float"), x, y, settings.smoothing())
+    assert found.certified["float"].certificates == tuple(one.certificate(settings.smoothing()) for one in anchors)
+    disparity: Any = {"both": "harmful", "irs": "all"}[mode]
+    how = certification.Incremental(samples=20, mode=mode, disparity=disparity, alpha=0.005, alpha_z=0.005)
+    network = held.predictor("W8A8", "executor")
+    wanted = certification.certify_incrementally(network, anchors, x, settings.smoothing(), how)
+    assert found.certified["W8A8 executor"].certificates == wanted
+    with mock.patch.object(certification, "anchor", side_effect=AssertionError("asked again")):
+        again = runs.certify([other], replace(settings, shown=10))
+    assert {one.passes for one in again.certified["W8A8 executor"].certificates} == {10}
+    whole = runs.certify([other], few(on=BOTH, alpha=0.01)).certified["W8A8 executor"]  # none is taken for its own
+    assert {one.passes for one in whole.certificates} == {50}
+
+
+def test_how_certificates_are_passed_on() -> None:
+    for mode, disparity in (("both", "harmful"), ("irs", "all")):
+        found = few(shown=20, mode=mode).incremental
+        assert found == certification.Incremental(
+            samples=20, mode=mode, disparity=disparity, alpha=0.0005, alpha_z=0.0005  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert few().incremental is None
+
+
+def test_the_anchor_is_of_the_first_run(run: Path) -> None:
+    other = copied(run, run.parent / "other")
+    found = runs.certify([run, other], few(shown=20))
+    assert [one.certificates[0].passes for one in found.certified.values()] == [50, 20]
+    assert (run / "certify" / "anchors.jsonl").exists() and not (other / "certify" / "anchors.jsonl").exists()
+
+
+def test_a_killed_anchor_goes_on(run: Path) -> None:
+    asked = certification.anchor
+
+    def killed(*given: Any, **how: Any) -> Any:
+        if how["images"] == [2]:
+            raise KeyboardInterrupt
+        return asked(*given, **how)
+
+    with mock.patch.object(certification, "anchor", killed), pytest.raises(KeyboardInterrupt):
+        runs.certify([run], few(on=BOTH, shown=20))
+    with mock.patch.object(certification, "anchor", side_effect=asked) as again:
+        runs.certify([run], few(on=BOTH, shown=20))
+    assert [call.kwargs["images"] for call in again.call_args_list] == [[2], [3]]
+
+
+def test_anchors_of_another_network_or_other_noise_are_refused(run: Path) -> None:
+    runs.certify([run], few(on=BOTH, shown=20))
+    kept = run / "certify" / "anchors.jsonl"
+    for path in (run / "certify").iterdir():
+        if path != kept:
+            path.unlink()
+    for changed in ({"sigma": 0.03}, {"n": 41}, {"n0": 11}, {"seed": 1}):
+        with pytest.raises(StaleRun, match=rf"anchors\.jsonl was begun with {next(iter(changed))}="):
+            runs.certify([copied(run, run.parent / f"with-{next(iter(changed))}")], few(on=BOTH, shown=20, **changed))
+    other = copied(run, run.parent / "network")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: one * 0.5 for name, one in weights.items()}, other / "model.safetensors")
+    with pytest.raises(StaleRun, match=r"anchors\.jsonl was begun with weights="):
+        runs.certify([other], few(on=BOTH, shown=20))
+
+
+def test_an_anchor_without_a_radius_is_refused_before_others_are_asked(run: Path) -> None:
+    with (
+        mock.patch.object(certification, "need_certified", side_effect=MixbitError("radius is 0")) as asked,
+        mock.patch.object(certification, "certify_incrementally", side_effect=AssertionError("asked")),
+        pytest.raises(MixbitError, match="radius is 0"),
+    ):
+        runs.certify([run], few(on=BOTH, shown=20))
+    ((anchors, smoothing), _) = asked.call_args
+    assert [one.image for one in anchors] == [0, 1, 2, 3] and smoothing == few().smoothing()
+
+
+def test_what_does_not_go_with_an_anchor() -> None:
+    for wrong, says in (
+        ({"shown": 41}, "shown=41 is more than the n=40 samples"),
+        ({"shown": 20, "early": True}, "early does not go with shown"),
+        ({"shown": 20, "on": ("executor",)}, "Give float as well"),
+        ({"mode": "fast"}, "mode"),
+    ):
+        with pytest.raises(MixbitError, match=says):
+            few(**wrong)
 
 
 @pytest.mark.parametrize(

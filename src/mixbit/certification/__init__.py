@@ -4,7 +4,7 @@ from mixbit.certification.anytime import ConfidenceSequence
 from mixbit.certification.bounds import chance_of, least_samples, lower_bound, radius_of, upper_bound
 from mixbit.certification.certificate import Certificate, Certified
 from mixbit.certification.covering import need_cover
-from mixbit.certification.incremental import Anchor, Incremental, anchor, certify_incrementally
+from mixbit.certification.incremental import Anchor, Incremental, anchor, certify_incrementally, need_certified
 from mixbit.certification.smoothing import Smoothing, certify, most_radius, predict
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "least_samples",
     "lower_bound",
     "most_radius",
+    "need_certified",
     "need_cover",
     "predict",
     "radius_of",

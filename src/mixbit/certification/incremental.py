@@ -25,7 +25,7 @@ from mixbit.certification.smoothing import Smoothing, checked_images, prediction
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor
 
-__all__ = ["Anchor", "Incremental", "anchor", "certify_incrementally"]
+__all__ = ["Anchor", "Incremental", "anchor", "certify_incrementally", "need_certified"]
 
 
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -51,6 +51,16 @@ class Anchor:
     chosen: int
     hits: int
     said: NDArray[np.uint16]
+
+    def certificate(self, smoothing: Smoothing) -> Certificate:
+        """That of the anchor itself, as `certify` gives it with the same smoothing."""
+        samples = len(self.said)
+        chance = float(lower_bound(self.hits, samples, smoothing.alpha)) if samples else 0.0
+        radius, passes = float(radius_of(chance, smoothing.sigma)), smoothing.n0 + samples
+        return Certificate(
+            image=self.image, label=self.label, chosen=self.chosen, hits=self.hits, samples=samples, chance=chance,
+            radius=radius, passes=passes,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a ledger; what was said as compressed text, a byte or less a sample."""
@@ -110,6 +120,24 @@ def anchor(
                 done(one)
         found.append(one)
     return tuple(found)
+
+
+def need_certified(anchors: Sequence[Anchor], smoothing: Smoothing) -> None:
+    """Raise unless there is something to pass on: an average certified radius of the anchor above 0.
+
+    Args:
+        anchors: of all images.
+        smoothing: what they were made with.
+
+    Raises:
+        MixbitError: no image is right with a radius above 0.
+    """
+    if not any(one.certificate(smoothing).right for one in anchors):
+        raise MixbitError(
+            f"the average certified radius of the anchor is 0 on {len(anchors)} images: no certificate can be passed "
+            f"on. Legal: an anchor that stands noise of sigma {smoothing.sigma:g}. Train it on noisy inputs "
+            f"(?noise={smoothing.sigma:g}), or give a smaller sigma, more samples or more images."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

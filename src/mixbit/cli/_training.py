@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -163,6 +163,11 @@ def certify(
     n0: Annotated[int, typer.Option(min=1, help="samples that choose a class")] = 100,
     alpha: Annotated[float, typer.Option(help="chance that a certificate is wrong")] = 0.001,
     early: Annotated[bool, typer.Option("--early", help="stop an image when all radii are decided")] = False,
+    shown: Annotated[
+        int | None,
+        typer.Option(min=1, help="samples of all networks but the float one, whose certificates are passed on"),
+    ] = None,
+    mode: Annotated[Literal["both", "irs"], typer.Option(help="how they are passed on: irs is as published")] = "both",
     seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
     on: Annotated[
         str, typer.Option(metavar="T,T,...", help="float, fake-quantized, executor, onnx, c, ...")
@@ -190,6 +195,8 @@ def certify(
         seed=seed,
         batch=batch,
         early=early,
+        shown=shown,
+        mode=mode,
         on=words.word_list(on),
         variants=words.word_list(variants),
     )

@@ -53,8 +53,18 @@ def certificate_table(found: CertifiedRuns, of: str = "") -> Table:
             f"{how.alpha:g}. In brackets 95 % over images. Radii are in L2, in the unit of the inputs. smoothed: right "
             "without abstention. passes: inputs an image, on average.",
             "The average radius counts easy images most: look at the accuracies beside it.",
+            *_passed_on(found),
         ),
     )
+
+
+def _passed_on(found: CertifiedRuns) -> tuple[str, ...]:
+    """Where certificates begin with those of an anchor."""
+    how = found.settings
+    if how.shown is None:
+        return ()
+    way = {"both": "the better of two bounds", "irs": "the bound as published"}[how.mode]
+    return (f"Float has all {how.n} samples; the others are shown {how.shown} of them, and have {way}.",)
 
 
 def _share(found: Certified, radius: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,8 +16,9 @@ from mixbit import certification
 from mixbit._io import write_json
 from mixbit._progress import progress_bar
 from mixbit._settings import Count, Positive, Seed, check
-from mixbit.certification import Certificate, Certified, Smoothing, need_cover
+from mixbit.certification import Anchor, Certificate, Certified, Incremental, Smoothing, need_cover
 from mixbit.certification.bounds import Chance
+from mixbit.certification.incremental import facts
 from mixbit.errors import MixbitError
 from mixbit.ledger import Ledger, content_of
 from mixbit.runs import _folder
@@ -27,7 +28,7 @@ from mixbit.runs.subject import metric_facts
 
 __all__ = ["CertifiedRuns", "CertifySettings", "certify"]
 
-FOLDER, RESULT, LEDGER = "certify", "certify.json", "certificates.jsonl"
+FOLDER, RESULT, LEDGER, ANCHORS = "certify", "certify.json", "certificates.jsonl", "anchors.jsonl"
 _ANEW = "delete that folder to begin anew"
 _OF_SIGMA = (0.5, 1.0, 1.5, 2.0, 3.0)
 """Radii of the table where none are given, in sigmas."""
@@ -47,6 +48,10 @@ class CertifySettings:
         seed: of the noise.
         batch: samples that go through a network together.
         early: stop an image when each of the radii is certified or out of reach, see `Smoothing.radii`.
+        shown: samples that each network but the anchor is shown: certificates begin with those of the float network of
+            the first run, see `mixbit.certification.certify_incrementally`. None for all `n`. Each of the two bounds
+            has half of `alpha`.
+        mode: of these, see `Incremental.mode`; "irs" counts all samples on which networks differ, as published.
         on: runtimes: "float", "fake-quantized", "executor", or an exporter: "onnx", "c", your own.
         variants: bits of a float run, as W8A8: it is quantized without training on images of its training split. A run
             that was trained under a policy has its own bits.
@@ -61,6 +66,8 @@ class CertifySettings:
     seed: Seed = 0
     batch: Count = 256
     early: bool = False
+    shown: Count | None = None
+    mode: Literal["both", "irs"] = "both"
     on: tuple[str, ...] = (FLOAT, FAKE, EXECUTOR)
     variants: tuple[str, ...] = ("W8A8",)
 
@@ -70,9 +77,32 @@ class CertifySettings:
             if getattr(self, name) == ():
                 raise MixbitError(f"{name}=() is illegal. Legal: one or more.")
         check_on(self.on)
+        if self.shown is not None:
+            self._check_shown(self.shown)
         for one in self.variants:
             option_bits(one)
         self.smoothing()
+
+    def _check_shown(self, shown: int) -> None:
+        if self.early:
+            raise MixbitError("early does not go with shown: the anchor is asked for all samples. Give one of them.")
+        if shown > self.n:
+            raise MixbitError(
+                f"shown={shown} is more than the n={self.n} samples of the anchor. Legal: at most as many."
+            )
+        if FLOAT not in self.on:
+            raise MixbitError(
+                f"shown={shown}: the anchor is the float network, and on={self.on}. Give {FLOAT} as well."
+            )
+
+    @property
+    def incremental(self) -> Incremental | None:
+        """How networks other than the anchor are certified, where that is from its certificates."""
+        if self.shown is None:
+            return None
+        half = self.alpha / 2
+        disparity: Literal["harmful", "all"] = "harmful" if self.mode == "both" else "all"
+        return Incremental(samples=self.shown, mode=self.mode, disparity=disparity, alpha=half, alpha_z=half)
 
     @property
     def shown_radii(self) -> tuple[float, ...]:
@@ -169,10 +199,11 @@ def certify(
         _need_cover(one, settings.sigma)
     folders = [one.run / FOLDER for one in held] if keep is None else keep
     known = {one.run: _kept(one, folder, settings, x, y) for one, folder in zip(held, folders, strict=True)}
-    found = {}
+    found, before = {}, None if settings.shown is None else _Anchors(held[0], folders[0], settings, x, y)
     with progress_bar("certify", len(variants) * len(x)) as advance:
         for one in variants:
-            found[one.name] = _certified(one, known[one.run], settings, x, y, lambda n=one.name: advance(1, n))  # type: ignore[misc]
+            ways = _Ways(one, known[one.run], settings, before)
+            found[one.name] = ways.certified(x, y, lambda n=one.name: advance(1, n))  # type: ignore[misc]
     classes = held[0].opened.task.test.num_classes or int(y.max()) + 1
     notes = [f"{name}: {note}" for name, one in found.items() for note in one.notes(classes)]
     made = CertifiedRuns(
@@ -207,16 +238,65 @@ def _kept(held: HeldRun, folder: Path, settings: CertifySettings, x: Tensor, y: 
     return Ledger(folder / LEDGER, "certificates of a run", begun)
 
 
-def _certified(
-    one: Variant, known: Ledger, settings: CertifySettings, x: Tensor, y: Tensor, advance: Callable[[], None]
-) -> Certified:
-    """All images of one network; those that are known are not asked again."""
-    smoothing, made = settings.smoothing(), list[Certificate]()
-    for image in range(len(x)):
-        key = f"{one.key}, image {image}"
-        if key not in known:
-            (new,) = certification.certify(one, x[image : image + 1], y[image : image + 1], smoothing, images=[image])
-            known.put(key, asdict(new))
-        made.append(known.read(key, Certificate))
-        advance()
-    return Certified(sigma=settings.sigma, alpha=settings.alpha, certificates=tuple(made))
+class _Anchors:
+    """What the anchor, the float network of a run, said of every sample."""
+
+    def __init__(self, held: HeldRun, folder: Path, settings: CertifySettings, x: Tensor, y: Tensor) -> None:
+        self.run, self.settings, self.x, self.y = held.run, settings, x, y
+        self.of, self._network = held.weights[:16], held.predictor("", FLOAT)
+        begun = {"weights": held.weights, "pixels": content_of([x, y]), **facts(settings.smoothing())}
+        self._kept = Ledger(folder / ANCHORS, "samples of an anchor", begun)
+
+    def __call__(self, image: int) -> Anchor:
+        """Of an image; asked where it is not known."""
+        key, part = f"image {image}", slice(image, image + 1)
+        if key not in self._kept:
+            smoothing = self.settings.smoothing()
+            (new,) = certification.anchor(self._network, self.x[part], self.y[part], smoothing, images=[image])
+            self._kept.put(key, new.to_json())
+        return Anchor.from_json(self._kept[key])
+
+    def need_certified(self) -> None:
+        """Raise where there is nothing to pass on."""
+        certification.need_certified([self(image) for image in range(len(self.x))], self.settings.smoothing())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How one network is certified: by itself, or from an anchor, or as the anchor."""
+
+    network: Variant
+    known: Ledger
+    settings: CertifySettings
+    before: _Anchors | None
+
+    def certified(self, x: Tensor, y: Tensor, advance: Callable[[], None]) -> Certified:
+        """All images; those that are known are not asked again."""
+        made = list[Certificate]()
+        for image in range(len(x)):
+            if self._key(image) not in self.known:
+                self.known.put(self._key(image), asdict(self._new(x[image : image + 1], y[image : image + 1], image)))
+            made.append(self.known.read(self._key(image), Certificate))
+            advance()
+        if self.before is not None and self._is_anchor:
+            self.before.need_certified()
+        return Certified(sigma=self.settings.sigma, alpha=self.settings.alpha, certificates=tuple(made))
+
+    @property
+    def _is_anchor(self) -> bool:
+        return self.before is not None and (self.network.on, self.network.run) == (FLOAT, self.before.run)
+
+    def _key(self, image: int) -> str:
+        """A certificate from an anchor is another one than the network's own."""
+        if self.before is None or self._is_anchor:
+            return f"{self.network.key}, image {image}"
+        how = f"{self.settings.mode} by {self.settings.shown} samples of {self.before.of}"
+        return f"{self.network.key}, {how}, image {image}"
+
+    def _new(self, x: Tensor, y: Tensor, image: int) -> Certificate:
+        smoothing, how = self.settings.smoothing(), self.settings.incremental
+        if self.before is None or how is None:
+            return certification.certify(self.network, x, y, smoothing, images=[image])[0]
+        if self._is_anchor:
+            return self.before(image).certificate(smoothing)
+        return certification.certify_incrementally(self.network, [self.before(image)], x, smoothing, how)[0]
