@@ -7,7 +7,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from mixbit import data
-from mixbit.data import MixedQuality, NoisySplit, TensorSplit, hold_out
+from mixbit.data import MixedQuality, NoisySplit, Part, TensorSplit, clean_of, hold_out
 from mixbit.data.noisy import OPTIONS
 from mixbit.errors import DataError
 from mixbit.testing.options import OptionCases, OptionRow
@@ -115,3 +115,15 @@ class TestNoiseOptions(OptionCases):
             "noise_seed", ("", "&noise_seed=3"), seen=lambda it: loaded(f"noise=0.2{it}"), holds=of((0.2, 0), (0.2, 3))
         ),
     )
+
+
+def test_noise_can_be_taken_off_a_split() -> None:
+    base = TensorSplit(torch.arange(96, dtype=torch.uint8).view(6, 1, 4, 4), torch.arange(6), 6, [0.5], [0.5])
+    noisy = NoisySplit(base, 0.25, (0.5,))
+    part = Part(noisy, torch.tensor([4, 2]))
+    found, sigma = clean_of(Part(part, torch.tensor([1])))
+    (x, y), (wanted, _) = next(found.batches(2)), next(base.batches(6))
+    assert y.tolist() == [2] and torch.equal(x, wanted[2:3]) and sigma == 0.25
+    assert clean_of(noisy) == (base, 0.25) and clean_of(base) == (base, None)
+    alone = Part(base, torch.tensor([1]))
+    assert clean_of(alone) == (alone, None) and clean_of([1]) == ([1], None)

@@ -26,12 +26,13 @@ def test_make_passes_settings_on() -> None:
     assert methods.make("limpq") == Limpq()
 
 
-MAYBE = ("step_lr", "label_smoothing", "noise_decay")
+MAYBE = ("step_lr", "label_smoothing", "noise_decay", "sigma", "radius")
 """Numbers that are None by default."""
 COSTS = {
     "none": {"map-size", "random", "uniform"},
     "weights": {"weight-entropy"},
     "forward": {
+        "arq",
         "clado",
         "haq",
         "limpq-init",
@@ -48,7 +49,7 @@ COSTS = {
 
 
 def test_every_method_says_what_it_ends_in() -> None:
-    assert methods.names(kind="policy") == ["haq", "random-search"]
+    assert methods.names(kind="policy") == ["arq", "haq", "random-search"]
     assert methods.names(kind="front") == ["qfa", "uniform-front"]
     assert {*methods.names()} == {one for kind in ("score", "policy", "front") for one in methods.names(kind=kind)}
     assert methods.names("random*", kind="score") == ["random"] and methods.info("random-search").kind == "policy"
@@ -58,7 +59,7 @@ def test_one_kind_can_be_asked_for() -> None:
     assert methods.make("random-search", {"trials": 3}, kind="policy") == methods.RandomSearch(trials=3)
     assert methods.make("fit", kind="score") == methods.Fit() and methods.Method is methods.ScoreMethod
     with pytest.raises(
-        MixbitError, match=r"'fit' ends in scores.*Here one is wanted that ends in a policy.*: haq, random-s"
+        MixbitError, match=r"'fit' ends in scores.*Here one is wanted that ends in a policy.*: arq, haq, random-s"
     ):
         methods.make("fit", kind="policy")
     with pytest.raises(MixbitError, match="'uniform-front' ends in a front"):

@@ -10,7 +10,7 @@ from mixbit.data.held_out import Part, hold_out
 from mixbit.data.loader import LoaderSplit
 from mixbit.data.memory import TensorSplit
 from mixbit.data.mixed_quality import MixedQuality
-from mixbit.data.noisy import NoisySplit
+from mixbit.data.noisy import NoisySplit, clean_of
 from mixbit.data.reading import Read, read_keys
 from mixbit.data.space import InputSpace
 from mixbit.data.spec import Source, digest, load, parse_spec, sources
@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "TensorSplit",
     "as_split",
+    "clean_of",
     "corrupt",
     "digest",
     "hold_out",

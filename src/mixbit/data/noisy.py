@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mixbit.data.base import Batch, DataSet, IndexedSplit, PixelChange
+from mixbit.data.held_out import Part
 from mixbit.data.order import BatchPlan, key
 from mixbit.errors import DataError, shown
 
-__all__ = ["NoisySplit"]
+__all__ = ["NoisySplit", "clean_of"]
 
 _NOISE = 11
 _FIXED = -1
@@ -78,6 +79,26 @@ class NoisySplit(IndexedSplit):
             stream.standard_normal(out=drawn[row], dtype=np.float32)
         scale = self.sigma / torch.tensor(self.std).view(-1, *[1] * (len(shape) - 1))
         return (torch.from_numpy(drawn) * scale).to(like.device)
+
+
+def clean_of(split: Any) -> tuple[Any, float | None]:
+    """The samples of a split without the noise on them, in the same order, and the noise's sigma; None without noise.
+
+    Args:
+        split: a `NoisySplit`, a part of one, or any other, which is given back.
+
+    >>> from mixbit.data import Part, TensorSplit
+    >>> images = torch.zeros(6, 1, 4, 4, dtype=torch.uint8)
+    >>> split = TensorSplit(images, torch.arange(6), 6, [0.5], [0.5])
+    >>> clean, sigma = clean_of(Part(NoisySplit(split, 0.25, (0.5,)), torch.tensor([4, 2])))
+    >>> next(clean.batches(2))[1].tolist(), sigma, clean_of(split)[1]
+    ([4, 2], 0.25, None)
+    """
+    if isinstance(split, Part):
+        clean, sigma = clean_of(split.split)
+        return (split, None) if sigma is None else (Part(clean, split.samples), sigma)
+    base, sigma = getattr(split, "base", None), getattr(split, "sigma", None)
+    return (base, sigma) if isinstance(base, IndexedSplit) and isinstance(sigma, float) else (split, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """One file a published search method. They end in scores, in a policy under a budget, or in a front of policies."""
 
 from mixbit.methods._episodes import EpisodeRecord, read_episodes
+from mixbit.methods.arq import Arq
 from mixbit.methods.clado import Clado
 from mixbit.methods.fit import Fit
 from mixbit.methods.haq import Haq
@@ -34,6 +35,7 @@ from mixbit.methods.weight_entropy import WeightEntropy
 
 __all__ = [
     "AnyMethod",
+    "Arq",
     "Clado",
     "CostClass",
     "EpisodeRecord",

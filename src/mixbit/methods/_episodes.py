@@ -126,7 +126,7 @@ class Judging(Protocol):
         ...
 
     def reward(self, found: Mapping[str, float]) -> float:
-        """Of what was measured; more is better."""
+        """What the agent is paid for it; more is better."""
         ...
 
     def headline(self, found: Mapping[str, float]) -> str:
