@@ -34,7 +34,7 @@ import pytest
 from mixbit import __version__, attacks, methods
 from mixbit.ptq import PTQConfig
 from mixbit.quantizers import ACTIVATIONS, RULES, WEIGHTS
-from mixbit.runs._options import KURTOSIS
+from mixbit.runs._options import KURTOSIS, NOISE
 from tests.needs import NEEDS, need, reason
 from tests.warm import alive
 
@@ -324,7 +324,7 @@ def published() -> set[str]:
         "rule": RULES,
         "ptq": steps,
     }
-    alone = {f"training/{KURTOSIS}", "certificate/smoothing", "certificate/irs"}
+    alone = {f"training/{KURTOSIS}", f"training/{NOISE}", "certificate/smoothing", "certificate/irs"}
     return {f"{room}/{one}" for room, names in rooms.items() for one in names} | alone
 
 

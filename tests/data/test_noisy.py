@@ -80,15 +80,35 @@ def test_a_base_without_numbers_of_its_samples() -> None:
     ("spec", "said"),
     [
         ("digits?noise=x", "noise is a number above 0"),
-        ("digits?noise=0", "noise=0, noise_seed=0. Legal: noise above 0"),
-        ("digits?noise=0.1&noise_seed=-1", "noise_seed=-1. Legal"),
+        ("digits?noise=0", "noise=0, noise_seed=0, copies=1. Legal: noise above 0"),
+        ("digits?noise=0.1&noise_seed=-1", "noise_seed=-1, copies=1. Legal"),
         ("digits?noise_seed=1", "noise_seed does not go without noise=SIGMA"),
+        ("digits?noise_seed=1&copies=2", "noise_seed and copies do not go without noise=SIGMA"),
+        ("digits?noise=0.1&copies=0", "copies=0. Legal: noise above 0.* 1 to 256 copies"),
+        ("digits?noise=0.1&copies=257", "copies=257. Legal"),
+        ("digits?noise=0.1&copies=x", "noise_seed and copies are whole numbers"),
         ("digits?nois=1", "Did you mean 'noise'"),
     ],
 )
 def test_specs_that_cannot_be(spec: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         data.load(spec)
+
+
+def test_copies_are_whole_batches_with_noise_of_their_own() -> None:
+    split, one = NoisySplit(clean(), 0.3, STD, copies=3), NoisySplit(clean(), 0.3, STD)
+    passed: dict[str, Any] = {"augment": True, "shuffle": True, "seed": 5, "epoch": 2}
+    for (x, y), (first, labels), (z, _) in zip(
+        *(it.batches(8, **passed) for it in (split, one, split.base)), strict=True
+    ):
+        assert torch.equal(y, labels.repeat(3)) and torch.equal(x[: len(first)], first)
+        noises = [((part - z) * torch.tensor(STD).view(1, -1, 1, 1)).flatten() for part in x.split(len(first))]
+        assert abs(float(torch.corrcoef(torch.stack(noises)).fill_diagonal_(0).abs().max())) < 0.1
+        assert all(0.27 < float(part.std()) < 0.33 for part in noises)
+    assert torch.equal(noise(split), noise(one))  # what calibrates sees each image once
+    assert len(next(split.batches(8))[0]) == 8 and len(split) == 30
+    with pytest.raises(DataError, match="copies is 0; legal is 1 or more"):
+        NoisySplit(clean(), 0.3, STD, copies=0)
 
 
 def loaded(given: str) -> tuple[float, int]:
@@ -111,10 +131,12 @@ class TestNoiseOptions(OptionCases):
     options = OPTIONS
     rows = (
         OptionRow("noise", ("0.1", "0.5"), seen=lambda it: loaded(f"noise={it}"), holds=of((0.1, 0), (0.5, 0))),
+        OptionRow("copies", ("", "&copies=2"), holds=of(50, 100),
+                  seen=lambda it: len(next(data.load(f"digits?noise=0.2{it}").train.batches(50, augment=True))[0])),
         OptionRow(
             "noise_seed", ("", "&noise_seed=3"), seen=lambda it: loaded(f"noise=0.2{it}"), holds=of((0.2, 0), (0.2, 3))
         ),
-    )
+    )  # fmt: skip
 
 
 def test_noise_can_be_taken_off_a_split() -> None:

@@ -73,6 +73,20 @@ def test_unknown_setting(tmp_path: Path) -> None:
     assert not (tmp_path / "config.json").exists()
 
 
+def test_losses_on_noisy_copies(float_run: runs.Trained, policy: Policy, tmp_path: Path) -> None:
+    noisy = replace(float_run.trained, data="digits?noise=0.25&copies=2")
+    few = {**SHORT, "fraction": 0.1}
+    with pytest.raises(MixbitError, match=r"noise=macer needs noisy training images"):
+        runs.train(float_run.trained, policy, {**few, "noise": "macer"}, tmp_path / "none", quiet=True)
+    assert not (tmp_path / "none").exists()
+    found = []
+    for setting in (None, "consistency", {"loss": "consistency", "weight": 0, "entropy": 0}, "macer"):
+        run = tmp_path / f"run-{len(found)}"
+        runs.train(noisy, policy, {**few, "noise": setting}, run, quiet=True)
+        found.append(load_file(run / "model.safetensors")["fc.weight"])
+    assert torch.equal(found[0], found[2]) and len({tuple(one.flatten().tolist()) for one in found}) == 3
+
+
 def test_capture_sees_the_same_network_as_the_policy(policy: Policy) -> None:
     task, _ = DIGITS.task()
     policy.check(capture(task.model, task.example(4)))

@@ -21,7 +21,8 @@ __all__ = ["NoisySplit", "clean_of"]
 _NOISE = 11
 _FIXED = -1
 """Stands for the epoch in passes without augmentation."""
-OPTIONS = ("noise", "noise_seed")
+LARGEST_COPIES = 256
+OPTIONS = ("noise", "noise_seed", "copies")
 
 
 class NoisySplit(IndexedSplit):
@@ -36,9 +37,11 @@ class NoisySplit(IndexedSplit):
         sigma: standard deviation on the scale of pixels in [0, 1].
         std: of the normalisation of the base, a number a channel or one for all.
         seed: another seed is other noise. The seed of `batches`, which orders the samples, changes nothing here.
+        copies: of each image in passes with augmentation, each with noise of its own: all images of a batch once, then
+            all again, labels likewise. A batch then has so many times its size.
 
     Raises:
-        DataError: a sigma that is not above 0, or a base whose samples have no number.
+        DataError: a sigma that is not above 0, no copy, or a base whose samples have no number.
 
     >>> from mixbit.data import TensorSplit
     >>> images, labels = torch.full((6, 1, 32, 32), 100, dtype=torch.uint8), torch.zeros(6)
@@ -48,7 +51,7 @@ class NoisySplit(IndexedSplit):
     0.25
     """
 
-    def __init__(self, base: Any, sigma: float, std: Sequence[float], *, seed: int = 0) -> None:
+    def __init__(self, base: Any, sigma: float, std: Sequence[float], *, seed: int = 0, copies: int = 1) -> None:
         if not isinstance(base, IndexedSplit):
             raise DataError(
                 f"A {type(base).__name__} has no numbers of its samples, which noise hangs on. Give a split of "
@@ -56,7 +59,10 @@ class NoisySplit(IndexedSplit):
             )
         if not 0 < sigma < float("inf"):
             raise DataError(f"sigma is {sigma}; legal are numbers above 0, on the scale of pixels in [0, 1].")
+        if copies < 1:
+            raise DataError(f"copies is {copies}; legal is 1 or more.")
         super().__init__(base.labels, base.num_classes, "noisy images")
+        self.copies = copies
         self.base, self.sigma, self.std, self.seed = base, float(sigma), tuple(std), seed
 
     def _produce(
@@ -64,18 +70,21 @@ class NoisySplit(IndexedSplit):
     ) -> Iterator[Batch]:
         mine, others = tee(plans)
         made = self.base._produce(others, augment=augment, change=change)
+        copies = self.copies if augment else 1
         for plan, (images, labels) in zip(mine, made, strict=True):
-            yield images + self._noise(plan, images, augment=augment), labels
+            noisy = [images + self._noise(plan, images, augment=augment, copy=copy) for copy in range(copies)]
+            yield torch.cat(noisy), torch.cat([labels] * copies)
 
     def _located(self, samples: Tensor) -> Tensor:
         return self.base._located(samples)
 
-    def _noise(self, plan: BatchPlan, like: Tensor, *, augment: bool) -> Tensor:
-        """Of the samples of this rank, in the network's unit."""
+    def _noise(self, plan: BatchPlan, like: Tensor, *, augment: bool, copy: int) -> Tensor:
+        """Of the samples of this rank, in the network's unit; the first copy has that of a split with one."""
         epoch, shape = plan.epoch if augment else _FIXED, tuple(like.shape[1:])
+        kind = (_NOISE,) if copy == 0 else (_NOISE, copy)
         drawn = np.empty((len(like), *shape), dtype=np.float32)
         for row, sample in enumerate(self._located(plan.samples[plan.part]).tolist()):
-            stream = np.random.Generator(np.random.SFC64(key(_NOISE, self.seed, sample, epoch)))
+            stream = np.random.Generator(np.random.SFC64(key(*kind, self.seed, sample, epoch)))
             stream.standard_normal(out=drawn[row], dtype=np.float32)
         scale = self.sigma / torch.tensor(self.std).view(-1, *[1] * (len(shape) - 1))
         return (torch.from_numpy(drawn) * scale).to(like.device)
@@ -107,10 +116,11 @@ class NoiseSpec:
 
     sigma: float
     seed: int
+    copies: int = 1
 
     def applied(self, clean: DataSet) -> DataSet:
         """The data set with noise on its training images; test images stay as they are."""
-        return replace(clean, train=NoisySplit(clean.train, self.sigma, clean.std, seed=self.seed))
+        return replace(clean, train=NoisySplit(clean.train, self.sigma, clean.std, seed=self.seed, copies=self.copies))
 
 
 def split_options(options: Mapping[str, str], spec: str) -> tuple[NoiseSpec | None, dict[str, str]]:
@@ -127,13 +137,19 @@ def split_options(options: Mapping[str, str], spec: str) -> tuple[NoiseSpec | No
     if len(left) == len(options):
         return None, left
     if "noise" not in options:
-        raise DataError(f"{shown(spec)}: noise_seed does not go without noise=SIGMA.")
+        given = [name for name in OPTIONS if name in options]
+        go = "does" if len(given) == 1 else "do"
+        raise DataError(f"{shown(spec)}: {' and '.join(given)} {go} not go without noise=SIGMA.")
     try:
-        sigma, seed = float(options["noise"]), int(options.get("noise_seed", "0"))
+        sigma = float(options["noise"])
+        seed, copies = int(options.get("noise_seed", "0")), int(options.get("copies", "1"))
     except ValueError as cause:
-        raise DataError(f"{shown(spec)}: noise is a number above 0, noise_seed a whole number.") from cause
-    if not (0 < sigma < float("inf") and 0 <= seed < 2**63):
         raise DataError(
-            f"{shown(spec)}: noise={sigma:g}, noise_seed={seed}. Legal: noise above 0, a seed of 0 or more."
+            f"{shown(spec)}: noise is a number above 0, noise_seed and copies are whole numbers."
+        ) from cause
+    if not (0 < sigma < float("inf") and 0 <= seed < 2**63 and 1 <= copies <= LARGEST_COPIES):
+        raise DataError(
+            f"{shown(spec)}: noise={sigma:g}, noise_seed={seed}, copies={copies}. Legal: noise above 0, a seed of 0 or "
+            f"more, 1 to {LARGEST_COPIES} copies."
         )
-    return NoiseSpec(sigma=sigma, seed=seed), left
+    return NoiseSpec(sigma=sigma, seed=seed, copies=copies), left

@@ -1,4 +1,4 @@
-"""Settings of a training that concern other rooms than the training loop: `kurtosis` and `quantize`."""
+"""Settings of a training that concern more than the training loop: `kurtosis`, `noise` and `quantize`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from mixbit._settings import read
 from mixbit.quantization import QuantizeConfig
-from mixbit.training import KurtosisConfig, TrainConfig
+from mixbit.training import KurtosisConfig, NoiseConfig, TrainConfig
 
-KURTOSIS, QUANTIZE = "kurtosis", "quantize"
+KURTOSIS, NOISE, QUANTIZE = "kurtosis", "noise", "quantize"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,15 +19,17 @@ class Options:
 
     training: TrainConfig
     kurtosis: KurtosisConfig | None
+    noise: NoiseConfig | None
     quantize: QuantizeConfig
 
 
 def read_options(settings: Mapping[str, Any], seed: int) -> Options:
     """Sort the settings of `mixbit train`; an unknown key is an error that offers the nearest legal one."""
-    rest = {key: value for key, value in settings.items() if key not in (KURTOSIS, QUANTIZE)}
+    rest = {key: value for key, value in settings.items() if key not in (KURTOSIS, NOISE, QUANTIZE)}
     return Options(
         training=TrainConfig.from_dict({"seed": seed, **rest}),
         kurtosis=KurtosisConfig.from_setting(settings.get(KURTOSIS)),
+        noise=NoiseConfig.from_setting(settings.get(NOISE)),
         quantize=quantize_config(settings),
     )
 

@@ -21,7 +21,7 @@ from mixbit.runs._options import read_options
 from mixbit.runs._start import Start, start_at
 from mixbit.runs.subject import Outcome, Subject, further, is_run, metric_facts
 from mixbit.task import Task
-from mixbit.training import KurtosisMonitor, KurtosisPenalty, monitored, regularised
+from mixbit.training import KurtosisMonitor, KurtosisPenalty, monitored, noise_step, regularised
 from mixbit.training import train as fit
 
 __all__ = ["Trained", "train"]
@@ -64,7 +64,8 @@ def train(
             named.
         policy: bits of every layer, or None for float32, or for those of the folder.
         settings: of `mixbit.TrainConfig`; the seed is the subject's. Beside them `kurtosis`, the weight or the
-            settings of `mixbit.training.KurtosisConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
+            settings of `mixbit.training.KurtosisConfig`, `noise`, the name or the settings of
+            `mixbit.training.NoiseConfig`, and `quantize`, those of `mixbit.QuantizeConfig`.
         run: folder for config.json, policy.json, network.json, metrics.jsonl, checkpoint and model.safetensors.
         task: the subject's, if it is at hand already.
         quiet: no progress bar.
@@ -89,7 +90,7 @@ def train(
         task = subject.task()[0]
         try_out(task.model, task.test, task.objective, label_smoothing=options.training.label_smoothing)
     chosen = None if chosen is None else chosen.check(task.network)
-    task = regularised(task, options.kurtosis, chosen)
+    task, step = regularised(task, options.kurtosis, chosen), noise_step(task, options.noise)
     _folder.begin(run, facts | metric_facts(task))  # after all that a typo can break: it must not claim the folder
     task, monitor = monitored(task, options.kurtosis, run, subject.seed)
     model = copy.deepcopy(task.model) if start.model is None else start.model
@@ -97,7 +98,7 @@ def train(
         put_policy_on(model, chosen, task, seed=subject.seed, config=options.quantize)
     result = fit(
         model, task.train, task.test, options.training, run=run, teacher=task.model, loss=task.objective,
-        penalty=task.penalty, monitor=monitor, quiet=quiet, label=run.name,
+        step=step, penalty=task.penalty, monitor=monitor, quiet=quiet, label=run.name,
     )  # fmt: skip
     assert result.metrics is not None
     if _distributed.rank() == 0:
