@@ -352,6 +352,14 @@ SPEED: dict[str, Entry] = {
         cost="10 minutes of one core",
     ),
     **_entry(
+        ["rl_haq", "rl_arq", "rl_episode"],
+        ["rl_policies.py --seeds 0 1 2 --episodes 120 --epochs 3"],
+        makes=["results/rl_policies.json"],
+        needs=["data"],
+        cost="days of one core",
+        pending=["results/rl_policies.json"],
+    ),
+    **_entry(
         ["attack_threshold", "attack_ray", "attack_near", "attack_gradients", "attack_layers"],
         ["attack_findings.py --images 300"],
         makes=["results/attack_findings.json"],
