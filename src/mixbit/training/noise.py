@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mixbit._settings import NotNegative, Positive, check, read
-from mixbit.data import NoisySplit
+from mixbit.data import NoisySplit, Part
 from mixbit.errors import MixbitError, shown
 from mixbit.task import Task
 from mixbit.training.step import Step, StepContext, supervised_step
@@ -38,12 +38,12 @@ _TINY = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseConfig:
-    """Which term is added to the loss on noisy copies. The defaults are ours but where it says otherwise.
+    """Which term is added to the loss on noisy copies. The defaults are those of the released codes.
 
     Attributes:
         loss: "consistency" or "macer".
         weight: lambda; None takes 10 up to a sigma of 0.25 and 5 above for consistency, as its code does on MNIST, and
-            12 for MACER.
+            12 for MACER, as its code does on CIFAR-10 at a sigma of 0.25 with 16 copies.
         entropy: eta of consistency, 0.5 in its code.
         gamma: largest difference of normal quantiles that MACER still pushes up.
         beta: by which MACER sharpens the logits of its radius.
@@ -100,8 +100,8 @@ class NoiseStep:
         copies: of each image.
 
     Raises:
-        MixbitError: fewer than two copies; and at a step, outputs that are not one tensor `(N, C)`, or a batch that is
-            no multiple of the copies.
+        MixbitError: fewer than two copies; and at a step, outputs that are not one tensor `(N, C)`, or a batch that
+            does not hold the copies of its images: those of a pass without augmentation have one copy of each.
     """
 
     def __init__(self, config: NoiseConfig, *, sigma: float, copies: int) -> None:
@@ -116,7 +116,7 @@ class NoiseStep:
         """See `mixbit.training.Step`."""
         outputs = context.forward(x)
         logits = self._split(outputs)
-        labels = y[: logits.shape[1]]
+        labels = self._labels(y, logits.shape[1])
         strength = self.config.strength(self.sigma)
         if self.config.loss == "consistency":
             apart, entropy = consistency(logits)
@@ -139,6 +139,16 @@ class NoiseStep:
                 f"the {self.copies} copies."
             )
         return outputs.float().view(self.copies, -1, outputs.shape[1])
+
+    def _labels(self, y: Tensor, images: int) -> Tensor:
+        """Of the images; copies of one image have one label, and rows of other images would be taken for copies."""
+        labels = y[:images]
+        if not torch.equal(y, labels.repeat(self.copies)):
+            raise MixbitError(
+                f"noise={self.config.loss} got a batch of {len(y)} that does not hold {self.copies} copies of each of "
+                f"{images} images. Legal: batches of NoisySplit(copies={self.copies}) with augment=True (the default)."
+            )
+        return labels
 
 
 def consistency(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +200,7 @@ def noise_step(task: Task, config: NoiseConfig | None) -> Step:
     """The step of a training with this setting; the usual one where there is none.
 
     Args:
-        task: whose training images are noisy.
+        task: whose training images are noisy, or a part of such a split.
         config: which term.
 
     Raises:
@@ -199,6 +209,8 @@ def noise_step(task: Task, config: NoiseConfig | None) -> Step:
     if config is None:
         return supervised_step
     split = task.train
+    while isinstance(split, Part):
+        split = split.split
     if not isinstance(split, NoisySplit):
         raise MixbitError(
             f"noise={config.loss} needs noisy training images. Name the data with ?noise=SIGMA&copies=2, or give a "
