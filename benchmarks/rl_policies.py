@@ -195,7 +195,7 @@ class Study:
             chance = RandomSearch(trials=asked.episodes, by="metric", images=asked.judges, **shared)
             return chance.search(self.judging, budget, run=run)
         warmup = min(20, asked.episodes // 2)
-        shared |= {"episodes": asked.episodes, "warmup": warmup}
+        shared |= {"episodes": asked.episodes, "warmup": warmup, "fill": True}  # as chance uses the budget up
         if self.sigma is None:
             return Haq(images=asked.judges, **shared).search(self.judging, budget, run=run)
         return self.by_certificates("radius" if name == "arq" else "noisy", shared).search(

@@ -76,7 +76,7 @@ def searched(
 ) -> tuple[Policy, Search]:
     """A search of a formula: what it ends in, and itself."""
     asked = Short(**{"episodes": 12, "warmup": 4, "bits": (8, 4, 3, 2), **settings})
-    walk = Walk(network, budget, terms, asked.bits, share_bits=asked.share_bits, within=asked.within)
+    walk = Walk(network, budget, terms, asked.bits, share_bits=asked.share_bits, within=asked.within, fill=asked.fill)
     search = Search(name, asked, walk, judge or Formula(), run)
     return search.best(quiet=True), search
 
@@ -131,6 +131,7 @@ def rows(short: Callable[..., Any], task: Callable[[], Task], name: str) -> tupl
         OptionRow("noise_decay", (None, 1.0), lambda v: of(noise_decay=v)[-1].delta, higher),
         OptionRow("share_bits", (False, True), lambda v: len(of(share_bits=v)[0].actions),
                   lambda a, b: (a, b) == (2 * len(seen.SEARCHED), len(seen.SEARCHED))),
+        OptionRow("fill", (False, True), lambda v: sum(row.costs["bitops"] for row in of(BUDGET, fill=v)), higher),
         OptionRow("within", ("wall", "project"), lambda v: [row.bits for row in of(BUDGET, within=v)], unlike),
         OptionRow("epochs", (0, 2), lambda v: {one.epochs for one in trainings(short(epochs=v, **BATCH), task())},
                   lambda a, b: (a, b) == (set(), {2})),

@@ -138,6 +138,14 @@ def test_other_limits_are_another_search_of_the_same_measurements(tmp_path: Path
     assert first != second
 
 
+def test_searches_of_other_limits_that_were_killed_do_not_take_each_others_agent(tmp_path: Path) -> None:
+    wanted, _ = searched(NETWORK)
+    for budget, fails_at in ((BUDGET, 6), (Budget.parse(["bitops=4x4"]), 3)):
+        with pytest.raises(KeyboardInterrupt):
+            searched(NETWORK, tmp_path, Formula(fails_at), budget=budget)
+    assert searched(NETWORK, tmp_path)[0] == wanted
+
+
 def test_settings_that_change_are_refused_by_their_name(tmp_path: Path) -> None:
     searched(NETWORK, tmp_path)
     with pytest.raises(StaleRun, match="episodes=12, now episodes=13"):

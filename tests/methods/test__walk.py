@@ -66,6 +66,11 @@ def test_states_are_what_haq_shows_of_a_layer() -> None:
     assert walk(strided(), terms=Terms(pins={}), share_bits=True).state(2, 1.0) == pytest.approx([*scaled[2], 1.0])
 
 
+def test_a_convolution_of_one_channel_is_not_depthwise() -> None:
+    found = walk(tiny.task().network, terms=Terms(pins={}))
+    assert [found.state(step, 1.0)[0] for step in range(len(found.steps))] == [0.0] * len(found.steps)
+
+
 def test_an_episode_asks_for_weights_then_activations_and_shows_the_last_bits() -> None:
     seen = list[Any]()
     answers: Iterator[float] = iter([0.0, 0.99, 0.3, 0.6])  # 2, 8, 3, 4 bits
@@ -78,9 +83,9 @@ def test_an_episode_asks_for_weights_then_activations_and_shows_the_last_bits() 
 
 
 def test_actions_between_two_choices_go_where_the_map_says() -> None:
-    """Of three choices from 2 bits on, 1/3 is the second by equal parts; HAQ rounds half to even, down."""
-    for by, wanted in (("floor", 1), ("haq", 0)):
-        found = walk(strided(), bits=(2, 3, 4), action_map=by)
+    """Of three choices from 2 bits on, 1/3 is the second by equal parts; HAQ rounds half to even."""
+    for by, bits, wanted in (("floor", (2, 3, 4), 1), ("haq", (2, 3, 4), 0), ("haq", (3, 4, 5), 1)):
+        found = walk(strided(), bits=bits, action_map=by)
         assert found.actions(lambda _: 1 / 3).tolist() == [wanted] * 4
 
 
@@ -130,6 +135,34 @@ def test_the_wall_lowers_bits_from_the_last_layer_to_the_first(texts: list[str])
         kept = found.kept(choices)
         assert bits_text(kept) == f"W8A8 {swept(wished, network, budget)} W8A8"
         budget.check(Terms().costs(network, kept), found.limits)
+
+
+@pytest.mark.parametrize("how", [{}, {"within": "project"}, {"share_bits": True}])
+def test_what_is_left_of_a_budget_is_filled_from_the_first_layer_to_the_last(how: Any) -> None:
+    """Nothing can be raised any more, nothing was lowered, and it is what sweeps by hand come to."""
+    network, budget = chain((10, 100), (30, 50), (20, 400), (10, 10)), Budget.parse(["bitops=3x3", "weight-bytes=4x4"])
+    bare, found = walk(network, budget, **how), walk(network, budget, fill=True, **how)
+    ladder, count = sorted(BITS), len(found.steps)
+    for choices in np.random.default_rng(1).integers(0, 4, (12, count)):
+        before, after = bare.kept(choices), found.kept(choices)
+        assert found.fits(after)
+        own = [(one.weight_bits, one.activation_bits) for one in before.values()]
+        changed = [(one.weight_bits, one.activation_bits) for one in after.values()]
+        assert all(a <= b for x, y in zip(own, changed, strict=True) for a, b in zip(x, y, strict=True))  # type: ignore[operator]
+        sides = [[layer, side] for layer in ("l1", "l2") for side in ((0,), (1,))]
+        sides = [[layer, (0, 1)] for layer in ("l1", "l2")] if "share_bits" in how else sides
+        bits = {name: list(map(int, pair)) for name, pair in zip(before, own, strict=True)}  # type: ignore[arg-type]
+        while True:
+            old = {name: list(pair) for name, pair in bits.items()}
+            for layer, which in sides:
+                trial = {name: list(pair) for name, pair in bits.items()}
+                for side in which:
+                    trial[layer][side] = ladder[min(ladder.index(trial[layer][side]) + 1, 3)]
+                if found.fits({name: LayerBits(*pair) for name, pair in trial.items()}):
+                    bits = trial
+            if bits == old:
+                break
+        assert bits_text(after) == " ".join(f"W{w}A{a}" for w, a in bits.values())
 
 
 def test_projection_is_the_exact_solvers() -> None:

@@ -439,7 +439,7 @@ class TestArqOptions(OptionCases):
 def test_defaults_are_those_that_are_documented() -> None:
     assert Arq() == Arq(
         sigma=None, bits=(8, 7, 6, 5, 4, 3, 2), episodes=120, warmup=20, noise_decay=None, action_map="floor",
-        share_bits=False, within="wall", reward="radius", radius=None, kappa=1.0, images=100, n0=100, n=1000,
-        samples=200, mode="both", calibration_images=512, epochs=0, train_images=20_000, lr=1e-3, batch_size=256,
-        seed=0,
+        share_bits=False, within="wall", fill=False, reward="radius", radius=None, kappa=1.0, images=100, n0=100,
+        n=1000, samples=200, mode="both", calibration_images=512, epochs=0, train_images=20_000, lr=1e-3,
+        batch_size=256, seed=0,
     )  # fmt: skip

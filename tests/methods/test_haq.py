@@ -11,7 +11,7 @@ import torch
 
 from mixbit.cost import Budget
 from mixbit.errors import DataError, MixbitError, StaleRun
-from mixbit.methods import Haq, PolicyMethod, _tuning, read_episodes
+from mixbit.methods import Haq, PolicyMethod, _tuning, haq, read_episodes
 from mixbit.metric import average
 from mixbit.policy import Policy
 from mixbit.quantization import calibrate, quantize
@@ -66,6 +66,12 @@ def test_rewards_are_points_of_the_metric_on_images_that_calibration_did_not_see
         assert row.reward == pytest.approx(0.1 * 100 * (mine - base))
     assert found.method == "haq" and found.allocation["objective"] == max(row.reward for row in rows)
     assert f"{100 * base:.2f} % in float, on 6 training images, after calibration on 4 others" in found.notes[1]
+
+
+def test_a_reward_is_a_tenth_for_each_point_of_accuracy() -> None:
+    judging = haq._Judging(seen.small_task(), short())
+    assert judging.reward({"accuracy": judging.floats + 0.25}) == pytest.approx(2.5)
+    assert judging.reward({"accuracy": judging.floats - 0.01}) == pytest.approx(-0.1)
 
 
 def first_output(*, better: bool) -> Task:
@@ -226,6 +232,6 @@ class TestHaqOptions(OptionCases):
 def test_defaults_are_those_that_are_documented() -> None:
     assert Haq() == Haq(
         bits=(8, 7, 6, 5, 4, 3, 2), episodes=120, warmup=20, noise_decay=None, action_map="floor", share_bits=False,
-        within="wall", scale=0.1, images=1024, calibration_images=256, epochs=0, train_images=20_000, lr=1e-3,
-        batch_size=256, seed=0,
+        within="wall", fill=False, scale=0.1, images=1024, calibration_images=256, epochs=0, train_images=20_000,
+        lr=1e-3, batch_size=256, seed=0,
     )  # fmt: skip

@@ -92,6 +92,7 @@ class Episodic:
     action_map: ActionMap = "floor"
     share_bits: bool = False
     within: Within = "wall"
+    fill: bool = False
     epochs: Amount = 0
     train_images: Count = 20_000
     lr: Positive = 1e-3

@@ -47,6 +47,7 @@ class Walk:
         bits: choices, in any order.
         share_bits: one action for both sides of a layer, and of all layers that read its tensor.
         within: how a policy that is over a limit is brought back: "wall" is HAQ's, "project" the exact solver.
+        fill: raise bits again as long as limits hold, see `filled`.
         action_map: see `mixbit.search.choice_of`.
 
     Raises:
@@ -63,10 +64,11 @@ class Walk:
         *,
         share_bits: bool = False,
         within: Within = "wall",
+        fill: bool = False,
         action_map: ActionMap = "floor",
     ) -> None:
         self.network, self.budget, self.terms, self.bits = network, budget, terms, sorted(bits)
-        self.share_bits, self._how, self._map = share_bits, within, action_map
+        self.share_bits, self._how, self._fill, self._map = share_bits, within, fill, action_map
         self.pins = terms.pinned(network)
         self.limits = terms.limits(network, budget)
         self.steps = list(self._made())
@@ -129,6 +131,11 @@ class Walk:
         return min(self.budget.slack(self.terms.costs(self.network, layers), self.limits).values()) >= 0
 
     def kept(self, choices: NDArray[np.int64]) -> Layers:
+        """A policy within the limits: lowered where it is over one, and filled where that is asked for."""
+        layers = self.lowered(choices)
+        return self.filled(layers) if self._fill else layers
+
+    def lowered(self, choices: NDArray[np.int64]) -> Layers:
         """A policy within the limits; one that is so already stays.
 
         The wall lowers one bit-width at a time by one choice, from the last layer to the first and of each the
@@ -139,15 +146,35 @@ class Walk:
         if self.fits(layers):
             return layers
         if self._how == "wall":
-            lowered = choices.copy()
-            while lowered.any():
-                for step in range(len(lowered))[::-1]:
-                    if lowered[step]:
-                        lowered[step] -= 1
-                        found = self.layers(lowered)
+            fewer = choices.copy()
+            while fewer.any():
+                for step in range(len(fewer))[::-1]:
+                    if fewer[step]:
+                        fewer[step] -= 1
+                        found = self.layers(fewer)
                         if self.fits(found):
                             return found
         return self.project(layers)
+
+    def filled(self, layers: Layers) -> Layers:
+        """The wall upside down (ours): one choice more at a time, from the first layer to the last and of each the
+        weights before the activation, in sweeps, as long as limits hold.
+        """
+        found = layers
+        choices = np.array([self.bits.index(self._bits_of(step, layers)) for step in self.steps])
+        raised = True
+        while raised:
+            raised = False
+            for step in range(len(choices)):
+                more = choices + (np.arange(len(choices)) == step)
+                if more[step] < len(self.bits) and self.fits(made := self.layers(more)):
+                    found, choices, raised = made, more, True
+        return found
+
+    def _bits_of(self, step: Step, layers: Mapping[str, LayerBits]) -> int:
+        """What an action would have had to be."""
+        bits = layers[step.weights[0]].weight_bits if step.weights else layers[step.inputs[0]].activation_bits
+        return bits or 0
 
     def project(self, layers: Mapping[str, LayerBits]) -> Layers:
         """The nearest policy within the limits, by the exact solver.

@@ -92,6 +92,7 @@ class Arq(Episodic):
         action_map: see `Haq`.
         share_bits: see `Haq`.
         within: see `Haq`.
+        fill: see `Haq`.
         reward: "radius"; "certified", the certified accuracy at `radius` in place of the average radius, since an
             average counts easy images most; or "noisy", HAQ's reward of the accuracy under the same noise, a tenth for
             each point.
@@ -174,6 +175,7 @@ class Arq(Episodic):
             self.bits,
             share_bits=self.share_bits,
             within=self.within,
+            fill=self.fill,
             action_map=self.action_map,
         )
         judging = _Judging(task, self)

@@ -54,6 +54,7 @@ class Haq(Episodic):
         share_bits: one action for both sides of a layer, which halves an episode.
         within: how limits are kept: by the "wall" of the code, which lowers bits from the last layer to the first, or
             "project", the nearest policy by the exact solver.
+        fill: raise bits again, from the first layer to the last, as long as limits hold.
         scale: of the reward, for each point.
         images: training images to measure on.
         calibration_images: further ones, for the steps of activations.
@@ -97,6 +98,7 @@ class Haq(Episodic):
             self.bits,
             share_bits=self.share_bits,
             within=self.within,
+            fill=self.fill,
             action_map=self.action_map,
         )
         return Search("haq", self, walk, _Judging(task, self), run).best(quiet=quiet)
