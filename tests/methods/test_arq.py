@@ -263,6 +263,26 @@ def with_model(of: nn.Module) -> Task:
     return Task(model=of, train=task().train, test=clean(), space=SPACE)
 
 
+def biased(by: float) -> nn.Module:
+    """The network, with a leaning to the first class."""
+    found = copy.deepcopy(model())
+    with torch.no_grad():
+        found.get_parameter("head.bias")[0] += by
+    return found
+
+
+def test_images_that_are_wrong_count_for_the_accuracy_under_noise() -> None:
+    """And are asked no more where radii count."""
+    judging = arq._Judging(with_model(biased(8.0)), small(reward="noisy"))
+    judging.certify_anchor(None, quiet=True)
+    assert judging.base == pytest.approx(1 / 3, abs=0.05)
+    assert all(len(one.said) == 100 for one in judging._anchors)
+    radii = arq._Judging(with_model(biased(8.0)), small())
+    with pytest.warns(UserWarning, match="by chance"):
+        radii.certify_anchor(None, quiet=True)
+    assert sorted({len(one.said) for one in radii._anchors}) == [0, 100]
+
+
 class Shifted(nn.Module):
     """Says another class than the network."""
 
@@ -284,10 +304,7 @@ def test_a_network_of_which_nothing_is_certified_is_refused() -> None:
 
 def test_a_network_near_chance_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a warning, and in the policy."""
-    half = nn.Sequential(copy.deepcopy(model()))
-    flat = half[0].get_submodule("head")
-    with torch.no_grad():
-        flat.bias += torch.tensor([8.0, 0.0, 0.0])  # type: ignore[operator]
+    half = biased(8.0)
     with pytest.warns(UserWarning, match=r"arq: smoothed accuracy is 33\.3 %, which 3 classes have by chance"):
         found = small(episodes=4).search(with_model(half), WIDE, quiet=True)
     assert any("not trained for noise of sigma 0.2" in note for note in found.notes)
