@@ -1,7 +1,8 @@
-"""Run by training/test_loop.py in a process that it kills: trains the tiny network, slowly."""
+"""Run by training/test_loop.py in a process that it kills: says its id and trains the tiny network, slowly."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,4 +32,5 @@ def trained(folder: Path, pause: float = 0.0) -> tuple[nn.Module, int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    print(os.getpid(), flush=True)
     trained(Path(sys.argv[1]), pause=1.0)

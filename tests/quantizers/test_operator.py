@@ -409,7 +409,20 @@ def test_second_derivatives_are_those_of_straight_through(channels: int, count: 
         torch.testing.assert_close(found.expand_as(wanted), wanted, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.fixture
+def plain_cpp() -> Iterator[None]:
+    """PyTorch's compiler without its looks at what the C++ compiler can vectorize, which are half of its time.
+
+    Where there are kernels they stay one node of the graph: only what surrounds them would be vectorized.
+    """
+    from torch._inductor import config
+
+    with config.patch({"cpp.vec_isa_ok": False, "compile_threads": 1}):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_cpp")
 def test_compiled_model_gives_the_same_numbers() -> None:
     fuse_under_compile()
     one = torch.ones(1)
@@ -426,6 +439,7 @@ def test_compiled_model_gives_the_same_numbers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_cpp")
 def test_compiled_backward_spares_a_gradient_that_is_read_elsewhere() -> None:
     """Both branches of the sum get one gradient tensor; the compiled operator must not write into the other's."""
     one = torch.ones(1)
