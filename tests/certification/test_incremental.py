@@ -20,6 +20,7 @@ from mixbit.certification import (
     certify_incrementally,
     lower_bound,
     need_certified,
+    need_samples,
     upper_bound,
 )
 from mixbit.certification._noise import copies
@@ -238,6 +239,44 @@ def test_an_anchor_that_has_nothing_to_pass_on_is_refused() -> None:
         need_certified([wrong, unsure], smoothing)
     need_certified([wrong, unsure, right], smoothing)
     need_certified([unsure], replace(smoothing, alpha=0.1))
+
+
+@pytest.mark.parametrize(("mode", "gamma"), [("both", 0.99), ("irs", 0.99), ("irs", 0.55)])
+@pytest.mark.parametrize("n", [12, 40, 1000])
+@pytest.mark.parametrize("alpha", [0.01, 0.0005])
+def test_the_least_samples_are_those_that_can_certify_anything(mode: Any, gamma: float, n: int, alpha: float) -> None:
+    """One fewer certifies nothing of a network that never differs from an anchor that is always right."""
+    smoothing, x = Smoothing(sigma=0.1, n0=10, n=n, alpha=0.1), torch.full((1, 1, 4, 4), 0.5)
+
+    class Sure:
+        """Says class 1 whatever it is shown."""
+
+        space, name = LinearPredictor().space, "sure"
+
+        def logits(self, given: Tensor) -> Tensor:
+            return torch.tensor([[0.0, 1.0]]).expand(len(given), 2)
+
+    kept = anchor(Sure(), x, torch.tensor([1]), smoothing)
+    likely = [replace(kept[0], hits=hits) for hits in range(n - 9, n + 1)]  # "irs" looks at the surest in another way
+
+    def settings(samples: int) -> Incremental:
+        return Incremental(samples=samples, mode=mode, gamma=gamma, alpha=alpha, alpha_z=alpha)
+
+    def certifies(samples: int) -> bool:
+        found = (certify_incrementally(Sure(), [one], x, smoothing, settings(samples))[0] for one in likely)
+        return any(one.radius > 0 for one in found)
+
+    counts = range(1, min(n, 20) + 1)
+    able = [one for one in counts if certifies(one)]
+    legal = f"{able[0]} to {n}" if able else "more samples of the anchor, n, and then at most as many here"
+    for samples in counts:
+        if samples in able:
+            need_samples(n, settings(samples))
+            continue
+        said = f"{samples} samples of a changed network certify nothing beside the {n} of the anchor.*: {legal}"
+        with pytest.raises(MixbitError, match=said):
+            need_samples(n, settings(samples))
+    assert bool(able) is (n > 12 or mode == "both" or (gamma, alpha) == (0.55, 0.01))
 
 
 def test_what_is_known_is_not_asked_again() -> None:

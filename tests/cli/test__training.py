@@ -306,7 +306,7 @@ class TestCertifyOptions(OptionCases):
         OptionRow("--n0", ([], ["--n0", "50"]), guaranteed("n0"), exactly(100, 50)),
         OptionRow("--alpha", ([], ["--alpha", "0.01"]), guaranteed("alpha"), exactly(0.001, 0.01)),
         OptionRow("--early", ([], ["--early"]), guaranteed("early"), exactly(False, True)),
-        OptionRow("--shown", ([], ["--shown", "7"]), guaranteed("shown"), exactly(None, 7)),
+        OptionRow("--shown", ([], ["--shown", "20"]), guaranteed("shown"), exactly(None, 20)),
         OptionRow("--mode", ([], ["--mode", "irs"]), guaranteed("mode"), exactly("both", "irs")),
         OptionRow("--seed", ([], ["--seed", "3"]), guaranteed("seed"), exactly(0, 3)),
         OptionRow("--batch", ([], ["--batch", "32"]), guaranteed("batch"), exactly(256, 32)),

@@ -143,8 +143,8 @@ def test_certificates_from_those_of_the_anchor(run: Path, mode: Any) -> None:
     wanted = certification.certify_incrementally(network, anchors, x, settings.smoothing(), how)
     assert found.certified["W8A8 executor"].certificates == wanted
     with mock.patch.object(certification, "anchor", side_effect=AssertionError("asked again")):
-        again = runs.certify([other], replace(settings, shown=10))
-    assert {one.passes for one in again.certified["W8A8 executor"].certificates} == {10}
+        again = runs.certify([other], replace(settings, shown=15))
+    assert {one.passes for one in again.certified["W8A8 executor"].certificates} == {15}
     whole = runs.certify([other], few(on=BOTH, alpha=0.01)).certified["W8A8 executor"]  # none is taken for its own
     assert {one.passes for one in whole.certificates} == {50}
 
@@ -213,6 +213,7 @@ def test_what_does_not_go_with_an_anchor() -> None:
         ({"shown": 20, "early": True}, "early does not go with shown"),
         ({"shown": 20, "on": ("executor",)}, "Give float as well"),
         ({"mode": "fast"}, "mode"),
+        ({"shown": 10}, "10 samples of a changed network certify nothing beside the 40 of the anchor.*: 11 to 40"),
     ):
         with pytest.raises(MixbitError, match=says):
             few(**wrong)
@@ -246,7 +247,7 @@ def test_what_cannot_be_certified(run: Path) -> None:
         runs.certify([], few())
     with pytest.raises(MixbitError, match="n=5 certifies nothing"):
         few(n=5)
-    for wrong in ({"radii": ()}, {"on": ()}, {"sigma": -1.0}, {"on": ("onx",)}, {"variants": ("W9",)}):
+    for wrong in ({"radii": ()}, {"on": ()}, {"sigma": 0.0}, {"sigma": -1.0}, {"on": ("onx",)}, {"variants": ("W9",)}):
         with pytest.raises(MixbitError, match=r"[Ll]egal|Write W8A8"):
             few(**wrong)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from mixbit.certification.smoothing import Smoothing, checked_images, prediction
 from mixbit.errors import MixbitError
 from mixbit.inference import Predictor
 
-__all__ = ["Anchor", "Incremental", "anchor", "certify_incrementally", "need_certified"]
+__all__ = ["Anchor", "Incremental", "anchor", "certify_incrementally", "need_certified", "need_samples"]
 
 
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -168,6 +169,46 @@ class Incremental:
         check(self)
         if not 0 < self.alpha + self.alpha_z < 1:
             raise MixbitError(f"alpha + alpha_z = {self.alpha + self.alpha_z} is illegal. Legal: below 1.")
+
+
+def need_samples(n: int, how: Incremental) -> None:
+    """Raise where a changed network is shown so few samples that nothing of it can be certified.
+
+    The best that can be is counted: an anchor all of whose samples are of one class, and no difference from it.
+
+    Args:
+        n: samples of the anchor.
+        how: the changed network's.
+
+    Raises:
+        MixbitError: there is no radius above 0; with the least number of samples.
+
+    >>> need_samples(1000, Incremental(samples=10, alpha=0.0005, alpha_z=0.0005))
+    Traceback (most recent call last):
+        ...
+    mixbit.errors.MixbitError: 10 samples of a changed network certify nothing beside the 1000 of the anchor. ...
+    """
+    if _most_chance(n, how.samples, how) > 0.5:
+        return
+    counts = range(1, n + 1)
+    least = bisect_left(counts, True, key=lambda samples: _most_chance(n, samples, how) > 0.5)
+    legal = f"{counts[least]} to {n}" if least < n else "more samples of the anchor, n, and then at most as many here"
+    raise MixbitError(
+        f"{how.samples} samples of a changed network certify nothing beside the {n} of the anchor. Legal at "
+        f"alpha={how.alpha:g}, alpha_z={how.alpha_z:g}: {legal}."
+    )
+
+
+def _most_chance(n: int, samples: int, how: Incremental) -> float:
+    """The largest chance that can be certified."""
+    share = 1.0 if how.mode == "irs" else 0.5
+    anchored = float(lower_bound(n, n, share * how.alpha))
+    apart = float(upper_bound(0, samples, share * how.alpha_z))
+    if how.mode == "both":
+        alone = float(lower_bound(samples, samples, (how.alpha + how.alpha_z) / 2))
+        return max(anchored - apart, alone)
+    new = float(lower_bound(samples, samples, how.alpha + how.alpha_z)) if anchored >= how.gamma else 0.0
+    return max(anchored - apart, new)  # where the first is out of reach, the second is larger
 
 
 def certify_incrementally(

@@ -16,7 +16,7 @@ from mixbit import certification
 from mixbit._io import write_json
 from mixbit._progress import progress_bar
 from mixbit._settings import Count, Positive, Seed, check
-from mixbit.certification import Anchor, Certificate, Certified, Incremental, Smoothing, need_cover
+from mixbit.certification import Anchor, Certificate, Certified, Incremental, Smoothing, need_cover, need_samples
 from mixbit.certification.bounds import Chance
 from mixbit.certification.incremental import facts
 from mixbit.errors import MixbitError
@@ -82,6 +82,8 @@ class CertifySettings:
         for one in self.variants:
             option_bits(one)
         self.smoothing()
+        if self.incremental is not None:
+            need_samples(self.n, self.incremental)
 
     def _check_shown(self, shown: int) -> None:
         if self.early:
