@@ -151,6 +151,13 @@ TRAINING: dict[str, Entry] = {
         cost="10 hours of one core with bf16 arithmetic, several times as many without",
     ),
     **_entry(
+        ["certified", "certified_early", "certified_incremental", "certified_integers", "certified_speed"],
+        ["certification.py"],
+        makes=["results/certification.json"],
+        needs=["data", "compiler"],
+        cost="5 hours of one core with bf16 arithmetic and VNNI",
+    ),
+    **_entry(
         ["supernet_uniform", "supernet_judge", "supernet_equal"],
         ["supernet.py --networks mobilenetv1-cifar resnet20 --seeds 0 1 2 --threads 1"],
         makes=["results/supernet.json"],

@@ -1,4 +1,4 @@
-"""Tables and numbers in README.md and docs/ that are made from benchmarks/results/: print, write, or check them.
+"""Tables, numbers and pictures of README.md and docs/, made from benchmarks/results/: print, write, or check them.
 
     python benchmarks/tables.py [--write | --check]
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import prose
 import tables_attacks
+import tables_certification
 import tables_cpu
 import tables_kure
 import tables_latency
@@ -465,6 +466,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_export": peers_export,
     "shift_curvature": shift_curvature,
     "shift_theory": shift_theory,
+    **tables_certification.TABLES,
     **tables_cpu.TABLES,
     **tables_kure.TABLES,
     **tables_latency.TABLES,
@@ -479,6 +481,10 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_topology.TABLES,
     **tables_transfer.TABLES,
 }
+
+
+PICTURES: dict[str, Callable[[], str]] = {**tables_certification.PICTURES}
+"""Path of a file that pages show -> what makes it."""
 
 
 def filled(text: str, *, tell: Callable[[str], None] | None = None) -> str:
@@ -514,7 +520,8 @@ def main() -> None:
         told: list[str] = []
         new[path] = filled(path.read_text(), tell=told.append)
         troubles += [f"{_shown(path)}, {one}" for one in told]
-    stale = [path for path, text in new.items() if text != path.read_text()]
+    new |= {ROOT / path: make() for path, make in PICTURES.items()}
+    stale = [path for path, text in new.items() if not path.exists() or text != path.read_text()]
     if arguments.write:
         for path in stale:
             path.write_text(new[path])

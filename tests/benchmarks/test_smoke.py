@@ -67,8 +67,8 @@ def run(line: str, folder: Path, warm: str) -> None:
 
 
 LONG = {
-    "against.py", "attack_findings.py", "cifar10_resnet20.py", "export_c.py", "kure.py", "limpq_step.py",
-    "mcu_counts.py", "mlperf_tiny.py", "rl_policies.py", "supernet.py", "transfer.py",
+    "against.py", "attack_findings.py", "certification.py", "cifar10_resnet20.py", "export_c.py", "kure.py",
+    "limpq_step.py", "mcu_counts.py", "mlperf_tiny.py", "rl_policies.py", "supernet.py", "transfer.py",
 }  # fmt: skip
 """Smoke runs of more than four seconds, a minute together: `make bench` runs them, the gate the others."""
 
