@@ -1,7 +1,7 @@
 """Certificates for real: ResNet-20 on CIFAR-10 trained under noise, in float and as the integers that ship.
 
-    python benchmarks/certification.py [--sigmas 0.5 0.25 1.0] [--bits float W8A8 ...] [--parts trained ...]
-        [--fresh | --smoke]
+    python benchmarks/certification.py [--sigmas 0.5 0.25 1.0] [--images 500] [--bits float W8A8 ...]
+        [--parts trained ...] [--fresh | --smoke]
 
 Parts:
 
@@ -521,12 +521,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sigmas", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--images", type=int, default=500, help="at most, of each network")
     parser.add_argument("--bits", nargs="+", default=list(BITS), choices=BITS)
     parser.add_argument("--threads", type=int, default=1)
     records.arguments(parser)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
+    IMAGES.update({bits: min(count, given.images) for bits, count in IMAGES.items()})
     for sigma in given.sigmas[: 1 if given.smoke else None]:
         study = Study(sigma, bits=given.bits, fresh=given.fresh, smoke=given.smoke)
         for part in given.parts:
