@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numbers_arena
+import numbers_certification
 import numbers_devices
 import numbers_export
 import numbers_kure
@@ -34,6 +35,7 @@ KINDS = {
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **numbers_arena.NUMBERS,
+    **numbers_certification.NUMBERS,
     **numbers_devices.NUMBERS,
     **numbers_export.NUMBERS,
     **numbers_kure.NUMBERS,

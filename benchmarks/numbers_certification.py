@@ -1,0 +1,81 @@
+"""The numbers in prose on certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from common import result
+from numbers_arena import joined
+from tables_certification import against_float, mean_speed_up, one, right, rows
+
+__all__ = ["NUMBERS", "lost", "saved", "sigmas", "speed_ups"]
+
+
+def sigmas() -> list[float]:
+    """Those that were certified, in float and as integers, from the least."""
+    return [row["sigma"] for row in rows("certified", bits="W8A8")]
+
+
+def smoothed(bits: str) -> str:
+    """Smoothed accuracy by sigma."""
+    return joined(*(f"{100 * np.mean([*right(row).values()]):.1f}" for row in rows("certified", bits=bits)))
+
+
+def radius(bits: str) -> str:
+    """Average certified radius by sigma."""
+    return joined(*(f"{row['acr'][0]:.3f}" for row in rows("certified", bits=bits)))
+
+
+def lost(bits: str) -> list[float]:
+    """Smoothed accuracy less that of float, in points, by sigma."""
+    return [against_float(row)[0] for row in rows("certified", bits=bits)]
+
+
+def speed_ups(mode: str, bits: str = "W8A8") -> list[float | None]:
+    """Passes saved by an anchor at an equal average radius, the mean over numbers of samples, by sigma."""
+    return [mean_speed_up(rows("incremental", bits=bits, mode=mode, sigma=sigma)) for sigma in sigmas()]
+
+
+def folds(mode: str) -> str:
+    """The same as text."""
+    return joined(*("-" if fold is None else f"{fold:.2f}" for fold in speed_ups(mode)))
+
+
+def saved(bits: str = "W8A8") -> list[float]:
+    """Samples that early stopping takes, as a share of all, of each sigma and radius."""
+    return [row["samples"] / row["all_samples"] for row in rows("early", bits=bits)]
+
+
+def speed(bits: str, what: str) -> float:
+    """Median CPU time a pass, microseconds."""
+    return float(one("speed", bits=bits)[what][0])
+
+
+def integers() -> dict[str, dict[str, Any]]:
+    """What each runtime counted."""
+    return {row["on"]: row for row in result("certification")["integers"]}
+
+
+def moved() -> int:
+    """Counts in which the fake-quantized network is away from the integers, of all samples of all images."""
+    found = integers()
+    return int(np.abs(np.subtract(found["fake-quantized"]["hits"], found["C"]["hits"])).sum())
+
+
+NUMBERS: dict[str, Callable[[], str]] = {
+    "certified.smoothed": lambda: smoothed("float"),
+    "certified.radius": lambda: radius("float"),
+    "certified.smoothed_int8": lambda: smoothed("W8A8"),
+    "certified.lost": lambda: joined(*(f"{points:+.1f}" for points in lost("W8A8"))),
+    "certified.folds": lambda: folds("both"),
+    "certified.folds_irs": lambda: folds("irs"),
+    "certified.early": lambda: f"{100 * min(saved()):.1f} to {100 * max(saved()):.1f}",
+    "certified.faster": lambda: f"{speed('float', 'certificate_us') / speed('W8A8', 'certificate_us'):.2f}",
+    "certified.faster_alone": lambda: f"{speed('float', 'forward_us') / speed('W8A8', 'forward_us'):.2f}",
+    "certified.throughput": lambda: joined(*(f"{row['throughput'][0]:.2f}" for row in rows("speed"))),
+    "certified.by_c": lambda: str(integers()["C"]["certified"]),
+    "certified.fake": lambda: f"{moved():,}",
+}
