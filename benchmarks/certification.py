@@ -10,7 +10,7 @@ Parts:
     incremental  the quantized ones again, from the certificates of float and a part of its samples
     early        what a bound that holds at all times saves, on the samples of `certified`
     speed        passes a second of a certificate against those of the network alone
-    integers     20 images by executor, ONNX Runtime, compiled C and the fake-quantized network, on the same noise
+    integers     40 images by executor, ONNX Runtime, compiled C and the fake-quantized network, on the same noise
 
 Rows that the result file has are reused. A killed training or certificate goes on where it was, and several processes
 share the work: each takes what no other one holds. The 5,000 training images that are held out with seed 0 train
@@ -56,6 +56,7 @@ from mixbit.cost import LayerBits
 from mixbit.data import NoisySplit, Part, Split, hold_out
 from mixbit.evaluation import evaluate
 from mixbit.export import find_exporter
+from mixbit.export.onnx import Cpu, build_onnx
 from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor
 from mixbit.inference import Predictor, TorchPredictor
 from mixbit.integer import IntegerGraph, lower
@@ -79,6 +80,7 @@ IMAGES = {FLOAT: 500, INT8: 500, "W4A4": 200, "W3A3": 200}
 EVERY = 20
 SAMPLES = 10_000
 ALPHA = 0.001
+RUNTIMES = ("ONNX Runtime", "ONNX Runtime, weights for any processor", "fake-quantized", "executor", "C")
 FEW = (100, 200, 500, 1000)
 """Samples of an incremental certificate: a hundredth to a tenth of the anchor's."""
 MODES: dict[str, dict[str, Any]] = {
@@ -380,20 +382,25 @@ class Study:
             results.group(names, make)
         yield from ()
 
+    def _file(self, cpu: Cpu) -> bytes:
+        """W8A8 for processors with VNNI, with all weights as they are, or for any, with some on wider steps."""
+        return build_onnx(self.graph(INT8), cpu=cpu).SerializeToString()
+
     def integers(self) -> Iterator[Job]:
         """The same noise for all runtimes of W8A8."""
         if self.sigma != SIGMAS[0]:
             return
-        count, n = (2, 64) if self.smoke else (20, 1000)
+        count, n = (2, 64) if self.smoke else (40, 1000)
         results = self.results("integers", epochs=EPOCHS, precision=PRECISION, samples=n, images=count)
-        smoothing = replace(self.smoothing, n=n, n0=20 if self.smoke else 100, alpha=0.01, skip_wrong=False)
+        smoothing = replace(self.smoothing, n=n, n0=20 if self.smoke else 100, alpha=0.01)
 
         def make(on: str) -> dict[str, Any]:
             x, y, numbers = (one[:count] for one in self.images(500))
             space = self.task.space
             network: Predictor = {
                 "executor": lambda: ExecutorPredictor(self.graph(INT8), space),
-                "ONNX Runtime": lambda: self.predictor(INT8),
+                "ONNX Runtime": lambda: OnnxPredictor(self._file("vnni"), space),
+                "ONNX Runtime, weights for any processor": lambda: OnnxPredictor(self._file("any"), space),
                 "C": lambda: find_exporter("c").predictor(self.graph(INT8), space),
                 "fake-quantized": lambda: TorchPredictor(self.model(INT8), space),
             }[on]()
@@ -407,12 +414,12 @@ class Study:
                 "cpu_seconds": round(time.process_time() - began, 1),
             }
 
-        for on in ("ONNX Runtime", "fake-quantized", "executor", "C"):
+        for on in RUNTIMES:
             yield Job(
                 results=results,
                 of={"on": on},
                 make=lambda on=on: make(on),  # type: ignore[misc]
-                folder=self._at(f"on-{on.split()[0]}"),
+                folder=self._at(f"on-{RUNTIMES.index(on)}"),
             )
 
 
