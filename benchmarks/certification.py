@@ -59,7 +59,7 @@ from mixbit.export import find_exporter
 from mixbit.export.onnx import Cpu, build_onnx
 from mixbit.export.predictors import ExecutorPredictor, OnnxPredictor
 from mixbit.inference import Predictor, TorchPredictor
-from mixbit.integer import IntegerGraph, lower
+from mixbit.integer import GraphRounding, IntegerGraph, lower
 from mixbit.ledger import Ledger, content_of
 from mixbit.models import write_weights
 from mixbit.policy import Policy
@@ -80,7 +80,10 @@ IMAGES = {FLOAT: 500, INT8: 500, "W4A4": 200, "W3A3": 200}
 EVERY = 20
 SAMPLES = 10_000
 ALPHA = 0.001
-RUNTIMES = ("ONNX Runtime", "ONNX Runtime, weights for any processor", "fake-quantized", "executor", "C")
+RUNTIMES = (
+    "ONNX Runtime", "ONNX Runtime, weights for any processor", "fake-quantized", "executor as ONNX Runtime rounds",
+    "executor", "C",
+)  # fmt: skip
 FEW = (100, 200, 500, 1000)
 """Samples of an incremental certificate: a hundredth to a tenth of the anchor's."""
 MODES: dict[str, dict[str, Any]] = {
@@ -199,10 +202,10 @@ class Study:
         return model.eval()
 
     @cache  # noqa: B019
-    def graph(self, bits: str) -> IntegerGraph:
-        """The integers of executor, ONNX Runtime and C alike."""
+    def graph(self, bits: str, rounding: GraphRounding = "single") -> IntegerGraph:
+        """The integers as C rounds, or as ONNX Runtime does ("float32")."""
         x, _ = next(self.task.train.batches(256, seed=0, shuffle=True))
-        return lower(self.model(bits), self.task.network, [x], rounding="single")
+        return lower(self.model(bits), self.task.network, [x], rounding=rounding)
 
     @cache  # noqa: B019
     def predictor(self, bits: str) -> Predictor:
@@ -384,7 +387,7 @@ class Study:
 
     def _file(self, cpu: Cpu) -> bytes:
         """W8A8 for processors with VNNI, with all weights as they are, or for any, with some on wider steps."""
-        return build_onnx(self.graph(INT8), cpu=cpu).SerializeToString()
+        return build_onnx(self.graph(INT8, "float32"), cpu=cpu).SerializeToString()
 
     def integers(self) -> Iterator[Job]:
         """The same noise for all runtimes of W8A8."""
@@ -398,6 +401,7 @@ class Study:
             x, y, numbers = (one[:count] for one in self.images(500))
             space = self.task.space
             network: Predictor = {
+                "executor as ONNX Runtime rounds": lambda: ExecutorPredictor(self.graph(INT8, "float32"), space),
                 "executor": lambda: ExecutorPredictor(self.graph(INT8), space),
                 "ONNX Runtime": lambda: OnnxPredictor(self._file("vnni"), space),
                 "ONNX Runtime, weights for any processor": lambda: OnnxPredictor(self._file("any"), space),
