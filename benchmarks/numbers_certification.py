@@ -9,7 +9,7 @@ import numpy as np
 
 from common import result
 from numbers_arena import joined
-from tables_certification import against_float, mean_speed_up, one, right, rows
+from tables_certification import against_float, mean_speed_up, one, rows
 
 __all__ = ["NUMBERS", "lost", "saved", "sigmas", "speed_ups"]
 
@@ -17,16 +17,6 @@ __all__ = ["NUMBERS", "lost", "saved", "sigmas", "speed_ups"]
 def sigmas() -> list[float]:
     """Those that were certified, in float and as integers, from the least."""
     return [row["sigma"] for row in rows("certified", bits="W8A8")]
-
-
-def smoothed(bits: str) -> str:
-    """Smoothed accuracy by sigma."""
-    return joined(*(f"{100 * np.mean([*right(row).values()]):.1f}" for row in rows("certified", bits=bits)))
-
-
-def radius(bits: str) -> str:
-    """Average certified radius by sigma."""
-    return joined(*(f"{row['acr'][0]:.3f}" for row in rows("certified", bits=bits)))
 
 
 def lost(bits: str) -> list[float]:
@@ -59,16 +49,13 @@ def integers() -> dict[str, dict[str, Any]]:
     return {row["on"]: row for row in result("certification")["integers"]}
 
 
-def moved() -> int:
-    """Counts in which the fake-quantized network is away from the integers, of all samples of all images."""
+def moved(on: str) -> int:
+    """Counts in which a runtime is away from C, of all samples of all images."""
     found = integers()
-    return int(np.abs(np.subtract(found["fake-quantized"]["hits"], found["C"]["hits"])).sum())
+    return int(np.abs(np.subtract(found[on]["hits"], found["C"]["hits"])).sum())
 
 
 NUMBERS: dict[str, Callable[[], str]] = {
-    "certified.smoothed": lambda: smoothed("float"),
-    "certified.radius": lambda: radius("float"),
-    "certified.smoothed_int8": lambda: smoothed("W8A8"),
     "certified.lost": lambda: joined(*(f"{points:+.1f}" for points in lost("W8A8"))),
     "certified.folds": lambda: folds("both"),
     "certified.folds_irs": lambda: folds("irs"),
@@ -76,6 +63,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "certified.faster": lambda: f"{speed('float', 'certificate_us') / speed('W8A8', 'certificate_us'):.2f}",
     "certified.faster_alone": lambda: f"{speed('float', 'forward_us') / speed('W8A8', 'forward_us'):.2f}",
     "certified.throughput": lambda: joined(*(f"{row['throughput'][0]:.2f}" for row in rows("speed"))),
-    "certified.by_c": lambda: str(integers()["C"]["certified"]),
-    "certified.fake": lambda: f"{moved():,}",
+    "certified.fake": lambda: f"{moved('fake-quantized'):,}",
+    "certified.rounding": lambda: f"{moved('ONNX Runtime'):,}",
 }

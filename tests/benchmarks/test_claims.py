@@ -18,9 +18,11 @@ from tests.support import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import numbers_arena as arena
+import numbers_certification as certificates
 import numbers_devices as devices
 import numbers_export as export
 import numbers_kure as kure
+import tables_certification
 import tables_steps
 import tables_supernet
 from common import result
@@ -29,7 +31,7 @@ from numbers_arena import BITOPS, BYTES, TEST_IMAGES, calibrated, tuned
 from tables_supernet import kendall
 
 RESULTS, KURE, TRANSFER = "docs/results.md", "docs/kure.md", "docs/transfer.md"
-QFA = "docs/methods/qfa.md"
+QFA, CERTIFICATES = "docs/methods/qfa.md", "docs/certification.md"
 
 
 def ahead(of: Callable[[str, str], float], one: str, other: str, budget: str) -> bool:
@@ -58,6 +60,12 @@ def others(budget: str) -> set[str]:
         row["name"] for row in result("arena")["rows"] if row["budget"] == budget and row["calibrated"] is not None
     }
     return {name for name in names - {"uniform"} if ahead(calibrated, name, "uniform", budget)}
+
+
+def same_counts(one: str, other: str) -> bool:
+    """Whether every image has as many hits in both runtimes."""
+    found = certificates.integers()
+    return bool(found[one]["hits"] == found[other]["hits"])
 
 
 def uniform(kind: str) -> dict[str, float]:
@@ -224,6 +232,26 @@ CLAIMS: dict[tuple[str, str], Callable[[], bool]] = {
     ),
     (ATTACKS, "The random policy of seed 1 came out as the uniform one."): lambda: (
         policies("random")[1]["bits"] == policies("uniform")[1]["bits"]
+    ),
+    (CERTIFICATES, "None of it can be told from chance."): lambda: all(
+        abs(points) <= 2 * error
+        for row in tables_certification.rows("certified", bits="W8A8")
+        for points, error in [tables_certification.against_float(row)]
+    ),
+    (CERTIFICATES, "With ours an anchor saves more:"): lambda: all(
+        ours > published for ours, published in zip(*map(certificates.speed_ups, ("both", "irs")), strict=True)
+    ),
+    (CERTIFICATES, "At a sigma of 1 ours saves less than that."): lambda: certificates.speed_ups("both")[-1] < 2.65,
+    (CERTIFICATES, "at certified accuracies that are at most two points lower"): lambda: all(
+        0 <= row["all_accuracy"] - row["accuracy"] <= 0.02 for row in tables_certification.rows("early")
+    ),
+    (CERTIFICATES, "each count what the reference executor counts with their rounding, on every image."): lambda: (
+        same_counts("ONNX Runtime", "executor as ONNX Runtime rounds") and same_counts("C", "executor")
+    ),
+    (CERTIFICATES, "With weights for any processor it is another network, and so is the fake-quantized one"): lambda: (
+        not (
+            same_counts("ONNX Runtime", "ONNX Runtime, weights for any processor") or same_counts("C", "fake-quantized")
+        )
     ),
     (QFA, "the loss of either supernet orders policies of one budget nearly as training each of them"): judged_well,
     (QFA, "But no judgement of a supernet is above FIT's score there"): judged_well,
