@@ -15,8 +15,8 @@ __all__ = ["NUMBERS", "lost", "saved", "sigmas", "speed_ups"]
 
 
 def sigmas() -> list[float]:
-    """Those that were certified, in float and as integers, from the least."""
-    return [row["sigma"] for row in rows("certified", bits="W8A8")]
+    """Those with certificates from an anchor, from the least."""
+    return sorted({row["sigma"] for row in rows("incremental", bits="W8A8")})
 
 
 def lost(bits: str) -> list[float]:
@@ -57,6 +57,7 @@ def moved(on: str) -> int:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     "certified.lost": lambda: joined(*(f"{points:+.1f}" for points in lost("W8A8"))),
+    "certified.lost_few": lambda: joined(*(f"{points:+.1f}" for bits in ("W4A4", "W3A3") for points in lost(bits))),
     "certified.folds": lambda: folds("both"),
     "certified.folds_irs": lambda: folds("irs"),
     "certified.early": lambda: f"{100 * min(saved()):.1f} to {100 * max(saved()):.1f}",
