@@ -174,6 +174,46 @@ def test_a_mixture_is_the_weighted_sum_and_its_weights_learn() -> None:
     assert torch.equal(layer(X), nn.functional.conv2d(parts[1][1], parts[0][1], layer.bias, padding=1))
 
 
+def test_a_mixture_with_a_share_of_float_adds_the_tensor_as_it_is() -> None:
+    model, _ = made(norms="shared")
+    layer = quantized_layers(model)["conv1"]
+    shares = [torch.tensor([0.1, 0.2, 0.3, 0.4], requires_grad=True), torch.tensor([0.5, 0.0, 0.0, 0.25])]
+    select(model, Mixture({"conv1": (shares[0], shares[1])}))
+    weight, inputs = layer.weight_quantizer, layer.input_quantizer
+    assert weight is not None and inputs is not None
+    parts = [[*(bank.with_row(t, row) for row in range(3)), t] for bank, t in ((weight, layer.weight), (inputs, X))]
+    mixed = [sum(p * part for p, part in zip(s, of, strict=True)) for s, of in zip(shares, parts, strict=True)]
+    wanted = nn.functional.conv2d(mixed[1], mixed[0], layer.bias, padding=1)  # type: ignore[arg-type]
+    found = layer(X)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(found.square().sum(), shares[:1])
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted.square().sum(), shares[:1]))
+
+
+def test_a_mixture_of_weights_of_their_own_quantizes_each_by_itself() -> None:
+    model, _ = made(norms="shared")
+    layer = quantized_layers(model)["conv1"]
+    latents = torch.randn(3, *layer.weight.shape, requires_grad=True)
+    share = torch.tensor([0.2, 0.3, 0.5])
+    select(model, Mixture({"conv1": (share, None)}, latents={"conv1": latents}))
+    bank, inputs = layer.weight_quantizer, layer.input_quantizer
+    assert bank is not None and inputs is not None
+    mixed = sum(share[row] * bank.with_row(latents[row], row) for row in range(3))
+    wanted = nn.functional.conv2d(inputs(X), mixed, layer.bias, padding=1)  # type: ignore[arg-type]
+    found = layer(X)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(found.square().sum(), latents)
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted.square().sum(), latents))
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(X), model(X))
+    select(model, Mixture({"conv1": (share, None)}))  # the next selection shares the layer's weight again
+    mixed = sum(share[row] * bank.with_row(layer.weight, row) for row in range(3))
+    again = nn.functional.conv2d(inputs(X), mixed, layer.bias, padding=1)  # type: ignore[arg-type]
+    torch.testing.assert_close(layer(X), again)
+    select(model, 4)
+    assert bank.latents is None
+
+
 def test_a_compiled_network_is_compiled_once() -> None:
     from torch._dynamo.testing import CompileCounter
 
@@ -223,11 +263,22 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no samples": (PerSample(("head",), torch.zeros(0, 1, dtype=torch.long)), "N at least 1"),
     "a sample's bits": (PerSample(("conv1",), torch.tensor([[4], [6]])), "layer 'conv1' has no 6 bits"),
     "a mixture over norms": (Mixture({"conv1": (torch.ones(3), None)}), "layer 'conv1' has norms a bit-width"),
-    "a mixture's shape": (Mixture({"head": (torch.ones(2), None)}), r"shape \(2,\). Legal: \(3,\)"),
+    "a mixture's shape": (
+        Mixture({"head": (torch.ones(2), None)}),
+        r"layer 'head': probabilities of shape \(2,\) .* Legal: \(3,\)",
+    ),
     "a sample's layer twice": (PerSample(("head", "head"), torch.full((6, 2), 4)), "layer 'head' is named twice"),
     "a list for a tensor": (PerSample(("head",), [[4]]), "bits of list for 1 layers"),  # type: ignore[arg-type]
     "truth values for bits": (PerSample(("head",), torch.ones(6, 1, dtype=torch.bool)), "dtype torch.bool for 1"),
     "bits without their class": ({"head": (4, 4)}, r"layer 'head': \(4, 4\) are no bits. Legal: LayerBits"),
+    "a mixture's latents": (
+        Mixture({"head": (torch.ones(3), None)}, latents={"head": torch.ones(2, 3, 4)}),
+        "layer 'head': latents of 2 bit-widths for a bank of 3",
+    ),
+    "latents of another layer": (
+        Mixture({"head": (torch.ones(3), None)}, latents={"tail": torch.ones(3, 3, 4)}),
+        "layer 'tail' carries no quantizers here",
+    ),
     "a mixture's list": (Mixture({"head": ([1.0, 0, 0], None)}), "Legal: a pair of tensors"),  # type: ignore[dict-item]
     "one side of a mixture": (Mixture({"head": torch.ones(3)}), "Legal: a pair of tensors"),  # type: ignore[dict-item]
     "no selection": ("4", "str is no selection. Legal: Uniform"),

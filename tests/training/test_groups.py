@@ -50,6 +50,11 @@ def sgd(*, lr: Sequence[float] = (0.1, 0.1), momentum: float = 0.0, decay: float
     return [_sgd(p, g, lr, momentum, decay, sign) for p, g in zip(START, GRADIENT, strict=True)]
 
 
+def plain_momentum(momentum: float) -> list[float]:
+    """The step is the velocity, `g` and then `m g + 2 g`."""
+    return [p - 0.1 * (g + (momentum * g + 2 * g)) for p, g in zip(START, GRADIENT, strict=True)]
+
+
 def _sgd(p: float, g: float, lr: Sequence[float], momentum: float, decay: float, sign: int) -> float:
     velocity = 0.0
     for number in (0, 1):
@@ -136,6 +141,10 @@ class TestParameterGroupOptions(OptionCases):
         OptionRow("lr", (0.1, 0.2), seen=lambda value: plain(lr=value), holds=close(sgd(), sgd(lr=(0.2, 0.2)))),
         OptionRow(
             "momentum", (0.0, 0.5), seen=lambda value: plain(momentum=value), holds=close(sgd(), sgd(momentum=0.5))
+        ),
+        OptionRow(
+            "nesterov", (True, False), seen=lambda value: plain(momentum=0.5, nesterov=value),
+            holds=close(sgd(momentum=0.5), plain_momentum(0.5)),
         ),
         OptionRow(
             "betas", ((0.9, 0.999), (0.2, 0.5)), seen=lambda value: moved(lr=0.1, betas=value),

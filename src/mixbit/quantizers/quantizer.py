@@ -106,6 +106,7 @@ class Quantizer(nn.Module):
         self.rule: Rule | None = None
         self.rows: SampleRows | None = None
         self.mixture: Tensor | None = None
+        self.latents: Tensor | None = None
         self.bypass = False
         self.decay = 0.0
         self._seen = [0] * len(bits)
@@ -138,7 +139,7 @@ class Quantizer(nn.Module):
     def use_row(self, row: int) -> None:
         """Use that row from now on, for all samples."""
         if self.rows is not None or self.mixture is not None:  # setting an attribute of a module takes a while
-            self.rows = self.mixture = None
+            self.rows = self.mixture = self.latents = None
         self.index.fill_(row)
 
     def select_samples(self, rows: Tensor | SampleRows) -> None:
@@ -165,7 +166,7 @@ class Quantizer(nn.Module):
             raise MixbitError(f"row {rows.found[-1]} of a bank of {len(self.bits)} bit-widths, {list(self.bits)}.")
         if self.batched and self.per_sample is not None:
             raise MixbitError(f"{type(self).__name__} has no bit-width a sample: {self.per_sample}.")
-        self.mixture, self.rows = None, rows
+        self.mixture, self.latents, self.rows = None, None, rows
 
     def learn(self, flag: bool) -> None:
         """Let training move what this kind learns, or hold it."""
@@ -183,14 +184,17 @@ class Quantizer(nn.Module):
             self.register_buffer(name, getattr(self, name)[row : row + 1].clone())
         self.binary = is_binary(int(self.qmins), int(self.qmaxs))
 
-    def mix(self, probabilities: Tensor) -> None:
+    def mix(self, probabilities: Tensor, latents: Tensor | None = None) -> None:
         """Give the sum of all rows' results, weighted; gradients reach the weights of the sum.
 
         Args:
-            probabilities: `(n,)`, one a bit-width, in the order of `bits`.
+            probabilities: `(n,)`, one a bit-width, in the order of `bits`; or `(n + 1,)`, with the share of the value
+                as it is, in float, at the end.
+            latents: `(n, *shape)` of a weight of that shape: each row quantizes one of its own, and the weight that
+                the layer has counts for the float share alone.
 
         Raises:
-            MixbitError: another number of them.
+            MixbitError: another number of them, or latents of activations.
 
         >>> quantizer = Quantizer([4, 2], signed=True)
         >>> with torch.no_grad():
@@ -198,13 +202,27 @@ class Quantizer(nn.Module):
         >>> quantizer.mix(torch.tensor([0.75, 0.25]))
         >>> quantizer(torch.tensor([0.33])).detach()
         tensor([0.3250])
+        >>> quantizer.mix(torch.tensor([0.5, 0.0, 0.5]))                             # 0.5 * 0.3 + 0.5 * 0.33
+        >>> quantizer(torch.tensor([0.33])).detach()
+        tensor([0.3150])
         """
-        if probabilities.shape != (len(self.bits),):
-            raise MixbitError(
-                f"probabilities of shape {tuple(probabilities.shape)} for a bank of {len(self.bits)} bit-widths. "
-                f"Legal: ({len(self.bits)},), in the order {list(self.bits)}."
+        problem = self.unmixable(probabilities, latents)
+        if problem is not None:
+            raise MixbitError(problem)
+        self.rows, self.mixture, self.latents = None, probabilities, latents
+
+    def unmixable(self, probabilities: Tensor, latents: Tensor | None = None) -> str | None:
+        """Why `mix` takes no such arguments, in words, or None."""
+        count = len(self.bits)
+        if probabilities.shape not in ((count,), (count + 1,)):
+            return (
+                f"probabilities of shape {tuple(probabilities.shape)} for a bank of {count} bit-widths. Legal: "
+                f"({count},), in the order {list(self.bits)}; or one more, the share of float, at the end."
             )
-        self.rows, self.mixture = None, probabilities
+        if latents is not None and (self.batched or len(latents) != count):
+            what = "activations" if self.batched else f"{len(latents)} bit-widths"
+            return f"latents of {what} for a bank of {count} bit-widths. Legal: one weight for each of its bit-widths."
+        return None
 
     @property
     def used(self) -> list[int]:
@@ -256,9 +274,15 @@ class Quantizer(nn.Module):
 
     def _mixed(self, x: Tensor, probabilities: Tensor) -> Tensor:
         """The weighted sum of all rows' results, in float32 as the operator's own arithmetic is."""
-        parts = (self.with_row(x, row).float() * probabilities[row] for row in range(len(self.bits)))
-        first = next(parts)
-        return sum(parts, start=first).to(x.dtype)
+        own = self.latents
+        parts = (
+            self.with_row(x if own is None else own[row], row).float() * probabilities[row]
+            for row in range(len(self.bits))
+        )
+        total = sum(parts, start=next(parts))
+        if len(probabilities) > len(self.bits):
+            total = total + x.float() * probabilities[-1]
+        return total.to(x.dtype)
 
     def _rows_of(self, x: Tensor, selected: SampleRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Step, zero point and range of every sample."""
@@ -370,8 +394,8 @@ class Quantizer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and files: a mixture's numbers go along, and what they were computed from does not."""
-        mixture = self.mixture
-        return {**self.__dict__, "mixture": mixture if mixture is None or mixture.is_leaf else mixture.detach()}
+        computed = {name: getattr(self, name) for name in ("mixture", "latents")}
+        return self.__dict__ | {n: t if t is None or t.is_leaf else t.detach() for n, t in computed.items()}
 
     def misfit(self, state: Mapping[str, Any], prefix: str = "") -> str | None:
         """Why a saved state is not one of this bank, in words, or None; one without ranges cannot be told.

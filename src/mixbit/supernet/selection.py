@@ -58,7 +58,10 @@ class Mixture:
     """Each named layer the weighted sum of all its bit-widths; gradients reach the probabilities."""
 
     probabilities: Mapping[str, tuple[Tensor | None, Tensor | None]]
-    """Layer -> `(n,)` of the weight's bit-widths and of the activation's, in the order of the banks; None stays."""
+    """Layer -> `(n,)` of the weight's bit-widths and of the activation's, in the order of the banks; None stays. One
+    number more, at the end, is the share of the tensor as it is, in float."""
+    latents: Mapping[str, Tensor] | None = None
+    """Layer -> `(n, *shape)`: a weight of its own for each bit-width; gradients reach them. None shares the layer's."""
 
 
 Selection: TypeAlias = Uniform | PerLayer | PerSample | Mixture
@@ -291,6 +294,7 @@ def _sample_moves(
 
 def _mix(places: Mapping[str, _Place], wanted: Mixture) -> None:
     _check_names(places, wanted.probabilities)
+    _check_names(places, wanted.latents or {})
     moves = []
     for name, sides in wanted.probabilities.items():
         place = places[name]
@@ -304,17 +308,16 @@ def _mix(places: Mapping[str, _Place], wanted: Mixture) -> None:
                 f"layer {name!r}: {shown(sides)} are no probabilities. Legal: a pair of tensors, for the weight's "
                 "bit-widths and the activation's, or None in the place of one that stays."
             )
-        for bank, probabilities in zip((place.weight, place.inputs), sides, strict=True):
+        latents = None if wanted.latents is None else wanted.latents.get(name)
+        each = zip((place.weight, place.inputs), sides, (latents, None), strict=True)
+        for bank, probabilities, own in each:
             if probabilities is not None:
-                own = place.bank(bank)
-                if probabilities.shape != (len(own.bits),):
-                    raise MixbitError(
-                        f"layer {name!r}: probabilities of shape {tuple(probabilities.shape)}. "
-                        f"Legal: ({len(own.bits)},), one for each of {', '.join(map(str, own.bits))} bits."
-                    )
-                moves.append((own, probabilities))
-    for own, probabilities in moves:
-        own.mix(probabilities)
+                problem = place.bank(bank).unmixable(probabilities, own)
+                if problem is not None:
+                    raise MixbitError(f"layer {name!r}: {problem}")
+                moves.append((place.bank(bank), probabilities, own))
+    for bank, probabilities, own in moves:
+        bank.mix(probabilities, own)
 
 
 def settle(model: nn.Module) -> None:

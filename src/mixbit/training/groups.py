@@ -24,9 +24,10 @@ class ParameterGroup:
     Attributes:
         name: of the group, for messages and the checkpoint.
         parameters: a module, whose buffers then belong to it, or parameters by name.
-        optimizer: "sgd" (Nesterov, as the model's), "adam" (its decay is a part of the gradient) or "adamw".
+        optimizer: "sgd", "adam" (its decay is a part of the gradient) or "adamw".
         lr: peak learning rate.
         momentum: of SGD.
+        nesterov: of SGD, as the model's has it; without, its momentum is plain.
         betas: of Adam and AdamW: decay of the means of gradients and of their squares.
         weight_decay: of all parameters of the group.
         schedule: "constant", or "run": the curve of the model's rate, with its warm-up and floor, up to `lr`.
@@ -48,6 +49,7 @@ class ParameterGroup:
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: Positive = 0.001
     momentum: _Decay = 0.9
+    nesterov: bool = True
     betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
     schedule: Literal["constant", "run"] = "constant"
@@ -98,7 +100,7 @@ class ParameterGroup:
         params: Any = [{"params": list(self.named().values()), "peak": self.lr}]
         how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "maximize": self.maximize}
         if self.optimizer == "sgd":
-            return torch.optim.SGD(params, momentum=self.momentum, nesterov=self.momentum > 0, **how)
+            return torch.optim.SGD(params, momentum=self.momentum, nesterov=self.nesterov and self.momentum > 0, **how)
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
         return kind(params, betas=self.betas, **how)
 
